@@ -1,0 +1,95 @@
+"""Training state on disk: tensors as safetensors, everything else as JSON, never a pickle.
+
+A nested state dict becomes one `.safetensors` file and one `.json` file. The JSON holds the tree;
+where the tree holds a tensor, the JSON says {"tensor": name}. A state is written into a hidden
+folder beside its place and renamed when complete, so a state that is there is a whole one.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+TENSOR = "tensor"  # the JSON key that stands for a tensor of the safetensors file
+INT_KEYS = "int_keys"  # JSON keys are strings; optimizers number their parameters
+
+
+def flatten(tree: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any:
+    """Moves the tensors of a nested dict or list into `tensors`; returns the rest, fit for JSON."""
+    if isinstance(tree, torch.Tensor):
+        # clone: safetensors refuses tensors that share memory, and a view would drag its storage
+        tensors[path] = tree.detach().cpu().clone().contiguous()
+        return {TENSOR: path}
+    if isinstance(tree, dict):
+        items = {str(k): flatten(v, tensors, f"{path}/{k}") for k, v in tree.items()}
+        return {INT_KEYS: items} if any(isinstance(key, int) for key in tree) else items
+    if isinstance(tree, list | tuple):
+        return [flatten(value, tensors, f"{path}/{i}") for i, value in enumerate(tree)]
+    return tree
+
+
+def unflatten(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """Inverse of `flatten` (tuples come back as lists)."""
+    if isinstance(tree, list):
+        return [unflatten(value, tensors) for value in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if tree.keys() == {TENSOR}:
+        return tensors[tree[TENSOR]]
+    if tree.keys() == {INT_KEYS}:
+        return {int(key): unflatten(value, tensors) for key, value in tree[INT_KEYS].items()}
+    return {key: unflatten(value, tensors) for key, value in tree.items()}
+
+
+def state_folder(states: Path, step: int) -> Path:
+    return states / f"step-{step:07d}"
+
+
+def save_state(states: Path, step: int, parts: dict[str, Any], keep: int = 2) -> Path:
+    """Writes `parts` (name -> object with `state_dict`) as `states/step-XXXXXXX`.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; earlier states are untouched.
+    """
+    folder = state_folder(states, step)
+    partial = folder.with_name("." + folder.name)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for name, part in parts.items():
+            tensors: dict[str, torch.Tensor] = {}
+            tree = flatten(part.state_dict(), tensors)
+            save_file(tensors, partial / f"{name}.safetensors")
+            (partial / f"{name}.json").write_text(json.dumps(tree))
+        (partial / "state.json").write_text(json.dumps({"step": step, "parts": list(parts)}))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    for old in saved_states(states)[:-keep]:
+        shutil.rmtree(old)
+    return folder
+
+
+def saved_states(states: Path) -> list[Path]:
+    """Complete states, oldest first."""
+    return sorted(states.glob("step-*"))
+
+
+def load_state(folder: Path, parts: dict[str, Any]) -> int:
+    """Loads every part and returns the step; the part names must be those that were saved."""
+    state = json.loads((folder / "state.json").read_text())
+    if set(state["parts"]) != set(parts):
+        raise ValueError(
+            f"{folder} holds the parts {sorted(state['parts'])}, this run has {sorted(parts)}: "
+            "it was written with other settings. Use those, or another --out."
+        )
+    for name, part in parts.items():
+        tensors = load_file(folder / f"{name}.safetensors")
+        tree = json.loads((folder / f"{name}.json").read_text())
+        part.load_state_dict(unflatten(tree, tensors))
+    return state["step"]

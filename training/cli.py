@@ -1,0 +1,92 @@
+"""Command lines from dataclasses: `--preset` sets the defaults, other flags override them."""
+
+import dataclasses
+import difflib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+import tyro
+
+Config = TypeVar("Config")
+
+
+def nearest(name: str, known: Sequence[str], what: str) -> ValueError:
+    """The error for an unknown name, with the nearest known one and the whole list."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"unknown {what} {name!r}.{hint} There are: {', '.join(known)}.")
+
+
+def parse(
+    config: type[Config],
+    argv: Sequence[str] | None,
+    description: str,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Config:
+    """Reads the command line into `config`, a dataclass whose fields are the flags.
+
+    Args:
+        argv: arguments without the program's name; None reads those of the process.
+        description: what `--help` begins with; its first lines are an example to copy.
+        presets: name -> values of the fields it sets; the default of `config.preset` names the
+            one that holds when none is asked for.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    options = {"args": argv, "description": description, "config": (tyro.conf.OmitArgPrefixes,)}
+    if presets is None:
+        return tyro.cli(config, **options)
+    name = given_preset(argv) or config.preset
+    if name not in presets:
+        raise nearest(name, list(presets), "preset")
+    required = {
+        field.name: tyro.MISSING
+        for field in dataclasses.fields(config)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    return tyro.cli(config, default=config(**required, preset=name, **presets[name]), **options)
+
+
+def given_preset(argv: Sequence[str]) -> str | None:
+    """The value of the last `--preset NAME` or `--preset=NAME`."""
+    name = None
+    for flag, following in zip(argv, [*argv[1:], None], strict=True):
+        if flag == "--preset":
+            name = following
+        elif flag.startswith("--preset="):
+            name = flag.removeprefix("--preset=")
+    return name
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Calls a script's main; a mistake of the user ends it with one message and exit status 2.
+
+    Set LATENTSMITH_TRACEBACK=1 to see where the error came from.
+    """
+    try:
+        main()
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop}" if str(stop) else "\nstopped.", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        if os.environ.get("LATENTSMITH_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the first accelerator there is, otherwise the CPU."""
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"--device {name} cannot be used here ({str(error).splitlines()[0]}). "
+            "Use --device cpu, or leave it out to take what is there."
+        ) from error
+    return device

@@ -1,0 +1,42 @@
+"""Exponential moving average of the weights, in float32 whatever the weights are stored in."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+class EMA:
+    """Averages weights with a half-life stated in steps, ignoring the untrained beginning.
+
+    decay(step) = min(2^(-1/halflife), (1 + step) / (10 + step)): the second term lets the average
+    follow closely at first, so that it is usable at any time and does not remember the
+    initialization (a fixed decay of 0.9999 still holds 13.5 % of it after 20,000 steps).
+    """
+
+    def __init__(self, module: nn.Module, halflife: float):
+        if halflife <= 0:
+            raise ValueError(f"the EMA half-life must be above 0 steps, got {halflife}.")
+        self.decay = 2 ** (-1 / halflife)
+        self.module = copy.deepcopy(module).float().eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Moves towards `module` after optimizer step `step` (0 is the first)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averages, weights = self._pairs(module)
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+        for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
+            mine.copy_(theirs)
+
+    def _pairs(self, module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+        averages = list(self.module.parameters())
+        weights = [weight.detach().float() for weight in module.parameters()]
+        assert len(averages) == len(weights)
+        return averages, weights
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.module.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.module.load_state_dict(state)

@@ -1,0 +1,76 @@
+"""Numbers of a run: averaged on the device, written to metrics.jsonl and TensorBoard."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Averages:
+    """Running means of 0-dim tensors. Adding costs no synchronization; reading costs one."""
+
+    def __init__(self):
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        for name, value in metrics.items():
+            value = value.detach().double()
+            if name in self.sums:
+                value = value + self.sums[name].to(value.device)
+            self.sums[name] = value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def pop(self) -> dict[str, float]:
+        """The means since the last call."""
+        if not self.sums:
+            return {}
+        values = torch.stack(list(self.sums.values())).tolist()
+        means = {
+            name: value / self.counts[name] for name, value in zip(self.sums, values, strict=True)
+        }
+        self.sums, self.counts = {}, {}
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self.sums, "counts": self.counts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sums, self.counts = state["sums"], state["counts"]
+
+
+class MetricsFile:
+    """metrics.jsonl, cut back to the step a run resumes from, and TensorBoard if installed."""
+
+    def __init__(self, run: Path, first_step: int):
+        self.file = run / "metrics.jsonl"
+        if self.file.exists():
+            lines = [line for line in self.file.read_text().splitlines() if line.strip()]
+            kept = [line for line in lines if json.loads(line)["step"] <= first_step]
+            self.file.write_text("".join(line + "\n" for line in kept))
+        self.board = open_tensorboard(run / "tb", first_step)
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        # JSON has no NaN; null says that the number did not exist
+        finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        with self.file.open("a") as file:
+            file.write(json.dumps({"step": step, **finite}) + "\n")
+        if self.board is not None:
+            for name, value in metrics.items():
+                self.board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self.board is not None:
+            self.board.close()
+
+
+def open_tensorboard(folder: Path, first_step: int):
+    """A SummaryWriter, or None where TensorBoard is not installed (it is in the `train` extra)."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(folder, purge_step=first_step + 1)

@@ -1,0 +1,122 @@
+"""A run is a folder; running the same command again goes on where it stopped.
+
+config.json            every flag, resolved
+metrics.jsonl  tb/     numbers, one JSON object a line, and the same for TensorBoard
+previews/              pictures
+state/step-0000500/    to resume
+model/                 to use
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from training.checkpoint import load_state, save_state, saved_states
+
+# Flags that say how to run, not what to compute; they may differ when a run is resumed.
+FREE_FLAGS = ("out", "device", "workers", "dry_run")
+
+
+def plain(value: Any) -> Any:
+    """A config as JSON holds it: dataclasses as dicts, paths as strings, tuples as lists."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Lines such as `steps: 500 -> 900`, for every flag that changes what is computed."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if before == after or (not prefix and key in FREE_FLAGS):
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{prefix}{key}.")
+        else:
+            lines.append(f"{prefix}{key}: {before} -> {after}")
+    return lines
+
+
+class Run:
+    """One run folder. Opening it for the second time means resuming it."""
+
+    def __init__(self, path: Path, config: Any):
+        """Creates the folder, or checks that it was made with the same config.
+
+        Raises:
+            ValueError: the folder holds something else, or a run with other settings.
+        """
+        self.path = Path(path)
+        self.config = plain(config)
+        file = self.path / "config.json"
+        if file.exists():
+            changed = differences(json.loads(file.read_text()), self.config)
+            if changed:
+                raise ValueError(
+                    f"{self.path} holds a run with other settings:\n  "
+                    + "\n  ".join(changed)
+                    + "\n"
+                    "Give the old settings to resume it, or another --out to start afresh."
+                )
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise ValueError(
+                f"{self.path} is not empty and is not a run folder (no config.json in it). "
+                "Choose another --out, or empty it."
+            )
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(file, self.config)
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def states(self) -> Path:
+        return self.path / "state"
+
+    def preview(self, step: int) -> Path:
+        """Where the picture of this step goes."""
+        folder = self.path / "previews"
+        folder.mkdir(exist_ok=True)
+        return folder / f"step-{step:07d}.png"
+
+    def save(self, step: int, parts: dict[str, Any]) -> None:
+        save_state(self.states, step, parts)
+
+    def resume(self, parts: dict[str, Any]) -> int:
+        """Loads the newest state into `parts`; returns its step, 0 for a fresh run."""
+        states = saved_states(self.states)
+        return load_state(states[-1], parts) if states else 0
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Atomic: a crash leaves the old file or the new one."""
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
+    os.replace(partial, file)
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder to write into; it takes the place of `folder` if all goes well."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    partial.chmod(0o755)  # mkdtemp makes it private
+    try:
+        yield partial
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
