@@ -1,0 +1,196 @@
+"""The KL autoencoder of Stable Diffusion: images to latents and back (arXiv:2112.10752, 3.1)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoencoder import files
+from autoencoder.coder import Decoder, Encoder
+from autoencoder.posterior import Posterior
+from autoencoder.shapes import Images, Latents
+
+RANGE_TOLERANCE = 1e-3  # rounding of a resize or of a half-precision image; far below a gray level
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """Field names are those of diffusers' config.json, so that either side reads the other's file.
+
+    The defaults are Stable Diffusion's architecture.
+    """
+
+    in_channels: int = 3  # of the images given to the encoder
+    out_channels: int = 3  # of the images that the decoder gives
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)  # highest resolution first
+    layers_per_block: int = 2  # residual blocks per resolution; the decoder has one more
+    latent_channels: int = 4
+    norm_num_groups: int = 32  # of every GroupNorm; must divide all of block_out_channels
+    use_quant_conv: bool = True  # 1x1 convolution on the moments; holds the latents' statistics
+    use_post_quant_conv: bool = True  # its counterpart before the decoder
+    mid_block_add_attention: bool = True  # at the lowest resolution; cost grows with area squared
+    scaling_factor: float = 1.0  # latents are (z - shift_factor) * scaling_factor
+    shift_factor: float | None = None  # None is 0
+    sample_size: int = 256  # side of the training images in pixels; a note, nothing depends on it
+    force_upcast: bool = True  # a note to diffusers: decode in float32 in a float16 pipeline
+
+    def __post_init__(self):
+        if not self.block_out_channels:
+            raise ValueError("block_out_channels is empty; give one width per resolution.")
+        for width in self.block_out_channels:
+            if width < 1 or width % self.norm_num_groups:
+                raise ValueError(
+                    f"block_out_channels has {width}, which norm_num_groups={self.norm_num_groups} "
+                    "does not divide; every normalization needs equal groups. Choose multiples "
+                    f"of {self.norm_num_groups}, or fewer groups."
+                )
+        for name in ("in_channels", "out_channels", "layers_per_block", "latent_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not self.scaling_factor > 0:
+            raise ValueError(f"scaling_factor is {self.scaling_factor}; it must be positive.")
+
+
+class Autoencoder(nn.Module):
+    """Encodes images into a Gaussian over latents, and decodes latents into images.
+
+    The latents that cross this border are scaled: nobody outside multiplies or shifts them. In an
+    autoencoder trained here the statistics are folded into the 1x1 convolutions and the config's
+    scaling_factor is 1; that of a foreign one is applied in `encode` and `decode`, nowhere else.
+    """
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        self.config = config
+        widths, z = config.block_out_channels, config.latent_channels
+        shared = {
+            "widths": widths,
+            "layers": config.layers_per_block,
+            "groups": config.norm_num_groups,
+            "mid_attention": config.mid_block_add_attention,
+        }
+        self.encoder = Encoder(config.in_channels, z, **shared)
+        self.decoder = Decoder(config.out_channels, z, **shared)
+        self.quant_conv = nn.Conv2d(2 * z, 2 * z, 1) if config.use_quant_conv else nn.Identity()
+        self.post_quant_conv = nn.Conv2d(z, z, 1) if config.use_post_quant_conv else nn.Identity()
+
+    @property
+    def factor(self) -> int:
+        """How many times smaller each side of the latents is."""
+        return 2 ** (len(self.config.block_out_channels) - 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.encoder.conv_in.weight.dtype
+
+    def encode(self, images: Images, check: bool = True) -> Posterior:
+        """The Gaussian over the latents of each image, in float32 or better.
+
+        images: pixels in [-1, 1], both sides multiples of `factor`.
+        check: also look at the values, which makes the host wait for a GPU. Training turns it off.
+        """
+        check_images(images, self.config.in_channels, self.factor, values=check)
+        moments = self.quant_conv(self.encoder(images.to(self.dtype)))
+        posterior = Posterior.from_moments(at_least_float32(moments))
+        scale, shift = self.config.scaling_factor, self.config.shift_factor or 0.0
+        return posterior if (scale, shift) == (1, 0) else posterior.scaled(scale, shift)
+
+    def decode(self, latents: Latents) -> Images:
+        """Images around [-1, 1], not clamped, in float32 or better."""
+        check_latents(latents, self.config.latent_channels)
+        scale, shift = self.config.scaling_factor, self.config.shift_factor or 0.0
+        if (scale, shift) != (1, 0):
+            latents = latents / scale + shift
+        return at_least_float32(self.decoder(self.post_quant_conv(latents.to(self.dtype))))
+
+    def forward(
+        self, images: Images, generator: torch.Generator | None = None
+    ) -> tuple[Images, Posterior]:
+        """A training step's view: the decoded sample and the posterior that it was drawn from."""
+        posterior = self.encode(images, check=False)
+        return self.decode(posterior.sample(generator)), posterior
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "Autoencoder":
+        """From a run folder, a pipeline folder, or the folder of an AutoencoderKL of diffusers."""
+        folder = files.find_model_folder(Path(folder))
+        config = AutoencoderConfig(**files.read_config(folder))
+        with torch.device("meta"):  # the weights come from the file: nothing to initialize
+            autoencoder = cls(config)
+        weights = files.read_weights(folder, autoencoder.state_dict())
+        autoencoder.load_state_dict(weights, assign=True)
+        return autoencoder.to(device).eval()
+
+    def save(self, folder: str | Path, provenance: dict[str, Any] | None = None) -> None:
+        """Writes a folder that `load` and `diffusers.AutoencoderKL.from_pretrained` open.
+
+        provenance: facts worth keeping (JSON), such as the data, the step, the settings.
+        """
+        files.write_folder(Path(folder), self.config, self.state_dict(), provenance or {})
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision ends at the network: what is computed with its output stays in float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def check_images(images: Images, channels: int, factor: int, values: bool = True) -> None:
+    """Rejects what would otherwise fail deep in the encoder or, worse, silently work."""
+    if images.shape[1] != channels:
+        raise ValueError(
+            f"images have {images.shape[1]} channels; this autoencoder was made for {channels}."
+        )
+    height, width = images.shape[-2:]
+    if height % factor or width % factor or not height * width:
+        rounded = [max(side // factor, 1) * factor for side in (height, width)]
+        raise ValueError(
+            f"images are {height}x{width}; this autoencoder shrinks both sides {factor} times, so "
+            f"they must be multiples of {factor}. Crop or resize, for example to "
+            f"{rounded[0]}x{rounded[1]}."
+        )
+    if values and images.numel():
+        low, high = (bound.item() for bound in images.aminmax())
+        if not (low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # refuses NaN, too
+            raise ValueError(
+                f"images must be scaled to [-1, 1], got values in [{low:g}, {high:g}]. "
+                "From 8-bit pixels: x / 127.5 - 1. After a decode: clamp(-1, 1)."
+            )
+
+
+def check_latents(latents: Latents, channels: int) -> None:
+    given = latents.shape[1]
+    if given != channels:
+        hint = " These look like moments: take posterior.sample() or .mode()."
+        raise ValueError(
+            f"latents have {given} channels; this autoencoder has {channels}."
+            + (hint if given == 2 * channels else "")
+        )
+
+
+PRESETS = {
+    "tiny-32": AutoencoderConfig(
+        block_out_channels=(16, 32, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        sample_size=32,
+    ),
+    "demo": AutoencoderConfig(
+        block_out_channels=(32, 64, 128),
+        layers_per_block=1,
+        norm_num_groups=16,
+        mid_block_add_attention=False,
+        sample_size=64,
+    ),
+    "small-64": AutoencoderConfig(
+        block_out_channels=(64, 128, 256),
+        layers_per_block=1,
+        norm_num_groups=16,
+        mid_block_add_attention=False,
+        sample_size=64,
+    ),
+    "base-256": AutoencoderConfig(block_out_channels=(128, 256, 512), sample_size=256),
+    "sd15": AutoencoderConfig(sample_size=512),  # Stable Diffusion 1.x, 83.7 million parameters
+}

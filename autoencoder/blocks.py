@@ -1,0 +1,89 @@
+"""The layers that encoder and decoder share: residual block, attention, change of resolution.
+
+The architecture is that of Rombach et al. 2022 (arXiv:2112.10752). Attribute names are those of
+diffusers, because they are the keys of the weights file.
+"""
+
+import torch.nn.functional as F
+from torch import nn
+
+from autoencoder.shapes import Features, Resized
+
+EPSILON = 1e-6  # of every GroupNorm here; PyTorch's default is 1e-5
+
+
+class ResidualBlock(nn.Module):
+    """Twice norm, SiLU, 3x3 convolution; plus the input, through a 1x1 where the width changes."""
+
+    def __init__(self, in_channels: int, out_channels: int, groups: int):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, in_channels, EPSILON)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, out_channels, EPSILON)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = (
+            nn.Conv2d(in_channels, out_channels, 1)
+            if in_channels != out_channels
+            else nn.Identity()
+        )
+
+    def forward(self, x: Features) -> Resized:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.conv_shortcut(x) + h
+
+
+class Attention(nn.Module):
+    """Every position looks at every other: one head, as wide as the features."""
+
+    def __init__(self, channels: int, groups: int):
+        super().__init__()
+        self.group_norm = nn.GroupNorm(groups, channels, EPSILON)
+        self.to_q = nn.Linear(channels, channels)
+        self.to_k = nn.Linear(channels, channels)
+        self.to_v = nn.Linear(channels, channels)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])  # a list in diffusers' keys
+
+    def forward(self, x: Features) -> Features:
+        tokens = self.group_norm(x).flatten(2).transpose(1, 2)  # (b, h w, c)
+        q, k, v = (f(tokens).unsqueeze(1) for f in (self.to_q, self.to_k, self.to_v))
+        tokens = F.scaled_dot_product_attention(q, k, v).squeeze(1)
+        return x + self.to_out[0](tokens).transpose(1, 2).view_as(x)
+
+
+class Downsample(nn.Module):
+    """Halves both sides. Pads right and bottom only, as Stable Diffusion was trained; padding all
+    around would shift the image by a latent pixel and look alike."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Features) -> Resized:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Doubles both sides: nearest neighbor, then a 3x3 convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Features) -> Resized:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class MiddleBlock(nn.Module):
+    """The lowest resolution: residual block, attention (optional), residual block."""
+
+    def __init__(self, channels: int, groups: int, add_attention: bool):
+        super().__init__()
+        self.attentions = nn.ModuleList([Attention(channels, groups)] if add_attention else [])
+        self.resnets = nn.ModuleList(ResidualBlock(channels, channels, groups) for _ in range(2))
+
+    def forward(self, x: Features) -> Features:
+        x = self.resnets[0](x)
+        for attention in self.attentions:
+            x = attention(x)
+        return self.resnets[1](x)
