@@ -1,0 +1,1 @@
+"""Image-text pairs, from folders on disk to batches."""
