@@ -1,0 +1,11 @@
+"""Stage 2: a text-conditioned diffusion model on the latents of a frozen autoencoder.
+
+The parts, in the order in which they build on each other:
+
+    schedule     z_t = alpha_t z_0 + sigma_t noise
+    unet         the network; plain tensors in and out
+    denoiser     network + schedule + what the network predicts -> E[z_0 | z_t, context]
+    objective    the training loss of a denoiser
+    guidance     prompts bound to a denoiser -> denoise(z_t, t)
+    samplers     noise -> latents, by calls of denoise
+"""

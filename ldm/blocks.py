@@ -1,0 +1,280 @@
+"""The building blocks of the U-Net. Attribute names make the `state_dict` keys of diffusers.
+
+Between the blocks, feature maps are (b, c, h, w) in channels_last memory. There a pixel's channels
+lie together, so that the transformers' (b, h*w, c) is a view of the same memory and not a copy.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ldm.shapes import Context, Timesteps
+
+Features = Float[Tensor, "b c h w"]
+Tokens = Float[Tensor, "b n c"]
+TimeFeatures = Float[Tensor, "b e"]
+
+
+def silu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Overwrites its argument where no gradient needs it; only for fresh tensors."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def zero_init(module: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
+    """Ends a residual branch in zeros, so that it starts as the identity."""
+    nn.init.zeros_(module.weight)
+    nn.init.zeros_(module.bias)
+    return module
+
+
+def sinusoids(timesteps: Timesteps, width: int) -> Float[Tensor, "b {width}"]:
+    """cos and sin of t at geometrically falling frequencies, 1 to almost 1/10000; fp32.
+
+    Order (cos first) and frequencies as in the U-Nets of Stable Diffusion; Vaswani et al. 2017
+    (arXiv:1706.03762), section 3.5, for the idea.
+    """
+    half = width // 2
+    exponent = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
+    angles = timesteps.float()[:, None] * torch.exp(-math.log(10_000) * exponent)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class TimeEmbedding(nn.Module):
+    def __init__(self, width_in: int, width: int):
+        super().__init__()
+        self.linear_1 = nn.Linear(width_in, width)
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, timesteps: Timesteps) -> TimeFeatures:
+        x = sinusoids(timesteps, self.linear_1.in_features).to(self.linear_1.weight.dtype)
+        return self.linear_2(silu(self.linear_1(x)))
+
+
+class ResidualBlock(nn.Module):
+    """norm, SiLU, conv, plus the time; norm, SiLU, dropout, conv; plus the input."""
+
+    def __init__(self, width_in: int, width: int, *, time_width: int, groups: int, dropout: float):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, width_in, eps=1e-5)
+        self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
+        self.time_emb_proj = nn.Linear(time_width, width)
+        self.norm2 = nn.GroupNorm(groups, width, eps=1e-5)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = zero_init(nn.Conv2d(width, width, 3, padding=1))
+        self.conv_shortcut = nn.Conv2d(width_in, width, 1) if width_in != width else nn.Identity()
+
+    def forward(self, x: Features, time: TimeFeatures) -> Float[Tensor, "b _ h w"]:
+        """time: the embedding after its SiLU, which is the same in every block."""
+        h = self.conv1(silu(self.norm1(x)))
+        h = h + self.time_emb_proj(time)[:, :, None, None]
+        h = self.conv2(self.dropout(silu(self.norm2(h))))
+        return self.conv_shortcut(x) + h
+
+
+class Attention(nn.Module):
+    """Multi-head attention of tokens to a source: themselves, or the context."""
+
+    def __init__(self, width: int, source_width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(source_width, width, bias=False)
+        self.to_v = nn.Linear(source_width, width, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+
+    def forward(self, x: Tokens, source: Context | None = None) -> Tokens:
+        if source is None:
+            source = x
+        q, k, v = self.to_q(x), self.to_k(source), self.to_v(source)
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))
+        attended = F.scaled_dot_product_attention(q, k, v)  # (b, heads, n, c / heads)
+        return self.to_out[0](attended.transpose(1, 2).flatten(2))
+
+
+class GatedLinear(nn.Module):
+    """GEGLU of Shazeer 2020 (arXiv:2002.05202): one half of the projection gates the other."""
+
+    def __init__(self, width_in: int, width: int):
+        super().__init__()
+        self.proj = nn.Linear(width_in, 2 * width)
+
+    def forward(self, x: Tokens) -> Float[Tensor, "b n _"]:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        # Place 1 is a dropout in other code; it has no weights, and none of these models used it.
+        self.net = nn.Sequential(
+            GatedLinear(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x: Tokens) -> Tokens:
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    """Pixels look at each other, then at the text, then each at itself."""
+
+    def __init__(self, width: int, context_width: int, heads: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn1 = Attention(width, width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.attn2 = Attention(width, context_width, heads)
+        self.norm3 = nn.LayerNorm(width)
+        self.ff = FeedForward(width)
+
+    def forward(self, x: Tokens, context: Context) -> Tokens:
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """A transformer block on the pixels of a feature map, added to it."""
+
+    def __init__(
+        self,
+        width: int,
+        context_width: int,
+        heads: int,
+        *,
+        groups: int,
+        linear_projection: bool,
+    ):
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, width, eps=1e-6)
+        # The same product either way; SD 1.x stores it as a 1x1 convolution, SD 2.x as a matrix.
+        projection = nn.Linear if linear_projection else lambda n, m: nn.Conv2d(n, m, 1)
+        self.proj_in = projection(width, width)
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(width, context_width, heads)])
+        self.proj_out = zero_init(projection(width, width))
+
+    def forward(self, x: Features, context: Context) -> Features:
+        tokens = self.norm(x).permute(0, 2, 3, 1)  # (b, h, w, c)
+        tokens = F.linear(tokens, self.proj_in.weight.flatten(1), self.proj_in.bias).flatten(1, 2)
+        for block in self.transformer_blocks:
+            tokens = block(tokens, context)
+        tokens = F.linear(tokens, self.proj_out.weight.flatten(1), self.proj_out.bias)
+        return x + tokens.unflatten(1, x.shape[-2:]).permute(0, 3, 1, 2)
+
+
+class Downsample(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=1)
+
+    def forward(self, x: Features) -> Float[Tensor, "b c _ _"]:
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Features) -> Float[Tensor, "b c _ _"]:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+def layer(
+    resnet: ResidualBlock,
+    transformer: SpatialTransformer | None,
+    x: Features,
+    time: TimeFeatures,
+    context: Context | None,
+) -> Float[Tensor, "b _ h w"]:
+    x = resnet(x, time)
+    return x if transformer is None else transformer(x, context)
+
+
+class Stage(nn.Module):
+    """The layers at one size: residual blocks, a transformer after each as long as these last.
+
+    widths_in: channels that each residual block receives; all of them give `width`.
+    Subclasses say how features enter and leave. Their `call` runs a function, as it is or with
+    gradient checkpointing.
+    """
+
+    def __init__(
+        self,
+        widths_in: list[int],
+        width: int,
+        transformers: int,
+        *,
+        heads: int,
+        time_width: int,
+        context_width: int,
+        groups: int,
+        dropout: float,
+        linear_projection: bool,
+    ):
+        super().__init__()
+        self.resnets = nn.ModuleList(
+            ResidualBlock(width_in, width, time_width=time_width, groups=groups, dropout=dropout)
+            for width_in in widths_in
+        )
+        self.attentions = nn.ModuleList(
+            SpatialTransformer(
+                width, context_width, heads, groups=groups, linear_projection=linear_projection
+            )
+            for _ in range(transformers)
+        )
+
+    def layers(self) -> Iterator[tuple[ResidualBlock, SpatialTransformer | None]]:
+        return zip_longest(self.resnets, self.attentions)
+
+
+class DownStage(Stage):
+    def __init__(self, widths_in: list[int], width: int, *args, last: bool, **kwargs):
+        super().__init__(widths_in, width, *args, **kwargs)
+        self.downsamplers = nn.ModuleList([] if last else [Downsample(width)])
+
+    def forward(
+        self, x: Features, time: TimeFeatures, context: Context | None, call: Callable
+    ) -> list[Float[Tensor, "b _ _ _"]]:
+        """The output of every layer, for the way up; the last one goes on."""
+        outputs = []
+        for resnet, transformer in self.layers():
+            x = call(layer, resnet, transformer, x, time, context)
+            outputs.append(x)
+        return outputs + [downsample(x) for downsample in self.downsamplers]
+
+
+class MidStage(Stage):
+    def forward(
+        self, x: Features, time: TimeFeatures, context: Context | None, call: Callable
+    ) -> Features:
+        for resnet, transformer in self.layers():
+            x = call(layer, resnet, transformer, x, time, context)
+        return x
+
+
+class UpStage(Stage):
+    def __init__(self, widths_in: list[int], width: int, *args, last: bool, **kwargs):
+        super().__init__(widths_in, width, *args, **kwargs)
+        self.upsamplers = nn.ModuleList([] if last else [Upsample(width)])
+
+    def forward(
+        self,
+        x: Features,
+        skips: list[Float[Tensor, "b _ _ _"]],
+        time: TimeFeatures,
+        context: Context | None,
+        call: Callable,
+    ) -> Float[Tensor, "b _ _ _"]:
+        """skips: outputs of the way down; takes as many from the end as it has layers."""
+        for resnet, transformer in self.layers():
+            x = torch.cat([x, skips.pop()], dim=1)
+            x = call(layer, resnet, transformer, x, time, context)
+        for upsample in self.upsamplers:
+            x = upsample(x)
+        return x

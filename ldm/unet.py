@@ -1,0 +1,256 @@
+"""The network of stage 2: the cross-attention U-Net of Stable Diffusion 1.x and 2.x.
+
+Rombach et al. 2022 (arXiv:2112.10752). Names of parameters and of config fields are those of
+diffusers' UNet2DConditionModel, so that either library opens the other's files. The network knows
+no probability: what it predicts, and at which noise, is the business of `ldm.denoiser`.
+"""
+
+import operator
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ldm import files
+from ldm.blocks import DownStage, MidStage, TimeEmbedding, UpStage, silu, zero_init
+from ldm.shapes import Context, Timesteps
+
+
+def option(default, help: str):
+    """A field that documents itself: `help` is also the text of its `--flag`."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """Field names are those of diffusers' config.json, so that either side reads the other's file.
+
+    Levels go from the largest feature maps to the smallest; each next one has half the size.
+    """
+
+    in_channels: int = option(4, "channels of the latents; the autoencoder's latent_channels")
+    out_channels: int = option(4, "channels of the prediction")
+    sample_size: int | tuple[int, int] | None = option(64, "size of the latents; a note, no limit")
+    block_out_channels: tuple[int, ...] = option((320, 640, 1280, 1280), "channels per level")
+    layers_per_block: int | tuple[int, ...] = option(2, "residual blocks per level, going down")
+    down_block_types: tuple[str, ...] = option(
+        ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), "per level: does it look at the text?"
+    )
+    mid_block_type: str = option("UNetMidBlock2DCrossAttn", "the same for the middle")
+    up_block_types: tuple[str, ...] = option(
+        ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, "the same going up, smallest level first"
+    )
+    cross_attention_dim: int = option(768, "width of the text embedding (CLIP ViT-L/14: 768)")
+    attention_head_dim: int | tuple[int, ...] = option(
+        8, "heads (!), per level or for all: diffusers' name, which in this class counts heads"
+    )
+    use_linear_projection: bool = option(False, "shape of two weights: SD 1.x False, SD 2.x True")
+    upcast_attention: bool = option(False, "a note: our attention always accumulates in fp32")
+    norm_num_groups: int = option(32, "groups of the group norms; divides every level's channels")
+    dropout: float = option(0.0, "chance to drop a feature inside a residual block")
+
+    def __post_init__(self):
+        levels = len(self.block_out_channels)
+        for name in (
+            "down_block_types",
+            "up_block_types",
+            "layers_per_block",
+            "attention_head_dim",
+        ):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != levels:
+                raise ValueError(
+                    f"{name}={value} is for {len(value)} levels, but "
+                    f"block_out_channels={self.block_out_channels} is for {levels}."
+                )
+        for name, allowed in BLOCK_TYPES.items():
+            value = getattr(self, name)
+            for block in value if isinstance(value, tuple) else (value,):
+                if block not in allowed:
+                    raise ValueError(f"{name}: {block!r} is not one of {' and '.join(allowed)}.")
+        for channels, heads in zip(self.block_out_channels, self.heads, strict=True):
+            if channels % self.norm_num_groups or channels % 2:
+                raise ValueError(
+                    f"block_out_channels: {channels} must be even and a multiple of "
+                    f"norm_num_groups={self.norm_num_groups}."
+                )
+            if self.conditional and channels % heads:
+                raise ValueError(
+                    f"attention_head_dim: {channels} channels do not split into {heads} heads "
+                    "(the name is diffusers'; it counts heads)."
+                )
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        return per_level(self.attention_head_dim, len(self.block_out_channels))
+
+    @property
+    def conditional(self) -> bool:
+        """Whether any block looks at a text; without, the network takes no context."""
+        types = (*self.down_block_types, self.mid_block_type, *self.up_block_types)
+        return any("CrossAttn" in block for block in types)
+
+
+BLOCK_TYPES = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "mid_block_type": ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}
+
+
+def per_level(value: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,) * levels
+
+
+class UNet(nn.Module):
+    """(latents, timesteps, context) -> what the denoiser makes of it; same size as the latents.
+
+    Set `gradient_checkpointing` to trade a third of the speed for most of the memory in training.
+    """
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        widths = config.block_out_channels
+        levels = len(widths)
+        depths = per_level(config.layers_per_block, levels)
+        shared = {
+            "time_width": 4 * widths[0],
+            "context_width": config.cross_attention_dim,
+            "groups": config.norm_num_groups,
+            "dropout": config.dropout,
+            "linear_projection": config.use_linear_projection,
+        }
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.time_embedding = TimeEmbedding(widths[0], 4 * widths[0])
+
+        self.down_blocks = nn.ModuleList()
+        skips = [widths[0]]  # channels of all that the way up gets to see
+        for level, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            widths_in = [skips[-1]] + [width] * (depth - 1)
+            transformers = depth if "CrossAttn" in config.down_block_types[level] else 0
+            heads, last = config.heads[level], level == levels - 1
+            self.down_blocks.append(
+                DownStage(widths_in, width, transformers, heads=heads, last=last, **shared)
+            )
+            skips += [width] * (depth if last else depth + 1)
+
+        attends = "CrossAttn" in config.mid_block_type
+        self.mid_block = MidStage(
+            [widths[-1]] * (2 if attends else 1),
+            widths[-1],
+            1 if attends else 0,
+            heads=config.heads[-1],
+            **shared,
+        )
+
+        self.up_blocks = nn.ModuleList()
+        arriving = widths[-1]
+        for level, block_type in zip(reversed(range(levels)), config.up_block_types, strict=True):
+            width, depth = widths[level], depths[level] + 1
+            widths_in = [x + skips.pop() for x in [arriving] + [width] * (depth - 1)]
+            transformers = depth if "CrossAttn" in block_type else 0
+            heads, last = config.heads[level], level == 0
+            self.up_blocks.append(
+                UpStage(widths_in, width, transformers, heads=heads, last=last, **shared)
+            )
+            arriving = width
+
+        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=1e-5)
+        self.conv_out = zero_init(nn.Conv2d(widths[0], config.out_channels, 3, padding=1))
+
+    def forward(
+        self,
+        latents: Float[Tensor, "b c_in h w"],
+        timesteps: Timesteps,
+        context: Context | None = None,
+    ) -> Float[Tensor, "b c_out h w"]:
+        self.check_input(latents, context)
+        checkpointing = self.gradient_checkpointing and torch.is_grad_enabled()
+        call = partial(checkpoint, use_reentrant=False) if checkpointing else operator.call
+
+        time = silu(self.time_embedding(timesteps))
+        x = self.conv_in(latents.contiguous(memory_format=torch.channels_last))
+        skips = [x]
+        for stage in self.down_blocks:
+            skips += stage(skips[-1], time, context, call)
+        x = self.mid_block(skips[-1], time, context, call)
+        for stage in self.up_blocks:
+            x = stage(x, skips, time, context, call)
+        return self.conv_out(silu(self.conv_norm_out(x))).contiguous()
+
+    def check_input(self, latents: Float[Tensor, "b c h w"], context: Context | None) -> None:
+        """Refuses what would fail deep inside, or, worse, be ignored."""
+        factor = 2 ** (len(self.config.block_out_channels) - 1)
+        height, width = latents.shape[-2:]
+        if height % factor or width % factor:
+            raise ValueError(
+                f"latents are {height}x{width}; this U-Net halves them "
+                f"{len(self.config.block_out_channels) - 1} times, so both sides must be multiples "
+                f"of {factor}. Choose an image size that gives such latents."
+            )
+        if latents.shape[1] != self.config.in_channels:
+            raise ValueError(
+                f"latents have {latents.shape[1]} channels, this U-Net takes "
+                f"{self.config.in_channels}; it must be one made for the same autoencoder."
+            )
+        if self.config.conditional and context is None:
+            raise ValueError("this U-Net was built to look at a text, but got no context.")
+        if not self.config.conditional and context is not None:
+            raise ValueError("this U-Net is unconditional; give no context.")
+        if context is not None and context.shape[-1] != self.config.cross_attention_dim:
+            raise ValueError(
+                f"context vectors have width {context.shape[-1]}, this U-Net takes "
+                f"{self.config.cross_attention_dim}; it must be one made for the same text encoder."
+            )
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "UNet":
+        """From a run folder, a pipeline folder, or a unet folder, ours or diffusers'; fp32."""
+        folder = files.find_folder(Path(folder))
+        entries = files.read_config(folder, {entry.name for entry in fields(UNetConfig)})
+        with torch.device("meta"):  # no time lost on weights that are replaced at once
+            unet = cls(UNetConfig(**entries))
+        unet.load_state_dict(files.read_weights(folder, unet.state_dict()), assign=True)
+        return unet
+
+    def save(self, folder: Path | str, provenance: dict | None = None) -> None:
+        """provenance: what these weights belong to, such as the autoencoder's sha256."""
+        files.write(Path(folder), self, asdict(self.config), provenance or {})
+
+
+DEMO = UNetConfig(
+    sample_size=16,
+    block_out_channels=(64, 128, 192),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    attention_head_dim=(2, 4, 6),
+    cross_attention_dim=128,
+)
+PRESETS = {
+    "tiny-32": UNetConfig(
+        sample_size=8,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(1, 2),
+        cross_attention_dim=64,
+        norm_num_groups=8,
+    ),
+    "demo": DEMO,
+    "small-64": DEMO,
+    "sd15": UNetConfig(),
+    "sd21": UNetConfig(
+        sample_size=96,
+        attention_head_dim=(5, 10, 20, 20),
+        cross_attention_dim=1024,
+        use_linear_projection=True,
+        upcast_attention=True,
+    ),
+}
