@@ -1,0 +1,165 @@
+"""Token ids are those of Hugging Face's CLIPTokenizer, from our files and from theirs."""
+
+import json
+from itertools import pairwise
+
+import open_clip
+import pytest
+import torch
+from transformers import CLIPTokenizer
+
+from conditioning.tokenizer import END_OF_TEXT, START_OF_TEXT, clean, merge
+from conditioning.tokenizer_files import (
+    OPEN_CLIP_PAD,
+    clip_tokenizer,
+    dump,
+    load_tokenizer,
+    save_tokenizer,
+)
+
+ORDINARY = [
+    "a red apple",
+    "A photo of 3 cats, 2 dogs... and 100 birds",
+    "it's the dog's; we've we're I'm you'll he'd don't",
+    "hello! wow!! stop !!! a!b",
+    "snake_case, kebab-case, CamelCase, semi;colon: (brackets) [more] {yet}",
+    "1234567890 3.14 1e-5 50% $20 #1 @home a+b=c ~ ^ | \\ / * < > ?",
+]
+AWKWARD = [
+    *ORDINARY,
+    "",
+    " ",
+    "\n\t\r ",
+    "two\nlines\r\nand a tab\there,  double   spaces ",
+    "no\u00a0break\u2003em\u3000ideographic\u200bzero\ufeffwidth",
+    "❤️ red heart 👩‍🚀 woman astronaut 👍🏽 🏳️‍🌈 🇨🇭 1️⃣",
+    "红苹果 赤いリンゴ 빨간 사과 漢字かな交じり文",
+    "تفاحة حمراء תפוח אדום \u202eright to left\u202c",
+    "ΑΠΟΛΛΩΝΑΣ Σ ΟΔΟΣ σίγμα İstanbul Straße ǅ ﬁne ½ Ⅷ ①",
+    "cafe\u0301 café ﬀ Å A\u030a ＡＢＣ１２３",
+    "&amp; &lt;b&gt; &quot;quoted&quot; &#39;x&#39; &eacute; &amp;amp;",
+    "“curly” ‘quotes’ — dash … ellipsis «guillemets» ´ ` woman’s",
+    "schÃ¶n mojibake â€œquotesâ€",
+    "<|startoftext|> injected <|endoftext|> and more",
+    "<|STARTOFTEXT|> <start_of_text> <end_of_text> <|endoftext|><|endoftext|>",
+    "\x00 null \x07 bell \x7f del \x1b[31m escape \x1c \x85 next",
+    "हिन्दी ไทย தமிழ் ქართული Հայերեն አማርኛ ខ្មែរ",
+    "z̸̧̛a̷͝l̵g̶o̴ ṕ̧́",
+    "word " * 100,
+    "x" * 300,
+    "🎈" * 60,
+    "supercalifragilisticexpialidocious antidisestablishmentarianism",
+]
+PROMPTS = (
+    AWKWARD
+    + [f"{a} {b}" for a, b in pairwise(AWKWARD)]
+    + [
+        f"{start}{text}{end}"
+        for text in AWKWARD
+        for start, end in (
+            ("", "!"),
+            ("«", "»"),
+            (" a ", ", oil"),
+            ("Æ", "\n"),
+            ("!", "2"),
+            ("'", "'"),
+        )
+    ]
+)
+
+
+def ids_of_transformers(tokenizer: CLIPTokenizer, length: int) -> torch.Tensor:
+    encoded = tokenizer(
+        PROMPTS, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    )
+    return encoded.input_ids
+
+
+def test_there_are_200_awkward_prompts():
+    assert len(set(PROMPTS)) >= 200
+
+
+@pytest.mark.parametrize("pad", [END_OF_TEXT, OPEN_CLIP_PAD])
+@pytest.mark.parametrize("length", [77, 24])
+def test_saved_files_give_the_same_ids_in_transformers(tmp_path, pad, length):
+    ours = clip_tokenizer(length, pad=pad)
+    save_tokenizer(ours, tmp_path)
+    theirs = CLIPTokenizer.from_pretrained(tmp_path)
+    assert theirs.model_max_length == length
+    assert theirs.pad_token_id == {END_OF_TEXT: 49407, OPEN_CLIP_PAD: 0}[pad]
+    assert torch.equal(ours(PROMPTS), ids_of_transformers(theirs, length))
+    assert torch.equal(load_tokenizer(tmp_path, 77)(PROMPTS), ours(PROMPTS))
+    assert load_tokenizer(tmp_path, 77) == ours
+
+
+def test_files_that_transformers_saved_again_give_the_same_ids(tmp_path):
+    """Newer versions write one tokenizer.json in place of the four files."""
+    ours = clip_tokenizer(77, pad=OPEN_CLIP_PAD)
+    save_tokenizer(ours, tmp_path / "ours")
+    CLIPTokenizer.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
+    assert torch.equal(load_tokenizer(tmp_path / "theirs", 77)(PROMPTS), ours(PROMPTS))
+
+
+@pytest.mark.parametrize("pad", [END_OF_TEXT, "!"])
+def test_stable_diffusion_s_own_files_give_the_ids_of_transformers(tmp_path, pad):
+    """The layout of the Stable Diffusion 1 and 2 repositories: special tokens with flags, and in
+    version 2 a pad token that only special_tokens_map.json tells."""
+    save_tokenizer(clip_tokenizer(77), tmp_path)
+    flags = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+    start, end = {"content": START_OF_TEXT, **flags}, {"content": END_OF_TEXT, **flags}
+    roles = {"bos_token": start, "eos_token": end, "unk_token": end}
+    typed = {role: {"__type": "AddedToken", **token} for role, token in roles.items()}
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True}
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({**settings, **typed, "pad_token": END_OF_TEXT})
+    )
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({**roles, "pad_token": pad}))
+    theirs = ids_of_transformers(CLIPTokenizer.from_pretrained(tmp_path), 77)
+    assert torch.equal(load_tokenizer(tmp_path, 77)(PROMPTS), theirs)
+
+
+def test_ids_are_those_of_open_clip_for_text_that_needs_no_repair():
+    texts = [text for text in ORDINARY if "!" not in text]
+    assert torch.equal(clip_tokenizer(77, pad=OPEN_CLIP_PAD)(texts), open_clip.tokenize(texts))
+
+
+def test_long_text_is_cut_and_the_end_token_survives():
+    tokenizer = clip_tokenizer(8)
+    assert tokenizer(["one two three four five six seven eight"])[0, [0, -1]].tolist() == [
+        49406,
+        49407,
+    ]
+    assert tokenizer.count("one two three four five six seven eight") == 10
+    assert tokenizer.count("") == 2
+
+
+def test_exclamation_marks_are_text_unless_they_are_the_padding():
+    assert clip_tokenizer(77).encode("wow!") == [2781, 256]
+    assert clip_tokenizer(77, pad=OPEN_CLIP_PAD).encode("wow!") == [2781, 0]
+
+
+def test_clean_lowers_letter_by_letter_as_hugging_face_does():
+    assert clean("ΟΔΟΣ  \n A\u030a") == "οδοσ å"
+
+
+def test_merge_takes_the_lowest_rank_first_and_never_its_own_result():
+    ranks = {("a", "a"): 0, ("aa", "a</w>"): 1}
+    assert merge(list("aaa"), ranks) == ["aaa</w>"]
+    assert merge(list("aaaa"), ranks) == ["aa", "a", "a</w>"]
+    assert merge(list("aaaaa"), ranks) == ["aa", "aaa</w>"]
+    assert merge(list("xyz"), ranks) == ["x", "y", "z</w>"]
+
+
+def test_files_of_two_tokenizers_are_refused(tmp_path):
+    save_tokenizer(clip_tokenizer(77), tmp_path)
+    (tmp_path / "vocab.json").write_text(dump({"a": 0, "b</w>": 1}))
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    del settings["added_tokens_decoder"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="do not belong together"):
+        load_tokenizer(tmp_path, 77)
+
+
+def test_a_context_without_room_for_text_is_refused():
+    with pytest.raises(ValueError, match="no room for text"):
+        clip_tokenizer(2)
