@@ -35,8 +35,8 @@ def whole_folder(target: Path, mark: str) -> Iterator[Path]:
             raise
         raise OSError(
             error.errno,
-            f"the disk is full (or a quota is reached) while writing {target}. Nothing of it was "
-            "kept; free some space or choose another place.",
+            f"the disk is full, or a limit is reached, while writing {target} ({error.strerror}). "
+            "Nothing of it was kept; free some space or choose another place.",
         ) from error
     finally:
         remove(partial)

@@ -1,0 +1,54 @@
+"""Looks at a data folder before anything is trained on it.
+
+    python check.py data/openmoji
+    python check.py data/openmoji --size 64 --tokens 77
+
+Prints what was found: counts, where the captions come from, files that cannot be used, image sizes,
+caption lengths, samples. Ends with status 1 if a training on this folder would go wrong.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from imagetext.folder import read_folder
+from imagetext.report import problems, report
+from training.cli import parse, run_main
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    data: tyro.conf.Positional[Path]  # the data folder
+    size: int | None = None  # side of the training images, in pixels
+    tokens: int = 77  # how many tokens the text encoder takes; CLIP's number
+    batch_size: int = 32  # images per step of the training that is planned
+    allow_missing_captions: bool = False  # do not call them a problem
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse(Options, argv, __doc__)
+    folder = read_folder(options.data, allow_missing_captions=True)
+    print(report(folder, options.size, options.tokens, token_counter()) + "\n")
+    found = problems(folder, options.batch_size, options.allow_missing_captions)
+    for problem in found:
+        print(f"PROBLEM: {problem}")
+    if found:
+        sys.exit(1)
+    print("No problems found: ready to train on.")
+
+
+def token_counter() -> Callable[[str], int] | None:
+    """Counts as CLIP does, with start and end mark; None without open_clip."""
+    try:
+        from open_clip.tokenizer import SimpleTokenizer
+    except ModuleNotFoundError:
+        return None
+    tokenizer = SimpleTokenizer()
+    return lambda text: len(tokenizer.encode(text)) + 2
+
+
+if __name__ == "__main__":
+    run_main(main)
