@@ -121,7 +121,8 @@ class Autoencoder(nn.Module):
             autoencoder = cls(config)
         weights = files.read_weights(folder, autoencoder.state_dict())
         autoencoder.load_state_dict(weights, assign=True)
-        return autoencoder.to(device).eval()
+        # convolutions are faster with channels innermost, on CPUs as on GPUs
+        return autoencoder.to(device, memory_format=torch.channels_last).eval()
 
     def save(self, folder: str | Path, provenance: dict[str, Any] | None = None) -> None:
         """Writes a folder that `load` and `diffusers.AutoencoderKL.from_pretrained` open.
