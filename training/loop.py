@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -118,6 +118,11 @@ class ProgressBar:
 
     def close(self) -> None:
         self.bar.close()
+
+
+def progress_bar(items: Iterable, title: str, total: int) -> Iterable:
+    """A bar around anything that takes long besides the steps."""
+    return tqdm(items, desc=title, total=total, dynamic_ncols=True, mininterval=1.0)
 
 
 class StopRequest:

@@ -1,0 +1,322 @@
+"""Prompts -> pictures: the only place that knows autoencoder, text encoder and U-Net together.
+
+On disk it is a Stable Diffusion pipeline folder, which diffusers opens as it stands:
+
+    model_index.json  unet/  vae/  text_encoder/  tokenizer/  scheduler/
+    latentsmith.json  what belongs together (hashes, a golden text embedding) and how it was made
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+import autoencoder.files
+from autoencoder import Autoencoder
+from conditioning import TextEncoder
+from ldm import scheduler_files
+from ldm.denoiser import Denoiser, Prediction
+from ldm.guidance import guide
+from ldm.samplers import find_sampler
+from ldm.schedule import ScheduleConfig, make_schedule
+from ldm.shapes import Latents
+from ldm.unet import UNet
+
+GOLDEN_TOLERANCE = 1e-3  # of the golden embedding's largest value: other machines round otherwise
+CPU_GROUP_PIXELS = 1024  # latent pixels that keep two CPU cores busy
+
+MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+class TextToImage:
+    """A whole model. Call it with prompts; image k is drawn from seed + k and from nothing else.
+
+    On a CPU in fp32 an image is the same to the last bit whatever it was batched with; on a GPU
+    only up to rounding, since kernels there depend on the batch.
+    """
+
+    def __init__(
+        self,
+        unet: UNet,
+        autoencoder: Autoencoder,
+        text_encoder: TextEncoder,
+        schedule: ScheduleConfig,
+        prediction: Prediction,
+    ):
+        self.unet = unet
+        self.autoencoder = autoencoder
+        self.text_encoder = text_encoder
+        self.schedule_config = schedule
+        self.denoiser = Denoiser(unet, make_schedule(schedule), prediction)
+        self.check_parts()
+
+    def check_parts(self) -> None:
+        """Refuses parts that were not made for each other."""
+        unet, latents = self.unet.config, self.autoencoder.config.latent_channels
+        if unet.in_channels != latents:
+            raise ValueError(
+                f"the U-Net takes {unet.in_channels} channels, the autoencoder's latents have "
+                f"{latents}: this U-Net was trained on another autoencoder."
+            )
+        if unet.conditional and unet.cross_attention_dim != self.text_encoder.width:
+            raise ValueError(
+                f"the U-Net reads text vectors of width {unet.cross_attention_dim}, the text "
+                f"encoder gives {self.text_encoder.width}: it was trained with another one."
+            )
+
+    def to(self, device: str | torch.device) -> Self:
+        for module in (self.denoiser, self.autoencoder, self.text_encoder):
+            module.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.conv_in.weight.device
+
+    @property
+    def size(self) -> int:
+        """Side of the pictures it was trained on, in pixels."""
+        side = self.unet.config.sample_size
+        return (side if isinstance(side, int) else side[0]) * self.autoencoder.factor
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        *,
+        negative_prompt: str = "",
+        steps: int = 25,
+        guidance_scale: float = 5.0,
+        sampler: str = "dpmpp_2m",
+        seed: int = 0,
+        height: int | None = None,
+        width: int | None = None,
+        batch_size: int = 16,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Image.Image]:
+        """One picture per prompt.
+
+        Args:
+            prompts: repeat a prompt for several pictures of it; each has its own seed.
+            negative_prompt: takes the place of the empty prompt that guidance leads away from.
+            steps: network evaluations per image.
+            guidance_scale: 0 ignores the prompt, 1 is plain conditional, above 1 is guided.
+            seed: of the first image; image k uses seed + k.
+            height, width: in pixels, by default the size trained on.
+            batch_size: pictures drawn at once; a matter of memory, not of the result.
+            progress: called with the number of pictures after each evaluation of the network.
+
+        Raises:
+            ValueError: unknown sampler, or a size that the networks cannot halve often enough.
+            FloatingPointError: the result is not finite.
+        """
+        find_sampler(sampler)  # a typing mistake should not cost the encoding of a thousand prompts
+        prompts = list(prompts)
+        shape = self.latent_shape(height or self.size, width or self.size)
+        contexts = {text: self.text_encoder([text]) for text in dict.fromkeys(prompts)}
+        uncond = self.text_encoder([negative_prompt])
+        group = batch_size if self.device.type != "cpu" else cpu_group(shape)
+        pictures: list[Image.Image] = []
+        for first in range(0, len(prompts), group):
+            chosen = prompts[first : first + group]
+            latents = self.sample(
+                torch.cat([contexts[text] for text in chosen]),
+                uncond,
+                shape,
+                seeds=range(seed + first, seed + first + len(chosen)),
+                group=group if self.device.type == "cpu" else len(chosen),
+                steps=steps,
+                guidance_scale=guidance_scale,
+                sampler=sampler,
+                progress=progress,
+            )
+            pictures += [self.picture(latent[None]) for latent in latents]
+        return pictures
+
+    def sample(
+        self,
+        cond: Float[Tensor, "b l d"],
+        uncond: Float[Tensor, "1 l d"],
+        shape: tuple[int, int, int],
+        *,
+        seeds: Sequence[int],
+        group: int,
+        steps: int,
+        guidance_scale: float,
+        sampler: str,
+        progress: Callable[[int], None] | None = None,
+    ) -> Latents:
+        """Latents for the given contexts, computed in a batch of exactly `group`.
+
+        Matrix kernels round differently for different batch sizes, but alike for every place in
+        the batch. So the batch is filled up with copies of its last image, which are thrown away.
+        """
+        count = len(cond)
+        rows = [min(k, count - 1) for k in range(group)]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+        def draw_noise() -> Latents:
+            noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
+            return noise[rows].to(self.device)
+
+        network = guide(
+            self.denoiser, cond[rows], uncond.expand(group, -1, -1), float(guidance_scale)
+        )
+
+        def denoise(z_t: Latents, t: Tensor) -> Latents:
+            z_0 = network(z_t, t)
+            if progress is not None:
+                progress(count)
+            return z_0
+
+        latents = find_sampler(sampler)(
+            denoise, draw_noise(), self.denoiser.schedule, steps, draw_noise=draw_noise
+        )
+        if not latents.isfinite().all():
+            raise FloatingPointError(
+                f"sampling with {sampler}, {steps} steps and guidance {guidance_scale} gave values "
+                "that are not finite. Check the weights, or lower the guidance scale."
+            )
+        return latents[:count]
+
+    def picture(self, latents: Float[Tensor, "1 c h w"]) -> Image.Image:
+        """Decodes one image; alone, so that it does not depend on others and memory stays small."""
+        image = self.autoencoder.decode(latents)[0].float().clamp(-1, 1)
+        pixels = ((image + 1) * 127.5).round().to(torch.uint8).cpu().permute(1, 2, 0).numpy()
+        return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        factor = self.autoencoder.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if height < factor or width < factor or height % factor or width % factor:
+            raise ValueError(
+                f"pictures of {width}x{height} cannot be drawn: autoencoder and U-Net together "
+                f"shrink both sides {factor} times, so both must be multiples of {factor}. Near: "
+                f"{max(factor, width // factor * factor)}x{max(factor, height // factor * factor)}."
+            )
+        channels = self.autoencoder.config.latent_channels
+        return channels, height // self.autoencoder.factor, width // self.autoencoder.factor
+
+    def save(self, folder: str | Path, provenance: dict[str, Any] | None = None) -> None:
+        """Writes the pipeline folder; atomic as a whole."""
+        folder = Path(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        partial.chmod(0o755)  # mkdtemp makes it private
+        try:
+            self.write(partial, provenance or {})
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def write(self, folder: Path, provenance: dict[str, Any]) -> None:
+        self.autoencoder.save(folder / "vae")
+        self.text_encoder.save(folder)
+        facts = {
+            "autoencoder_sha256": autoencoder.files.weights_sha256(folder / "vae"),
+            "text_encoder_sha256": self.text_encoder.sha256,
+            "golden": golden(self.text_encoder),
+        }
+        self.unet.save(folder / "unet", {**facts, **provenance})
+        scheduler = scheduler_files.to_diffusers(self.schedule_config, self.denoiser.prediction)
+        (folder / "scheduler").mkdir()
+        write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+        write_json(
+            folder / "model_index.json",
+            {**MODEL_INDEX, "scheduler": ["diffusers", scheduler["_class_name"]]},
+        )
+        write_json(folder / "latentsmith.json", {"bindings": facts, "provenance": provenance})
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
+        """From a run folder of train_ldm.py or a pipeline folder, ours or Stable Diffusion's.
+
+        Raises:
+            FileNotFoundError: nothing of the kind is there.
+            ValueError: a part is not the one that the U-Net was trained with.
+        """
+        folder = find_pipeline(Path(folder))
+        schedule, prediction = scheduler_files.from_diffusers(
+            json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+        )
+        pipeline = cls(
+            UNet.load(folder / "unet"),
+            Autoencoder.load(folder / "vae"),
+            TextEncoder.load(folder),
+            schedule,
+            prediction,
+        )
+        if (folder / "latentsmith.json").exists():
+            bindings = json.loads((folder / "latentsmith.json").read_text())["bindings"]
+            check_bindings(bindings, folder, pipeline.text_encoder)
+        for module in (pipeline.unet, pipeline.autoencoder):
+            module.eval().requires_grad_(False)
+        return pipeline.to(device)
+
+
+def check_bindings(bindings: dict[str, Any], folder: Path, text_encoder: TextEncoder) -> None:
+    """The U-Net must be sampled with the autoencoder and text encoder it was trained with."""
+    found = {
+        "autoencoder": autoencoder.files.weights_sha256(folder / "vae"),
+        "text_encoder": text_encoder.sha256,
+    }
+    for part, sha256 in found.items():
+        expected = bindings[f"{part}_sha256"]
+        if sha256 != expected:
+            raise ValueError(
+                f"{folder} was trained with the {part} of sha256 {expected}, but the one in it has "
+                f"sha256 {sha256}. Put the right one back; another one gives noise."
+            )
+    trained = torch.tensor(bindings["golden"])
+    drift = (torch.tensor(golden(text_encoder)) - trained).abs().max() / trained.abs().max()
+    if drift > GOLDEN_TOLERANCE:
+        raise ValueError(
+            f"{folder}: the text encoder has the right weights, but embeds the golden sentence "
+            f"differently than in training (by {drift:.2g} of its range). Tokenizer files, or the "
+            "version of open_clip, changed."
+        )
+
+
+def golden(text_encoder: nn.Module) -> list[float]:
+    """The golden sentence's last token, which in a causal tower has seen the whole sentence."""
+    return [round(value, 6) for value in text_encoder.golden()[-1].tolist()]
+
+
+def cpu_group(shape: tuple[int, int, int]) -> int:
+    """Images per batch on a CPU: a power of two that depends on nothing but the picture's size."""
+    pixels = shape[1] * shape[2]
+    return min(8, 2 ** (max(1, CPU_GROUP_PIXELS // pixels).bit_length() - 1))
+
+
+def find_pipeline(folder: Path) -> Path:
+    for candidate in (folder / "model", folder):
+        if (candidate / "model_index.json").is_file():
+            return candidate
+    unfinished = " The run is not finished: start the same command again." * (
+        (folder / "state").is_dir()
+    )
+    raise FileNotFoundError(
+        f"no model in {folder}: looked for model_index.json there and in {folder / 'model'}."
+        f"{unfinished} Give a run folder of train_ldm.py or a pipeline folder."
+    )
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,163 @@
+"""python sample.py "red heart" "woman astronaut" --model runs/ldm -n 4 --seed 0 --out samples
+
+Draws pictures from a trained model: OUT/00000.png, 00001.png, ... and never over an older one.
+Picture k of a call uses seed + k, so it can be drawn again alone. Every PNG says how it was made.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from tqdm import tqdm
+
+from ldm import TextToImage
+from ldm.samplers import find_sampler
+from training.cli import parse, pick_device, run_main
+from training.grid import grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    prompt: tyro.conf.Positional[tuple[str, ...]] = ()  # what to draw, one picture or more of each
+    prompts: Path | None = None  # a text file with one prompt a line, drawn after those given
+    model: Path  # a run folder of train_ldm.py, or a pipeline folder
+    out: Path = Path("samples")  # folder for the PNG files
+    count: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1  # pictures of each prompt
+    negative_prompt: str = ""  # what guidance leads away from
+    steps: int = 25  # network evaluations per picture
+    guidance_scale: float = 4.0  # 0 ignores the prompt, 1 follows it plainly, above 1 harder
+    sampler: str = "dpmpp_2m"  # ddpm, ddim, euler or dpmpp_2m
+    seed: int = 0  # of the first picture; picture k uses seed + k
+    height: int | None = None  # pixels; the size trained on when left out
+    width: int | None = None  # pixels
+    batch_size: int = 16  # pictures drawn at once on an accelerator; changes no picture
+    grid: bool = True  # also write all pictures side by side, grid-0000.png
+    device: str = "auto"  # cpu, cuda, mps; auto takes what is there
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    config = parse(Config, argv, __doc__)
+    prompts = [text for text in read_prompts(config) for _ in range(config.count)]
+    check(config)
+    device = pick_device(config.device)
+    pipeline = TextToImage.load(config.model, device)
+    warn_of_cut_prompts(pipeline, prompts)
+    config.out.mkdir(parents=True, exist_ok=True)
+    total = len(prompts) * config.steps
+    with tqdm(total=total, desc="sampling", unit=" image steps", dynamic_ncols=True) as bar:
+        pictures = pipeline(
+            prompts,
+            negative_prompt=config.negative_prompt,
+            steps=config.steps,
+            guidance_scale=config.guidance_scale,
+            sampler=config.sampler,
+            seed=config.seed,
+            height=config.height,
+            width=config.width,
+            batch_size=config.batch_size,
+            progress=bar.update,
+        )
+    files = [
+        write_picture(config.out, picture, settings(config, text, config.seed + k))
+        for k, (picture, text) in enumerate(zip(pictures, prompts, strict=True))
+    ]
+    print(f"wrote {files[0]}" + (f" ... {files[-1].name}" if len(files) > 1 else ""))
+    if config.grid and len(pictures) > 1:
+        columns = config.count if 1 < config.count < len(pictures) else int(len(pictures) ** 0.5)
+        pixels = torch.from_numpy(np.stack([np.atleast_3d(np.asarray(p)) for p in pictures]))
+        sheet = grid(pixels.permute(0, 3, 1, 2), columns)
+        print(f"wrote {write_numbered(config.out, 'grid-{:04d}.png', png(sheet, {}))}")
+
+
+def read_prompts(config: Config) -> list[str]:
+    """The prompts of the command line, then those of the file."""
+    prompts = list(config.prompt)
+    if config.prompts is not None:
+        lines = config.prompts.read_text(encoding="utf-8").splitlines()
+        prompts += [line.strip() for line in lines if line.strip()]
+        if not prompts:
+            raise ValueError(f"{config.prompts} has no prompts in it; write one a line.")
+    if not prompts:
+        raise ValueError(
+            'no prompt given. For example: python sample.py "red heart" --model runs/ldm'
+        )
+    return prompts
+
+
+def check(config: Config) -> None:
+    """What would only be noticed after the model is loaded."""
+    find_sampler(config.sampler)
+    if config.count < 1:
+        raise ValueError(f"-n {config.count}: draw at least one picture of each prompt.")
+    if config.batch_size < 1:
+        raise ValueError(f"--batch-size {config.batch_size}: it must be at least 1.")
+
+
+def warn_of_cut_prompts(pipeline: TextToImage, prompts: Sequence[str]) -> None:
+    encoder = pipeline.text_encoder
+    for text in dict.fromkeys(prompts):
+        needed = encoder.count_tokens(text)
+        if needed > encoder.tokens:
+            print(
+                f"warning: {needed} tokens, but this model reads {encoder.tokens}; "
+                f"the end is cut: {text!r}"
+            )
+
+
+def settings(config: Config, prompt: str, seed: int) -> dict:
+    """All that is needed to draw the picture again."""
+    return {
+        "prompt": prompt,
+        "negative_prompt": config.negative_prompt,
+        "seed": seed,
+        "steps": config.steps,
+        "guidance_scale": config.guidance_scale,
+        "sampler": config.sampler,
+        "height": config.height,
+        "width": config.width,
+        "model": str(config.model),
+    }
+
+
+def write_picture(folder: Path, picture: Image.Image, made_by: dict) -> Path:
+    return write_numbered(folder, "{:05d}.png", png(picture, made_by))
+
+
+def png(picture: Image.Image, made_by: dict) -> bytes:
+    """`parameters` is the chunk that viewers show; `latentsmith` the same for programs."""
+    info = PngInfo()
+    if made_by:
+        readable = ", ".join(f"{k}: {v}" for k, v in made_by.items() if k != "prompt" and v)
+        info.add_itxt("parameters", f"{made_by['prompt']}\n{readable}")
+        info.add_itxt("latentsmith", json.dumps(made_by, ensure_ascii=False))
+    buffer = BytesIO()
+    picture.save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def write_numbered(folder: Path, pattern: str, content: bytes) -> Path:
+    """Under the number after the highest one there, so a deleted file frees no name in use."""
+    like = re.compile(re.sub(r"\{:0\d+d\}", r"(\\d+)", pattern.replace(".", r"\.")))
+    numbers = [int(m[1]) for file in folder.iterdir() if (m := like.fullmatch(file.name))]
+    path = folder / pattern.format(max(numbers, default=-1) + 1)
+    with path.open("xb") as file:  # x: fails rather than overwrites
+        try:
+            file.write(content)
+            file.flush()
+        except OSError:  # a full disk: no half picture stays behind
+            path.unlink()
+            raise
+    return path
+
+
+if __name__ == "__main__":
+    run_main(main)
