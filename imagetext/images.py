@@ -72,8 +72,6 @@ class ImageTransform:
             raise ValueError(
                 f"{self.channels} channels; image files give 1 (gray), 3 (RGB) or 4 (RGBA)."
             )
-        if self.crop not in (known := Crop.__args__):
-            raise ValueError(f"unknown crop {self.crop!r}; there are {', '.join(known)}.")
         if len(self.background) != 3 or not all(0 <= v <= 255 for v in self.background):
             raise ValueError(f"background {self.background} must be red, green, blue in 0 to 255.")
 
@@ -99,6 +97,7 @@ class ImageTransform:
                     f"{self.size}x{self.size}",
                 )
             return image
+        assert self.crop in ("center", "random"), self.crop
         side = min(image.size)
         where = (0.5, 0.5) if self.crop == "center" else draw_position(generator)
         left = (image.width - side) * where[0]

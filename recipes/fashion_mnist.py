@@ -65,9 +65,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     made = {
         "recipe": "fashion_mnist",
         "padding": PADDING,
-        "captions": CAPTIONS,
+        "captions": list(CAPTIONS),
         "pairs": {split: len(labels) for split, (_, labels) in splits.items()},
     }
+    mark = options.out / MARK
+    if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) == made:
+        print(f"{options.out} is there already, complete; nothing to do.")
+        return
     with whole_folder(options.out, MARK) as folder:
         for split, (images, labels) in splits.items():
             write_pairs(folder / split, images, labels)

