@@ -159,9 +159,11 @@ def open_image(path: Path, shrink_to: int | None) -> tuple[Image.Image, tuple[in
             if image.getexif().get(ORIENTATION, 1) >= 5:
                 size = size[::-1]
             return ImageOps.exif_transpose(image), size
+    except UnusableImage:
+        raise
     except Image.UnidentifiedImageError as error:
         raise UnusableImage(path, "is not an image, whatever its name says") from error
-    except (OSError, SyntaxError, EOFError, struct.error) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         raise UnusableImage(path, f"cannot be read: {error}") from error
     except Image.DecompressionBombError as error:
         raise UnusableImage(path, f"is too large: {error}") from error

@@ -149,6 +149,15 @@ def test_a_truncated_jpeg_is_refused(tmp_path):
             attempt(path)
 
 
+def test_a_png_with_a_damaged_header_is_refused(tmp_path):
+    path = saved(tmp_path, halves(RED, BLUE, "RGB"))
+    content = bytearray(path.read_bytes())
+    content[8:12] = (5).to_bytes(4, "big")  # length of the first chunk, which needs 13 bytes
+    path.write_bytes(content)
+    with pytest.raises(UnusableImage, match="cannot be read"):
+        load_image(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>"])
 def test_what_is_no_image_is_refused(tmp_path, content):
     (tmp_path / "image.png").write_bytes(content)
