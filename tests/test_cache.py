@@ -259,7 +259,6 @@ def test_a_killed_build_is_not_mistaken_for_a_cache(tmp_path):
     script = """
         import os, signal, sys
         from pathlib import Path
-from types import SimpleNamespace
         from tests.test_cache import build
 
         build(Path(sys.argv[1]), encode_images=lambda x: os.kill(os.getpid(), signal.SIGKILL))
