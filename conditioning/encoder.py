@@ -1,6 +1,7 @@
 """Text to context: the token states of a frozen CLIP text tower."""
 
 import hashlib
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -175,5 +176,4 @@ def without_last_layer(
     layers = config.num_hidden_layers - 1
     dropped = f"transformer.resblocks.{layers}."
     kept = {key: value for key, value in weights.items() if not key.startswith(dropped)}
-    fields = {**vars(config), "num_hidden_layers": layers}
-    return TextTowerConfig(**fields), kept
+    return replace(config, num_hidden_layers=layers), kept

@@ -1,0 +1,232 @@
+"""A CLIP of one's own: open_clip's two towers, small, and loaded and saved as open_clip does it.
+
+The text tower becomes the `TextEncoder` of a latent diffusion model; both towers together judge
+how well pictures match their prompts.
+"""
+
+import os
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from conditioning.encoder import TextEncoder
+from conditioning.pretrained import TEXT_KEYS, read_checkpoint, text_tower_config
+from conditioning.tokenizer_files import clip_tokenizer, dump, read_json
+from conditioning.tower import compare_weights
+
+CONFIG_FILE = "open_clip_config.json"  # the names that open_clip's "local-dir:" schema looks for
+WEIGHTS_FILE = "open_clip_model.safetensors"
+LARGEST_LOGIT_SCALE = 100.0  # Radford et al. 2021: more makes the training unstable
+TEXT_GROUPS = 4  # of similar length within a batch; each is computed at its own length
+
+Embeddings = Float[Tensor, "b d"]
+
+
+class Clip(nn.Module):
+    """Images and texts to unit vectors whose product tells how well they match.
+
+    Radford et al. 2021, arXiv:2103.00020. Texts are padded with the end token.
+
+    config: an open_clip config: embed_dim, vision_cfg, text_cfg, quick_gelu; see `PRESETS`.
+    """
+
+    def __init__(self, config: dict):
+        super().__init__()
+        self.config = config
+        self.network = open_clip.CLIP(**deepcopy(config))
+        self.network.visual.to(memory_format=torch.channels_last)  # convolutions a third faster
+        self.tokenizer = clip_tokenizer(config["text_cfg"]["context_length"])
+
+    @property
+    def size(self) -> int:
+        """Side of the images it sees, in pixels."""
+        return self.config["vision_cfg"]["image_size"]
+
+    @property
+    def logit_scale(self) -> Float[Tensor, ""]:
+        """Inverse temperature of the contrastive loss; learned."""
+        return self.network.logit_scale.exp()
+
+    def image_features(self, images: UInt8[Tensor, "b 3 h w"]) -> Embeddings:
+        """Of unit length. Pictures of another size are resized, antialiased."""
+        pixels = images.float()
+        if images.shape[-2:] != (self.size, self.size):
+            size = (self.size, self.size)
+            pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 255)
+        pixels = (pixels / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        return F.normalize(self.network.encode_image(pixels).float(), dim=-1)
+
+    def text_features(self, ids: Int[Tensor, "b tokens"]) -> Embeddings:
+        """Of unit length. ids: as `tokenizer` gives them, best on the CPU.
+
+        The tower is causal and pools at the end token, so the padding after it changes nothing and
+        is left out. Captions are far shorter than the context: this saves most of the work.
+        """
+        lengths = ids.argmax(dim=1) + 1  # the end token has the largest id of all
+        order = lengths.argsort(stable=True)
+        groups = [
+            self.pooled(ids[rows, : int(lengths[rows[-1]])]) for rows in order.chunk(TEXT_GROUPS)
+        ]
+        return F.normalize(torch.cat(groups)[order.argsort()].float(), dim=-1)
+
+    def pooled(self, ids: Int[Tensor, "b n"]) -> Embeddings:
+        """open_clip's `encode_text` for a text shorter than the context."""
+        network, length = self.network, ids.shape[1]
+        ids = ids.to(network.token_embedding.weight.device)
+        states = network.token_embedding(ids) + network.positional_embedding[:length]
+        states = network.transformer(states, attn_mask=network.attn_mask[:length, :length])
+        ends = states[torch.arange(len(ids), device=ids.device), ids.argmax(dim=1)]
+        return network.ln_final(ends) @ network.text_projection
+
+    @torch.no_grad()
+    def encode_images(self, images: UInt8[Tensor, "b 3 h w"]) -> Embeddings:
+        """Unit vectors, without gradient; on the device of the weights."""
+        return self.image_features(images.to(self.network.logit_scale.device))
+
+    @torch.no_grad()
+    def encode_texts(self, texts: list[str]) -> Embeddings:
+        """Unit vectors, without gradient; on the device of the weights."""
+        return self.text_features(self.tokenizer(texts))
+
+    def text_encoder(self) -> TextEncoder:
+        """A frozen copy of the text tower: its token states, for a U-Net to attend to."""
+        config = replace(
+            text_tower_config("this CLIP", self.config),
+            pad_token_id=self.tokenizer.id_of(self.tokenizer.pad),
+        )
+        weights = {
+            name: value.detach().clone()
+            for name, value in self.network.state_dict().items()
+            if name.startswith(TEXT_KEYS)
+        }
+        return TextEncoder(config, weights, self.tokenizer)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes both towers as `open_clip.create_model("local-dir:FOLDER")` opens them."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        preprocess = {"size": self.size, "mean": [0.5] * 3, "std": [0.5] * 3}
+        content = {"model_cfg": self.config, "preprocess_cfg": preprocess}
+        partial = folder / f"{WEIGHTS_FILE}.partial"
+        weights = {key: value.contiguous() for key, value in self.network.state_dict().items()}
+        save_file(weights, partial, metadata={"format": "pt"})
+        os.replace(partial, folder / WEIGHTS_FILE)
+        (folder / CONFIG_FILE).write_text(dump(content), encoding="utf-8")
+
+
+def load_clip(folder: str | Path, device: str | torch.device = "cpu") -> Clip:
+    """Both towers of a CLIP that train_clip.py trained, in evaluation mode.
+
+    folder: a run folder, its model/ folder, or the clip/ folder in it.
+    """
+    folder = Path(folder)
+    places = [folder / "model" / "clip", folder / "clip", folder]
+    found = [place for place in places if (place / CONFIG_FILE).is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"{folder} holds no CLIP of both towers: no {CONFIG_FILE} in "
+            f"{', '.join(str(place) for place in places)}. Train one: python train_clip.py --data "
+            "DIR --out runs/clip."
+        )
+    config = read_json(found[0] / CONFIG_FILE)["model_cfg"]
+    with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and then replaced
+        clip = Clip(config)
+    weights = read_checkpoint(found[0] / WEIGHTS_FILE)
+    problems = compare_weights(weights, clip.network.state_dict())
+    if problems:
+        raise ValueError(
+            f"{found[0] / WEIGHTS_FILE} is not the CLIP that {CONFIG_FILE} beside it describes. "
+            f"{len(problems)} differences, first: {'; '.join(problems[:3])}."
+        )
+    clip.network.load_state_dict(weights)
+    return clip.to(device).eval().requires_grad_(False)
+
+
+class ContrastiveLoss(nn.Module):
+    """open_clip's loss: each image is to find its text among the batch's, and the reverse.
+
+    Cross entropy, mean of both directions; log(batch size) when nothing has been learned.
+    """
+
+    def __init__(self, clip: Clip):
+        super().__init__()
+        self.clip = clip
+        self.loss = open_clip.ClipLoss()
+
+    def forward(
+        self, images: UInt8[Tensor, "b 3 h w"], ids: Int[Tensor, "b tokens"]
+    ) -> Float[Tensor, ""]:
+        image_features = self.clip.image_features(images)
+        text_features = self.clip.text_features(ids)
+        with torch.autocast(images.device.type, enabled=False):  # small differences of large logits
+            return self.loss(image_features, text_features, self.clip.logit_scale)
+
+
+def parameter_groups(clip: Clip, weight_decay: float) -> list[dict]:
+    """Weight decay for matrices alone: not for norms, biases, the temperature, nor for embeddings,
+    most of whose rows get no gradient and would shrink to nothing."""
+    decayed, kept = [], []
+    for name, weight in clip.named_parameters():
+        (kept if weight.ndim < 2 or "embedding" in name else decayed).append(weight)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": kept, "weight_decay": 0.0},
+    ]
+
+
+def resnet(size: int, width: int, layers: tuple[int, int, int, int] = (1, 1, 1, 1)) -> dict:
+    """open_clip's residual network; on a CPU it learns more per second than a transformer."""
+    return {"image_size": size, "layers": list(layers), "width": width, "head_width": 64}
+
+
+def transformer(size: int, patch: int, width: int, layers: int) -> dict:
+    return {
+        "image_size": size,
+        "patch_size": patch,
+        "width": width,
+        "layers": layers,
+        "head_width": 32,
+        "pool_type": "avg",
+    }
+
+
+def text_tower(tokens: int, width: int, layers: int) -> dict:
+    return {
+        "context_length": tokens,
+        "vocab_size": 49408,
+        "width": width,
+        "heads": width // 32,
+        "layers": layers,
+    }
+
+
+# Plain open_clip configs, named by the image size and budget they are for.
+PRESETS = {
+    "tiny-32": {  # tests: seconds
+        "embed_dim": 64,
+        "vision_cfg": resnet(32, 16),
+        "text_cfg": text_tower(24, 64, 2),
+    },
+    "demo": {
+        "embed_dim": 128,
+        "vision_cfg": resnet(64, 24),
+        "text_cfg": text_tower(24, 128, 3),
+    },
+    "small-64": {
+        "embed_dim": 256,
+        "vision_cfg": resnet(64, 40, (1, 2, 2, 1)),
+        "text_cfg": text_tower(32, 256, 4),
+    },
+    "judge-64": {  # unlike the others, so that what fools one does not fool the other
+        "embed_dim": 192,
+        "vision_cfg": transformer(64, 8, 192, 4),
+        "text_cfg": text_tower(24, 192, 2),
+    },
+}

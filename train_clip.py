@@ -1,0 +1,212 @@
+"""python train_clip.py --data data/openmoji --out runs/clip
+
+Stage 0, optional: a CLIP of your own, whose text tower then conditions stage 2. For words that
+public models never saw, or with no network. Stopped or killed, it goes on when the same command is
+run again. A judge of samples is a second one: --preset judge-64 --seed 1 --out runs/judge
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from conditioning.clip import LARGEST_LOGIT_SCALE, Clip, ContrastiveLoss, parameter_groups
+from conditioning.clip import PRESETS as ARCHITECTURES
+from evaluation.retrieval import recall_at
+from imagetext.batches import ImageBatches, read_pixels
+from imagetext.folder import Pair, read_folder
+from imagetext.images import ImageTransform
+from imagetext.split import split
+from training.cli import parse, pick_device, run_main
+from training.learning_rate import learning_rate, set_learning_rate
+from training.loop import Plan, progress_bar, train
+from training.run import Run, replacing
+from training.seeding import derived_seed, generator
+
+KS = (1, 5, 10)
+LARGEST_RETRIEVAL = 4096  # pairs; every one is compared with every other
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    data: Path  # folder of captioned images
+    out: Path  # run folder; the same command again resumes it
+    preset: str = "small-64"  # architecture and recipe
+    steps: int = 4_000  # optimizer steps
+    batch_size: int = 256  # pairs per step, each of which is told apart from all the others
+    learning_rate: float = 1e-3  # reached after the warm-up; used as given, never scaled
+    warmup: int = 50  # steps until the learning rate is reached
+    weight_decay: float = 0.1  # of AdamW, for matrices only
+    tokens: int | None = None  # context length of the text tower; the preset's when left out
+    held_out: float = 0.02  # share of the pairs kept for the retrieval test
+    bf16: bool = True  # compute in bfloat16 where the hardware does; weights stay float32
+    log_every: int = 20  # steps between lines of metrics.jsonl
+    save_every: int = 500  # steps between saved states
+    workers: int = 2  # processes that decode images, if they do not fit into memory
+    skip_unusable: bool = False  # leave out images that cannot be read
+    seed: int = 0  # of everything that is random
+    device: str = "auto"  # cpu, cuda, mps; auto takes what is there
+    dry_run: bool = False  # print the plan and stop
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    config = parse(Config, argv, __doc__, PRESETS)
+    device = pick_device(config.device)
+    clip = build_clip(config)
+    folder = read_folder(config.data)
+    if not config.skip_unusable:
+        folder.require_all_usable()
+    pairs, held_out = split(folder, config.held_out)
+    print_plan(config, clip, pairs, held_out)
+    if config.dry_run:
+        return
+    batches = ImageBatches(
+        pairs,
+        ImageTransform(clip.size),
+        config.batch_size,
+        derived_seed(config.seed, "order"),
+        config.workers,
+        progress=progress_bar,
+    )
+    run = Run(config.out, config)
+    stage = Stage(config, clip.to(device), batches)
+    train(run, stage.plan(), stage.parts, stage.step, lambda step: {}, "train_clip")
+    with replacing(run.model) as model:
+        clip.text_encoder().save(model)
+        clip.save(model / "clip")
+    for name, chosen in (("training", pairs), ("held-out", held_out)):
+        report(config, clip, chosen, name)
+    print(f"the model is in {run.model}; go on with: train_ldm.py --text-encoder {run.path} ...")
+
+
+def build_clip(config: Config) -> Clip:
+    architecture = deepcopy(ARCHITECTURES[config.preset])
+    if config.tokens is not None:
+        architecture["text_cfg"]["context_length"] = config.tokens
+    torch.manual_seed(derived_seed(config.seed, "weights"))
+    return Clip(architecture)
+
+
+def print_plan(config: Config, clip: Clip, pairs: list[Pair], held_out: list[Pair]) -> None:
+    image, whole = (
+        sum(weight.numel() for weight in part.parameters()) / 1e6
+        for part in (clip.network.visual, clip)
+    )
+    epochs = config.steps * config.batch_size / len(pairs)
+    print(
+        f"CLIP of {image:.1f} + {whole - image:.1f} million parameters (images, texts) at "
+        f"{clip.size}x{clip.size}; {len(pairs)} images ({len(held_out)} held out), "
+        f"{config.steps} steps of {config.batch_size}: {epochs:.1f} epochs."
+    )
+    length = clip.tokenizer.context_length
+    captions = [caption for pair in pairs for caption in pair.captions]
+    cut = sum(clip.tokenizer.count(caption) > length for caption in captions)
+    if cut:
+        print(
+            f"note: {cut} of {len(captions)} captions have more than {length} tokens and lose "
+            "their end; --tokens sets the length."
+        )
+
+
+class Stage:
+    """All that one optimizer step touches."""
+
+    def __init__(self, config: Config, clip: Clip, batches: ImageBatches):
+        self.config, self.clip, self.batches = config, clip, batches
+        self.device = clip.network.logit_scale.device
+        self.loss = ContrastiveLoss(clip)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(clip, config.weight_decay), betas=(0.9, 0.98), eps=1e-6, fused=True
+        )
+        self.parts = {"clip": clip, "optimizer": self.optimizer}
+        self.stream: Iterator | None = None
+
+    def plan(self) -> Plan:
+        config = self.config
+        return Plan(
+            steps=config.steps,
+            images_per_step=config.batch_size,
+            save_every=config.save_every,
+            look_every=config.steps,
+            log_every=config.log_every,
+        )
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        config = self.config
+        self.stream = self.stream or self.batches.stream(step)
+        images, captions = next(self.stream)
+        ids = self.clip.tokenizer(captions)
+        self.clip.train()
+        with bfloat16(self.device, config.bf16):
+            loss = self.loss(images.to(self.device, non_blocking=True), ids)
+        self.optimizer.zero_grad()
+        loss.backward()
+        rate = learning_rate(
+            step,
+            base=config.learning_rate,
+            steps=config.steps,
+            warmup=config.warmup,
+            cooldown=1.0,
+        )
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.step()
+        with torch.no_grad():
+            self.clip.network.logit_scale.clamp_(0, math.log(LARGEST_LOGIT_SCALE))
+        return {"loss": loss, "logit_scale": self.clip.logit_scale}
+
+
+@contextmanager
+def bfloat16(device: torch.device, wanted: bool) -> Iterator[None]:
+    """Autocast where the hardware multiplies in bfloat16: on such a CPU a step takes half the time.
+
+    There, attention's fused backward is slower in bfloat16 than the plain one, tenfold.
+    """
+    if device.type == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    backends = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    with (
+        torch.autocast(device.type, torch.bfloat16, enabled=wanted and native),
+        sdpa_kernel(backends[-1:] if device.type == "cpu" and wanted and native else backends),
+    ):
+        yield
+
+
+def report(config: Config, clip: Clip, pairs: list[Pair], name: str) -> None:
+    """Prints how often the right one of all texts, and of all images, is among the nearest."""
+    if not pairs:
+        return
+    chosen = torch.randperm(len(pairs), generator=generator(config.seed, "retrieval"))
+    pairs = [pairs[k] for k in chosen[:LARGEST_RETRIEVAL].tolist()]
+    captions = [pair.captions[0] for pair in pairs]
+    clip.eval()
+    pixels = read_pixels([pair.path for pair in pairs], ImageTransform(clip.size))
+    images = torch.cat([clip.encode_images(part) for part in pixels.split(256)])
+    size = config.batch_size
+    texts = torch.cat(
+        [clip.encode_texts(captions[k : k + size]) for k in range(0, len(captions), size)]
+    )
+    for question, similarity in (("image to text", images @ texts.T), ("back", texts @ images.T)):
+        recalls = recall_at(similarity, captions, KS)
+        numbers = "  ".join(f"recall@{k} {value:.3f}" for k, value in recalls.items())
+        print(f"{len(pairs)} {name} pairs, {question}: {numbers}")
+
+
+# Each preset is an architecture of the same name (conditioning/clip.py) and a recipe for it.
+PRESETS = {
+    "tiny-32": {"steps": 200, "batch_size": 32, "save_every": 100},
+    "demo": {"steps": 1000, "batch_size": 128},
+    "small-64": {},
+    "judge-64": {"steps": 1500, "batch_size": 128},
+}
+
+
+if __name__ == "__main__":
+    run_main(main)
