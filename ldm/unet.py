@@ -6,7 +6,7 @@ no probability: what it predicts, and at which noise, is the business of `ldm.de
 """
 
 import operator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -20,11 +20,6 @@ from ldm.blocks import DownStage, MidStage, TimeEmbedding, UpStage, silu, zero_i
 from ldm.shapes import Context, Timesteps
 
 
-def option(default, help: str):
-    """A field that documents itself: `help` is also the text of its `--flag`."""
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
     """Field names are those of diffusers' config.json, so that either side reads the other's file.
@@ -32,40 +27,30 @@ class UNetConfig:
     Levels go from the largest feature maps to the smallest; each next one has half the size.
     """
 
-    in_channels: int = option(4, "channels of the latents; the autoencoder's latent_channels")
-    out_channels: int = option(4, "channels of the prediction")
-    sample_size: int | tuple[int, int] | None = option(64, "size of the latents; a note, no limit")
-    block_out_channels: tuple[int, ...] = option((320, 640, 1280, 1280), "channels per level")
-    layers_per_block: int | tuple[int, ...] = option(2, "residual blocks per level, going down")
-    down_block_types: tuple[str, ...] = option(
-        ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), "per level: does it look at the text?"
-    )
-    mid_block_type: str = option("UNetMidBlock2DCrossAttn", "the same for the middle")
-    up_block_types: tuple[str, ...] = option(
-        ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, "the same going up, smallest level first"
-    )
-    cross_attention_dim: int = option(768, "width of the text embedding (CLIP ViT-L/14: 768)")
-    attention_head_dim: int | tuple[int, ...] = option(
-        8, "heads (!), per level or for all: diffusers' name, which in this class counts heads"
-    )
-    use_linear_projection: bool = option(False, "shape of two weights: SD 1.x False, SD 2.x True")
-    upcast_attention: bool = option(False, "a note: our attention always accumulates in fp32")
-    norm_num_groups: int = option(32, "groups of the group norms; divides every level's channels")
-    dropout: float = option(0.0, "chance to drop a feature inside a residual block")
+    in_channels: int = 4  # of the latents; the autoencoder's latent_channels
+    out_channels: int = 4  # of the prediction
+    sample_size: int | tuple[int, int] | None = 64  # of the latents trained on; a note, no limit
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)  # per level
+    layers_per_block: int | tuple[int, ...] = 2  # residual blocks per level, on the way down
+    # Which stages look at the text: those with CrossAttn in their name.
+    down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    mid_block_type: str = "UNetMidBlock2DCrossAttn"
+    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3  # smallest first
+    cross_attention_dim: int = 768  # width of the text embedding (CLIP ViT-L/14: 768)
+    attention_head_dim: int | tuple[int, ...] = 8  # number of heads (!), per level or for all
+    use_linear_projection: bool = False  # shape of two weights: SD 1.x False, SD 2.x True
+    upcast_attention: bool = False  # a note: the attention used here always accumulates in fp32
+    norm_num_groups: int = 32  # of the group norms; divides the channels of every level
+    dropout: float = 0.0  # chance to drop a feature inside a residual block
 
     def __post_init__(self):
         levels = len(self.block_out_channels)
-        for name in (
-            "down_block_types",
-            "up_block_types",
-            "layers_per_block",
-            "attention_head_dim",
-        ):
+        for name in PER_LEVEL:
             value = getattr(self, name)
-            if isinstance(value, tuple) and len(value) != levels:
+            if levels == 0 or isinstance(value, tuple) and len(value) != levels:
                 raise ValueError(
-                    f"{name}={value} is for {len(value)} levels, but "
-                    f"block_out_channels={self.block_out_channels} is for {levels}."
+                    f"{name}={value} does not fit block_out_channels={self.block_out_channels}, "
+                    f"which is for {levels} levels; give one value for each."
                 )
         for name, allowed in BLOCK_TYPES.items():
             value = getattr(self, name)
@@ -73,12 +58,12 @@ class UNetConfig:
                 if block not in allowed:
                     raise ValueError(f"{name}: {block!r} is not one of {' and '.join(allowed)}.")
         for channels, heads in zip(self.block_out_channels, self.heads, strict=True):
-            if channels % self.norm_num_groups or channels % 2:
+            if channels < 1 or channels % self.norm_num_groups or channels % 2:
                 raise ValueError(
                     f"block_out_channels: {channels} must be even and a multiple of "
                     f"norm_num_groups={self.norm_num_groups}."
                 )
-            if self.conditional and channels % heads:
+            if self.conditional and (heads < 1 or channels % heads):
                 raise ValueError(
                     f"attention_head_dim: {channels} channels do not split into {heads} heads "
                     "(the name is diffusers'; it counts heads)."
@@ -95,6 +80,7 @@ class UNetConfig:
         return any("CrossAttn" in block for block in types)
 
 
+PER_LEVEL = ("down_block_types", "up_block_types", "layers_per_block", "attention_head_dim")
 BLOCK_TYPES = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "mid_block_type": ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn"),
@@ -175,7 +161,7 @@ class UNet(nn.Module):
         call = partial(checkpoint, use_reentrant=False) if checkpointing else operator.call
 
         time = silu(self.time_embedding(timesteps))
-        x = self.conv_in(latents.contiguous(memory_format=torch.channels_last))
+        x = self.conv_in(latents)
         skips = [x]
         for stage in self.down_blocks:
             skips += stage(skips[-1], time, context, call)
@@ -184,16 +170,18 @@ class UNet(nn.Module):
             x = stage(x, skips, time, context, call)
         return self.conv_out(silu(self.conv_norm_out(x))).contiguous()
 
+    def check_size(self, height: int, width: int) -> None:
+        """Refuses latents that cannot be halved at every level but the last."""
+        halvings = len(self.config.block_out_channels) - 1
+        if height % 2**halvings or width % 2**halvings:
+            raise ValueError(
+                f"latents are {height}x{width}; this U-Net halves them {halvings} times, so both "
+                f"sides must be multiples of {2**halvings}. Choose the size of the images so."
+            )
+
     def check_input(self, latents: Float[Tensor, "b c h w"], context: Context | None) -> None:
         """Refuses what would fail deep inside, or, worse, be ignored."""
-        factor = 2 ** (len(self.config.block_out_channels) - 1)
-        height, width = latents.shape[-2:]
-        if height % factor or width % factor:
-            raise ValueError(
-                f"latents are {height}x{width}; this U-Net halves them "
-                f"{len(self.config.block_out_channels) - 1} times, so both sides must be multiples "
-                f"of {factor}. Choose an image size that gives such latents."
-            )
+        self.check_size(*latents.shape[-2:])
         if latents.shape[1] != self.config.in_channels:
             raise ValueError(
                 f"latents have {latents.shape[1]} channels, this U-Net takes "

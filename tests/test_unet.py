@@ -150,6 +150,18 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(first, second)
 
 
+def test_channels_last_changes_no_number_and_no_file(tmp_path):
+    unet = UNet(SMALL).eval()
+    unet.load_state_dict(theirs(SMALL).state_dict())
+    latents, context = inputs(SMALL)
+    timesteps = torch.tensor([0, 1, 999])
+    expected = unet(latents, timesteps, context)
+    unet.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(unet(latents, timesteps, context), expected, rtol=0, atol=1e-5)
+    unet.save(tmp_path)
+    assert torch.equal(UNet.load(tmp_path)(latents, timesteps, context), expected)
+
+
 def test_folders_of_diffusers_and_ours_are_the_same(tmp_path):
     config = ODD["linear projection, 8 channels, one head count"]
     peer = theirs(config)
@@ -244,8 +256,9 @@ def test_unsupported_configs_are_refused_by_name(tmp_path, entry, match):
     [
         ({"block_out_channels": (32, 60)}, "norm_num_groups"),
         ({"attention_head_dim": (2, 7)}, "64 channels do not split into 7 heads"),
-        ({"attention_head_dim": (2,)}, "1 levels"),
-        ({"up_block_types": ("UpBlock2D",) * 3}, "up_block_types"),
+        ({"attention_head_dim": (2,)}, "attention_head_dim"),
+        ({"up_block_types": ("UpBlock2D",) * 3}, "up_block_types.*for 2 levels"),
+        ({"block_out_channels": ()}, "for 0 levels"),
         ({"down_block_types": ("DownBlock2D", "AttnDownBlock2D")}, "AttnDownBlock2D"),
     ],
 )
@@ -259,6 +272,8 @@ def test_input_is_checked_at_the_border():
     latents, context = inputs(SMALL)
     with pytest.raises(ValueError, match="multiples of 2"):
         unet(latents[..., :7, :], timesteps, context)
+    with pytest.raises(ValueError, match="8x6.*multiples of 4"):
+        UNet(ODD["inpainting, three levels, all attend"]).check_size(8, 6)
     with pytest.raises(ValueError, match="3 channels"):
         unet(latents[:, :3], timesteps, context)
     with pytest.raises(ValueError, match="no context"):
