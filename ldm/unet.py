@@ -47,7 +47,7 @@ class UNetConfig:
         levels = len(self.block_out_channels)
         for name in PER_LEVEL:
             value = getattr(self, name)
-            if levels == 0 or isinstance(value, tuple) and len(value) != levels:
+            if levels == 0 or (isinstance(value, tuple) and len(value) != levels):
                 raise ValueError(
                     f"{name}={value} does not fit block_out_channels={self.block_out_channels}, "
                     f"which is for {levels} levels; give one value for each."

@@ -272,7 +272,7 @@ def test_input_is_checked_at_the_border():
     latents, context = inputs(SMALL)
     with pytest.raises(ValueError, match="multiples of 2"):
         unet(latents[..., :7, :], timesteps, context)
-    with pytest.raises(ValueError, match="8x6.*multiples of 4"):
+    with pytest.raises(ValueError, match=r"8x6.*multiples of 4"):
         UNet(ODD["inpainting, three levels, all attend"]).check_size(8, 6)
     with pytest.raises(ValueError, match="3 channels"):
         unet(latents[:, :3], timesteps, context)
