@@ -12,8 +12,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import torch
 import tyro
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -22,7 +20,7 @@ from tqdm import tqdm
 from ldm import TextToImage
 from ldm.samplers import find_sampler
 from training.cli import parse, pick_device, run_main
-from training.grid import grid
+from training.grid import grid, pixels_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"wrote {files[0]}" + (f" ... {files[-1].name}" if len(files) > 1 else ""))
     if config.grid and len(pictures) > 1:
         columns = config.count if 1 < config.count < len(pictures) else int(len(pictures) ** 0.5)
-        pixels = torch.from_numpy(np.stack([np.atleast_3d(np.asarray(p)) for p in pictures]))
-        sheet = grid(pixels.permute(0, 3, 1, 2), columns)
+        sheet = grid(pixels_of(pictures), columns)
         print(f"wrote {write_numbered(config.out, 'grid-{:04d}.png', png(sheet, {}))}")
 
 

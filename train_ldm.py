@@ -22,15 +22,15 @@ from imagetext.split import split
 from ldm import TextToImage
 from ldm.denoiser import Denoiser
 from ldm.objective import ObjectiveConfig, denoising_loss
-from ldm.preview import Preview
 from ldm.schedule import ScheduleConfig, make_schedule
 from ldm.unet import PRESETS as ARCHITECTURES
 from ldm.unet import UNet
-from ldm.validation import Validation, check_latents
+from ldm.validation import Validation, check_latents, verdict
 from training.cli import parse, pick_device, run_main
 from training.ema import EMA
 from training.learning_rate import learning_rate, set_learning_rate
-from training.loop import Plan, progress_bar, train
+from training.grid import grid, pixels_of
+from training.loop import Plan, progress_bar, say, train
 from training.precision import autocast, compile_for
 from training.run import Run
 from training.seeding import derived_seed, generator
@@ -113,9 +113,7 @@ def build_unet(config: Config, vae: Autoencoder, encoder: TextEncoder) -> UNet:
     return unet
 
 
-def print_plan(
-    config: Config, unet: UNet, vae: Autoencoder, images: int, held_out: int
-) -> None:
+def print_plan(config: Config, unet: UNet, vae: Autoencoder, images: int, held_out: int) -> None:
     side = config.size // vae.factor
     million = sum(weight.numel() for weight in unet.parameters()) / 1e6
     epochs = config.steps * config.batch_size / images
@@ -183,6 +181,7 @@ class Stage:
             generator=generator(config.seed, "validation noise"),
             batch_size=config.batch_size,
         )
+        self.baseline = self.validation.baseline(self.denoiser, config.objective)
         compile_for(self.device, unet)
 
     def plan(self) -> Plan:
@@ -228,13 +227,11 @@ class Stage:
         """Validation loss of the averaged weights, its verdict, and a picture of each prompt."""
         with autocast(self.device):
             losses = self.validation.loss(self.pipeline.denoiser, self.config.objective)
-        print_line(self.validation.verdict(losses["val"]))
+        say(f"step {step}: {verdict(losses, self.baseline)}")
         pictures = self.pipeline(
-            self.prompts,
-            guidance_scale=self.config.preview_guidance,
-            seed=derived_seed(self.config.seed, "preview") % 2**32,
+            self.prompts, guidance_scale=self.config.preview_guidance, seed=self.config.seed
         )
-        grid_of(pictures).save(self.run.preview(step))
+        grid(pixels_of(pictures), columns=4).save(self.run.preview(step))
         return losses
 
 

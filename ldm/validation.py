@@ -4,17 +4,28 @@ The training loss jumps with the noise levels drawn. This one is measured on hel
 fixed noise and fixed levels, in buckets from nearly clean to nearly noise.
 """
 
-from dataclasses import dataclass
-
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.denoiser import Denoiser
 from ldm.objective import ObjectiveConfig, denoising_loss
-from ldm.shapes import Context, Latents, PerSample
+from ldm.shapes import Context, Latents, PerSample, Timesteps
 
 BUCKETS = 4
+STD_RANGE = (0.8, 1.25)  # of latents that are meant to have unit variance
+STUCK = 0.9  # of the loss of a network that outputs zero
+
+
+def check_latents(latents: Latents) -> None:
+    """Refuses latents that are not normalized: training on them fails late and in silence."""
+    std = latents.float().std().item()
+    if not STD_RANGE[0] <= std <= STD_RANGE[1]:
+        raise ValueError(
+            f"the latents of the first batch have a standard deviation of {std:.3g}; it must lie in "
+            f"[{STD_RANGE[0]}, {STD_RANGE[1]}]. The autoencoder's statistics do not fit these "
+            "images: train it on them (train_vae.py), or set scaling_factor in its config.json to "
+            "1 / standard deviation."
+        )
 
 
 class Validation:
@@ -24,40 +35,72 @@ class Validation:
         self,
         latents: Latents,
         context: Context,
-        steps: int,
+        schedule_steps: int,
         generator: torch.Generator,
         batch_size: int,
     ):
-        """steps: len(schedule); sample k gets the middle of every bucket's k-th part."""
-        count = len(latents)
-        self.bucket = (torch.arange(count) % BUCKETS).to(latents.device)
-        within = torch.rand(count, generator=generator).to(latents.device)
-        self.timesteps = ((self.bucket + within) / BUCKETS * (steps - 1)).round().long()
-        self.noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+        count, device = len(latents), latents.device
+        self.bucket = (torch.arange(count) % BUCKETS).to(device)
+        within = torch.rand(count, generator=generator).to(device)
+        self.t = ((self.bucket + within) / BUCKETS * (schedule_steps - 1)).round().long()
+        self.noise = torch.randn(latents.shape, generator=generator).to(device)
         self.latents, self.context, self.batch_size = latents, context, batch_size
 
     @torch.no_grad()
     def loss(self, denoiser: Denoiser, objective: ObjectiveConfig) -> dict[str, float]:
-        """`val` and `val/t0-249` ... : the mean over all, and over each bucket of timesteps."""
-        losses = torch.cat(
+        """Means: `val`; `val/t0-249` ... by bucket; `val/wrong_text` with captions exchanged."""
+        losses = self.losses(denoiser, objective, self.context)
+        wrong = self.losses(denoiser, objective, self.context.roll(1, dims=0))
+        means = {"val": losses.mean().item(), "val/wrong_text": wrong.mean().item()}
+        edges = [round(k * len(denoiser.schedule) / BUCKETS) for k in range(BUCKETS + 1)]
+        for k in range(BUCKETS):
+            if (self.bucket == k).any():
+                mean = losses[self.bucket == k].mean().item()
+                means[f"val/t{edges[k]}-{edges[k + 1] - 1}"] = mean
+        return means
+
+    @torch.no_grad()
+    def baseline(self, denoiser: Denoiser, objective: ObjectiveConfig) -> float:
+        """What a network that outputs zero would score."""
+        nothing = Denoiser(Nothing(), denoiser.schedule, denoiser.prediction)
+        return self.losses(nothing, objective, self.context).mean().item()
+
+    def losses(
+        self, denoiser: Denoiser, objective: ObjectiveConfig, context: Context
+    ) -> PerSample:
+        parts = torch.arange(len(self.latents), device=self.latents.device).split(self.batch_size)
+        return torch.cat(
             [
                 denoising_loss(
                     denoiser,
                     self.latents[part],
-                    self.context[part],
+                    context[part],
                     objective,
-                    t=self.timesteps[part],
+                    t=self.t[part],
                     noise=self.noise[part],
                 )
-                for part in torch.arange(len(self.latents)).split(self.batch_size)
+                for part in parts
             ]
         )
-        return {"val": losses.mean().item(), **self.by_bucket(losses, len(denoiser.schedule))}
 
-    def by_bucket(self, losses: PerSample, steps: int) -> dict[str, float]:
-        edges = [round(k * steps / BUCKETS) for k in range(BUCKETS + 1)]
-        return {
-            f"val/t{edges[k]}-{edges[k + 1] - 1}": losses[self.bucket == k].mean().item()
-            for k in range(BUCKETS)
-            if (self.bucket == k).any()
-        }
+
+class Nothing(nn.Module):
+    """The network that has learned nothing."""
+
+    def forward(self, z_t: Latents, t: Timesteps, context: Context) -> Tensor:
+        return torch.zeros_like(z_t)
+
+
+def verdict(losses: dict[str, float], baseline: float) -> str:
+    """One line: does it learn, and does it listen to the text?"""
+    share = losses["val"] / baseline
+    if not share < STUCK:  # also when it is not a number
+        return (
+            f"NOT LEARNING: validation loss {losses['val']:.3g} is {share:.0%} of what predicting "
+            "nothing scores. Normal in the first hundred steps; later the usual causes are, in "
+            "this order: a learning rate too high, or too low; latents of another autoencoder; "
+            "images or captions that are noise."
+        )
+    gain = 1 - losses["val"] / losses["val/wrong_text"]
+    text = "ignores the text so far" if gain < 0.005 else f"right captions lower it by {gain:.1%}"
+    return f"learning: validation loss at {share:.0%} of predicting nothing; {text}"

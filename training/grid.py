@@ -1,5 +1,8 @@
 """Pictures side by side, for previews."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
@@ -22,3 +25,9 @@ def grid(images: UInt8[Tensor, "n c h w"], columns: int, gap: int = 2) -> Image.
         canvas[:, top : top + height, left : left + width] = image
     pixels = canvas.permute(1, 2, 0).numpy()
     return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+
+
+def pixels_of(pictures: Sequence[Image.Image]) -> UInt8[Tensor, "n c h w"]:
+    """Pictures of equal size and mode as one tensor."""
+    arrays = [np.atleast_3d(np.asarray(picture)) for picture in pictures]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)

@@ -114,7 +114,7 @@ class ProgressBar:
     def line(self, step: int, numbers: dict[str, float]) -> None:
         if numbers:
             text = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-            self.bar.write(f"step {step}: {text}")
+            say(f"step {step}: {text}")
 
     def close(self) -> None:
         self.bar.close()
@@ -123,6 +123,11 @@ class ProgressBar:
 def progress_bar(items: Iterable, title: str, total: int) -> Iterable:
     """A bar around anything that takes long besides the steps."""
     return tqdm(items, desc=title, total=total, dynamic_ncols=True, mininterval=1.0)
+
+
+def say(text: str) -> None:
+    """A line above the progress bar."""
+    tqdm.write(text)
 
 
 class StopRequest:

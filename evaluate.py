@@ -1,0 +1,114 @@
+"""python evaluate.py --model runs/ldm --data data/openmoji --judge runs/judge
+
+How good is a model? Reconstruction of the held-out images (PSNR), and how often a CLIP that had no
+part in the training finds the right prompt for a sample among all prompts asked (recall).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from autoencoder import Autoencoder
+from conditioning.clip import Clip, load_clip
+from evaluation.reconstruction import psnr
+from evaluation.retrieval import recall_at
+from imagetext.batches import read_pixels
+from imagetext.folder import Pair, read_folder
+from imagetext.images import ImageTransform, to_model, to_uint8
+from imagetext.split import split
+from ldm import TextToImage
+from training.cli import parse, pick_device, run_main
+from training.grid import grid, pixels_of
+from training.seeding import generator
+
+KS = (1, 5, 10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    model: Path  # run folder of train_ldm.py, or a pipeline folder
+    data: Path  # the data folder it was trained on
+    judge: Path  # run folder of a CLIP with another seed and architecture than the one inside
+    samples: int = 256  # captions drawn at random, one picture of each
+    steps: int = 25  # network evaluations per picture
+    guidance_scale: float = 4.0  # as in sample.py
+    sampler: str = "dpmpp_2m"  # as in sample.py
+    held_out: float = 0.02  # share that the trainings kept apart
+    out: Path | None = None  # also write the samples side by side, and the figures, here
+    seed: int = 0  # of the captions and the pictures
+    device: str = "auto"  # cpu, cuda, mps; auto takes what is there
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    config = parse(Config, argv, __doc__)
+    device = pick_device(config.device)
+    pipeline = TextToImage.load(config.model, device)
+    judge = load_clip(config.judge, device)
+    train, held_out = split(read_folder(config.data), config.held_out)
+    figures = reconstruction(pipeline, held_out)
+    figures |= alignment(config, pipeline, judge, train)
+    print(json.dumps(figures, indent=2))
+    if config.out is not None:
+        (config.out / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n")
+
+
+@torch.no_grad()
+def reconstruction(pipeline: TextToImage, held_out: Sequence[Pair]) -> dict[str, float]:
+    """PSNR of encode -> most likely latent -> decode, as 8-bit images, mean over images."""
+    vae: Autoencoder = pipeline.autoencoder
+    pixels = load(held_out, pipeline.size, vae.config.in_channels)
+    values = [
+        psnr(
+            block,
+            to_uint8(vae.decode(vae.encode(to_model(block).to(pipeline.device)).mode())).cpu(),
+        )
+        for block in pixels.split(64)
+    ]
+    return {"reconstruction_psnr": torch.cat(values).mean().item()}
+
+
+def alignment(
+    config: Config, pipeline: TextToImage, judge: Clip, train: Sequence[Pair]
+) -> dict[str, float]:
+    """Recall among the drawn captions, of the samples and, as the ceiling, of the real images."""
+    order = torch.randperm(len(train), generator=generator(config.seed, "captions"))
+    pairs = [train[k] for k in order[: config.samples].tolist()]
+    captions = [pair.captions[0] for pair in pairs]
+    with tqdm(total=len(pairs) * config.steps, desc="sampling", unit=" image steps") as bar:
+        pictures = pipeline(
+            captions,
+            steps=config.steps,
+            guidance_scale=config.guidance_scale,
+            sampler=config.sampler,
+            seed=config.seed,
+            progress=bar.update,
+        )
+    samples = pixels_of(pictures)
+    if config.out is not None:
+        config.out.mkdir(parents=True, exist_ok=True)
+        grid(samples, columns=int(len(samples) ** 0.5)).save(config.out / "samples.png")
+    real = load(pairs, judge.image_size, channels=3)
+    return {
+        "samples": len(pairs),
+        **recalls("recall", judge, samples, captions),
+        **recalls("recall_of_real_images", judge, real, captions),
+    }
+
+
+def recalls(name: str, judge: Clip, images: Tensor, captions: list[str]) -> dict[str, float]:
+    images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+    similarity = judge.encode_images(images) @ judge.encode_texts(captions).T
+    return {f"{name}@{k}": value for k, value in recall_at(similarity, captions, KS).items()}
+
+
+def load(pairs: Sequence[Pair], size: int, channels: int) -> Tensor:
+    return read_pixels([pair.path for pair in pairs], ImageTransform(size, channels))
+
+
+if __name__ == "__main__":
+    run_main(main)
