@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoencoder import files
+from autoencoder.blocks import at_least_float32
 from autoencoder.coder import Decoder, Encoder
 from autoencoder.posterior import Posterior
 from autoencoder.shapes import Images, Latents
@@ -112,6 +113,12 @@ class Autoencoder(nn.Module):
         posterior = self.encode(images, check=False)
         return self.decode(posterior.sample(generator)), posterior
 
+    def compile_for_training(self) -> None:
+        """Compiles all but the decoder's last convolution: the loss asks for the gradient of that
+        layer alone, and a compiled function has only one backward pass, through all of it."""
+        self.encoder.compile()
+        self.decoder.features = torch.compile(self.decoder.features)
+
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "Autoencoder":
         """From a run folder, a pipeline folder, or the folder of an AutoencoderKL of diffusers."""
@@ -121,8 +128,7 @@ class Autoencoder(nn.Module):
             autoencoder = cls(config)
         weights = files.read_weights(folder, autoencoder.state_dict())
         autoencoder.load_state_dict(weights, assign=True)
-        # convolutions are faster with channels innermost, on CPUs as on GPUs
-        return autoencoder.to(device, memory_format=torch.channels_last).eval()
+        return autoencoder.to(device).eval()
 
     def save(self, folder: str | Path, provenance: dict[str, Any] | None = None) -> None:
         """Writes a folder that `load` and `diffusers.AutoencoderKL.from_pretrained` open.
@@ -130,11 +136,6 @@ class Autoencoder(nn.Module):
         provenance: facts worth keeping (JSON), such as the data, the step, the settings.
         """
         files.write_folder(Path(folder), self.config, self.state_dict(), provenance or {})
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision ends at the network: what is computed with its output stays in float32."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def check_images(images: Images, channels: int, factor: int, values: bool = True) -> None:

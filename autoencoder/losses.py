@@ -13,6 +13,7 @@ equals 2.1e-8 on a mean over latent elements, and 5.1e-12 on a sum over them.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,11 +72,18 @@ class AutoencoderLoss(nn.Module):
         config: LossConfig,
         steps: int,
         perceptual: Callable[[Images, Images], PerImage] | None = None,
+        precision: AbstractContextManager | None = None,
     ):
-        """steps: length of the run; perceptual: a `PerceptualDistance`, or None for "none"."""
+        """
+        Args:
+            steps: length of the run.
+            perceptual: a `PerceptualDistance`, or None for "none".
+            precision: a context such as torch.autocast for the discriminator.
+        """
         super().__init__()
         assert (perceptual is None) == (config.perceptual == "none")
         self.config, self.perceptual = config, perceptual
+        self.precision = precision or nullcontext()
         self.discriminator_start = start_step(config.discriminator_start, steps)
         self.adversarial_start = start_step(config.adversarial_start, steps)
         self.adversarial_ramp = start_step(config.adversarial_ramp, steps)
@@ -120,7 +128,9 @@ class AutoencoderLoss(nn.Module):
         metrics = self.backward_reconstruction(images, pixels)
         gradient = pixels.grad
         if (factor := self.adversarial_factor(step)) > 0:
-            adversarial = -frozen(discriminator)(pixels).mean()
+            with self.precision:
+                logits = frozen(discriminator)(pixels)
+            adversarial = -logits.float().mean()
             (against,) = torch.autograd.grad(adversarial, pixels)
             metrics["adversarial"] = adversarial.detach()
             if self.config.adaptive:
@@ -155,7 +165,9 @@ class AutoencoderLoss(nn.Module):
     ) -> Metrics:
         """Adds the gradient of the hinge loss to the discriminator's parameters, to no others."""
         both = torch.cat([images, reconstructions.detach()])
-        real, fake = discriminator(both).float().chunk(2)
+        with self.precision:
+            logits = discriminator(both)
+        real, fake = logits.float().chunk(2)
         loss = hinge_loss(real, fake)
         loss.backward()
         right = torch.cat([real > 0, fake < 0]).float().mean()
@@ -170,7 +182,7 @@ class AutoencoderLoss(nn.Module):
 def frozen(module: nn.Module) -> Callable[[Tensor], Tensor]:
     """The same function of its input, without gradients to its weights."""
     weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
-    return lambda x: functional_call(module, weights, (x,)).float()
+    return lambda x: functional_call(module, weights, (x,))
 
 
 def adaptive_weight(

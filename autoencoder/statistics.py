@@ -101,6 +101,15 @@ def fold(autoencoder: Autoencoder, statistics: LatentStatistics) -> Autoencoder:
     return folded.train(autoencoder.training)
 
 
+def without_scaling(autoencoder: Autoencoder) -> Autoencoder:
+    """The same autoencoder, latents included, with the scale of its config folded in."""
+    config = autoencoder.config
+    if config.scaling_factor == 1 and not config.shift_factor:
+        return autoencoder
+    channels = config.latent_channels
+    return fold(autoencoder, LatentStatistics((0.0,) * channels, (1.0,) * channels, images=0))
+
+
 def as_matrix(conv: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
     """Weight and bias of a 1x1 convolution, or of the identity, in float64."""
     if isinstance(conv, nn.Identity):

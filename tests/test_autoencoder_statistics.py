@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from autoencoder import PRESETS, Autoencoder, AutoencoderConfig
-from autoencoder.statistics import LatentStatistics, fold, measure
+from autoencoder.statistics import LatentStatistics, fold, measure, without_scaling
 from tests.test_autoencoder import randomize
 
 TINY = PRESETS["tiny-32"]
@@ -100,3 +100,14 @@ def test_folding_leaves_the_original_alone():
     before = {key: value.clone() for key, value in autoencoder.state_dict().items()}
     fold(autoencoder, LatentStatistics((1.0,) * 4, (2.0,) * 4, 1))
     assert all(torch.equal(before[key], v) for key, v in autoencoder.state_dict().items())
+
+
+@torch.no_grad()
+def test_a_foreign_scale_can_be_folded_in_without_changing_the_latents():
+    foreign, ours = make(CONFIGS["foreign"]), make(TINY)
+    folded = without_scaling(foreign)
+    assert folded.config.scaling_factor == 1 and without_scaling(ours) is ours
+    images = batches(1)[0]
+    for name in ("mean", "std"):
+        before, after = (getattr(model.encode(images), name) for model in (foreign, folded))
+        torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
