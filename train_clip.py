@@ -76,12 +76,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     run = Run(config.out, config)
     stage = Stage(config, clip.to(device), batches)
-    train(run, stage.plan(), stage.parts, stage.step, lambda step: {}, "train_clip")
+    print("retrieval says how often the right text is among the k nearest to an image of the set.")
+
+    def look(step: int) -> dict[str, float]:
+        return recalls(config, clip, pairs, "train") | recalls(config, clip, held_out, "held_out")
+
+    train(run, stage.plan(), stage.parts, stage.step, look, "train_clip")
     with replacing(run.model) as model:
         clip.text_encoder().save(model)
         clip.save(model / "clip")
-    for name, chosen in (("training", pairs), ("held-out", held_out)):
-        report(config, clip, chosen, name)
     print(f"the model is in {run.model}; go on with: train_ldm.py --text-encoder {run.path} ...")
 
 
@@ -179,24 +182,22 @@ def bfloat16(device: torch.device, wanted: bool) -> Iterator[None]:
         yield
 
 
-def report(config: Config, clip: Clip, pairs: list[Pair], name: str) -> None:
-    """Prints how often the right one of all texts, and of all images, is among the nearest."""
+def recalls(config: Config, clip: Clip, pairs: list[Pair], name: str) -> dict[str, float]:
+    """Retrieval among these pairs, or among a random choice of them if they are many."""
     if not pairs:
-        return
+        return {}
     chosen = torch.randperm(len(pairs), generator=generator(config.seed, "retrieval"))
     pairs = [pairs[k] for k in chosen[:LARGEST_RETRIEVAL].tolist()]
     captions = [pair.captions[0] for pair in pairs]
-    clip.eval()
     pixels = read_pixels([pair.path for pair in pairs], ImageTransform(clip.size))
-    images = torch.cat([clip.encode_images(part) for part in pixels.split(256)])
     size = config.batch_size
+    clip.eval()
+    images = torch.cat([clip.encode_images(part) for part in pixels.split(size)])
     texts = torch.cat(
         [clip.encode_texts(captions[k : k + size]) for k in range(0, len(captions), size)]
     )
-    for question, similarity in (("image to text", images @ texts.T), ("back", texts @ images.T)):
-        recalls = recall_at(similarity, captions, KS)
-        numbers = "  ".join(f"recall@{k} {value:.3f}" for k, value in recalls.items())
-        print(f"{len(pairs)} {name} pairs, {question}: {numbers}")
+    found = recall_at(images @ texts.T, captions, KS)
+    return {f"{name}_recall@{k}": value for k, value in found.items()}
 
 
 # Each preset is an architecture of the same name (conditioning/clip.py) and a recipe for it.

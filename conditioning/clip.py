@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from conditioning.encoder import TextEncoder
-from conditioning.pretrained import TEXT_KEYS, read_checkpoint, text_tower_config
+from conditioning.files import read_safetensors
+from conditioning.pretrained import TEXT_KEYS, text_tower_config
 from conditioning.tokenizer_files import clip_tokenizer, dump, read_json
 from conditioning.tower import compare_weights
 
@@ -41,7 +42,6 @@ class Clip(nn.Module):
         super().__init__()
         self.config = config
         self.network = open_clip.CLIP(**deepcopy(config))
-        self.network.visual.to(memory_format=torch.channels_last)  # convolutions a third faster
         self.tokenizer = clip_tokenizer(config["text_cfg"]["context_length"])
 
     @property
@@ -60,6 +60,7 @@ class Clip(nn.Module):
         if images.shape[-2:] != (self.size, self.size):
             size = (self.size, self.size)
             pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 255)
+        # Convolutions keep this layout, in which they are a third faster on a CPU.
         pixels = (pixels / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         return F.normalize(self.network.encode_image(pixels).float(), dim=-1)
 
@@ -138,7 +139,7 @@ def load_clip(folder: str | Path, device: str | torch.device = "cpu") -> Clip:
     config = read_json(found[0] / CONFIG_FILE)["model_cfg"]
     with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and then replaced
         clip = Clip(config)
-    weights = read_checkpoint(found[0] / WEIGHTS_FILE)
+    weights = read_safetensors(found[0] / WEIGHTS_FILE)
     problems = compare_weights(weights, clip.network.state_dict())
     if problems:
         raise ValueError(

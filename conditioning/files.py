@@ -131,7 +131,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"{file} is missing, though the index beside it names it. Copy the whole folder again."
+            f"{file} is missing, though a file beside it names it. Copy the whole folder again."
         ) from None
     except SafetensorError as error:
         raise ValueError(
