@@ -1,0 +1,99 @@
+"""Network + schedule + what the network predicts -> an estimate of the clean latents.
+
+The only place that knows what the network was trained to predict.
+"""
+
+from typing import Literal
+
+from torch import nn
+
+from ldm.schedule import RectifiedFlow, Schedule
+from ldm.shapes import Context, Latents, Scale, Timesteps
+
+# noise: what was added (Ho et al. 2020, arXiv:2006.11239)
+# velocity: alpha noise - sigma z_0 (Salimans & Ho 2022, arXiv:2202.00512)
+# sample: z_0
+# flow: noise - z_0, the speed along a straight path (Liu et al. 2022, arXiv:2209.03003)
+Prediction = Literal["noise", "velocity", "sample", "flow"]
+
+
+class Denoiser(nn.Module):
+    """Estimates E[z_0 | z_t, context], whatever the network was trained to predict.
+
+    The network sees whole times, also for the flow: so do diffusers' schedulers sample, and a
+    thousandth of the way makes no other difference.
+    """
+
+    def __init__(self, network: nn.Module, schedule: Schedule, prediction: Prediction):
+        super().__init__()
+        check_prediction(schedule, prediction)
+        self.network = network
+        self.schedule = schedule
+        self.prediction = prediction
+
+    def forward(self, z_t: Latents, t: Timesteps, context: Context | None = None) -> Latents:
+        output = self.predict(z_t, t, context)
+        return convert(output, self.prediction, "sample", z_t, *self.schedule(t))
+
+    def predict(self, z_t: Latents, t: Timesteps, context: Context | None = None) -> Latents:
+        """The network's own output; fp32, so that the maths after it stays so under autocast."""
+        return self.network(z_t, t.floor(), context).float()
+
+    def target(self, z_0: Latents, noise: Latents, t: Timesteps) -> Latents:
+        """What the network should output for z_t = alpha_t z_0 + sigma_t noise."""
+        return combine(z_0, noise, self.prediction, *self.schedule(t))
+
+
+def convert(
+    output: Latents, given: Prediction, wanted: Prediction, z_t: Latents, alpha: Scale, sigma: Scale
+) -> Latents:
+    """Turns one prediction into another, at the same z_t.
+
+    Each fixes z_0 and noise, since alpha z_0 + sigma noise = z_t. Infinite only where it must be:
+    from noise at alpha = 0, and from sample to others at sigma = 0.
+    """
+    if given == wanted:
+        return output
+    if given == "noise":
+        z_0, noise = (z_t - sigma * output) / alpha, output
+    elif given == "sample":
+        z_0, noise = output, (z_t - alpha * output) / sigma
+    elif given == "velocity":
+        norm = alpha.square() + sigma.square()  # 1 if variance preserving
+        z_0, noise = (alpha * z_t - sigma * output) / norm, (sigma * z_t + alpha * output) / norm
+    else:
+        norm = alpha + sigma  # 1 on the straight path
+        z_0, noise = (z_t - sigma * output) / norm, (z_t + alpha * output) / norm
+    return combine(z_0, noise, wanted, alpha, sigma)
+
+
+def combine(
+    z_0: Latents, noise: Latents, wanted: Prediction, alpha: Scale, sigma: Scale
+) -> Latents:
+    """The quantity of that name, from its two parts."""
+    if wanted == "noise":
+        return noise
+    if wanted == "sample":
+        return z_0
+    return alpha * noise - sigma * z_0 if wanted == "velocity" else noise - z_0
+
+
+def check_prediction(schedule: Schedule, prediction: Prediction) -> None:
+    """Refuses pairs that cannot be sampled from, or that no scheduler file can express."""
+    flow = isinstance(schedule, RectifiedFlow)
+    if flow and prediction == "velocity":
+        raise ValueError(
+            "prediction velocity belongs to variance-preserving schedules; on the flow's straight "
+            "path use prediction flow, which is its speed, or schedule kind scaled_linear."
+        )
+    if not flow and prediction == "flow":
+        raise ValueError(
+            "prediction flow is the speed along a straight path, so it needs schedule kind flow; "
+            "its counterpart on a variance-preserving schedule is prediction velocity."
+        )
+    if not flow and prediction == "noise" and not schedule.alpha.all():
+        raise ValueError(
+            "prediction noise cannot be used with zero terminal SNR: at t = 999 the latents are "
+            "noise alone, so that predicting it says nothing about the image (z_0 would be divided "
+            "by alpha = 0). Use prediction velocity or sample, or a schedule without it."
+        )

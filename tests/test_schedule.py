@@ -1,0 +1,154 @@
+"""Schedules against their definitions, against diffusers, and times against golden lists."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+from ldm.schedule import NoiseSchedule, RectifiedFlow, ScheduleConfig, make_schedule
+
+TABLES = [
+    ScheduleConfig(kind=kind, zero_terminal_snr=zero)
+    for kind in ("linear", "scaled_linear", "cosine")
+    for zero in (False, True)
+]
+ALL = [*TABLES, ScheduleConfig(kind="flow")]
+
+
+def name(config: ScheduleConfig) -> str:
+    return config.kind + " zero" * config.zero_terminal_snr
+
+
+@pytest.mark.parametrize("config", TABLES, ids=name)
+def test_tables_equal_diffusers(config):
+    peer = DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2" if config.kind == "cosine" else config.kind,
+        beta_start=config.beta_start,
+        beta_end=config.beta_end,
+        rescale_betas_zero_snr=config.zero_terminal_snr,
+    )
+    alpha, sigma = make_schedule(config)(torch.arange(1000))
+    # theirs is cumulated in fp32
+    expected = peer.alphas_cumprod
+    torch.testing.assert_close(alpha.flatten(), expected.sqrt(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(sigma.flatten() ** 2, 1 - expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("config", ALL, ids=name)
+def test_noise_grows_and_signal_falls(config):
+    schedule = make_schedule(config)
+    for t in (torch.arange(1000), torch.arange(0, 999, 0.37)):
+        alpha, sigma = (scale.flatten() for scale in schedule(t))
+        assert (alpha.diff() < 0).all()
+        assert (sigma.diff() >= 0).all()  # near 1 its steps are below fp32
+    assert len(schedule) == 1000
+    assert not schedule.state_dict()
+
+
+@pytest.mark.parametrize("config", TABLES, ids=name)
+def test_variance_is_preserved_between_whole_times_too(config):
+    schedule = make_schedule(config)
+    for t in (torch.arange(1000), torch.arange(0, 999, 0.37)):
+        alpha, sigma = schedule(t)
+        torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(alpha))
+
+
+def test_whole_times_are_the_same_as_real_numbers():
+    schedule = make_schedule(ScheduleConfig(zero_terminal_snr=True))
+    t = torch.tensor([0, 1, 500, 998, 999])
+    for whole, real in zip(schedule(t), schedule(t.float()), strict=True):
+        torch.testing.assert_close(whole, real, rtol=1e-6, atol=0)
+
+
+def test_zero_terminal_snr_moves_the_end_only():
+    plain = make_schedule(ScheduleConfig())
+    zero = make_schedule(ScheduleConfig(zero_terminal_snr=True))
+    assert plain.alpha[-1] > 0.06  # what the rescaling is for
+    assert zero.alpha[-1] == 0 and zero.sigma[-1] == 1
+    assert zero.alpha[0] == plain.alpha[0]
+
+
+def test_the_flow_is_a_straight_line():
+    alpha, sigma = RectifiedFlow()(torch.tensor([0.0, 250.0, 999.0]))
+    torch.testing.assert_close(alpha.flatten(), torch.tensor([1, 0.75, 0.001]))
+    torch.testing.assert_close(sigma.flatten(), torch.tensor([0, 0.25, 0.999]))
+
+
+@pytest.mark.parametrize(
+    ("steps", "golden"),
+    [
+        (1, [999]),
+        (2, [999, 499]),
+        (3, [999, 666, 332]),
+        (10, [999, 899, 799, 699, 599, 499, 399, 299, 199, 99]),
+        (50, list(range(999, 0, -20))),
+        (999, [999, 998, 997, 996]),
+        (1000, list(range(999, -1, -1))),
+    ],
+)
+def test_times_of_tables(steps, golden):
+    times = make_schedule(ScheduleConfig()).timesteps(steps)
+    assert times[: len(golden)].tolist() == golden
+    assert len(times) == steps
+
+
+def test_times_of_tables_for_every_number_of_steps():
+    schedule = make_schedule(ScheduleConfig())
+    peer = DDIMScheduler(timestep_spacing="trailing")
+    for steps in range(1, 1001):
+        times = schedule.timesteps(steps)
+        assert len(times) == steps and times[0] == 999 and times[-1] >= 0
+        assert (times.diff() < 0).all()
+        peer.set_timesteps(steps)
+        assert times.equal(peer.timesteps[:steps])  # theirs may end in one more, at -1
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_times_of_the_flow_for_every_number_of_steps(shift):
+    schedule = RectifiedFlow(shift)
+    peer = DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+    )
+    for steps in range(1, 1001):
+        times = schedule.timesteps(steps)
+        peer.set_timesteps(steps)
+        assert len(times) == steps
+        assert times.floor().equal(peer.timesteps.float())  # what the network sees
+        torch.testing.assert_close(schedule(times)[1].flatten(), peer.sigmas[:-1])
+
+
+def test_times_of_the_flow_are_equal_strides_from_999():
+    torch.testing.assert_close(RectifiedFlow().timesteps(3), torch.tensor([999.0, 666.0, 333.0]))
+
+
+def test_quantiles_cover_all_times():
+    table, flow = make_schedule(ScheduleConfig()), RectifiedFlow()
+    quantile = torch.tensor([0, 0.5, 1 - 2**-24])
+    assert table.at(quantile).tolist() == [0, 500, 999]
+    assert flow.at(quantile).floor().tolist() == [0, 500, 999]
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({"kind": "flow", "zero_terminal_snr": True}, "zero_terminal_snr"),
+        ({"shift": 3.0}, "shift"),
+        ({"kind": "flow", "shift": 0.0}, "positive"),
+        ({"beta_start": 0.02, "beta_end": 0.01}, "beta"),
+    ],
+)
+def test_impossible_configs_are_refused(config, match):
+    with pytest.raises(ValueError, match=match):
+        ScheduleConfig(**config)
+
+
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_impossible_numbers_of_steps_are_refused(steps):
+    for config in (ScheduleConfig(), ScheduleConfig(kind="flow")):
+        with pytest.raises(ValueError, match="1 to 1000"):
+            make_schedule(config).timesteps(steps)
+
+
+def test_a_table_that_does_not_fall_is_refused():
+    with pytest.raises(ValueError, match="fall"):
+        NoiseSchedule(torch.tensor([0.9, 0.9, 0.1]))
