@@ -5,7 +5,7 @@ Stopped or killed, it goes on when the same command is run again.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -21,19 +21,21 @@ from imagetext.images import ImageTransform, to_model
 from imagetext.split import split
 from ldm import TextToImage
 from ldm.denoiser import Denoiser
-from ldm.objective import ObjectiveConfig, denoising_loss
+from ldm.objective import ObjectiveConfig, denoising_loss, draw_noise
 from ldm.schedule import ScheduleConfig, make_schedule
 from ldm.unet import PRESETS as ARCHITECTURES
 from ldm.unet import UNet
 from ldm.validation import Validation, check_latents, verdict
 from training.cli import parse, pick_device, run_main
 from training.ema import EMA
-from training.learning_rate import learning_rate, set_learning_rate
 from training.grid import grid, pixels_of
+from training.learning_rate import learning_rate, set_learning_rate
 from training.loop import Plan, progress_bar, say, train
-from training.precision import autocast, compile_for
+from training.precision import Precision, compile_for
 from training.run import Run
 from training.seeding import derived_seed, generator
+
+PREVIEWS = 8  # prompts that a preview shows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,7 @@ class Config:
     caption_dropout: float = 0.1  # chance to train on the empty caption, which guidance needs
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    bf16: bool = True  # compute in bfloat16 where the hardware does; weights stay float32
     gradient_checkpointing: bool = False  # a third slower, much less memory
     held_out: float = 0.02  # share of the pairs kept for the validation loss
     preview_prompts: tuple[str, ...] = ()  # drawn while training; the first held-out captions else
@@ -85,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = Run(config.out, config)
     cache = cached(config, run, pairs + held_out, vae, encoder)
     check_latents(cache.batch(order.indices(0), generator(config.seed, "check"), 0)[0])
-    stage = Stage(config, run, unet.to(device), vae, encoder, cache, order)
+    prompts = config.preview_prompts or [pair.captions[0] for pair in held_out[:PREVIEWS]]
+    stage = Stage(config, run, unet.to(device), vae, encoder, cache, order, prompts)
     train(run, stage.plan(), stage.parts, stage.step, stage.look, "train_ldm")
     stage.pipeline.save(run.model, {"config": run.config})
     print(f"the model is in {run.model}; draw with: python sample.py PROMPT --model {run.path}")
@@ -162,9 +166,11 @@ class Stage:
         encoder: TextEncoder,
         cache: LatentCache,
         order: Order,
+        prompts: Sequence[str],
     ):
         self.config, self.run, self.unet, self.cache, self.order = config, run, unet, cache, order
         self.device = unet.conv_in.weight.device
+        self.precision = Precision(self.device, config.bf16)
         self.ema = EMA(unet, config.ema_halflife * config.steps)
         self.optimizer = torch.optim.AdamW(
             unet.parameters(), betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
@@ -181,6 +187,7 @@ class Stage:
             generator=generator(config.seed, "validation noise"),
             batch_size=config.batch_size,
         )
+        self.prompts = prompts
         self.baseline = self.validation.baseline(self.denoiser, config.objective)
         compile_for(self.device, unet)
 
@@ -203,8 +210,8 @@ class Stage:
         config = self.config
         latents, context = self.draw(self.order.indices(step), "train", step)
         random = generator(config.seed, "noise", step)
-        t, noise = draw_noise(latents, len(self.denoiser.schedule), config.objective, random)
-        with autocast(self.device):
+        t, noise = draw_noise(latents, self.denoiser.schedule, config.objective, random)
+        with self.precision:
             loss = denoising_loss(
                 self.denoiser, latents, context, config.objective, t=t, noise=noise
             ).mean()
@@ -225,7 +232,7 @@ class Stage:
 
     def look(self, step: int) -> dict[str, float]:
         """Validation loss of the averaged weights, its verdict, and a picture of each prompt."""
-        with autocast(self.device):
+        with self.precision:
             losses = self.validation.loss(self.pipeline.denoiser, self.config.objective)
         say(f"step {step}: {verdict(losses, self.baseline)}")
         pictures = self.pipeline(

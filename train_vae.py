@@ -29,7 +29,7 @@ from training.grid import grid
 from training.learning_rate import learning_rate
 from training.loop import Plan, progress_bar, train
 from training.metrics import Averages
-from training.precision import autocast
+from training.precision import Precision
 from training.run import Run
 from training.seeding import derived_seed, generator
 
@@ -56,6 +56,7 @@ class Config:
     discriminator_rate: float = 1.0  # its learning rate, as a multiple of the autoencoder's
     discriminator_width: int = 64  # channels of its first layer
     discriminator_layers: int = 3  # it judges patches of 16, 34 or 70 pixels with 1, 2 or 3
+    bf16: bool = True  # compute in bfloat16 where the hardware does; weights stay float32
     held_out: float = 0.02  # share of the images kept for the PSNR
     statistics_images: int = 4096  # training images that the latents are normalized on at the end
     look_every: int = 500  # steps between previews
@@ -114,7 +115,7 @@ def build(config: Config, device: torch.device) -> TrainingStep:
                 layers=config.discriminator_layers,
             )
         ).to(device)
-    precision = autocast(device)
+    precision = Precision(device, config.bf16)
     return TrainingStep(
         autoencoder.to(device).train(),
         discriminator,

@@ -6,6 +6,19 @@ The parts, in the order in which they build on each other:
     unet         the network; plain tensors in and out
     denoiser     network + schedule + what the network predicts -> E[z_0 | z_t, context]
     objective    the training loss of a denoiser
+    validation   the same on held-out latents at fixed noise, and what it means
     guidance     prompts bound to a denoiser -> denoise(z_t, t)
     samplers     noise -> latents, by calls of denoise
+    pipeline     prompts -> pictures: all of it, with autoencoder and text encoder
 """
+
+__all__ = ["TextToImage"]
+
+
+def __getattr__(name: str):
+    """`from ldm import TextToImage` brings open_clip along; `import ldm.samplers` must not."""
+    if name == "TextToImage":
+        from ldm.pipeline import TextToImage
+
+        return TextToImage
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -65,9 +65,7 @@ class Validation:
         nothing = Denoiser(Nothing(), denoiser.schedule, denoiser.prediction)
         return self.losses(nothing, objective, self.context).mean().item()
 
-    def losses(
-        self, denoiser: Denoiser, objective: ObjectiveConfig, context: Context
-    ) -> PerSample:
+    def losses(self, denoiser: Denoiser, objective: ObjectiveConfig, context: Context) -> PerSample:
         parts = torch.arange(len(self.latents), device=self.latents.device).split(self.batch_size)
         return torch.cat(
             [
