@@ -203,7 +203,7 @@ def recalls(config: Config, clip: Clip, pairs: list[Pair], name: str) -> dict[st
 # Each preset is an architecture of the same name (conditioning/clip.py) and a recipe for it.
 PRESETS = {
     "tiny-32": {"steps": 200, "batch_size": 32, "save_every": 100},
-    "demo": {"steps": 1000, "batch_size": 128},
+    "demo": {"steps": 500, "learning_rate": 2e-3},
     "small-64": {},
     "judge-64": {"steps": 1500, "batch_size": 128},
 }

@@ -225,9 +225,9 @@ PRESETS = {
         "vision_cfg": resnet(64, 40, (1, 2, 2, 1)),
         "text_cfg": text_tower(32, 256, 4),
     },
-    "judge-64": {  # unlike the others, so that what fools one does not fool the other
+    "judge-64": {  # to measure with: unlike the others in depth and width of both towers
         "embed_dim": 192,
-        "vision_cfg": transformer(64, 8, 192, 4),
+        "vision_cfg": resnet(64, 32, (1, 2, 2, 1)),
         "text_cfg": text_tower(24, 192, 2),
     },
 }
