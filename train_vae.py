@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from autoencoder import PRESETS as ARCHITECTURES
 from autoencoder import Autoencoder
-from autoencoder.discriminator import Discriminator, DiscriminatorConfig, balance
-from autoencoder.losses import AutoencoderLoss, LossConfig
-from autoencoder.optimization import TrainingStep
+from autoencoder.discriminator import DiscriminatorConfig, balance
+from autoencoder.losses import LossConfig
+from autoencoder.optimization import TrainingStep, prepare
 from autoencoder.statistics import fold, measure, without_scaling
 from evaluation.reconstruction import psnr
 from imagetext.batches import ImageBatches, read_pixels
@@ -102,27 +102,20 @@ def build(config: Config, device: torch.device) -> TrainingStep:
     else:
         autoencoder = without_scaling(Autoencoder.load(config.init_from))
     check(config, autoencoder)
-    perceptual = discriminator = None
-    if config.loss.perceptual != "none":
-        from autoencoder.perceptual import PerceptualDistance  # brings lpips and torchvision
-
-        perceptual = PerceptualDistance(config.loss.perceptual, device)
-    if config.loss.adversarial_weight:
-        discriminator = Discriminator(
-            DiscriminatorConfig(
-                in_channels=config.channels,
-                width=config.discriminator_width,
-                layers=config.discriminator_layers,
-            )
-        ).to(device)
-    precision = Precision(device, config.bf16)
-    return TrainingStep(
-        autoencoder.to(device).train(),
-        discriminator,
-        AutoencoderLoss(config.loss, config.steps, perceptual, precision).to(device),
+    return prepare(
+        autoencoder,
+        config.loss,
+        DiscriminatorConfig(
+            in_channels=config.channels,
+            width=config.discriminator_width,
+            layers=config.discriminator_layers,
+        ),
+        size=config.size,
+        steps=config.steps,
+        device=device,
+        precision=Precision(device, config.bf16),
         clip_norm=config.clip_norm,
         discriminator_rate=config.discriminator_rate,
-        precision=precision,
     )
 
 
@@ -141,23 +134,14 @@ def check(config: Config, autoencoder: Autoencoder) -> None:
 
 
 def print_plan(config: Config, training: TrainingStep, images: int, held_out: int) -> None:
-    autoencoder, loss = training.autoencoder, training.loss
-    side = config.size // autoencoder.factor
+    autoencoder = training.autoencoder
+    side, latent_channels = config.size // autoencoder.factor, autoencoder.config.latent_channels
     million = sum(weight.numel() for weight in autoencoder.parameters()) / 1e6
     print(
         f"autoencoder of {million:.1f} million parameters: images of {config.channels}x"
-        f"{config.size}x{config.size} to latents of {autoencoder.config.latent_channels}x{side}x"
-        f"{side}; {images} images ({held_out} held out), {config.steps} steps of "
-        f"{config.batch_size}: {config.steps * config.batch_size / images:.1f} epochs."
-    )
-    print(
-        f"loss: {loss.config.reconstruction}, perceptual {loss.config.perceptual}, "
-        + (
-            f"adversarial from step {loss.adversarial_start} of {config.steps} (the discriminator "
-            f"learns from step {loss.discriminator_start})."
-            if training.discriminator is not None
-            else "no discriminator."
-        )
+        f"{config.size}x{config.size} to latents of {latent_channels}x{side}x{side}; "
+        f"{images} images ({held_out} held out), {config.steps} steps of {config.batch_size}: "
+        f"{config.steps * config.batch_size / images:.1f} epochs.\n{training.loss.describe()}"
     )
 
 

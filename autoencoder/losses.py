@@ -96,6 +96,19 @@ class AutoencoderLoss(nn.Module):
         # log of the variance of a pixel given its latents, as in Dai & Wipf 2019 (1903.05789)
         self.logvar = nn.Parameter(torch.zeros(()), requires_grad=config.learned_logvar)
 
+    def describe(self) -> str:
+        """The loss in a line, for people."""
+        config = self.config
+        text = f"loss: {config.reconstruction}, KL {config.kl_weight:g}"
+        if self.perceptual is not None:
+            text += f", LPIPS ({config.perceptual}) {config.perceptual_weight:g}"
+        if not config.adversarial_weight:
+            return text + ", no discriminator."
+        return text + (
+            f", adversarial {config.adversarial_weight:g} from step {self.adversarial_start} on; "
+            f"the discriminator learns from step {self.discriminator_start} on."
+        )
+
     def trains_discriminator(self, step: int) -> bool:
         return self.config.adversarial_weight > 0 and step >= self.discriminator_start
 

@@ -7,9 +7,40 @@ import torch
 from torch import Tensor, nn
 
 from autoencoder.autoencoder import Autoencoder
-from autoencoder.discriminator import Discriminator
-from autoencoder.losses import AutoencoderLoss, Metrics
+from autoencoder.discriminator import Discriminator, DiscriminatorConfig, check_size
+from autoencoder.losses import AutoencoderLoss, LossConfig, Metrics
 from autoencoder.shapes import Images
+
+
+def prepare(
+    autoencoder: Autoencoder,
+    loss: LossConfig,
+    discriminator: DiscriminatorConfig,
+    *,
+    size: int,
+    steps: int,
+    device: torch.device,
+    precision: AbstractContextManager,
+    **options: float,
+) -> "TrainingStep":
+    """Everything that trains `autoencoder` on images of `size` pixels for `steps` steps, on the
+    device. What is missing or does not fit, such as LPIPS weights or the size, is reported here.
+
+    options: of `TrainingStep`.
+    """
+    blank = torch.empty(1, discriminator.in_channels, size, size, device="meta")
+    perceptual = adversary = None
+    if loss.perceptual != "none":
+        from autoencoder.perceptual import PerceptualDistance, as_rgb  # lpips and torchvision
+
+        as_rgb(blank)
+        perceptual = PerceptualDistance(loss.perceptual, device)
+    if loss.adversarial_weight:
+        check_size(blank, discriminator.layers)
+        adversary = Discriminator(discriminator).to(device)
+    losses = AutoencoderLoss(loss, steps, perceptual, precision).to(device)
+    autoencoder = autoencoder.to(device).train()
+    return TrainingStep(autoencoder, adversary, losses, precision=precision, **options)
 
 
 class TrainingStep:
