@@ -221,7 +221,7 @@ class Stage:
 
 
 # Each preset is an architecture of the same name (autoencoder/autoencoder.py) and a recipe for it.
-OFFLINE = LossConfig(perceptual="none", adversarial_weight=0.0)
+OFFLINE = LossConfig(reconstruction="l2", perceptual="none", adversarial_weight=0.0)
 PRESETS = {
     "tiny-32": {"size": 32, "steps": 300, "learning_rate": 3e-3, "loss": OFFLINE},
     "demo": {"size": 64, "steps": 1500, "learning_rate": 3e-3, "loss": OFFLINE},
