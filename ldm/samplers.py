@@ -10,25 +10,25 @@ import difflib
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float64, Real
 from torch import Tensor
 
 from ldm.schedule import Schedule
 from ldm.shapes import Denoise, Latents
 
-Levels = Float[Tensor, "levels 1 1 1"]
+Levels = Float64[Tensor, " levels"]
+Number = Float64[Tensor, ""]  # on the CPU; does not change the dtype of latents it multiplies
 DrawNoise = Callable[[], Latents]  # fresh noise, of each image's own generator
 
 
 def path(
     schedule: Schedule, steps: int, noise: Latents
-) -> tuple[Float[Tensor, "steps b"], Levels, Levels]:
+) -> tuple[Real[Tensor, "steps b"], Levels, Levels]:
     """The times of the calls, and alpha and sigma there and, one more, at the clean end."""
-    times = schedule.timesteps(steps).to(noise.device)
-    alpha, sigma = schedule(times)
-    alpha = torch.cat([alpha, torch.ones_like(alpha[:1])])
-    sigma = torch.cat([sigma, torch.zeros_like(sigma[:1])])
-    return times[:, None].expand(-1, len(noise)), alpha, sigma
+    times = schedule.timesteps(steps)
+    alpha, sigma = schedule.exact(times)
+    alpha, sigma = torch.cat([alpha, alpha.new_ones(1)]), torch.cat([sigma, sigma.new_zeros(1)])
+    return times.to(noise.device)[:, None].expand(-1, len(noise)), alpha, sigma
 
 
 @torch.no_grad()
@@ -135,12 +135,7 @@ def dpmpp_2m(
     return z
 
 
-def posterior_std(
-    alpha_t: Float[Tensor, "1 1 1"],
-    sigma_t: Float[Tensor, "1 1 1"],
-    alpha_s: Float[Tensor, "1 1 1"],
-    sigma_s: Float[Tensor, "1 1 1"],
-) -> Float[Tensor, "1 1 1"]:
+def posterior_std(alpha_t: Number, sigma_t: Number, alpha_s: Number, sigma_s: Number) -> Number:
     """Standard deviation of z_s given z_t and z_0, for s less noisy than t; 0 at the clean end."""
     return sigma_s * (1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2).sqrt()
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int, Real
 from torch import Tensor, nn
 
 from ldm.shapes import PerSample, Scale, Timesteps
@@ -50,6 +50,7 @@ class NoiseSchedule(nn.Module):
         super().__init__()
         if not (alpha_bar[0] < 1 and alpha_bar[-1] >= 0 and (alpha_bar.diff() < 0).all()):
             raise ValueError("alpha_bar must fall inside [0, 1), from clean to noise.")
+        self.alpha_bar = alpha_bar.double().cpu()
         # Derived from the config, so never part of a checkpoint.
         self.register_buffer("alpha", alpha_bar.sqrt().float(), persistent=False)
         self.register_buffer("sigma", (1 - alpha_bar).sqrt().float(), persistent=False)
@@ -69,6 +70,10 @@ class NoiseSchedule(nn.Module):
         else:
             alpha, sigma = self.alpha[t], self.sigma[t]
         return alpha.view(-1, 1, 1, 1), sigma.view(-1, 1, 1, 1)
+
+    def exact(self, t: Int[Tensor, " n"]) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
+        """alpha_t and sigma_t on the CPU, for coefficients that are small differences of these."""
+        return self.alpha_bar[t].sqrt(), (1 - self.alpha_bar[t]).sqrt()
 
     def at(self, quantile: PerSample) -> Int[Tensor, " b"]:
         """The times that split 0 ... 999 so: quantile in [0, 1), 0 is clean."""
@@ -102,6 +107,11 @@ class RectifiedFlow(nn.Module):
 
     def forward(self, t: Timesteps) -> tuple[Scale, Scale]:
         sigma = (t.float() / TIMES).view(-1, 1, 1, 1)
+        return 1 - sigma, sigma
+
+    def exact(self, t: Real[Tensor, " n"]) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
+        """alpha_t and sigma_t on the CPU, for coefficients that are small differences of these."""
+        sigma = t.double().cpu() / TIMES
         return 1 - sigma, sigma
 
     def at(self, quantile: PerSample) -> PerSample:
