@@ -2,13 +2,18 @@
 
 import dataclasses
 import difflib
+import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 import tyro
+from safetensors import SafetensorError
+
+from training.bounds import check_bounds
 
 Config = TypeVar("Config")
 
@@ -35,10 +40,13 @@ def parse(
             one that holds when none is asked for.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    options = {"args": argv, "description": description, "config": (tyro.conf.OmitArgPrefixes,)}
+    options = {"args": argv, "config": (tyro.conf.OmitArgPrefixes,)}
     if presets is None:
-        return tyro.cli(config, **options)
-    name = given_preset(argv) or config.preset
+        given = tyro.cli(config, description=description, **options)
+        check_bounds(given, config)
+        return given
+    name = given_preset(argv)
+    name = config.preset if name is None else name
     if name not in presets:
         raise nearest(name, list(presets), "preset")
     required = {
@@ -46,7 +54,11 @@ def parse(
         for field in dataclasses.fields(config)
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     }
-    return tyro.cli(config, default=config(**required, preset=name, **presets[name]), **options)
+    default = config(**required, preset=name, **presets[name])
+    description += f"\n\nPresets: {', '.join(presets)}. The defaults below are those of {name}."
+    given = tyro.cli(config, default=default, description=description, **options)
+    check_bounds(given, default)
+    return given
 
 
 def given_preset(argv: Sequence[str]) -> str | None:
@@ -70,11 +82,29 @@ def run_main(main: Callable[[], None]) -> None:
     except KeyboardInterrupt as stop:
         print(f"\n{stop}" if str(stop) else "\nstopped.", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SafetensorError, FloatingPointError) as error:
         if os.environ.get("LATENTSMITH_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def in_words(error: Exception) -> str:
+    """The message of an error. What comes from the system bare gets a file and advice."""
+    inner = re.search(r"\(os error (\d+)\)", str(error))  # how safetensors passes one on
+    if inner and isinstance(error, SafetensorError):
+        error = OSError(int(inner[1]), os.strerror(int(inner[1])))
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    if error.strerror != os.strerror(error.errno):
+        return error.strerror  # somebody explained it
+    text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return text
+    return (
+        f"the disk is full, or a limit is reached ({text}). What was complete before is untouched, "
+        "and nothing half-written stays. Free some space, and run the same command again."
+    )
 
 
 def pick_device(name: str) -> torch.device:
@@ -83,7 +113,7 @@ def pick_device(name: str) -> torch.device:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"--device {name} cannot be used here ({str(error).splitlines()[0]}). "
