@@ -224,7 +224,15 @@ class Stage:
 OFFLINE = LossConfig(reconstruction="l2", perceptual="none", adversarial_weight=0.0)
 PRESETS = {
     "tiny-32": {"size": 32, "steps": 300, "learning_rate": 3e-3, "loss": OFFLINE},
-    "demo": {"size": 64, "steps": 1500, "learning_rate": 3e-3, "loss": OFFLINE},
+    "demo": {
+        "size": 48,
+        "steps": 1200,
+        "learning_rate": 3e-3,
+        "cooldown": 1.0,
+        "look_every": 400,
+        "save_every": 400,
+        "loss": OFFLINE,
+    },
     "small-64": {"size": 64, "steps": 20_000, "learning_rate": 2e-3, "loss": OFFLINE},
     "base-256": {"size": 256, "steps": 200_000, "batch_size": 32, "learning_rate": 1e-4},
     "sd15": {"size": 256, "steps": 400_000, "batch_size": 32, "learning_rate": 5e-5},

@@ -180,14 +180,14 @@ PRESETS = {
         sample_size=32,
     ),
     "demo": AutoencoderConfig(
-        block_out_channels=(32, 64, 128),
+        block_out_channels=(16, 32, 64),
         layers_per_block=1,
-        norm_num_groups=16,
+        norm_num_groups=8,
         mid_block_add_attention=False,
-        sample_size=64,
+        sample_size=48,
     ),
     "small-64": AutoencoderConfig(
-        block_out_channels=(64, 128, 256),
+        block_out_channels=(32, 64, 128),
         layers_per_block=1,
         norm_num_groups=16,
         mid_block_add_attention=False,

@@ -84,11 +84,11 @@ def check_prediction(schedule: Schedule, prediction: Prediction) -> None:
     if flow and prediction == "velocity":
         raise ValueError(
             "prediction velocity belongs to variance-preserving schedules; on the flow's straight "
-            "path use prediction flow, which is its speed, or schedule kind scaled_linear."
+            "path use prediction flow, which is its speed, or noise_schedule scaled_linear."
         )
     if not flow and prediction == "flow":
         raise ValueError(
-            "prediction flow is the speed along a straight path, so it needs schedule kind flow; "
+            "prediction flow is the speed along a straight path, so it needs noise_schedule flow; "
             "its counterpart on a variance-preserving schedule is prediction velocity."
         )
     if not flow and prediction == "noise" and not schedule.alpha.all():

@@ -20,20 +20,20 @@ TIMES = 1000  # of the table; the times a U-Net knows are 0 ... 999, in either f
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    kind: Literal["scaled_linear", "linear", "cosine", "flow"] = "scaled_linear"
+    noise_schedule: Literal["scaled_linear", "linear", "cosine", "flow"] = "scaled_linear"
     beta_start: float = 0.00085  # noise added by the first step; linear and scaled_linear
     beta_end: float = 0.012  # noise added by the last step; linear and scaled_linear
     zero_terminal_snr: bool = False  # stretch the table so that t = 999 is noise alone
     shift: float = 1.0  # flow: above 1, samplers spend more of their steps at high noise
 
     def __post_init__(self):
-        if self.kind == "flow" and self.zero_terminal_snr:
+        if self.noise_schedule == "flow" and self.zero_terminal_snr:
             raise ValueError(
                 "zero_terminal_snr stretches the table of a variance-preserving schedule; the flow "
                 "has no table and ends in noise anyway. Leave it out."
             )
-        if self.kind != "flow" and self.shift != 1:
-            raise ValueError(f"shift={self.shift} is for the flow; {self.kind} has none.")
+        if self.noise_schedule != "flow" and self.shift != 1:
+            raise ValueError(f"shift={self.shift} is for the flow; {self.noise_schedule} has none.")
         if self.shift <= 0:
             raise ValueError(f"shift={self.shift} must be positive; 1 is no shift.")
         if not 0 < self.beta_start <= self.beta_end < 1:
@@ -136,11 +136,11 @@ Schedule = NoiseSchedule | RectifiedFlow
 
 
 def make_schedule(config: ScheduleConfig) -> Schedule:
-    if config.kind == "flow":
+    if config.noise_schedule == "flow":
         return RectifiedFlow(config.shift)
-    if config.kind == "cosine":
+    if config.noise_schedule == "cosine":
         alpha_bar = cosine()
-    elif config.kind == "linear":
+    elif config.noise_schedule == "linear":
         alpha_bar = linear(config.beta_start, config.beta_end)
     else:
         alpha_bar = scaled_linear(config.beta_start, config.beta_end)

@@ -43,7 +43,7 @@ def to_diffusers(config: ScheduleConfig, prediction: Prediction) -> dict[str, An
         "steps_offset": 1,  # without effect on trailing times, but the pipeline insists on it
         "timestep_spacing": "trailing",
     }
-    if config.kind == "flow":
+    if config.noise_schedule == "flow":
         return {
             "_class_name": "DPMSolverMultistepScheduler",
             **common,
@@ -59,7 +59,7 @@ def to_diffusers(config: ScheduleConfig, prediction: Prediction) -> dict[str, An
         "_class_name": "DDIMScheduler",
         **common,
         "beta_end": config.beta_end,
-        "beta_schedule": beta_schedules[config.kind],
+        "beta_schedule": beta_schedules[config.noise_schedule],
         "beta_start": config.beta_start,
         "clip_sample": False,  # latents have no bounds
         "rescale_betas_zero_snr": config.zero_terminal_snr,
@@ -95,10 +95,12 @@ def from_diffusers(entries: dict[str, Any]) -> tuple[ScheduleConfig, Prediction]
             )
     prediction = PREDICTIONS[read["prediction_type"]]
     if read.get("use_flow_sigmas"):
-        return ScheduleConfig(kind="flow", shift=float(read.get("flow_shift", 1.0))), prediction
+        return ScheduleConfig(
+            noise_schedule="flow", shift=float(read.get("flow_shift", 1.0))
+        ), prediction
     return (
         ScheduleConfig(
-            kind=BETA_SCHEDULES[read["beta_schedule"]],
+            noise_schedule=BETA_SCHEDULES[read["beta_schedule"]],
             beta_start=read.get("beta_start", 0.0001),
             beta_end=read.get("beta_end", 0.02),
             zero_terminal_snr=bool(read.get("rescale_betas_zero_snr", False)),

@@ -10,7 +10,7 @@ from ldm.denoiser import Denoiser, Prediction, combine, convert
 from ldm.guidance import guide
 from ldm.schedule import ScheduleConfig, make_schedule
 
-FLOW, TABLE = ScheduleConfig(kind="flow"), ScheduleConfig()
+FLOW, TABLE = ScheduleConfig(noise_schedule="flow"), ScheduleConfig()
 ZERO = ScheduleConfig(zero_terminal_snr=True)
 VALID = [
     (TABLE, "noise"),
@@ -88,7 +88,7 @@ def test_finite_where_nothing_is_left_of_the_image(prediction):
     ("config", "prediction", "match"),
     [
         (ZERO, "noise", "zero terminal SNR.*velocity"),
-        (TABLE, "flow", "needs schedule kind flow"),
+        (TABLE, "flow", "needs noise_schedule flow"),
         (FLOW, "velocity", "variance-preserving"),
     ],
 )

@@ -16,7 +16,7 @@ from ldm.objective import (
 )
 from ldm.schedule import ScheduleConfig, make_schedule
 
-TABLE, FLOW = ScheduleConfig(), ScheduleConfig(kind="flow")
+TABLE, FLOW = ScheduleConfig(), ScheduleConfig(noise_schedule="flow")
 ZERO = ScheduleConfig(zero_terminal_snr=True)
 PAIRS = [
     (TABLE, "noise"),
@@ -115,7 +115,7 @@ def test_uniform_times_cover_everything(config):
     t = sample_times(schedule, ObjectiveConfig(), 20_000, generator())
     assert t.min() >= 0 and t.max() < 1000 and t.floor().long().unique().numel() == 1000
     assert t.float().mean().item() == pytest.approx(500, rel=0.02)
-    assert t.is_floating_point() == (config.kind == "flow")
+    assert t.is_floating_point() == (config.noise_schedule == "flow")
 
 
 def test_logit_normal_times_have_the_right_quantiles():

@@ -9,9 +9,9 @@ from ldm.schedule import ScheduleConfig, make_schedule
 STD = 0.5  # of the data: z_0 ~ N(0, STD^2), for which E[z_0 | z_t] is a Wiener filter
 SCHEDULES = {
     "scaled_linear": ScheduleConfig(),
-    "cosine": ScheduleConfig(kind="cosine"),
+    "cosine": ScheduleConfig(noise_schedule="cosine"),
     "zero terminal SNR": ScheduleConfig(zero_terminal_snr=True),
-    "flow": ScheduleConfig(kind="flow"),
+    "flow": ScheduleConfig(noise_schedule="flow"),
 }
 DETERMINISTIC = ["ddim", "dpmpp_2m", "euler"]
 
@@ -72,7 +72,7 @@ def test_order_of_convergence(sampler, ratio, config):
 
     On the way, at a fixed time: the very last step, to the clean end, is of first order for all.
     """
-    time = {"flow": 599, "cosine": 399}.get(config.kind, 199)
+    time = {"flow": 599, "cosine": 399}.get(config.noise_schedule, 199)
     coarse, fine = (error_at(sampler, config, steps, time) for steps in (50, 100))
     assert coarse / fine == pytest.approx(ratio, rel=0.15)
 

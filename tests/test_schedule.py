@@ -7,21 +7,23 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from ldm.schedule import NoiseSchedule, RectifiedFlow, ScheduleConfig, make_schedule
 
 TABLES = [
-    ScheduleConfig(kind=kind, zero_terminal_snr=zero)
+    ScheduleConfig(noise_schedule=kind, zero_terminal_snr=zero)
     for kind in ("linear", "scaled_linear", "cosine")
     for zero in (False, True)
 ]
-ALL = [*TABLES, ScheduleConfig(kind="flow")]
+ALL = [*TABLES, ScheduleConfig(noise_schedule="flow")]
 
 
 def name(config: ScheduleConfig) -> str:
-    return config.kind + " zero" * config.zero_terminal_snr
+    return config.noise_schedule + " zero" * config.zero_terminal_snr
 
 
 @pytest.mark.parametrize("config", TABLES, ids=name)
 def test_tables_equal_diffusers(config):
     peer = DDIMScheduler(
-        beta_schedule="squaredcos_cap_v2" if config.kind == "cosine" else config.kind,
+        beta_schedule="squaredcos_cap_v2"
+        if config.noise_schedule == "cosine"
+        else config.noise_schedule,
         beta_start=config.beta_start,
         beta_end=config.beta_end,
         rescale_betas_zero_snr=config.zero_terminal_snr,
@@ -131,9 +133,9 @@ def test_quantiles_cover_all_times():
 @pytest.mark.parametrize(
     ("config", "match"),
     [
-        ({"kind": "flow", "zero_terminal_snr": True}, "zero_terminal_snr"),
+        ({"noise_schedule": "flow", "zero_terminal_snr": True}, "zero_terminal_snr"),
         ({"shift": 3.0}, "shift"),
-        ({"kind": "flow", "shift": 0.0}, "positive"),
+        ({"noise_schedule": "flow", "shift": 0.0}, "positive"),
         ({"beta_start": 0.02, "beta_end": 0.01}, "beta"),
     ],
 )
@@ -144,7 +146,7 @@ def test_impossible_configs_are_refused(config, match):
 
 @pytest.mark.parametrize("steps", [0, 1001])
 def test_impossible_numbers_of_steps_are_refused(steps):
-    for config in (ScheduleConfig(), ScheduleConfig(kind="flow")):
+    for config in (ScheduleConfig(), ScheduleConfig(noise_schedule="flow")):
         with pytest.raises(ValueError, match="1 to 1000"):
             make_schedule(config).timesteps(steps)
 

@@ -18,10 +18,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 MODELS = [
     (ScheduleConfig(), "noise"),
     (ScheduleConfig(zero_terminal_snr=True), "velocity"),
-    (ScheduleConfig(kind="linear", beta_start=0.0001, beta_end=0.02), "sample"),
-    (ScheduleConfig(kind="cosine"), "velocity"),
-    (ScheduleConfig(kind="flow"), "flow"),
-    (ScheduleConfig(kind="flow", shift=3.0), "sample"),
+    (ScheduleConfig(noise_schedule="linear", beta_start=0.0001, beta_end=0.02), "sample"),
+    (ScheduleConfig(noise_schedule="cosine"), "velocity"),
+    (ScheduleConfig(noise_schedule="flow"), "flow"),
+    (ScheduleConfig(noise_schedule="flow", shift=3.0), "sample"),
 ]
 
 
@@ -50,7 +50,7 @@ def test_diffusers_reads_the_file_and_samples_as_we_do(config, prediction, tmp_p
     z = noise * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         z = scheduler.step(network(z, t.expand(2)), t, z).prev_sample
-    sampler = dpmpp_2m if config.kind == "flow" else ddim
+    sampler = dpmpp_2m if config.noise_schedule == "flow" else ddim
     ours = sampler(Denoiser(network, schedule, prediction), noise, schedule, 20)
     torch.testing.assert_close(ours, z, rtol=1e-4, atol=1e-4)
 
@@ -80,7 +80,7 @@ def test_stable_diffusion_files():
 def test_defaults_of_every_known_scheduler(name):
     """A file may leave out what equals the default of its class."""
     with_defaults = dict(getattr(diffusers, name)().config) | {"_class_name": name}
-    config = replace(ScheduleConfig(), kind="linear", beta_start=0.0001, beta_end=0.02)
+    config = replace(ScheduleConfig(), noise_schedule="linear", beta_start=0.0001, beta_end=0.02)
     assert from_diffusers(with_defaults) == (config, "noise")
     assert from_diffusers({"_class_name": name}) == (config, "noise")
 
