@@ -242,11 +242,23 @@ class Stage:
         return losses
 
 
+FLOW = {
+    "objective": ObjectiveConfig(prediction="flow", times="logit_normal"),
+    "schedule": ScheduleConfig(noise_schedule="flow"),
+}
 # Each preset is an architecture of the same name (ldm/unet.py) and a recipe for it.
 PRESETS = {
-    "tiny-32": {"size": 32, "steps": 300, "look_every": 150, "save_every": 150},
-    "demo": {"size": 48, "steps": 1200, "look_every": 400, "save_every": 400},
-    "small-64": {"size": 64, "steps": 9000},
+    "tiny-32": {"size": 32, "steps": 300, "look_every": 150, "save_every": 150, **FLOW},
+    "demo": {
+        "size": 48,
+        "steps": 2000,
+        "learning_rate": 1.2e-3,
+        "cooldown": 0.7,
+        "look_every": 500,
+        "save_every": 500,
+        **FLOW,
+    },
+    "small-64": {"steps": 12_000, "look_every": 1000, **FLOW},
     "sd15": {
         "size": 512,
         "steps": 500_000,

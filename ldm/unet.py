@@ -212,14 +212,6 @@ class UNet(nn.Module):
         files.write(Path(folder), self, asdict(self.config), provenance or {})
 
 
-DEMO = UNetConfig(
-    sample_size=16,
-    block_out_channels=(64, 128, 192),
-    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    attention_head_dim=(2, 4, 6),
-    cross_attention_dim=128,
-)
 PRESETS = {
     "tiny-32": UNetConfig(
         sample_size=8,
@@ -231,8 +223,26 @@ PRESETS = {
         cross_attention_dim=64,
         norm_num_groups=8,
     ),
-    "demo": DEMO,
-    "small-64": DEMO,
+    "demo": UNetConfig(
+        sample_size=12,
+        block_out_channels=(64, 128, 192),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 4, 6),
+        cross_attention_dim=128,
+        norm_num_groups=16,
+    ),
+    "small-64": UNetConfig(
+        sample_size=16,
+        block_out_channels=(96, 192, 288),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(3, 6, 9),
+        cross_attention_dim=256,
+        norm_num_groups=32,
+    ),
     "sd15": UNetConfig(),
     "sd21": UNetConfig(
         sample_size=96,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 TENSOR = "tensor"  # the JSON key that stands for a tensor of the safetensors file
@@ -53,7 +54,8 @@ def save_state(states: Path, step: int, parts: dict[str, Any], keep: int = 2) ->
     """Writes `parts` (name -> object with `state_dict`) as `states/step-XXXXXXX`.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; earlier states are untouched.
+        OSError, SafetensorError: the disk is full or the folder cannot be written; earlier states
+            are untouched.
     """
     folder = state_folder(states, step)
     partial = folder.with_name("." + folder.name)
@@ -82,14 +84,20 @@ def saved_states(states: Path) -> list[Path]:
 
 def load_state(folder: Path, parts: dict[str, Any]) -> int:
     """Loads every part and returns the step; the part names must be those that were saved."""
-    state = json.loads((folder / "state.json").read_text())
-    if set(state["parts"]) != set(parts):
+    try:
+        state = json.loads((folder / "state.json").read_text())
+        if set(state["parts"]) != set(parts):
+            raise ValueError(
+                f"it holds the parts {sorted(state['parts'])}, this run has {sorted(parts)}"
+            )
+        for name, part in parts.items():
+            tensors = load_file(folder / f"{name}.safetensors")
+            tree = json.loads((folder / f"{name}.json").read_text())
+            part.load_state_dict(unflatten(tree, tensors))
+    except (ValueError, OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise ValueError(
-            f"{folder} holds the parts {sorted(state['parts'])}, this run has {sorted(parts)}: "
-            "it was written with other settings. Use those, or another --out."
-        )
-    for name, part in parts.items():
-        tensors = load_file(folder / f"{name}.safetensors")
-        tree = json.loads((folder / f"{name}.json").read_text())
-        part.load_state_dict(unflatten(tree, tensors))
+            f"the run cannot go on from {folder}: {error}. Either a file is damaged: delete that "
+            "folder, and the run goes on from the state before it, or from the start if there is "
+            "none. Or it was written with other settings: use those, or another --out."
+        ) from error
     return state["step"]

@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,9 +53,11 @@ def train(
     averages = Averages()
     parts = {**parts, "averages": averages}
     first = run.resume(parts)
-    metrics = MetricsFile(run.path, first)
-    bar = ProgressBar(title, first, plan)
-    with stop_requests() as stop:
+    with (
+        closing(MetricsFile(run.path, first)) as metrics,
+        closing(ProgressBar(title, first, plan)) as bar,
+        stop_requests() as stop,
+    ):
         for done in range(first + 1, plan.steps + 1):
             averages.add(step(done - 1))
             bar.advance()
@@ -71,14 +73,10 @@ def train(
             if last or done % plan.save_every == 0 or stop.requested:
                 run.save(done, parts)
             if stop.requested and not last:
-                bar.close()
-                metrics.close()
                 raise KeyboardInterrupt(
                     f"stopped after step {done}; state saved in {run.states}. "
                     "Run the same command again to go on."
                 )
-    bar.close()
-    metrics.close()
 
 
 class ProgressBar:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.run import write_text
+
 
 class Averages:
     """Running means of 0-dim tensors. Adding costs no synchronization; reading costs one."""
@@ -48,9 +50,9 @@ class MetricsFile:
     def __init__(self, run: Path, first_step: int):
         self.file = run / "metrics.jsonl"
         if self.file.exists():
-            lines = [line for line in self.file.read_text().splitlines() if line.strip()]
-            kept = [line for line in lines if json.loads(line)["step"] <= first_step]
-            self.file.write_text("".join(line + "\n" for line in kept))
+            lines = self.file.read_text().splitlines()
+            kept = [line for line in lines if step_of(line) <= first_step]
+            write_text(self.file, "".join(line + "\n" for line in kept))
         self.board = open_tensorboard(run / "tb", first_step)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
@@ -65,6 +67,14 @@ class MetricsFile:
     def close(self) -> None:
         if self.board is not None:
             self.board.close()
+
+
+def step_of(line: str) -> float:
+    """Infinite for a line that a crash or a full disk cut short: its step is done again."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
 
 
 def open_tensorboard(folder: Path, first_step: int):

@@ -37,14 +37,17 @@ def plain(value: Any) -> Any:
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """Lines such as `steps: 500 -> 900`, for every flag that changes what is computed."""
     lines = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
+    for key in sorted(old.keys() & new.keys()):
+        before, after = old[key], new[key]
         if before == after or (not prefix and key in FREE_FLAGS):
             continue
         if isinstance(before, dict) and isinstance(after, dict):
             lines += differences(before, after, f"{prefix}{key}.")
         else:
             lines.append(f"{prefix}{key}: {before} -> {after}")
+    for keys, where in ((old.keys() - new.keys(), "there"), (new.keys() - old.keys(), "here")):
+        if keys := sorted(keys - set(FREE_FLAGS)):
+            lines.append(f"only {where}: {', '.join(prefix + key for key in keys)}")
     return lines
 
 
@@ -60,8 +63,9 @@ class Run:
         self.path = Path(path)
         self.config = plain(config)
         file = self.path / "config.json"
-        if file.exists():
-            changed = differences(json.loads(file.read_text()), self.config)
+        make_folder(self.path)
+        if file.is_file():
+            changed = differences(read_json(file), self.config)
             if changed:
                 raise ValueError(
                     f"{self.path} holds a run with other settings:\n  "
@@ -69,13 +73,12 @@ class Run:
                     + "\n"
                     "Give the old settings to resume it, or another --out to start afresh."
                 )
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif any(self.path.iterdir()):
             raise ValueError(
                 f"{self.path} is not empty and is not a run folder (no config.json in it). "
                 "Choose another --out, or empty it."
             )
         else:
-            self.path.mkdir(parents=True, exist_ok=True)
             write_json(file, self.config)
 
     @property
@@ -101,11 +104,42 @@ class Run:
         return load_state(states[-1], parts) if states else 0
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder for results, unless it is there.
+
+    Raises:
+        ValueError: something is in the way.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(
+            f"--out {path} cannot be a folder: it, or a part of it, is a file. Choose another."
+        ) from error
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{file} is damaged ({error}). Put the right one back, or choose another --out."
+        ) from error
+
+
 def write_json(file: Path, value: Any) -> None:
     """Atomic: a crash leaves the old file or the new one."""
+    write_text(file, json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Atomic, too."""
     partial = file.with_name(file.name + ".partial")
-    partial.write_text(json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
-    os.replace(partial, file)
+    try:
+        partial.write_text(text)
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager
