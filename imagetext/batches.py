@@ -33,13 +33,7 @@ class Order:
     """
 
     def __init__(self, count: int, batch_size: int, seed: int):
-        if batch_size < 1:
-            raise ValueError(f"batch size is {batch_size}; it must be at least 1.")
-        if count < batch_size:
-            raise ValueError(
-                f"there are {count} images to train on, fewer than one batch of {batch_size}. "
-                f"Use --batch-size {max(count, 1)} or smaller, or add images."
-            )
+        check_batch_size(batch_size, count)
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.epochs: dict[int, Tensor] = {}  # the last two used
 
@@ -57,6 +51,17 @@ class Order:
             generator = seeded(self.seed, "epoch", epoch)
             self.epochs[epoch] = torch.randperm(self.count, generator=generator)
         return self.epochs[epoch]
+
+
+def check_batch_size(batch_size: int, count: int) -> None:
+    """Refuses what would be no batch, or one with images twice in it."""
+    if batch_size < 1:
+        raise ValueError(f"batch size is {batch_size}; it must be at least 1.")
+    if count < batch_size:
+        raise ValueError(
+            f"there are {count} images to train on, fewer than one batch of {batch_size}. "
+            f"Use --batch-size {max(count, 1)} or smaller, or add images."
+        )
 
 
 class ImageBatches(Dataset):

@@ -91,8 +91,8 @@ def read_folder(
             f"{len(folder.missing)} of {len(folder.pairs)} images in {root} have no caption "
             f"(captions come from {folder.rule}):\n"
             f"{listed([pair.path for pair in folder.missing])}\n"
-            "Add captions, remove these images, or train on them without a caption by "
-            "--allow-missing-captions."
+            "Add captions or remove these images. Stage 2 can also take them without a caption: "
+            "train_ldm.py --allow-missing-captions."
         )
     return folder
 
@@ -102,11 +102,11 @@ def existing_folder(root: Path) -> Path:
         return root
     if root.exists():
         raise ValueError(f"{root} is a file; give the folder that holds the images.")
-    siblings = [str(path) for path in root.parent.glob("*/")] if root.parent.is_dir() else []
-    near = get_close_matches(str(root), siblings, n=1)
+    siblings = [path.name for path in root.parent.glob("*/")] if root.parent.is_dir() else []
+    near = get_close_matches(root.name, siblings, n=1)
     raise FileNotFoundError(
         f"there is no data folder {root} (looked at {root.absolute()})."
-        + (f" Did you mean {near[0]}?" if near else "")
+        + (f" Did you mean {root.parent / near[0]}?" if near else "")
     )
 
 

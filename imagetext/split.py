@@ -20,7 +20,7 @@ def split(folder: Folder, fraction: float) -> tuple[list[Pair], list[Pair]]:
     if len(folder.pairs) < 2:
         raise ValueError(
             f"{folder.root} has {len(folder.pairs)} image; holding one out leaves none to train "
-            "on. Add images, or hold out nothing."
+            "on. Add images, or hold out nothing: --held-out 0."
         )
     places = {pair.path: place(pair, folder) for pair in folder.pairs}
     held_out = [pair for pair in folder.pairs if places[pair.path] < fraction]
