@@ -5,7 +5,6 @@ public models never saw, or with no network. Stopped or killed, it goes on when 
 run again. A judge of samples is a second one: --preset judge-64 --seed 1 --out runs/judge
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -16,8 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from conditioning.clip import LARGEST_LOGIT_SCALE, Clip, ContrastiveLoss, parameter_groups
 from conditioning.clip import PRESETS as ARCHITECTURES
+from conditioning.clip import Clip
+from conditioning.contrastive import (
+    ContrastiveLoss,
+    bound_logit_scale,
+    degraded,
+    parameter_groups,
+)
 from evaluation.retrieval import recall_at
 from imagetext.batches import ImageBatches, read_pixels
 from imagetext.folder import Pair, read_folder
@@ -44,6 +49,7 @@ class Config:
     warmup: int = 50  # steps until the learning rate is reached
     weight_decay: float = 0.1  # of AdamW, for matrices only
     tokens: int | None = None  # context length of the text tower; the preset's when left out
+    degrade: bool = False  # half of the images softer and shifted; for a judge of samples
     held_out: float = 0.02  # share of the pairs kept for the retrieval test
     bf16: bool = True  # compute in bfloat16 where the hardware does; weights stay float32
     log_every: int = 20  # steps between lines of metrics.jsonl
@@ -144,10 +150,12 @@ class Stage:
         config = self.config
         self.stream = self.stream or self.batches.stream(step)
         images, captions = next(self.stream)
-        ids = self.clip.tokenizer(captions)
+        images = images.to(self.device, non_blocking=True)
+        if config.degrade:
+            images = degraded(images, generator(config.seed, "degrade", step))
         self.clip.train()
         with bfloat16(self.device, config.bf16):
-            loss = self.loss(images.to(self.device, non_blocking=True), ids)
+            loss = self.loss(images, self.clip.tokenizer(captions))
         self.optimizer.zero_grad()
         loss.backward()
         rate = learning_rate(
@@ -159,8 +167,7 @@ class Stage:
         )
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
-        with torch.no_grad():
-            self.clip.network.logit_scale.clamp_(0, math.log(LARGEST_LOGIT_SCALE))
+        bound_logit_scale(self.clip)
         return {"loss": loss, "logit_scale": self.clip.logit_scale}
 
 
@@ -205,7 +212,7 @@ PRESETS = {
     "tiny-32": {"steps": 200, "batch_size": 32, "save_every": 100},
     "demo": {"steps": 500, "learning_rate": 2e-3},
     "small-64": {},
-    "judge-64": {"steps": 1500, "batch_size": 128},
+    "judge-64": {"steps": 500, "learning_rate": 1.5e-3, "degrade": True},
 }
 
 

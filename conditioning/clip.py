@@ -24,7 +24,6 @@ from conditioning.tower import compare_weights
 
 CONFIG_FILE = "open_clip_config.json"  # the names that open_clip's "local-dir:" schema looks for
 WEIGHTS_FILE = "open_clip_model.safetensors"
-LARGEST_LOGIT_SCALE = 100.0  # Radford et al. 2021: more makes the training unstable
 TEXT_GROUPS = 4  # of similar length within a batch; each is computed at its own length
 
 Embeddings = Float[Tensor, "b d"]
@@ -150,52 +149,9 @@ def load_clip(folder: str | Path, device: str | torch.device = "cpu") -> Clip:
     return clip.to(device).eval().requires_grad_(False)
 
 
-class ContrastiveLoss(nn.Module):
-    """open_clip's loss: each image is to find its text among the batch's, and the reverse.
-
-    Cross entropy, mean of both directions; log(batch size) when nothing has been learned.
-    """
-
-    def __init__(self, clip: Clip):
-        super().__init__()
-        self.clip = clip
-        self.loss = open_clip.ClipLoss()
-
-    def forward(
-        self, images: UInt8[Tensor, "b 3 h w"], ids: Int[Tensor, "b tokens"]
-    ) -> Float[Tensor, ""]:
-        image_features = self.clip.image_features(images)
-        text_features = self.clip.text_features(ids)
-        with torch.autocast(images.device.type, enabled=False):  # small differences of large logits
-            return self.loss(image_features, text_features, self.clip.logit_scale)
-
-
-def parameter_groups(clip: Clip, weight_decay: float) -> list[dict]:
-    """Weight decay for matrices alone: not for norms, biases, the temperature, nor for embeddings,
-    most of whose rows get no gradient and would shrink to nothing."""
-    decayed, kept = [], []
-    for name, weight in clip.named_parameters():
-        (kept if weight.ndim < 2 or "embedding" in name else decayed).append(weight)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": kept, "weight_decay": 0.0},
-    ]
-
-
 def resnet(size: int, width: int, layers: tuple[int, int, int, int] = (1, 1, 1, 1)) -> dict:
     """open_clip's residual network; on a CPU it learns more per second than a transformer."""
     return {"image_size": size, "layers": list(layers), "width": width, "head_width": 64}
-
-
-def transformer(size: int, patch: int, width: int, layers: int) -> dict:
-    return {
-        "image_size": size,
-        "patch_size": patch,
-        "width": width,
-        "layers": layers,
-        "head_width": 32,
-        "pool_type": "avg",
-    }
 
 
 def text_tower(tokens: int, width: int, layers: int) -> dict:

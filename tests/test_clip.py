@@ -12,7 +12,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 import train_clip
 from conditioning import TextEncoder
-from conditioning.clip import PRESETS, Clip, ContrastiveLoss, load_clip, parameter_groups
+from conditioning.clip import PRESETS, Clip, load_clip
+from conditioning.contrastive import ContrastiveLoss, bound_logit_scale, degraded, parameter_groups
 
 CAPTIONS = ["a red circle", "", "a long caption about a blue square on the left, and more", "tree"]
 
@@ -109,6 +110,26 @@ def test_no_decay_for_embeddings_norms_and_temperature(clip):
     assert id(clip.network.token_embedding.weight) in kept_ids
     assert id(clip.network.logit_scale) in kept_ids
     assert all(weight.ndim >= 2 for weight in decayed)
+
+
+def test_the_temperature_is_bounded(clip):
+    trained = copy.deepcopy(clip)
+    trained.network.logit_scale.fill_(9.0)
+    bound_logit_scale(trained)
+    assert trained.logit_scale.item() == pytest.approx(100)
+
+
+def test_degraded_pictures_are_softer_and_only_the_first_half():
+    """Half of the pixels' difference from their neighbors is gone; the mean color stays."""
+    images = random_images(8, size=64)
+    worse = [degraded(images, torch.Generator().manual_seed(seed)) for seed in range(20)]
+    assert all(torch.equal(each[4:], images[4:]) for each in worse)
+    roughness = torch.stack([each[:4].float().diff(dim=-1).abs().mean() for each in worse])
+    assert roughness.min() < 0.6 * images.float().diff(dim=-1).abs().mean()
+    means = torch.stack([each[:4].float().mean() for each in worse])
+    assert (means - images[:4].float().mean()).abs().max() < 2
+    again = degraded(images, torch.Generator().manual_seed(3))
+    assert torch.equal(again, worse[3])
 
 
 @pytest.mark.parametrize("preset", PRESETS)
