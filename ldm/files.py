@@ -5,7 +5,7 @@
     latentsmith.json                       provenance: what no other library has a place for
 
 JSON and safetensors only, nothing pickled. Files are replaced whole: a crash or a full disk leaves
-the old folder or the new one.
+the old folder or the new one. A pipeline folder, whose part this is, is found here, too.
 """
 
 import hashlib
@@ -21,6 +21,16 @@ CLASS_NAME = "UNet2DConditionModel"
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PROVENANCE = "latentsmith.json"
+MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
 
 # What diffusers' class can do beyond the U-Nets of SD 1.x and 2.x, with the values these have.
 FIXED = {
@@ -73,18 +83,53 @@ def find_folder(folder: Path) -> Path:
     )
 
 
+def find_pipeline(folder: Path) -> Path:
+    for candidate in (folder / "model", folder):
+        if (candidate / "model_index.json").is_file():
+            return candidate
+    unfinished = " The run is not finished: start the same command again." * (
+        (folder / "state").is_dir()
+    )
+    raise FileNotFoundError(
+        f"no model in {folder}: looked for model_index.json there and in {folder / 'model'}."
+        f"{apparent_content(folder)}{unfinished} Give a run folder of train_ldm.py or a pipeline "
+        "folder."
+    )
+
+
+def apparent_content(folder: Path) -> str:
+    """What a folder holds instead of a pipeline, if it can be told; for the message."""
+    for place in (folder / "model", folder):
+        if (place / "text_encoder").is_dir():
+            return " It holds another model: a text encoder."
+        if (place / "config.json").is_file():
+            config = read_json(place / "config.json")
+            if kind := config.get("_class_name") or config.get("model_type"):
+                return f" It holds another model: {kind}."
+    return ""
+
+
 def read_config(folder: Path, fields: set[str]) -> dict:
     """The entries of config.json that UNetConfig has; all others must be at their usual value."""
     path = folder / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has {WEIGHTS}, but no {CONFIG} that describes it.")
-    entries = json.loads(path.read_text())
+    entries = read_json(path)
     if entries.get("_class_name", CLASS_NAME) != CLASS_NAME:
         raise ValueError(f"{path} describes a {entries['_class_name']}, not a {CLASS_NAME}.")
     try:
         return known_entries(entries, fields)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is missing. Copy the whole model folder again.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}). Copy the model folder again.") from error
 
 
 def known_entries(entries: dict, fields: set[str]) -> dict:
@@ -112,7 +157,9 @@ def read_weights(folder: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]
     try:
         weights = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
+        raise ValueError(
+            f"{path} is damaged or no safetensors file ({error}). Copy the model folder again."
+        ) from error
     problems = {
         "missing": [name for name in expected if name not in weights],
         "unexpected": [name for name in weights if name not in expected],
@@ -160,3 +207,7 @@ def read_provenance(folder: Path) -> dict:
 def weights_sha256(folder: Path) -> str:
     with open(find_folder(folder) / WEIGHTS, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(file: Path, value: dict) -> None:
+    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -6,7 +6,6 @@ On disk it is a Stable Diffusion pipeline folder, which diffusers opens as it st
     latentsmith.json  what belongs together (hashes, a golden text embedding) and how it was made
 """
 
-import json
 import os
 import shutil
 import tempfile
@@ -24,6 +23,7 @@ from autoencoder import Autoencoder
 from conditioning import TextEncoder
 from ldm import scheduler_files
 from ldm.denoiser import Denoiser, Prediction
+from ldm.files import MODEL_INDEX, find_pipeline, read_json, write_json
 from ldm.guidance import guide
 from ldm.samplers import find_sampler
 from ldm.schedule import ScheduleConfig, make_schedule
@@ -32,17 +32,6 @@ from ldm.unet import UNet
 
 GOLDEN_TOLERANCE = 1e-3  # of the golden embedding's largest value: other machines round otherwise
 CPU_GROUP_PIXELS = 1024  # latent pixels that keep two CPU cores busy
-
-MODEL_INDEX = {
-    "_class_name": "StableDiffusionPipeline",
-    "feature_extractor": [None, None],
-    "requires_safety_checker": False,
-    "safety_checker": [None, None],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
 
 
 class TextToImage:
@@ -129,7 +118,8 @@ class TextToImage:
         """
         find_sampler(sampler)  # a typing mistake should not cost the encoding of a thousand prompts
         prompts = list(prompts)
-        shape = self.latent_shape(height or self.size, width or self.size)
+        sides = (self.size if side is None else side for side in (height, width))
+        shape = self.latent_shape(*sides)
         contexts = {text: self.text_encoder([text]) for text in dict.fromkeys(prompts)}
         uncond = self.text_encoder([negative_prompt])
         group = batch_size if self.device.type != "cpu" else cpu_group(shape)
@@ -254,7 +244,7 @@ class TextToImage:
         """
         folder = find_pipeline(Path(folder))
         schedule, prediction = scheduler_files.from_diffusers(
-            json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+            read_json(folder / "scheduler" / "scheduler_config.json")
         )
         pipeline = cls(
             UNet.load(folder / "unet"),
@@ -264,8 +254,8 @@ class TextToImage:
             prediction,
         )
         if (folder / "latentsmith.json").exists():
-            bindings = json.loads((folder / "latentsmith.json").read_text())["bindings"]
-            check_bindings(bindings, folder, pipeline.text_encoder)
+            facts = read_json(folder / "latentsmith.json")
+            check_bindings(facts.get("bindings", {}), folder, pipeline.text_encoder)
         for module in (pipeline.unet, pipeline.autoencoder):
             module.eval().requires_grad_(False)
         return pipeline.to(device)
@@ -277,6 +267,11 @@ def check_bindings(bindings: dict[str, Any], folder: Path, text_encoder: TextEnc
         "autoencoder": autoencoder.files.weights_sha256(folder / "vae"),
         "text_encoder": text_encoder.sha256,
     }
+    if not {"autoencoder_sha256", "text_encoder_sha256", "golden"} <= bindings.keys():
+        raise ValueError(
+            f"{folder / 'latentsmith.json'} does not say what the U-Net was trained with. Copy the "
+            "model folder again, or, to load it without that check, remove the file."
+        )
     for part, sha256 in found.items():
         expected = bindings[f"{part}_sha256"]
         if sha256 != expected:
@@ -303,20 +298,3 @@ def cpu_group(shape: tuple[int, int, int]) -> int:
     """Images per batch on a CPU: a power of two that depends on nothing but the picture's size."""
     pixels = shape[1] * shape[2]
     return min(8, 2 ** (max(1, CPU_GROUP_PIXELS // pixels).bit_length() - 1))
-
-
-def find_pipeline(folder: Path) -> Path:
-    for candidate in (folder / "model", folder):
-        if (candidate / "model_index.json").is_file():
-            return candidate
-    unfinished = " The run is not finished: start the same command again." * (
-        (folder / "state").is_dir()
-    )
-    raise FileNotFoundError(
-        f"no model in {folder}: looked for model_index.json there and in {folder / 'model'}."
-        f"{unfinished} Give a run folder of train_ldm.py or a pipeline folder."
-    )
-
-
-def write_json(file: Path, value: dict[str, Any]) -> None:
-    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
