@@ -1,0 +1,154 @@
+"""The whole model with random weights: one image at a time or many, saved, loaded, and refused."""
+
+import json
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autoencoder import Autoencoder
+from autoencoder.autoencoder import PRESETS as AUTOENCODERS
+from conditioning.clip import PRESETS as CLIPS
+from conditioning.clip import Clip
+from ldm import TextToImage
+from ldm.samplers import SAMPLERS
+from ldm.schedule import ScheduleConfig
+from ldm.unet import PRESETS as UNETS
+from ldm.unet import UNet
+
+PROMPTS = ["a red heart", "a cat", "", "a blue square on a green circle", "seven"]
+FLOW = ScheduleConfig(noise_schedule="flow")
+
+
+def make_pipeline(schedule: ScheduleConfig = FLOW, prediction: str = "flow") -> TextToImage:
+    torch.manual_seed(0)
+    clip = Clip(CLIPS["tiny-32"])
+    config = UNETS["tiny-32"]
+    width = clip.text_encoder().width
+    unet = UNet(type(config)(**{**vars(config), "cross_attention_dim": width}))
+    for weight in unet.parameters():  # zero-initialized layers would hide every mistake
+        if not weight.any():
+            nn.init.normal_(weight, std=0.05)
+    autoencoder = Autoencoder(AUTOENCODERS["tiny-32"])
+    return TextToImage(unet.eval(), autoencoder.eval(), clip.text_encoder(), schedule, prediction)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> TextToImage:
+    return make_pipeline()
+
+
+def pixels(picture) -> np.ndarray:
+    return np.asarray(picture).astype(int)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_an_image_does_not_depend_on_its_batch(pipeline, sampler):
+    """Equal to the last bit on a CPU, whichever images are drawn along and in whatever order."""
+    shape = pipeline.latent_shape(32, 32)
+    contexts = torch.cat([pipeline.text_encoder([text]) for text in PROMPTS])
+    uncond = pipeline.text_encoder([""])
+    options = {"group": 8, "steps": 4, "guidance_scale": 3.0, "sampler": sampler}
+    together = pipeline.sample(contexts, uncond, shape, seeds=range(5), **options)
+    for k in (4, 0, 2):
+        alone = pipeline.sample(contexts[k : k + 1], uncond, shape, seeds=[k], **options)
+        assert torch.equal(alone[0], together[k])
+
+
+def test_pictures_of_one_call_equal_pictures_of_several(pipeline):
+    together = pipeline(PROMPTS * 2, steps=3, seed=5)
+    alone = pipeline([PROMPTS[2]], steps=3, seed=12)
+    assert np.array_equal(pixels(together[7]), pixels(alone[0]))
+
+
+def test_guidance_scale(pipeline):
+    """0 ignores the prompt, 1 is plain conditional, and a negative prompt matters above 1."""
+
+    def draw(prompt: str, scale: float, negative: str = "") -> np.ndarray:
+        options = {"steps": 3, "guidance_scale": scale, "negative_prompt": negative}
+        return pixels(pipeline([prompt], **options)[0])
+
+    assert np.array_equal(draw("a cat", 0), draw("a dog", 0))
+    assert not np.array_equal(draw("a cat", 1), draw("a dog", 1))
+    assert np.array_equal(draw("a cat", 1, "blue"), draw("a cat", 1))
+    assert not np.array_equal(draw("a cat", 4, "blue"), draw("a cat", 4))
+
+
+def test_saved_and_loaded_it_draws_the_same(pipeline, tmp_path):
+    pipeline.save(tmp_path / "model", {"steps": 1})
+    again = TextToImage.load(tmp_path)
+    assert again.schedule_config == pipeline.schedule_config
+    before, after = (p(["a cat"], steps=3)[0] for p in (pipeline, again))
+    assert np.array_equal(pixels(before), pixels(after))
+    assert json.loads((tmp_path / "model" / "latentsmith.json").read_text())["provenance"]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
+@pytest.mark.parametrize(
+    ("schedule", "prediction", "sampler"),
+    [
+        (FLOW, "flow", "dpmpp_2m"),
+        (ScheduleConfig(zero_terminal_snr=True), "velocity", "ddim"),
+        (ScheduleConfig(), "noise", "ddim"),
+    ],
+)
+def test_diffusers_opens_the_folder_and_draws_the_same(schedule, prediction, sampler, tmp_path):
+    """StableDiffusionPipeline, as it is: text encoder, tokenizer and scheduler included."""
+    ours = make_pipeline(schedule, prediction)
+    ours.save(tmp_path / "model")
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(
+        tmp_path / "model", low_cpu_mem_usage=False
+    )
+    theirs.set_progress_bar_config(disable=True)
+    shape = ours.latent_shape(32, 32)
+    latents = torch.randn(1, *shape, generator=torch.Generator().manual_seed(3))
+    options = {"num_inference_steps": 10, "guidance_scale": 4.0, "height": 32, "width": 32}
+    drawn = theirs("a red heart", latents=latents, output_type="np", **options).images[0] * 255
+    mine = ours(["a red heart"], steps=10, guidance_scale=4.0, sampler=sampler, seed=3)[0]
+    assert np.abs(pixels(mine) - drawn).max() <= 1
+
+
+def test_parts_of_another_model_are_refused(pipeline, tmp_path):
+    pipeline.save(tmp_path / "model")
+    torch.manual_seed(1)
+    Autoencoder(AUTOENCODERS["tiny-32"]).save(tmp_path / "model" / "vae")
+    with pytest.raises(ValueError, match=r"autoencoder of sha256 [0-9a-f]{64}, but .* sha256 "):
+        TextToImage.load(tmp_path)
+
+
+def test_another_tokenizer_is_noticed_by_the_golden_embedding(pipeline, tmp_path):
+    pipeline.save(tmp_path / "model")
+    file = tmp_path / "model" / "latentsmith.json"
+    facts = json.loads(file.read_text())
+    facts["bindings"]["golden"][0] += 1.0
+    file.write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="golden"):
+        TextToImage.load(tmp_path)
+
+
+def test_a_failed_save_leaves_the_old_model(pipeline, tmp_path, monkeypatch):
+    pipeline.save(tmp_path / "model")
+    before = sorted(path.name for path in (tmp_path / "model").iterdir())
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ldm.files.save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        pipeline.save(tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == before
+
+
+def test_sizes_that_cannot_be_drawn_are_refused(pipeline):
+    with pytest.raises(ValueError, match=r"30x32 .* multiples of 8\. Near: 24x32"):
+        pipeline(["a cat"], height=32, width=30)
+
+
+def test_values_that_are_not_finite_are_an_error(pipeline):
+    broken = make_pipeline()
+    broken.unet.conv_out.bias.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="not finite"):
+        broken(["a cat"], steps=2)
