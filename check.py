@@ -1,10 +1,8 @@
-"""Looks at a data folder before anything is trained on it.
+"""python check.py data/openmoji --size 64 --batch-size 32
 
-    python check.py data/openmoji
-    python check.py data/openmoji --size 64 --tokens 77
-
-Prints what was found: counts, where the captions come from, files that cannot be used, image sizes,
-caption lengths, samples. Ends with status 1 if a training on this folder would go wrong.
+Looks at a data folder before anything is trained on it: counts, where the captions come from, files
+that cannot be used, image sizes, caption lengths, samples. Ends with status 1 if a training on this
+folder would go wrong.
 """
 
 import sys
@@ -16,15 +14,16 @@ import tyro
 
 from imagetext.folder import read_folder
 from imagetext.report import problems, report
+from training.bounds import Positive
 from training.cli import parse, run_main
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     data: tyro.conf.Positional[Path]  # the data folder
-    size: int | None = None  # side of the training images, in pixels
-    tokens: int = 77  # how many tokens the text encoder takes; CLIP's number
-    batch_size: int = 32  # images per step of the training that is planned
+    size: Positive[int] | None = None  # side of the training images, in pixels
+    tokens: Positive[int] = 77  # how many tokens the text encoder takes; CLIP's number
+    batch_size: Positive[int] = 32  # images per step of the training that is planned
     allow_missing_captions: bool = False  # do not call them a problem
 
 

@@ -22,8 +22,12 @@ from imagetext.folder import Pair, read_folder
 from imagetext.images import ImageTransform, to_model, to_uint8
 from imagetext.split import split
 from ldm import TextToImage
+from ldm.samplers import find_sampler
+from ldm.schedule import check_steps
+from training.bounds import Finite, Part, Positive, Seed
 from training.cli import parse, pick_device, run_main
 from training.grid import grid, pixels_of
+from training.run import make_folder, write_json
 from training.seeding import generator
 
 KS = (1, 5, 10)
@@ -34,27 +38,33 @@ class Config:
     model: Path  # run folder of train_ldm.py, or a pipeline folder
     data: Path  # the data folder it was trained on
     judge: Path  # run folder of a CLIP with another seed and architecture than the one inside
-    samples: int = 256  # captions drawn at random, one picture of each
+    samples: Positive[int] = 256  # captions drawn at random, one picture of each
     steps: int = 25  # network evaluations per picture
-    guidance_scale: float = 4.0  # as in sample.py
+    guidance_scale: Finite = 4.0  # as in sample.py
     sampler: str = "dpmpp_2m"  # as in sample.py
-    held_out: float = 0.02  # share that the trainings kept apart
+    held_out: Part = 0.02  # share that the trainings kept apart
     out: Path | None = None  # also write the samples side by side, and the figures, here
-    seed: int = 0  # of the captions and the pictures
+    seed: Seed = 0  # of the captions and the pictures
     device: str = "auto"  # cpu, cuda, mps; auto takes what is there
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, __doc__)
+    find_sampler(config.sampler)
+    check_steps(config.steps)
     device = pick_device(config.device)
     pipeline = TextToImage.load(config.model, device)
     judge = load_clip(config.judge, device)
     train, held_out = split(read_folder(config.data), config.held_out)
-    figures = reconstruction(pipeline, held_out)
+    if config.out is not None:
+        make_folder(config.out)
+    if not held_out:
+        print("nothing is held out, so reconstructions are those of images trained on.")
+    figures = reconstruction(pipeline, held_out or train[: config.samples])
     figures |= alignment(config, pipeline, judge, train)
     print(json.dumps(figures, indent=2))
     if config.out is not None:
-        (config.out / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(config.out / "evaluation.json", figures)
 
 
 @torch.no_grad()
@@ -90,9 +100,8 @@ def alignment(
         )
     samples = pixels_of(pictures)
     if config.out is not None:
-        config.out.mkdir(parents=True, exist_ok=True)
         grid(samples, columns=int(len(samples) ** 0.5)).save(config.out / "samples.png")
-    real = load(pairs, judge.image_size, channels=3)
+    real = load(pairs, judge.size, channels=3)
     return {
         "samples": len(pairs),
         **recalls("recall", judge, samples, captions),

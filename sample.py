@@ -19,8 +19,11 @@ from tqdm import tqdm
 
 from ldm import TextToImage
 from ldm.samplers import find_sampler
+from ldm.schedule import check_steps
+from training.bounds import Finite, Positive, Seed
 from training.cli import parse, pick_device, run_main
 from training.grid import grid, pixels_of
+from training.run import make_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +32,15 @@ class Config:
     prompts: Path | None = None  # a text file with one prompt a line, drawn after those given
     model: Path  # a run folder of train_ldm.py, or a pipeline folder
     out: Path = Path("samples")  # folder for the PNG files
-    count: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1  # pictures of each prompt
+    count: Annotated[Positive[int], tyro.conf.arg(aliases=["-n"])] = 1  # pictures of each prompt
     negative_prompt: str = ""  # what guidance leads away from
     steps: int = 25  # network evaluations per picture
-    guidance_scale: float = 4.0  # 0 ignores the prompt, 1 follows it plainly, above 1 harder
+    guidance_scale: Finite = 4.0  # 0 ignores the prompt, 1 follows it plainly, above 1 harder
     sampler: str = "dpmpp_2m"  # ddpm, ddim, euler or dpmpp_2m
-    seed: int = 0  # of the first picture; picture k uses seed + k
+    seed: Seed = 0  # of the first picture; picture k uses seed + k
     height: int | None = None  # pixels; the size trained on when left out
     width: int | None = None  # pixels
-    batch_size: int = 16  # pictures drawn at once on an accelerator; changes no picture
+    batch_size: Positive[int] = 16  # pictures drawn at once on an accelerator; changes no picture
     grid: bool = True  # also write all pictures side by side, grid-0000.png
     device: str = "auto"  # cpu, cuda, mps; auto takes what is there
 
@@ -45,11 +48,13 @@ class Config:
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, __doc__)
     prompts = [text for text in read_prompts(config) for _ in range(config.count)]
-    check(config)
+    find_sampler(config.sampler)
+    check_steps(config.steps)
     device = pick_device(config.device)
     pipeline = TextToImage.load(config.model, device)
-    warn_of_cut_prompts(pipeline, prompts)
-    config.out.mkdir(parents=True, exist_ok=True)
+    pipeline.latent_shape(config.height, config.width)
+    warn_of_cut_prompts(pipeline, [*prompts, config.negative_prompt])
+    make_folder(config.out)
     total = len(prompts) * config.steps
     with tqdm(total=total, desc="sampling", unit=" image steps", dynamic_ncols=True) as bar:
         pictures = pipeline(
@@ -79,24 +84,23 @@ def read_prompts(config: Config) -> list[str]:
     """The prompts of the command line, then those of the file."""
     prompts = list(config.prompt)
     if config.prompts is not None:
-        lines = config.prompts.read_text(encoding="utf-8").splitlines()
-        prompts += [line.strip() for line in lines if line.strip()]
-        if not prompts:
+        try:
+            lines = config.prompts.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise ValueError(
+                f"--prompts {config.prompts} cannot be read ({reason}). It must be a text file in "
+                "UTF-8 with one prompt a line."
+            ) from error
+        written = [line.strip() for line in lines if line.strip()]
+        if not written:
             raise ValueError(f"{config.prompts} has no prompts in it; write one a line.")
+        prompts += written
     if not prompts:
         raise ValueError(
             'no prompt given. For example: python sample.py "red heart" --model runs/ldm'
         )
     return prompts
-
-
-def check(config: Config) -> None:
-    """What would only be noticed after the model is loaded."""
-    find_sampler(config.sampler)
-    if config.count < 1:
-        raise ValueError(f"-n {config.count}: draw at least one picture of each prompt.")
-    if config.batch_size < 1:
-        raise ValueError(f"--batch-size {config.batch_size}: it must be at least 1.")
 
 
 def warn_of_cut_prompts(pipeline: TextToImage, prompts: Sequence[str]) -> None:
@@ -133,7 +137,8 @@ def png(picture: Image.Image, made_by: dict) -> bytes:
     """`parameters` is the chunk that viewers show; `latentsmith` the same for programs."""
     info = PngInfo()
     if made_by:
-        readable = ", ".join(f"{k}: {v}" for k, v in made_by.items() if k != "prompt" and v)
+        rest = {k: v for k, v in made_by.items() if k != "prompt" and v not in (None, "")}
+        readable = ", ".join(f"{k}: {v}" for k, v in rest.items())
         info.add_itxt("parameters", f"{made_by['prompt']}\n{readable}")
         info.add_itxt("latentsmith", json.dumps(made_by, ensure_ascii=False))
     buffer = BytesIO()

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -70,7 +70,7 @@ class TextToImage:
                 f"encoder gives {self.text_encoder.width}: it was trained with another one."
             )
 
-    def to(self, device: str | torch.device) -> Self:
+    def to(self, device: str | torch.device) -> "TextToImage":
         for module in (self.denoiser, self.autoencoder, self.text_encoder):
             module.to(device)
         return self
@@ -118,8 +118,7 @@ class TextToImage:
         """
         find_sampler(sampler)  # a typing mistake should not cost the encoding of a thousand prompts
         prompts = list(prompts)
-        sides = (self.size if side is None else side for side in (height, width))
-        shape = self.latent_shape(*sides)
+        shape = self.latent_shape(height, width)
         contexts = {text: self.text_encoder([text]) for text in dict.fromkeys(prompts)}
         uncond = self.text_encoder([negative_prompt])
         group = batch_size if self.device.type != "cpu" else cpu_group(shape)
@@ -192,7 +191,9 @@ class TextToImage:
         pixels = ((image + 1) * 127.5).round().to(torch.uint8).cpu().permute(1, 2, 0).numpy()
         return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
-    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+    def latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
+        """For pictures of this size in pixels; a side that is None is as trained."""
+        height, width = (self.size if side is None else side for side in (height, width))
         factor = self.autoencoder.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
         if height < factor or width < factor or height % factor or width % factor:
             raise ValueError(
@@ -228,14 +229,12 @@ class TextToImage:
         scheduler = scheduler_files.to_diffusers(self.schedule_config, self.denoiser.prediction)
         (folder / "scheduler").mkdir()
         write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-        write_json(
-            folder / "model_index.json",
-            {**MODEL_INDEX, "scheduler": ["diffusers", scheduler["_class_name"]]},
-        )
+        index = MODEL_INDEX | {"scheduler": ["diffusers", scheduler["_class_name"]]}
+        write_json(folder / "model_index.json", index)
         write_json(folder / "latentsmith.json", {"bindings": facts, "provenance": provenance})
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "TextToImage":
         """From a run folder of train_ldm.py or a pipeline folder, ours or Stable Diffusion's.
 
         Raises:
