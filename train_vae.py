@@ -19,10 +19,11 @@ from autoencoder.losses import LossConfig
 from autoencoder.optimization import TrainingStep, prepare
 from autoencoder.statistics import fold, measure, without_scaling
 from evaluation.reconstruction import psnr
-from imagetext.batches import ImageBatches, read_pixels
+from imagetext.batches import ImageBatches, check_batch_size, read_pixels
 from imagetext.folder import read_folder
 from imagetext.images import ImageTransform, to_model, to_uint8
 from imagetext.split import split
+from training.bounds import NotNegative, Part, Positive, Share
 from training.cli import parse, pick_device, run_main
 from training.ema import EMA
 from training.grid import grid
@@ -43,26 +44,26 @@ class Config:
     out: Path  # run folder; the same command again resumes it
     preset: str = "small-64"  # architecture and recipe
     init_from: Path | None = None  # begin with this autoencoder instead, whatever its architecture
-    size: int = 64  # side of the training images in pixels
+    size: Positive[int] = 64  # side of the training images in pixels
     channels: int = 3  # 1 gray, 3 RGB, 4 RGBA
-    steps: int = 20_000  # optimizer steps
-    batch_size: int = 16  # images per step
-    learning_rate: float = 1e-3  # reached after the warm-up; used as given, never scaled
-    warmup: int = 100  # steps until the learning rate is reached
-    cooldown: float = 0.5  # share of the run, at its end, in which the rate falls to 0
-    clip_norm: float = 1.0  # gradients are scaled down to this norm
-    ema_halflife: float = 0.02  # of the averaged weights, as a share of the run
+    steps: Positive[int] = 20_000  # optimizer steps
+    batch_size: Positive[int] = 16  # images per step
+    learning_rate: Positive[float] = 1e-3  # reached after the warm-up; used as given, never scaled
+    warmup: NotNegative[int] = 100  # steps until the learning rate is reached
+    cooldown: Share = 0.5  # share of the run, at its end, in which the rate falls to 0
+    clip_norm: Positive[float] = 1.0  # gradients are scaled down to this norm
+    ema_halflife: Positive[float] = 0.02  # of the averaged weights, as a share of the run
     loss: LossConfig = field(default_factory=LossConfig)
-    discriminator_rate: float = 1.0  # its learning rate, as a multiple of the autoencoder's
-    discriminator_width: int = 64  # channels of its first layer
+    discriminator_rate: Positive[float] = 1.0  # learning rate, times that of the autoencoder
+    discriminator_width: Positive[int] = 64  # channels of its first layer
     discriminator_layers: int = 3  # it judges patches of 16, 34 or 70 pixels with 1, 2 or 3
     bf16: bool = True  # compute in bfloat16 where the hardware does; weights stay float32
-    held_out: float = 0.02  # share of the images kept for the PSNR
-    statistics_images: int = 4096  # training images that the latents are normalized on at the end
-    look_every: int = 500  # steps between previews
-    save_every: int = 500  # steps between saved states
+    held_out: Part = 0.02  # share of the images kept for the PSNR
+    statistics_images: Positive[int] = 4096  # that the latents are normalized on at the end
+    look_every: Positive[int] = 500  # steps between previews
+    save_every: Positive[int] = 500  # steps between saved states
     skip_unusable: bool = False  # leave out images that cannot be read
-    workers: int = 4  # processes that decode images, if the set is too large for memory
+    workers: NotNegative[int] = 4  # processes that decode images, if memory cannot hold them
     seed: int = 0  # of everything that is random
     device: str = "auto"  # cpu, cuda, mps; auto takes what is there
     dry_run: bool = False  # print the plan and stop
@@ -76,11 +77,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not config.skip_unusable:
         folder.require_all_usable()
     pairs, held_out = split(folder, config.held_out)
+    check_batch_size(config.batch_size, len(pairs))
+    transform = ImageTransform(config.size, config.channels)
     print_plan(config, training, len(pairs), len(held_out))
     if config.dry_run:
         return
     run = Run(config.out, config)
-    transform = ImageTransform(config.size, config.channels)
     seed = derived_seed(config.seed, "order")
     batches = ImageBatches(
         pairs, transform, config.batch_size, seed, config.workers, progress=progress_bar
