@@ -7,6 +7,7 @@ Stopped or killed, it goes on when the same command is run again.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,22 +21,24 @@ from imagetext.folder import read_folder
 from imagetext.images import ImageTransform, to_model
 from imagetext.split import split
 from ldm import TextToImage
-from ldm.denoiser import Denoiser
+from ldm.denoiser import Denoiser, check_prediction
 from ldm.objective import ObjectiveConfig, denoising_loss, draw_noise
 from ldm.schedule import ScheduleConfig, make_schedule
 from ldm.unet import PRESETS as ARCHITECTURES
 from ldm.unet import UNet
 from ldm.validation import Validation, check_latents, verdict
+from training.bounds import Finite, NotNegative, Part, Positive, Share
 from training.cli import parse, pick_device, run_main
 from training.ema import EMA
 from training.grid import grid, pixels_of
 from training.learning_rate import learning_rate, set_learning_rate
 from training.loop import Plan, progress_bar, say, train
 from training.precision import Precision, compile_for
-from training.run import Run
+from training.run import Run, plain
 from training.seeding import derived_seed, generator
 
 PREVIEWS = 8  # prompts that a preview shows
+JUDGED = 256  # training pairs that the validation loss is measured on if none are held out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,25 +48,25 @@ class Config:
     text_encoder: str  # run folder of train_clip.py, a CLIPTextModel folder, or NAME:PRETRAINED
     out: Path  # run folder; the same command again resumes it
     preset: str = "small-64"  # architecture and recipe
-    size: int = 64  # side of the training images in pixels
-    steps: int = 20_000  # optimizer steps
-    batch_size: int = 32  # images per step
-    learning_rate: float = 1e-3  # reached after the warm-up; used as given, never scaled
-    warmup: int = 100  # steps until the learning rate is reached
-    cooldown: float = 0.5  # share of the run, at its end, in which the rate falls to 0
-    weight_decay: float = 0.01  # of AdamW
-    clip_norm: float = 1.0  # the gradient is scaled down to this norm
-    ema_halflife: float = 0.02  # of the averaged weights, as a share of the run
-    caption_dropout: float = 0.1  # chance to train on the empty caption, which guidance needs
+    size: Positive[int] = 64  # side of the training images in pixels
+    steps: Positive[int] = 20_000  # optimizer steps
+    batch_size: Positive[int] = 32  # images per step
+    learning_rate: Positive[float] = 1e-3  # reached after the warm-up; used as given, never scaled
+    warmup: NotNegative[int] = 100  # steps until the learning rate is reached
+    cooldown: Share = 0.5  # share of the run, at its end, in which the rate falls to 0
+    weight_decay: NotNegative[float] = 0.01  # of AdamW
+    clip_norm: Positive[float] = 1.0  # the gradient is scaled down to this norm
+    ema_halflife: Positive[float] = 0.02  # of the averaged weights, as a share of the run
+    caption_dropout: Share = 0.1  # chance to train on the empty caption, which guidance needs
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     bf16: bool = True  # compute in bfloat16 where the hardware does; weights stay float32
     gradient_checkpointing: bool = False  # a third slower, much less memory
-    held_out: float = 0.02  # share of the pairs kept for the validation loss
+    held_out: Part = 0.02  # share of the pairs kept for the validation loss
     preview_prompts: tuple[str, ...] = ()  # drawn while training; the first held-out captions else
-    preview_guidance: float = 4.0  # guidance scale of the previews
-    look_every: int = 500  # steps between previews
-    save_every: int = 500  # steps between saved states
+    preview_guidance: Finite = 4.0  # guidance scale of the previews
+    look_every: Positive[int] = 500  # steps between previews
+    save_every: Positive[int] = 500  # steps between saved states
     allow_missing_captions: bool = False  # train images without a caption on the empty one
     skip_unusable: bool = False  # leave out images that cannot be read
     seed: int = 0  # of everything that is random
@@ -73,6 +76,7 @@ class Config:
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, __doc__, PRESETS)
+    check_prediction(make_schedule(config.schedule), config.objective.prediction)
     device = pick_device(config.device)
     vae = Autoencoder.load(config.vae, device).requires_grad_(False)
     encoder = TextEncoder.load(config.text_encoder, device)
@@ -85,10 +89,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_plan(config, unet, vae, len(pairs), len(held_out))
     if config.dry_run:
         return
-    run = Run(config.out, config)
-    cache = cached(config, run, pairs + held_out, vae, encoder)
+    parts = hashes(config, vae, encoder)
+    run = Run(config.out, plain(config) | parts)
+    cache = cached(config, run, parts, pairs + held_out, vae, encoder)
     check_latents(cache.batch(order.indices(0), generator(config.seed, "check"), 0)[0])
-    prompts = config.preview_prompts or [pair.captions[0] for pair in held_out[:PREVIEWS]]
+    shown = (held_out or pairs)[:PREVIEWS]
+    prompts = config.preview_prompts or [pair.captions[0] for pair in shown]
     stage = Stage(config, run, unet.to(device), vae, encoder, cache, order, prompts)
     train(run, stage.plan(), stage.parts, stage.step, stage.look, "train_ldm")
     stage.pipeline.save(run.model, {"config": run.config})
@@ -97,10 +103,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def build_unet(config: Config, vae: Autoencoder, encoder: TextEncoder) -> UNet:
     """The preset's U-Net, fitted to this autoencoder and text encoder."""
-    if config.size % vae.factor:
+    halvings = len(ARCHITECTURES[config.preset].block_out_channels) - 1
+    factor = vae.factor * 2**halvings
+    if config.size % factor:
         raise ValueError(
-            f"--size {config.size} is not a multiple of {vae.factor}, by which the autoencoder "
-            f"shrinks images. Use --size {max(1, config.size // vae.factor) * vae.factor}."
+            f"--size {config.size} is not a multiple of {factor}: the autoencoder shrinks images "
+            f"{vae.factor} times, and the U-Net its latents {2**halvings} times. "
+            f"Use --size {max(1, config.size // factor) * factor}."
         )
     torch.manual_seed(derived_seed(config.seed, "weights"))
     unet = UNet(
@@ -112,7 +121,6 @@ def build_unet(config: Config, vae: Autoencoder, encoder: TextEncoder) -> UNet:
             sample_size=config.size // vae.factor,
         )
     )
-    unet.check_size(config.size // vae.factor, config.size // vae.factor)
     unet.gradient_checkpointing = config.gradient_checkpointing
     return unet
 
@@ -126,19 +134,30 @@ def print_plan(config: Config, unet: UNet, vae: Autoencoder, images: int, held_o
         f"{vae.config.latent_channels}x{side}x{side}; {images} images ({held_out} held out), "
         f"{config.steps} steps of {config.batch_size}: {epochs:.1f} epochs."
     )
+    if not held_out:
+        print("note: nothing is held out, so the validation loss is one of images trained on.")
+
+
+def hashes(config: Config, vae: Autoencoder, encoder: TextEncoder) -> dict[str, Any]:
+    """What the U-Net is bound to from its first step on: paths may come to hold other weights."""
+    return {
+        "vae_sha256": autoencoder.files.weights_sha256(config.vae),
+        "vae_scaling": [vae.config.scaling_factor, vae.config.shift_factor],
+        "text_encoder_sha256": encoder.sha256,
+    }
 
 
 def cached(
-    config: Config, run: Run, pairs: list, vae: Autoencoder, encoder: TextEncoder
+    config: Config,
+    run: Run,
+    parts: dict[str, Any],
+    pairs: list,
+    vae: Autoencoder,
+    encoder: TextEncoder,
 ) -> LatentCache:
     """Latents and contexts of all pairs, made on the first start and reused on the next."""
     transform = ImageTransform(config.size, vae.config.in_channels)
-    identity = {
-        "autoencoder": autoencoder.files.weights_sha256(config.vae),
-        "text_encoder": encoder.sha256,
-        "transform": transform.describe(),
-        "encoded_in": "float32",
-    }
+    identity = {**parts, "transform": transform.describe(), "encoded_in": "float32"}
     folder = run.path / "cache"
     if folder.exists():
         return LatentCache.open(folder, identity, pairs)
@@ -181,8 +200,10 @@ class Stage:
         self.pipeline = TextToImage(
             self.ema.module, vae, encoder, config.schedule, config.objective.prediction
         ).to(self.device)
+        held_out = torch.arange(order.count, len(cache))
+        judged = held_out if len(held_out) else torch.arange(min(order.count, JUDGED))
         self.validation = Validation(
-            *self.draw(torch.arange(order.count, len(cache)), "validation", 0),
+            *self.draw(judged, "validation", 0),
             schedule_steps=len(schedule),
             generator=generator(config.seed, "validation noise"),
             batch_size=config.batch_size,
