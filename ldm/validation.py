@@ -21,8 +21,8 @@ def check_latents(latents: Latents) -> None:
     std = latents.float().std().item()
     if not STD_RANGE[0] <= std <= STD_RANGE[1]:
         raise ValueError(
-            f"the latents of the first batch have a standard deviation of {std:.3g}; it must lie in "
-            f"[{STD_RANGE[0]}, {STD_RANGE[1]}]. The autoencoder's statistics do not fit these "
+            f"the latents of the first batch have a standard deviation of {std:.3g}; it must lie "
+            f"in [{STD_RANGE[0]}, {STD_RANGE[1]}]. The autoencoder's statistics do not fit these "
             "images: train it on them (train_vae.py), or set scaling_factor in its config.json to "
             "1 / standard deviation."
         )
@@ -50,8 +50,11 @@ class Validation:
     def loss(self, denoiser: Denoiser, objective: ObjectiveConfig) -> dict[str, float]:
         """Means: `val`; `val/t0-249` ... by bucket; `val/wrong_text` with captions exchanged."""
         losses = self.losses(denoiser, objective, self.context)
-        wrong = self.losses(denoiser, objective, self.context.roll(1, dims=0))
-        means = {"val": losses.mean().item(), "val/wrong_text": wrong.mean().item()}
+        means = {"val": losses.mean().item()}
+        exchanged = self.context.roll(1, dims=0)
+        if not torch.equal(exchanged, self.context):  # as with a single pair
+            wrong = self.losses(denoiser, objective, exchanged)
+            means["val/wrong_text"] = wrong.mean().item()
         edges = [round(k * len(denoiser.schedule) / BUCKETS) for k in range(BUCKETS + 1)]
         for k in range(BUCKETS):
             if (self.bucket == k).any():
@@ -99,6 +102,10 @@ def verdict(losses: dict[str, float], baseline: float) -> str:
             "this order: a learning rate too high, or too low; latents of another autoencoder; "
             "images or captions that are noise."
         )
-    gain = 1 - losses["val"] / losses["val/wrong_text"]
-    text = "ignores the text so far" if gain < 0.005 else f"right captions lower it by {gain:.1%}"
+    if "val/wrong_text" not in losses:
+        text = "too few held-out captions to tell whether it listens to the text"
+    elif (gain := 1 - losses["val"] / losses["val/wrong_text"]) < 0.005:
+        text = "ignores the text so far"
+    else:
+        text = f"right captions lower it by {gain:.1%}"
     return f"learning: validation loss at {share:.0%} of predicting nothing; {text}"
