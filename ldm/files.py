@@ -113,7 +113,9 @@ def read_config(folder: Path, fields: set[str]) -> dict:
     """The entries of config.json that UNetConfig has; all others must be at their usual value."""
     path = folder / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has {WEIGHTS}, but no {CONFIG} that describes it.")
+        raise FileNotFoundError(
+            f"{folder} has {WEIGHTS}, but no {CONFIG} that describes it. Copy it, too."
+        )
     entries = read_json(path)
     if entries.get("_class_name", CLASS_NAME) != CLASS_NAME:
         raise ValueError(f"{path} describes a {entries['_class_name']}, not a {CLASS_NAME}.")
