@@ -50,9 +50,7 @@ class Config:
     learning_rate: Positive[float] = 1e-3  # reached after the warm-up; used as given, never scaled
     warmup: NotNegative[int] = 50  # steps until the learning rate is reached
     weight_decay: NotNegative[float] = 0.1  # of AdamW, for matrices only
-    tokens: Positive[int] | None = (
-        None  # context length of the text tower; the preset's when left out
-    )
+    tokens: Positive[int] | None = None  # context length of the text tower, else the preset's
     degrade: bool = False  # half of the images softer and shifted; for a judge of samples
     held_out: Part = 0.02  # share of the pairs kept for the retrieval test
     bf16: bool = True  # compute in bfloat16 where the hardware does; weights stay float32

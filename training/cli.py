@@ -78,15 +78,16 @@ def run_main(main: Callable[[], None]) -> None:
     Set LATENTSMITH_TRACEBACK=1 to see where the error came from.
     """
     try:
-        main()
+        return main()
     except KeyboardInterrupt as stop:
-        print(f"\n{stop}" if str(stop) else "\nstopped.", file=sys.stderr)
-        sys.exit(130)
+        message, status = str(stop) or "stopped.", 130
     except (ValueError, OSError, SafetensorError, FloatingPointError) as error:
         if os.environ.get("LATENTSMITH_TRACEBACK"):
             raise
-        print(f"error: {in_words(error)}", file=sys.stderr)
-        sys.exit(2)
+        message, status = f"error: {in_words(error)}", 2
+    # Not before here: with the error its stack is gone, and the progress bars in it have ended.
+    print(message, file=sys.stderr)
+    sys.exit(status)
 
 
 def in_words(error: Exception) -> str:
