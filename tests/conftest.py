@@ -1,0 +1,29 @@
+"""Fixtures of several test files. They import when used, so that other files start fast."""
+
+import re
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A data folder and untrained models of every kind; not to be changed."""
+    from tests.mistakes import make_world
+
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def refused(world, tmp_path, capsys, monkeypatch):
+    """refused(script, pattern, *flags): with the flags a good call ends with such a message."""
+    from tests.mistakes import command, refusal, tree, unchanged
+
+    monkeypatch.delenv("LATENTSMITH_TRACEBACK", raising=False)
+
+    def call(script, pattern, *flags):
+        with unchanged(world):
+            message = refusal(capsys, script, command(script, world, tmp_path / "out", *flags))
+        assert re.search(pattern, message, flags=re.DOTALL), message
+        assert not tree(tmp_path), "something was written"
+
+    return call

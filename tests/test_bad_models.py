@@ -1,0 +1,130 @@
+"""Model folders that are missing, damaged, unfinished or of another kind, and missing downloads."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+
+import evaluate
+import sample
+import train_ldm
+import train_vae
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("flag", "name", "pattern"),
+    [
+        ("--vae", "nowhere", "nowhere is not a folder. Give a run folder"),
+        ("--vae", "empty", "holds no autoencoder.*It holds: nothing"),
+        ("--vae", "unfinished", "run that has not ended: the same command again"),
+        ("--vae", "clip", f"holds no autoencoder: there is no {WEIGHTS}"),
+        ("--vae", "ldm/model/unet", "'UNet2DConditionModel'; only 'AutoencoderKL'"),
+        ("--text-encoder", "nowhere", "no text encoder folder.*NAME:PRETRAINED"),
+        ("--text-encoder", "empty", "holds no text encoder.*train_clip.py"),
+        ("--text-encoder", "unfinished", "has not finished; start the same command again"),
+        ("--text-encoder", "vae", "holds no text encoder.*train_clip.py"),
+    ],
+)
+def test_parts_of_another_kind_or_unfinished(refused, world, flag, name, pattern):
+    refused(train_ldm, pattern, flag, world / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("nowhere", "no model in .*looked for model_index.json"),
+        ("empty", "no model in .*Give a run folder of train_ldm.py"),
+        ("unfinished", "not finished: start the same command again"),
+        ("vae", "It holds another model: AutoencoderKL. Give a run folder of train_ldm.py"),
+        ("clip", "It holds another model: a text encoder"),
+    ],
+)
+def test_models_of_another_kind_or_unfinished(refused, world, name, pattern):
+    refused(sample, pattern, "--model", world / name)
+    refused(evaluate, pattern, "--model", world / name)
+
+
+def test_a_judge_of_another_kind(refused, world):
+    refused(evaluate, "holds no CLIP of both towers.*train_clip.py", "--judge", world / "vae")
+
+
+def test_an_autoencoder_to_begin_with(refused, world):
+    refused(train_vae, "not a folder. Give a run folder", "--init-from", world / "nowhere")
+    refused(train_vae, "use --channels 3", "--init-from", world / "vae", "--channels", "1")
+
+
+def damaged_copy(folder: Path, target: Path, file: str, cut: int = 100) -> Path:
+    """A copy of a run whose `file` ends too early; without it if cut is 0."""
+    shutil.copytree(folder, target)
+    path = target / "model" / file
+    content = path.read_bytes()
+    path.unlink()
+    if cut:
+        path.write_bytes(content[:-cut])
+    return target
+
+
+@pytest.mark.parametrize(
+    ("script", "flag", "run", "file"),
+    [
+        (train_ldm, "--vae", "vae", WEIGHTS),
+        (train_ldm, "--vae", "vae", "config.json"),
+        (train_ldm, "--text-encoder", "clip", "text_encoder/model.safetensors"),
+        (train_vae, "--init-from", "vae", WEIGHTS),
+        (evaluate, "--judge", "clip", "clip/open_clip_model.safetensors"),
+        (sample, "--model", "ldm", f"unet/{WEIGHTS}"),
+        (sample, "--model", "ldm", "unet/config.json"),
+        (sample, "--model", "ldm", f"vae/{WEIGHTS}"),
+        (sample, "--model", "ldm", "text_encoder/model.safetensors"),
+        (sample, "--model", "ldm", "scheduler/scheduler_config.json"),
+        (sample, "--model", "ldm", "latentsmith.json"),
+    ],
+)
+def test_damaged_files_are_named(refused, world, tmp_path_factory, script, flag, run, file):
+    copy = damaged_copy(world / run, tmp_path_factory.mktemp("copy") / run, file)
+    refused(script, f"{Path(file).name}.*([Cc]opy|[Dd]ownload)", flag, copy)
+
+
+def test_missing_files_are_named(refused, world, tmp_path_factory):
+    for file in ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"):
+        copy = tmp_path_factory.mktemp("copy") / "ldm"
+        damaged_copy(world / "ldm", copy, file, cut=0)
+        refused(sample, f"{Path(file).name}.*[Cc]opy", "--model", copy)
+
+
+def test_a_model_with_another_part_put_in_is_refused_with_both_hashes(
+    refused, world, tmp_path_factory
+):
+    for part, source in (("vae", "other_vae/model"), ("text_encoder", "clip/model/text_encoder")):
+        copy = tmp_path_factory.mktemp("copy") / "ldm"
+        shutil.copytree(world / "ldm", copy)
+        shutil.rmtree(copy / "model" / part)
+        shutil.copytree(world / source, copy / "model" / part)
+        refused(sample, r"sha256 [0-9a-f]{64}, but .* sha256 [0-9a-f]{64}", "--model", copy)
+
+
+# What is not on this machine.
+
+
+def test_clip_weights_without_a_network(refused, monkeypatch, tmp_path_factory):
+    hub = tmp_path_factory.mktemp("hub")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    pattern = f"not on this machine.*Looked for open_clip_model.safetensors.*{hub}.*train_clip.py"
+    refused(train_ldm, pattern, "--text-encoder", "ViT-L-14-quickgelu:openai")
+    refused(train_ldm, "no architecture 'ViT-L-13'.*ViT-L-14", "--text-encoder", "ViT-L-13:openai")
+
+
+def test_lpips_weights_without_a_network(refused, monkeypatch, tmp_path_factory):
+    def no_network(*_, **__):
+        raise OSError("no network")
+
+    hub = tmp_path_factory.mktemp("hub")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(hub))
+    monkeypatch.setattr(torch.hub, "urlopen", no_network)
+    pattern = f"{hub}/checkpoints/vgg16.*could not be fetched.*Copy the file.*--perceptual none"
+    refused(train_vae, pattern, "--perceptual", "vgg")
