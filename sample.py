@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from ldm import TextToImage
+from ldm.files import PROVENANCE, find_pipeline, read_json
 from ldm.samplers import find_sampler
 from ldm.schedule import check_steps
 from training.bounds import Finite, Positive, Seed
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     pipeline = TextToImage.load(config.model, device)
     pipeline.latent_shape(config.height, config.width)
     warn_of_cut_prompts(pipeline, [*prompts, config.negative_prompt])
+    warn_of_guidance(config)
     make_folder(config.out)
     total = len(prompts) * config.steps
     with tqdm(total=total, desc="sampling", unit=" image steps", dynamic_ncols=True) as bar:
@@ -112,6 +114,17 @@ def warn_of_cut_prompts(pipeline: TextToImage, prompts: Sequence[str]) -> None:
                 f"warning: {needed} tokens, but this model reads {encoder.tokens}; "
                 f"the end is cut: {text!r}"
             )
+
+
+def warn_of_guidance(config: Config) -> None:
+    """Guidance leads away from the empty prompt, which a model learns by caption dropout alone."""
+    file = find_pipeline(config.model) / PROVENANCE
+    trained = read_json(file).get("provenance", {}).get("config", {}) if file.is_file() else {}
+    if trained.get("caption_dropout") == 0 and config.guidance_scale != 1:
+        print(
+            f"warning: {config.model} was trained with --caption-dropout 0, so it does not know "
+            "the empty prompt that guidance leads away from. Use --guidance-scale 1."
+        )
 
 
 def settings(config: Config, prompt: str, seed: int) -> dict:

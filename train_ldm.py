@@ -97,7 +97,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     prompts = config.preview_prompts or [pair.captions[0] for pair in shown]
     stage = Stage(config, run, unet.to(device), vae, encoder, cache, order, prompts)
     train(run, stage.plan(), stage.parts, stage.step, stage.look, "train_ldm")
-    stage.pipeline.save(run.model, {"config": run.config})
+    weights = "averaged over the last steps (EMA)"
+    stage.pipeline.save(run.model, {"config": run.config, "weights": weights})
     print(f"the model is in {run.model}; draw with: python sample.py PROMPT --model {run.path}")
 
 

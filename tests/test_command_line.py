@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -213,3 +214,15 @@ def test_what_is_cut_from_a_prompt_is_told(world, tmp_path, capsys):
 def written(folder: Path, text: str) -> Path:
     (folder / "prompts.txt").write_text(text, encoding="utf-8")
     return folder / "prompts.txt"
+
+
+def test_guidance_without_caption_dropout_is_warned_of(world, tmp_path, capsys):
+    shutil.copytree(world / "ldm", tmp_path / "ldm")
+    file = tmp_path / "ldm" / "model" / "latentsmith.json"
+    facts = json.loads(file.read_text()) | {"provenance": {"config": {"caption_dropout": 0.0}}}
+    file.write_text(json.dumps(facts))
+    drawn(world, tmp_path / "out", "--model", tmp_path / "ldm")
+    assert "trained with --caption-dropout 0" in capsys.readouterr().out
+    drawn(world, tmp_path / "out", "--model", tmp_path / "ldm", "--guidance-scale", 1)
+    drawn(world, tmp_path / "out")
+    assert "warning" not in capsys.readouterr().out
