@@ -198,7 +198,7 @@ def recalls(config: Config, clip: Clip, pairs: list[Pair], name: str) -> dict[st
 # batches of 128 reached 0.89, 512 (at 3e-3) 0.92, a logit scale that starts at 30 0.86.
 PRESETS = {
     "tiny-32": {"steps": 200, "batch_size": 32, "save_every": 100},
-    "demo": {"steps": 500, "learning_rate": 2e-3},  # OpenMoji: 0.91, 0.99 after 265 CPU seconds
+    "demo": {"steps": 400, "learning_rate": 2e-3},  # OpenMoji: 0.91, 0.99 after 500 steps
     "small-64": {"steps": 1000, "learning_rate": 1.5e-3},
     # Among 256 training captions it finds that of the real image 98 times of 100, at 64, 48 and
     # 32 pixels; without `degrade` 99, 85 and 44 times. 390 CPU seconds.

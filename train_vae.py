@@ -228,7 +228,7 @@ PRESETS = {
     "tiny-32": {"size": 32, "steps": 300, "learning_rate": 3e-3, "loss": OFFLINE},
     "demo": {
         "size": 48,
-        "steps": 2000,
+        "steps": 1100,
         "learning_rate": 3e-3,
         "cooldown": 1.0,
         "look_every": 400,

@@ -44,7 +44,7 @@ def train(data, out, *flags) -> dict[int, dict]:
 
 def test_run_leaves_an_autoencoder_with_normalized_latents(data, tmp_path, capsys):
     metrics = train(data, tmp_path / "run", *ADVERSARY)
-    assert {"l1", "kl_per_element", "adversarial", "adaptive_weight", "psnr"} <= metrics[6].keys()
+    assert {"l2", "kl_per_element", "adversarial", "adaptive_weight", "psnr"} <= metrics[6].keys()
     assert "discriminator" in capsys.readouterr().out
     for step in (3, 6):
         with Image.open(tmp_path / "run" / "previews" / f"step-{step:07d}.png") as preview:

@@ -80,7 +80,7 @@ def run_main(main: Callable[[], None]) -> None:
     try:
         return main()
     except KeyboardInterrupt as stop:
-        message, status = str(stop) or "stopped.", 130
+        message, status = "\n" + (str(stop) or "stopped."), 130  # after the ^C of the terminal
     except (ValueError, OSError, SafetensorError, FloatingPointError) as error:
         if os.environ.get("LATENTSMITH_TRACEBACK"):
             raise
