@@ -75,6 +75,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_plan(config, clip, pairs, held_out)
     if config.dry_run:
         return
+    run = Run(config.out, config)
+    if run.finished(config.steps):
+        return
     batches = ImageBatches(
         pairs,
         ImageTransform(clip.size),
@@ -83,7 +86,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         config.workers,
         progress=progress_bar,
     )
-    run = Run(config.out, config)
     stage = Stage(config, clip.to(device), batches)
     print("retrieval says how often the right text is among the k nearest to an image of the set.")
 

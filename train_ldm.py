@@ -91,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     parts = hashes(config, vae, encoder)
     run = Run(config.out, plain(config) | parts)
+    if run.finished(config.steps):
+        return
     cache = cached(config, run, parts, pairs + held_out, vae, encoder)
     check_latents(cache.batch(order.indices(0), generator(config.seed, "check"), 0)[0])
     shown = (held_out or pairs)[:PREVIEWS]
@@ -270,7 +272,7 @@ FLOW = {
 }
 # Each preset is an architecture of the same name (ldm/unet.py) and a recipe for it.
 PRESETS = {
-    "tiny-32": {"size": 32, "steps": 300, "look_every": 150, "save_every": 150, **FLOW},
+    "tiny-32": {"size": 32, "steps": 900, "look_every": 450, "save_every": 450, **FLOW},
     "demo": {
         "size": 48,
         "steps": 2600,

@@ -83,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.dry_run:
         return
     run = Run(config.out, config)
+    if run.finished(config.steps):
+        return
     seed = derived_seed(config.seed, "order")
     batches = ImageBatches(
         pairs, transform, config.batch_size, seed, config.workers, progress=progress_bar

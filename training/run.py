@@ -17,7 +17,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from training.checkpoint import load_state, save_state, saved_states
+from training.checkpoint import load_state, save_state, saved_states, state_folder
 
 # Flags that say how to run, not what to compute; they may differ when a run is resumed.
 FREE_FLAGS = ("out", "device", "workers", "dry_run")
@@ -102,6 +102,13 @@ class Run:
         """Loads the newest state into `parts`; returns its step, 0 for a fresh run."""
         states = saved_states(self.states)
         return load_state(states[-1], parts) if states else 0
+
+    def finished(self, steps: int) -> bool:
+        """Whether all steps are done and the model is written; says so. Nothing is left to do."""
+        done = state_folder(self.states, steps).is_dir() and self.model.is_dir()
+        if done:
+            print(f"{self.path} is finished: {steps} steps. Its model is in {self.model}.")
+        return done
 
 
 def make_folder(path: Path) -> None:
