@@ -76,13 +76,25 @@ def replace(folder: Path, source: Path) -> None:
     shutil.copytree(source, folder)
 
 
+@contextmanager
+def unfinished(run: Path) -> Iterator[None]:
+    """The run as it was before its model was written; a finished one would be left as it is."""
+    aside = run.with_name(f"{run.name}-model")
+    (run / "model").rename(aside)
+    try:
+        yield
+    finally:
+        shutil.rmtree(run / "model", ignore_errors=True)
+        aside.rename(run / "model")
+
+
 def test_a_cache_of_another_autoencoder_is_not_used(world, runs, capsys):
     """A cache from elsewhere, in a run that is about to begin."""
     run = runs / "train_ldm"
     mark = run / "cache" / "latent_cache.json"
     right = mark.read_text()
     mark.write_text(re.sub('"vae_sha256": "[0-9a-f]{64}"', '"vae_sha256": "0"', right))
-    with unchanged(runs):
+    with unfinished(run), unchanged(runs):
         message = refusal(capsys, train_ldm, arguments(train_ldm, world, runs))
     mark.write_text(right)
     pattern = "does not fit this run.*vae_sha256: cached with 0, now [0-9a-f]{64}.*Delete"
@@ -111,7 +123,8 @@ def test_a_damaged_run_says_what_to_do(world, runs, capsys, file, pattern):
     path = runs / "train_vae" / file
     content = path.read_bytes()
     path.write_bytes(content[:-10])
-    message = refusal(capsys, train_vae, arguments(train_vae, world, runs))
+    with unfinished(runs / "train_vae"):
+        message = refusal(capsys, train_vae, arguments(train_vae, world, runs))
     path.write_bytes(content)
     assert re.search(pattern, message, flags=re.DOTALL)
 
@@ -120,7 +133,8 @@ def test_numbers_cut_short_by_a_crash_do_not_stop_a_run(world, runs):
     file = runs / "train_vae" / "metrics.jsonl"
     whole = file.read_text()
     file.write_text(whole + '{"step": 2, "psn')
-    train_vae.main(arguments(train_vae, world, runs))
+    with unfinished(runs / "train_vae"):
+        train_vae.main(arguments(train_vae, world, runs))
     assert file.read_text() == whole
 
 
@@ -162,14 +176,17 @@ def test_a_disk_too_full_for_the_state(world, tmp_path, capsys, script):
 
 
 @pytest.mark.parametrize("script", TRAININGS, ids=lambda s: s.__name__)
-def test_a_disk_too_full_for_the_model_keeps_the_old_one(world, runs, capsys, script):
-    """The same command again on a finished run writes its model again."""
+def test_a_disk_too_full_for_the_model_loses_nothing(world, runs, capsys, script):
+    """No half model is left, and the same command again writes the whole one."""
     run = runs / script.__name__
     given = arguments(script, world, runs)
-    with unchanged(run / "model", run / "state"):
-        full(capsys, script, given, size=300_000)
-    assert not [path for path in run.iterdir() if path.name.startswith(".")]
-    script.main(given)
+    files = sorted(tree(run / "model"))
+    with unfinished(run):
+        with unchanged(run / "state"):
+            full(capsys, script, given, size=300_000)
+        assert not [path for path in run.iterdir() if path.name.startswith((".", "model"))]
+        script.main(given)
+        assert sorted(tree(run / "model")) == files
 
 
 def test_a_disk_too_full_for_a_picture_keeps_the_others(world, tmp_path, capsys, monkeypatch):
