@@ -13,6 +13,7 @@ import torch
 import tyro
 from safetensors import SafetensorError
 
+from training.allocation import keep_freed_memory
 from training.bounds import check_bounds
 
 Config = TypeVar("Config")
@@ -77,6 +78,7 @@ def run_main(main: Callable[[], None]) -> None:
 
     Set LATENTSMITH_TRACEBACK=1 to see where the error came from.
     """
+    keep_freed_memory()
     try:
         return main()
     except KeyboardInterrupt as stop:
