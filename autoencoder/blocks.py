@@ -6,6 +6,7 @@ diffusers, because they are the keys of the weights file.
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from autoencoder.shapes import Features, Resized
@@ -65,10 +66,10 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])  # a list in diffusers' keys
 
     def forward(self, x: Features) -> Features:
-        tokens = self.group_norm(x).flatten(2).transpose(1, 2)  # (b, h w, c)
-        q, k, v = (f(tokens).unsqueeze(1) for f in (self.to_q, self.to_k, self.to_v))
-        tokens = F.scaled_dot_product_attention(q, k, v).squeeze(1)
-        return x + self.to_out[0](tokens).transpose(1, 2).view_as(x)
+        tokens = rearrange(self.group_norm(x), "b c h w -> b 1 (h w) c")  # 1: one head
+        q, k, v = self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
+        tokens = self.to_out[0](F.scaled_dot_product_attention(q, k, v))
+        return x + rearrange(tokens, "b 1 (h w) c -> b c h w", h=x.shape[-2])
 
 
 class Downsample(nn.Module):

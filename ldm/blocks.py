@@ -11,6 +11,7 @@ from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -112,9 +113,11 @@ class Attention(nn.Module):
         if source is None:
             source = x
         q, k, v = self.to_q(x), self.to_k(source), self.to_v(source)
-        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))
-        attended = F.scaled_dot_product_attention(q, k, v)  # (b, heads, n, c / heads)
-        return self.to_out[0](attended.transpose(1, 2).flatten(2))
+        q, k, v = (
+            rearrange(y, "b n (heads c) -> b heads n c", heads=self.heads) for y in (q, k, v)
+        )
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return self.to_out[0](rearrange(attended, "b heads n c -> b n (heads c)"))
 
 
 class GatedLinear(nn.Module):
@@ -179,12 +182,12 @@ class SpatialTransformer(nn.Module):
         self.proj_out = zero_init(projection(width, width))
 
     def forward(self, x: Features, context: Context) -> Features:
-        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (b, h * w, c)
+        tokens = rearrange(self.norm(x), "b c h w -> b (h w) c")
         tokens = project(tokens, self.proj_in.weight.flatten(1), self.proj_in.bias).contiguous()
         for block in self.transformer_blocks:
             tokens = block(tokens, context)
         tokens = project(tokens, self.proj_out.weight.flatten(1), self.proj_out.bias)
-        return x + tokens.transpose(1, 2).unflatten(2, x.shape[-2:])
+        return x + rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[-2])
 
 
 class Downsample(nn.Module):
