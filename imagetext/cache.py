@@ -165,10 +165,6 @@ class LatentCache:
         noise = torch.randn(mean.shape, generator=generator)
         return mean + (0.5 * logvar).exp() * noise, context
 
-    def null_context(self) -> Float[Tensor, "l d"]:
-        """The embedding of the empty caption, on which dropped captions train."""
-        return self.context[0].float()
-
 
 def numbered(keys: Iterable[str]) -> tuple[list[int], list[int]]:
     """The row of each key if equal keys share one, and the position of the first of each row."""

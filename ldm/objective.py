@@ -79,7 +79,6 @@ def denoising_loss(
 
     Returns:
         Mean over (c, h, w) for each sample, so that the caller can average or bin by sample.
-        `baseline` says what a network that outputs zero scores.
 
     Source: Ho et al. 2020 (arXiv:2006.11239), eq. 14.
     """
@@ -110,14 +109,3 @@ def weight(alpha: Scale, sigma: Scale, prediction: Prediction, objective: Object
     if prediction == "sample":
         return at_z_0
     return at_z_0 * sigma.square() / (signal if prediction == "noise" else 1)
-
-
-def baseline(schedule: Schedule, objective: ObjectiveConfig, t: Timesteps) -> PerSample:
-    """Expected loss of a network that outputs zero, for latents of unit variance.
-
-    1 with uniform weights (2 for the flow, whose target is a difference); a network that has
-    learned scores well below it at every t.
-    """
-    alpha, sigma = schedule(t)
-    power = 2.0 if objective.prediction == "flow" else 1.0
-    return power * weight(alpha, sigma, objective.prediction, objective).flatten()
