@@ -196,11 +196,10 @@ def recalls(config: Config, clip: Clip, pairs: list[Pair], name: str) -> dict[st
 
 
 # Each preset is an architecture of the same name (conditioning/clip.py) and a recipe for it.
-# Figures: recall@1 and @5 over the training pairs. On the demo's architecture, at equal time,
-# batches of 128 reached 0.89, 512 (at 3e-3) 0.92, a logit scale that starts at 30 0.86.
+# Figures: recall@1 and @5 over the training pairs. More in docs/measurements.md.
 PRESETS = {
     "tiny-32": {"steps": 200, "batch_size": 32, "save_every": 100},
-    "demo": {"steps": 400, "learning_rate": 2e-3},  # OpenMoji: 0.91, 0.99 after 500 steps
+    "demo": {"steps": 300, "learning_rate": 2e-3},  # OpenMoji: 0.89, 0.99
     "small-64": {"steps": 1000, "learning_rate": 1.5e-3},
     # Among 256 training captions it finds that of the real image 98 times of 100, at 64, 48 and
     # 32 pixels; without `degrade` 99, 85 and 44 times. 390 CPU seconds.
