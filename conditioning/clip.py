@@ -171,7 +171,7 @@ PRESETS = {
         "vision_cfg": resnet(32, 16),
         "text_cfg": text_tower(24, 64, 2),
     },
-    "demo": {  # 32 pixels: at equal time as good a text tower as from 48 or 64
+    "demo": {  # 32 pixels: at equal time a better text tower than from 48
         "embed_dim": 128,
         "vision_cfg": resnet(32, 24),
         "text_cfg": text_tower(24, 128, 3),

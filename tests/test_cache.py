@@ -133,6 +133,7 @@ def test_dropped_captions_get_the_embedding_of_the_empty_caption(tmp_path):
 
     cache = build(tmp_path, encode_texts=encode)
     zeros = torch.zeros(4000, dtype=torch.long)
+    assert torch.equal(cache.context[0].float(), torch.full((3, 2), 7.0))
     assert (draw(cache, zeros, dropout=1.0)[1] == 7).all()
     assert (draw(cache, zeros, dropout=0.0)[1] == 12).all()
     dropped = (draw(cache, zeros, dropout=0.1)[1][:, 0, 0] == 7).float().mean()

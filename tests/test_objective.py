@@ -52,6 +52,8 @@ def test_a_network_that_outputs_zero_scores_the_weight_times_the_power_of_its_ta
     expected = power * weight(*schedule(t), prediction, objective).flatten()
     assert loss.shape == (200,)
     assert loss.mean().item() == pytest.approx(expected.mean().item(), rel=0.02)
+    if weighting == "uniform":
+        assert expected.eq(2 if prediction == "flow" else 1).all()
 
 
 def test_a_perfect_network_scores_zero_and_the_loss_is_per_sample():
