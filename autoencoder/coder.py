@@ -1,8 +1,7 @@
 """Encoder: images to the moments of the latents. Decoder: latents to images.
 
-Both turn their input to channels-last, which all layers then keep: convolutions are faster that
-way, on CPUs as on GPUs. The weights stay as they are, since an optimizer state restored from disk
-must be laid out like them.
+Both lay out their input as the hardware likes it, which all layers then keep. The weights stay as
+they are, since an optimizer state restored from disk must be laid out like them.
 """
 
 from collections.abc import Sequence
@@ -12,8 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autoencoder.blocks import Downsample, GroupNorm, MiddleBlock, ResidualBlock, Upsample
+from autoencoder.blocks import Downsample, MiddleBlock, ResidualBlock, Upsample, group_norm
 from autoencoder.shapes import Features, Images, Latents, Moments, Resized
+
+
+def fast_layout(x: Features) -> Features:
+    """Channels-last, in which convolutions are faster on CPUs as on GPUs; but not for bfloat16 on a
+    CPU, where the backward pass of a normalization is then ten times slower."""
+    plain = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    layout = torch.contiguous_format if plain else torch.channels_last
+    return x.contiguous(memory_format=layout)
 
 
 def residual_blocks(in_channels: int, out_channels: int, layers: int, groups: int) -> nn.ModuleList:
@@ -68,11 +75,11 @@ class Encoder(nn.Module):
             for level, (before, after) in enumerate(pairwise([widths[0], *widths]))
         )
         self.mid_block = MiddleBlock(widths[-1], groups, mid_attention)
-        self.conv_norm_out = GroupNorm(groups, widths[-1])
+        self.conv_norm_out = group_norm(groups, widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 2 * latent_channels, 3, padding=1)
 
     def forward(self, images: Images) -> Moments:
-        x = self.conv_in(images.contiguous(memory_format=torch.channels_last))
+        x = self.conv_in(fast_layout(images))
         for block in self.down_blocks:
             x = block(x)
         x = self.mid_block(x)
@@ -98,7 +105,7 @@ class Decoder(nn.Module):
             UpBlock(before, after, layers + 1, groups, last=level == len(widths) - 1)
             for level, (before, after) in enumerate(pairwise([widths[-1], *widths[::-1]]))
         )
-        self.conv_norm_out = GroupNorm(groups, widths[0])
+        self.conv_norm_out = group_norm(groups, widths[0])
         self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
 
     def forward(self, latents: Latents) -> Images:
@@ -106,7 +113,7 @@ class Decoder(nn.Module):
 
     def features(self, latents: Latents) -> Resized:
         """All but the last convolution."""
-        x = self.conv_in(latents.contiguous(memory_format=torch.channels_last))
+        x = self.conv_in(fast_layout(latents))
         x = self.mid_block(x)
         for block in self.up_blocks:
             x = block(x)

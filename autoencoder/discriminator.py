@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autoencoder.blocks import GroupNorm
+from autoencoder.blocks import group_norm
 from autoencoder.shapes import Images, Scalar
 
 Logits = Float[Tensor, "b 1 h w"]  # one per patch: above 0 says real, below 0 reconstructed
@@ -47,7 +47,7 @@ class Discriminator(nn.Module):
             modules += [
                 nn.LeakyReLU(0.2),
                 nn.Conv2d(widths[layer - 1], widths[layer], 4, stride, padding=1, bias=False),
-                GroupNorm(config.groups, widths[layer]),
+                group_norm(config.groups, widths[layer]),
             ]
         modules += [nn.LeakyReLU(0.2), nn.Conv2d(widths[-1], 1, 4, padding=1)]
         self.network = nn.Sequential(*modules)

@@ -1,7 +1,7 @@
 """The building blocks of the U-Net. Attribute names make the `state_dict` keys of diffusers.
 
-Feature maps keep the memory format that they come in. With weights in channels_last, as GPUs like
-them, a pixel's channels lie together and the transformers' (b, h*w, c) is a view. On CPUs the
+Feature maps keep the memory format that they come in. In channels_last, which the U-Net chooses on
+GPUs, a pixel's channels lie together and the transformers' (b, h*w, c) is a view. On CPUs the
 default format is as fast in fp32, and much faster in bf16, where the group norm is slow otherwise.
 """
 
@@ -46,26 +46,6 @@ def sinusoids(timesteps: Timesteps, width: int) -> Float[Tensor, "b {width}"]:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def project(
-    x: Tokens, weight: Float[Tensor, "d c"], bias: Float[Tensor, " d"] | None
-) -> Float[Tensor, "b n d"]:
-    """x @ weight^T + bias for every token.
-
-    On a CPU as a 1x1 convolution of a (b, c, 1, n) image, which is the same memory: PyTorch leaves
-    convolutions to oneDNN but matrices to MKL, which on AMD's Zen 5 takes 1.5 to 2 times as long.
-    Not for small batches, where PyTorch has a slow 1x1 convolution of its own.
-    """
-    if x.device.type != "cpu" or len(x) < 16:
-        return F.linear(x, weight, bias)
-    image = x[:, None].permute(0, 3, 1, 2)
-    return F.conv2d(image, weight[:, :, None, None], bias).permute(0, 2, 3, 1)[:, 0]
-
-
-class Linear(nn.Linear):
-    def forward(self, x: Tokens) -> Float[Tensor, "b n _"]:
-        return project(x, self.weight, self.bias)
-
-
 class TimeEmbedding(nn.Module):
     def __init__(self, width_in: int, width: int):
         super().__init__()
@@ -104,10 +84,10 @@ class Attention(nn.Module):
     def __init__(self, width: int, source_width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.to_q = Linear(width, width, bias=False)
-        self.to_k = Linear(source_width, width, bias=False)
-        self.to_v = Linear(source_width, width, bias=False)
-        self.to_out = nn.ModuleList([Linear(width, width)])
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(source_width, width, bias=False)
+        self.to_v = nn.Linear(source_width, width, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
     def forward(self, x: Tokens, source: Context | None = None) -> Tokens:
         if source is None:
@@ -125,7 +105,7 @@ class GatedLinear(nn.Module):
 
     def __init__(self, width_in: int, width: int):
         super().__init__()
-        self.proj = Linear(width_in, 2 * width)
+        self.proj = nn.Linear(width_in, 2 * width)
 
     def forward(self, x: Tokens) -> Float[Tensor, "b n _"]:
         value, gate = self.proj(x).chunk(2, dim=-1)
@@ -136,7 +116,7 @@ class FeedForward(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         # Place 1 is a dropout in other code, without weights.
-        layers = GatedLinear(width, 4 * width), nn.Identity(), Linear(4 * width, width)
+        layers = GatedLinear(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)
         self.net = nn.Sequential(*layers)
 
     def forward(self, x: Tokens) -> Tokens:
@@ -183,10 +163,10 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Features, context: Context) -> Features:
         tokens = rearrange(self.norm(x), "b c h w -> b (h w) c")
-        tokens = project(tokens, self.proj_in.weight.flatten(1), self.proj_in.bias).contiguous()
+        tokens = F.linear(tokens, self.proj_in.weight.flatten(1), self.proj_in.bias)
         for block in self.transformer_blocks:
             tokens = block(tokens, context)
-        tokens = project(tokens, self.proj_out.weight.flatten(1), self.proj_out.bias)
+        tokens = F.linear(tokens, self.proj_out.weight.flatten(1), self.proj_out.bias)
         return x + rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[-2])
 
 

@@ -161,6 +161,8 @@ class UNet(nn.Module):
         call = partial(checkpoint, use_reentrant=False) if checkpointing else operator.call
 
         time = silu(self.time_embedding(timesteps))
+        if latents.device.type != "cpu":
+            latents = latents.contiguous(memory_format=torch.channels_last)  # see blocks.py
         x = self.conv_in(latents)
         skips = [x]
         for stage in self.down_blocks:
