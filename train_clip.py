@@ -200,7 +200,7 @@ def recalls(config: Config, clip: Clip, pairs: list[Pair], name: str) -> dict[st
 PRESETS = {
     "tiny-32": {"steps": 200, "batch_size": 32, "save_every": 100},
     "demo": {"steps": 300, "learning_rate": 2e-3},  # OpenMoji: 0.89, 0.99
-    "small-64": {"steps": 1000, "learning_rate": 1.5e-3},
+    "small-64": {"steps": 600, "learning_rate": 1.5e-3},
     # Among 256 training captions it finds that of the real image 98 times of 100, at 64, 48 and
     # 32 pixels; without `degrade` 99, 85 and 44 times. 390 CPU seconds.
     "judge-64": {"steps": 500, "learning_rate": 1.5e-3, "degrade": True},

@@ -282,7 +282,7 @@ PRESETS = {
         "save_every": 650,
         **FLOW,
     },
-    "small-64": {"steps": 12_000, "look_every": 1000, **FLOW},
+    "small-64": {"steps": 13_000, "cooldown": 0.7, "look_every": 1000, **FLOW},
     "sd15": {
         "size": 512,
         "steps": 500_000,

@@ -238,7 +238,14 @@ PRESETS = {
         "save_every": 400,
         "loss": OFFLINE,
     },
-    "small-64": {"size": 64, "steps": 20_000, "learning_rate": 2e-3, "loss": OFFLINE},
+    "small-64": {
+        "steps": 7000,
+        "batch_size": 8,
+        "learning_rate": 3e-3,
+        "cooldown": 1.0,
+        "look_every": 1000,
+        "loss": OFFLINE,
+    },
     "base-256": {"size": 256, "steps": 200_000, "batch_size": 32, "learning_rate": 1e-4},
     "sd15": {"size": 256, "steps": 400_000, "batch_size": 32, "learning_rate": 5e-5},
 }

@@ -187,7 +187,7 @@ PRESETS = {
         sample_size=48,
     ),
     "small-64": AutoencoderConfig(
-        block_out_channels=(32, 64, 128),
+        block_out_channels=(32, 64, 96),
         layers_per_block=1,
         norm_num_groups=16,
         mid_block_add_attention=False,

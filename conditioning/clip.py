@@ -177,9 +177,9 @@ PRESETS = {
         "text_cfg": text_tower(24, 128, 3),
     },
     "small-64": {
-        "embed_dim": 256,
-        "vision_cfg": resnet(64, 40, (1, 2, 2, 1)),
-        "text_cfg": text_tower(32, 256, 4),
+        "embed_dim": 192,
+        "vision_cfg": resnet(48, 32, (1, 2, 2, 1)),
+        "text_cfg": text_tower(32, 128, 3),  # 14 MB in fp16, most of it the vocabulary
     },
     "judge-64": {  # to measure with: unlike the others in depth and width of both towers
         "embed_dim": 192,

@@ -237,13 +237,13 @@ PRESETS = {
     ),
     "small-64": UNetConfig(
         sample_size=16,
-        block_out_channels=(96, 192, 288),
+        block_out_channels=(64, 128, 192),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=(3, 6, 9),
-        cross_attention_dim=256,
-        norm_num_groups=32,
+        attention_head_dim=(2, 4, 6),
+        cross_attention_dim=128,
+        norm_num_groups=16,
     ),
     "sd15": UNetConfig(),
     "sd21": UNetConfig(
