@@ -275,14 +275,14 @@ PRESETS = {
     "tiny-32": {"size": 32, "steps": 900, "look_every": 450, "save_every": 450, **FLOW},
     "demo": {
         "size": 48,
-        "steps": 2600,
+        "steps": 2400,
         "learning_rate": 1.2e-3,
         "cooldown": 0.7,
-        "look_every": 650,
-        "save_every": 650,
+        "look_every": 600,
+        "save_every": 600,
         **FLOW,
     },
-    "small-64": {"steps": 13_000, "cooldown": 0.7, "look_every": 1000, **FLOW},
+    "small-64": {"steps": 10_000, "cooldown": 0.7, "look_every": 1000, **FLOW},
     "sd15": {
         "size": 512,
         "steps": 500_000,

@@ -230,16 +230,16 @@ PRESETS = {
     "tiny-32": {"size": 32, "steps": 300, "learning_rate": 3e-3, "loss": OFFLINE},
     "demo": {
         "size": 48,
-        "steps": 1600,
+        "steps": 1400,
         "batch_size": 8,  # at equal time 2 dB better than 16, on CPUs without bf16
         "learning_rate": 3e-3,
         "cooldown": 1.0,
-        "look_every": 400,
-        "save_every": 400,
+        "look_every": 350,
+        "save_every": 350,
         "loss": OFFLINE,
     },
     "small-64": {
-        "steps": 7000,
+        "steps": 5000,
         "batch_size": 8,
         "learning_rate": 3e-3,
         "cooldown": 1.0,
