@@ -4,7 +4,6 @@ The text tower becomes the `TextEncoder` of a latent diffusion model; both tower
 how well pictures match their prompts.
 """
 
-import os
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +12,12 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from conditioning.encoder import TextEncoder
-from conditioning.files import read_safetensors
 from conditioning.pretrained import TEXT_KEYS, text_tower_config
-from conditioning.tokenizer_files import clip_tokenizer, dump, read_json
-from conditioning.tower import compare_weights
+from conditioning.tokenizer_files import clip_tokenizer, dump
+from interop.weights import read_json, read_tensors, require, write_files
 
 CONFIG_FILE = "open_clip_config.json"  # the names that open_clip's "local-dir:" schema looks for
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -110,15 +107,11 @@ class Clip(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Writes both towers as `open_clip.create_model("local-dir:FOLDER")` opens them."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         preprocess = {"size": self.size, "mean": [0.5] * 3, "std": [0.5] * 3}
         content = {"model_cfg": self.config, "preprocess_cfg": preprocess}
-        partial = folder / f"{WEIGHTS_FILE}.partial"
-        weights = {key: value.contiguous() for key, value in self.network.state_dict().items()}
-        save_file(weights, partial, metadata={"format": "pt"})
-        os.replace(partial, folder / WEIGHTS_FILE)
-        (folder / CONFIG_FILE).write_text(dump(content), encoding="utf-8")
+        texts = {CONFIG_FILE: dump(content)}
+        weights = self.network.state_dict()
+        write_files(Path(folder), WEIGHTS_FILE, weights, {"format": "pt"}, texts)
 
 
 def load_clip(folder: str | Path, device: str | torch.device = "cpu") -> Clip:
@@ -138,13 +131,9 @@ def load_clip(folder: str | Path, device: str | torch.device = "cpu") -> Clip:
     config = read_json(found[0] / CONFIG_FILE)["model_cfg"]
     with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and then replaced
         clip = Clip(config)
-    weights = read_safetensors(found[0] / WEIGHTS_FILE)
-    problems = compare_weights(weights, clip.network.state_dict())
-    if problems:
-        raise ValueError(
-            f"{found[0] / WEIGHTS_FILE} is not the CLIP that {CONFIG_FILE} beside it describes. "
-            f"{len(problems)} differences, first: {'; '.join(problems[:3])}."
-        )
+    weights = read_tensors(found[0] / WEIGHTS_FILE)
+    what = f"the CLIP that {CONFIG_FILE} beside it describes"
+    require(weights, clip.network.state_dict(), found[0] / WEIGHTS_FILE, what)
     clip.network.load_state_dict(weights)
     return clip.to(device).eval().requires_grad_(False)
 

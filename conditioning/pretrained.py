@@ -4,25 +4,30 @@ Only the text tower is read; the image tower's weights are never in memory where
 """
 
 import difflib
-import os
-import pickle
 import urllib.error
 import urllib.request
-import zipfile
 from pathlib import Path
 
 import huggingface_hub
 import open_clip
-import torch
 from huggingface_hub import constants
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from conditioning.tokenizer import Tokenizer
-from conditioning.tokenizer_files import OPEN_CLIP_PAD, clip_tokenizer, read_json
-from conditioning.tower import TextTowerConfig, compare_weights, empty_tower
+from conditioning.tokenizer_files import OPEN_CLIP_PAD, clip_tokenizer
+from conditioning.tower import TextTowerConfig, empty_tower
+from interop.weights import read_json, read_tensors, require
 
 TEXT_KEYS = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.")
+BESIDE_THE_TOWER = (  # the image tower, what joins the two, and numbers of OpenAI's first files
+    "visual.",
+    "text_projection",
+    "logit_scale",
+    "logit_bias",
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+)
 PLAIN_TEXT_CFG = {  # what CLIP's text tower can be told; the pooling and projection are not used
     "context_length",
     "vocab_size",
@@ -47,12 +52,7 @@ def read_pretrained(source: str) -> tuple[TextTowerConfig, dict[str, Tensor], To
     check_activation(name, pretrained, config)
     file = find_weights(name, pretrained)
     weights = read_text_weights(file)
-    problems = compare_weights(weights, empty_tower(config).state_dict())
-    if problems:
-        raise ValueError(
-            f"{file} does not hold the text tower of {name}. {len(problems)} differences, first: "
-            f"{'; '.join(problems[:3])}."
-        )
+    require(weights, empty_tower(config).state_dict(), file, f"the text tower of {name}")
     tokenizer = clip_tokenizer(config.max_position_embeddings, pad=OPEN_CLIP_PAD)
     return config, weights, tokenizer
 
@@ -167,36 +167,11 @@ def check_reachable(address: str) -> None:
 
 
 def read_text_weights(file: Path) -> dict[str, Tensor]:
-    """The text tower's tensors of an open_clip checkpoint, whole or of a custom text tower."""
-    weights = {}
-    for key, value in read_checkpoint(file).items():
-        key = key.removeprefix("module.").removeprefix("text.")
-        if key.startswith(TEXT_KEYS):
-            weights[key] = value
-    return weights
+    """All but what is known to lie beside the text tower, whose names may be those of a custom one
+    or of a model that was trained in parallel."""
 
+    def plain(key: str) -> str:
+        return key.removeprefix("module.").removeprefix("text.")
 
-def read_checkpoint(file: Path) -> dict[str, Tensor]:
-    """safetensors, or a state dict of `torch.save`; nothing in the file is ever executed."""
-    try:
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as tensors:
-                wanted = [k for k in tensors.keys() if not k.startswith("visual.")]  # noqa: SIM118
-                return {key: tensors.get_tensor(key) for key in wanted}
-        if is_torchscript(file):
-            raise ValueError(
-                f"{file} is a TorchScript archive, as OpenAI first released CLIP; it holds code, "
-                "which is not run. Take the same weights as open_clip_model.safetensors, for "
-                "example from https://huggingface.co/timm/vit_large_patch14_clip_224.openai."
-            )
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError) as error:
-        raise ValueError(f"{file} is not a whole weights file ({error}).") from None
-    return content.get("state_dict", content)
-
-
-def is_torchscript(file: Path) -> bool:
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any(os.path.basename(name) == "constants.pkl" for name in archive.namelist())
+    weights = read_tensors(file, lambda key: not plain(key).startswith(BESIDE_THE_TOWER))
+    return {plain(key): value for key, value in weights.items()}

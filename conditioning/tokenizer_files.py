@@ -6,6 +6,7 @@ from pathlib import Path
 import open_clip
 
 from conditioning.tokenizer import END_OF_TEXT, START_OF_TEXT, SpecialToken, Tokenizer
+from interop.weights import read_json
 
 OPEN_CLIP_NAMES = {"<start_of_text>": START_OF_TEXT, "<end_of_text>": END_OF_TEXT}
 OPEN_CLIP_PAD = "!"  # id 0, with which open_clip fills up
@@ -140,17 +141,6 @@ def found_in_any_case(name: str, *roles: dict) -> bool:
 def content_of(token: str | dict) -> str:
     """Special tokens stand in the files as plain strings or as a dict with flags."""
     return token["content"] if isinstance(token, dict) else token
-
-
-def read_json(path: Path, default: dict | None = None) -> dict:
-    if default is not None and not path.is_file():
-        return default
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path} is not a JSON file: {error}. Copy or download it again."
-        ) from None
 
 
 def dump(content: dict) -> str:

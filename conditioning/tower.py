@@ -78,26 +78,12 @@ def empty_tower(config: TextTowerConfig) -> TextTransformer:
 
 
 def build_tower(config: TextTowerConfig, weights: dict[str, Tensor]) -> TextTransformer:
-    """weights: open_clip's names, exactly those of the tower; see `compare_weights`."""
+    """weights: open_clip's names, exactly those of the tower."""
     tower = empty_tower(config)
     tower.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
     # The causal mask is derived, so it is in no file; the empty tower's holds no numbers.
     tower.attn_mask = tower.build_causal_mask()
     return tower
-
-
-def compare_weights(found: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
-    """What is missing, too much, or of another shape; empty if all fits."""
-    missing = [
-        f"{key} {tuple(expected[key].shape)} is missing" for key in expected if key not in found
-    ]
-    extra = [f"{key} {tuple(found[key].shape)} is unknown" for key in found if key not in expected]
-    shapes = [
-        f"{key} is {tuple(found[key].shape)}, expected {tuple(expected[key].shape)}"
-        for key in expected
-        if key in found and found[key].shape != expected[key].shape
-    ]
-    return missing + shapes + extra
 
 
 def to_hugging_face(weights: dict[str, Tensor]) -> dict[str, Tensor]:

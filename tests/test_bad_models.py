@@ -39,8 +39,8 @@ def test_parts_of_another_kind_or_unfinished(refused, world, flag, name, pattern
         ("nowhere", "no model in .*looked for model_index.json"),
         ("empty", "no model in .*Give a run folder of train_ldm.py"),
         ("unfinished", "not finished: start the same command again"),
-        ("vae", "It holds another model: AutoencoderKL. Give a run folder of train_ldm.py"),
-        ("clip", "It holds another model: a text encoder"),
+        ("vae", "names the class AutoencoderKL. Give a run folder of train_ldm.py"),
+        ("clip", "names the class CLIPTextModel"),
     ],
 )
 def test_models_of_another_kind_or_unfinished(refused, world, name, pattern):

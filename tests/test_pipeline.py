@@ -135,7 +135,7 @@ def test_a_failed_save_leaves_the_old_model(pipeline, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ldm.files.save_file", full)
+    monkeypatch.setattr("interop.weights.save_file", full)
     with pytest.raises(OSError, match="No space"):
         pipeline.save(tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -210,7 +210,7 @@ def test_wrong_files_are_named(folder, tmp_path):
     unet = tmp_path / "unet"
     unet.mkdir()
     (unet / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
-    with pytest.raises(FileNotFoundError, match="it is a UNet2DConditionModel"):
+    with pytest.raises(FileNotFoundError, match="names the class UNet2DConditionModel"):
         TextEncoder.load(unet)
 
     file = folder / "text_encoder" / "model.safetensors"
@@ -218,10 +218,10 @@ def test_wrong_files_are_named(folder, tmp_path):
     broken = {**weights, "final_layer_norm.weight": torch.ones(7), "extra": torch.ones(1)}
     del broken["encoder.layers.0.mlp.fc1.weight"]
     save_file(broken, file)
-    with pytest.raises(ValueError, match=r"3 differences.*mlp.fc1.weight \(100, 48\) is missing"):
+    with pytest.raises(ValueError, match=r"3 differences.*missing: .*mlp.fc1.weight \(100, 48\)"):
         TextEncoder.load(folder)
     file.write_bytes(b"\xff" * 100)
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
+    with pytest.raises(ValueError, match="no safetensors file"):
         TextEncoder.load(folder)
     file.unlink()
     (folder / "text_encoder" / "pytorch_model.bin").write_bytes(b"")
