@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 PREFIX = "text_model."
+WITHOUT_PREFIX = ("embeddings.", "encoder.layers.", "final_layer_norm.")  # since transformers 5
 BESIDE_THE_TOWER = (  # parts of a whole CLIP, and indices that older versions of transformers wrote
     "text_model.embeddings.position_ids",
     "text_projection.",
@@ -17,7 +18,7 @@ BESIDE_THE_TOWER = (  # parts of a whole CLIP, and indices that older versions o
 def text_tower(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The names of `CLIPTextModel` before transformers 5, which all begin with "text_model."."""
     return {
-        key if key.startswith(PREFIX) else PREFIX + key: value
+        PREFIX + key if key.startswith(WITHOUT_PREFIX) else key: value
         for key, value in weights.items()
         if not key.startswith(BESIDE_THE_TOWER)
     }

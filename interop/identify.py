@@ -66,8 +66,8 @@ def occurs(signs: Iterable[str], shapes: Shapes) -> bool:
 
 
 def unet_kind(shapes: Shapes) -> str:
-    width = size_of(("attn2.to_k.weight",), 1, shapes)
-    channels = size_of(("input_blocks.0.0.weight", "conv_in.weight"), 1, shapes)
+    width = inputs(shapes, "attn2.to_k.weight")
+    channels = inputs(shapes, "input_blocks.0.0.weight", "conv_in.weight")
     if width is None:
         family = "a U-Net that reads no text"
     elif occurs(CLASS_EMBEDDINGS, shapes):
@@ -88,14 +88,17 @@ def unet_kind(shapes: Shapes) -> str:
 def autoencoder_kind(name: str, shapes: Shapes) -> str:
     if any(len(shape) == 5 for shape in shapes.values()):
         return "an autoencoder of videos"
-    channels = size_of(("decoder.conv_in.weight",), 1, shapes)
+    channels = inputs(shapes, "decoder.conv_in.weight")
     return name + (f" with latents of {channels} channels" if channels else "")
 
 
-def size_of(ends: tuple[str, ...], axis: int, shapes: Shapes) -> int | None:
-    """The size of the first tensor whose name ends so."""
-    sizes = (s[axis] for name, s in shapes.items() if name.endswith(ends) and len(s) > axis)
-    return next(sizes, None)
+def inputs(shapes: Shapes, *endings: str) -> int | None:
+    """How many inputs the first layer has whose weight's name ends so; early endings first."""
+    for ending in endings:
+        for name, shape in shapes.items():
+            if name.endswith(ending) and len(shape) > 1:
+                return shape[1]
+    return None
 
 
 def named_class(folder: Path) -> str:

@@ -167,7 +167,7 @@ def require(
     if count:
         shapes = {key: tuple(value.shape) for key, value in found.items()}
         raise ValueError(
-            f"{source} does not hold {what}. {count} differences, "
+            f"{source} does not hold {what}. {count} difference{'s' * (count > 1)}, "
             + "; ".join(
                 f"{len(keys)} {kind}: {', '.join(keys[:LISTED])}" + ", ..." * (len(keys) > LISTED)
                 for kind, keys in faults.items()
