@@ -33,6 +33,30 @@ def test_parts_of_another_kind_or_unfinished(refused, world, flag, name, pattern
     refused(train_ldm, pattern, flag, world / name)
 
 
+CLIP_WEIGHTS = "text_encoder/model.safetensors"
+A_UNET, A_VAE = "the U-Net of", "an AutoencoderKL with latents of 4 channels"
+
+
+@pytest.mark.parametrize(
+    ("script", "flag", "run", "file", "other", "content"),
+    [
+        (train_ldm, "--vae", "vae", WEIGHTS, f"ldm/model/unet/{WEIGHTS}", A_UNET),
+        (train_ldm, "--text-encoder", "clip", CLIP_WEIGHTS, f"vae/model/{WEIGHTS}", A_VAE),
+        (train_vae, "--init-from", "vae", WEIGHTS, f"clip/model/{CLIP_WEIGHTS}", "a text encoder"),
+        (sample, "--model", "ldm", f"unet/{WEIGHTS}", f"vae/model/{WEIGHTS}", A_VAE),
+        (sample, "--model", "ldm", f"vae/{WEIGHTS}", f"ldm/model/unet/{WEIGHTS}", A_UNET),
+    ],
+)
+def test_weights_of_another_part_are_named(
+    refused, world, tmp_path_factory, script, flag, run, file, other, content
+):
+    copy = tmp_path_factory.mktemp("copy") / run
+    shutil.copytree(world / run, copy)
+    shutil.copy(world / other, copy / "model" / file)
+    pattern = rf"{file} does not hold .*missing: .* \(\d.*unexpected: .*It seems to be {content}"
+    refused(script, pattern, flag, copy)
+
+
 @pytest.mark.parametrize(
     ("name", "pattern"),
     [

@@ -85,6 +85,18 @@ def test_saved_and_loaded_it_draws_the_same(pipeline, tmp_path):
     assert json.loads((tmp_path / "model" / "latentsmith.json").read_text())["provenance"]
 
 
+def test_the_same_model_is_the_same_bytes(pipeline, tmp_path):
+    for copy in ("once", "twice"):
+        pipeline.save(tmp_path / copy / "model", {"steps": 1})
+    TextToImage.load(tmp_path / "once").save(tmp_path / "again" / "model", {"steps": 1})
+    files = [path for path in (tmp_path / "once").rglob("*") if path.is_file()]
+    assert {".safetensors", ".json", ".txt"} <= {path.suffix for path in files}
+    for path in files:
+        for copy in ("twice", "again"):
+            other = tmp_path / copy / path.relative_to(tmp_path / "once")
+            assert other.read_bytes() == path.read_bytes(), other
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
 @pytest.mark.parametrize(
     ("schedule", "prediction", "sampler"),
