@@ -41,8 +41,9 @@ def sinusoids(timesteps: Timesteps, width: int) -> Float[Tensor, "b {width}"]:
     (arXiv:1706.03762), section 3.5, for the idea.
     """
     half = width // 2
-    exponent = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
-    angles = timesteps.float()[:, None] * torch.exp(-math.log(10_000) * exponent)
+    exponent = torch.arange(half, dtype=torch.float32, device=timesteps.device)
+    # In this order, since the last bit of a frequency is multiplied by up to 999.
+    angles = timesteps.float()[:, None] * torch.exp(-math.log(10_000) * exponent / half)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
@@ -124,19 +125,23 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Pixels look at each other, then at the text, then each at itself."""
+    """Pixels look at each other, then at the text, then each at itself.
 
-    def __init__(self, width: int, context_width: int, heads: int):
+    only_cross_attention: they look at the text twice, and never at each other.
+    """
+
+    def __init__(self, width: int, context_width: int, heads: int, only_cross_attention: bool):
         super().__init__()
+        self.only_cross_attention = only_cross_attention
         self.norm1 = nn.LayerNorm(width)
-        self.attn1 = Attention(width, width, heads)
+        self.attn1 = Attention(width, context_width if only_cross_attention else width, heads)
         self.norm2 = nn.LayerNorm(width)
         self.attn2 = Attention(width, context_width, heads)
         self.norm3 = nn.LayerNorm(width)
         self.ff = FeedForward(width)
 
     def forward(self, x: Tokens, context: Context) -> Tokens:
-        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn1(self.norm1(x), context if self.only_cross_attention else None)
         x = x + self.attn2(self.norm2(x), context)
         return x + self.ff(self.norm3(x))
 
@@ -152,13 +157,16 @@ class SpatialTransformer(nn.Module):
         *,
         groups: int,
         linear_projection: bool,
+        only_cross_attention: bool,
     ):
         super().__init__()
         self.norm = nn.GroupNorm(groups, width, eps=1e-6)
         # The same product either way; SD 1.x stores it as a 1x1 convolution, SD 2.x as a matrix.
         projection = nn.Linear if linear_projection else lambda n, m: nn.Conv2d(n, m, 1)
         self.proj_in = projection(width, width)
-        self.transformer_blocks = nn.ModuleList([TransformerBlock(width, context_width, heads)])
+        self.transformer_blocks = nn.ModuleList(
+            [TransformerBlock(width, context_width, heads, only_cross_attention)]
+        )
         self.proj_out = zero_init(projection(width, width))
 
     def forward(self, x: Features, context: Context) -> Features:
@@ -219,6 +227,7 @@ class Stage(nn.Module):
         groups: int,
         dropout: float,
         linear_projection: bool,
+        only_cross_attention: bool,
     ):
         super().__init__()
         self.resnets = nn.ModuleList(
@@ -227,7 +236,12 @@ class Stage(nn.Module):
         )
         self.attentions = nn.ModuleList(
             SpatialTransformer(
-                width, context_width, heads, groups=groups, linear_projection=linear_projection
+                width,
+                context_width,
+                heads,
+                groups=groups,
+                linear_projection=linear_projection,
+                only_cross_attention=only_cross_attention,
             )
             for _ in range(transformers)
         )

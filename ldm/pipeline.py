@@ -62,7 +62,8 @@ class TextToImage:
         if unet.in_channels != latents:
             raise ValueError(
                 f"the U-Net takes {unet.in_channels} channels, the autoencoder's latents have "
-                f"{latents}: this U-Net was trained on another autoencoder."
+                f"{latents}: this U-Net was trained on another autoencoder, or to inpaint or "
+                "upscale, which takes more than text."
             )
         if unet.conditional and unet.cross_attention_dim != self.text_encoder.width:
             raise ValueError(

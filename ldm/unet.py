@@ -1,17 +1,19 @@
 """The network of stage 2: the cross-attention U-Net of Stable Diffusion 1.x and 2.x.
 
-Rombach et al. 2022 (arXiv:2112.10752). Names of parameters and of config fields are those of
-diffusers' UNet2DConditionModel, so that either library opens the other's files. The network knows
-no probability: what it predicts, and at which noise, is the business of `ldm.denoiser`.
+Rombach et al. 2022 (arXiv:2112.10752). Those for inpainting and upscaling see more channels, the
+latter a noise level, too. Names of parameters and of config fields are those of diffusers'
+UNet2DConditionModel, so that either library opens the other's files. The network knows no
+probability: what it predicts, and at which noise, is the business of `ldm.denoiser`.
 """
 
 import operator
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -27,7 +29,7 @@ class UNetConfig:
     Levels go from the largest feature maps to the smallest; each next one has half the size.
     """
 
-    in_channels: int = 4  # of the latents; the autoencoder's latent_channels
+    in_channels: int = 4  # the autoencoder's latent_channels, and those of what is put beside them
     out_channels: int = 4  # of the prediction
     sample_size: int | tuple[int, int] | None = 64  # of the latents trained on; a note, no limit
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)  # per level
@@ -36,12 +38,15 @@ class UNetConfig:
     down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
     mid_block_type: str = "UNetMidBlock2DCrossAttn"
     up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3  # smallest first
+    only_cross_attention: bool | tuple[bool, ...] = False  # pixels look at the text alone; not mid
     cross_attention_dim: int = 768  # width of the text embedding (CLIP ViT-L/14: 768)
     attention_head_dim: int | tuple[int, ...] = 8  # number of heads (!), per level or for all
     use_linear_projection: bool = False  # shape of two weights: SD 1.x False, SD 2.x True
     upcast_attention: bool = False  # a note: the attention used here always accumulates in fp32
     norm_num_groups: int = 32  # of the group norms; divides the channels of every level
     dropout: float = 0.0  # chance to drop a feature inside a residual block
+    num_class_embeds: int | None = None  # class labels that have an embedding, added to the time's
+    class_embed_type: str | None = None  # "timestep": labels are numbers, embedded like the time
 
     def __post_init__(self):
         levels = len(self.block_out_channels)
@@ -52,12 +57,14 @@ class UNetConfig:
                     f"{name}={value} does not fit block_out_channels={self.block_out_channels}, "
                     f"which is for {levels} levels; give one value for each."
                 )
-        for name, allowed in BLOCK_TYPES.items():
+        for name, allowed in CHOICES.items():
             value = getattr(self, name)
-            for block in value if isinstance(value, tuple) else (value,):
-                if block not in allowed:
-                    raise ValueError(f"{name}: {block!r} is not one of {' and '.join(allowed)}.")
-        for channels, heads in zip(self.block_out_channels, self.heads, strict=True):
+            for one in value if isinstance(value, tuple) else (value,):
+                if one not in allowed:
+                    choices = " and ".join(map(str, allowed))
+                    raise ValueError(f"{name}: {one!r} is not one of {choices}.")
+        heads_per_level = per_level(self.attention_head_dim, levels)
+        for channels, heads in zip(self.block_out_channels, heads_per_level, strict=True):
             if channels < 1 or channels % self.norm_num_groups or channels % 2:
                 raise ValueError(
                     f"block_out_channels: {channels} must be even and a multiple of "
@@ -70,18 +77,34 @@ class UNetConfig:
                 )
 
     @property
-    def heads(self) -> tuple[int, ...]:
-        return per_level(self.attention_head_dim, len(self.block_out_channels))
-
-    @property
     def conditional(self) -> bool:
         """Whether any block looks at a text; without, the network takes no context."""
         types = (*self.down_block_types, self.mid_block_type, *self.up_block_types)
         return any("CrossAttn" in block for block in types)
 
+    def stage(self, level: int) -> dict[str, Any]:
+        """What the blocks of a level share, on the way down and up."""
+        levels = len(self.block_out_channels)
+        return {
+            "heads": per_level(self.attention_head_dim, levels)[level],
+            "time_width": 4 * self.block_out_channels[0],
+            "context_width": self.cross_attention_dim,
+            "groups": self.norm_num_groups,
+            "dropout": self.dropout,
+            "linear_projection": self.use_linear_projection,
+            "only_cross_attention": per_level(self.only_cross_attention, levels)[level],
+        }
 
-PER_LEVEL = ("down_block_types", "up_block_types", "layers_per_block", "attention_head_dim")
-BLOCK_TYPES = {
+
+PER_LEVEL = (
+    "down_block_types",
+    "up_block_types",
+    "layers_per_block",
+    "attention_head_dim",
+    "only_cross_attention",
+)
+CHOICES = {
+    "class_embed_type": (None, "timestep"),
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "mid_block_type": ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
@@ -102,65 +125,38 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
-        widths = config.block_out_channels
-        levels = len(widths)
-        depths = per_level(config.layers_per_block, levels)
-        shared = {
-            "time_width": 4 * widths[0],
-            "context_width": config.cross_attention_dim,
-            "groups": config.norm_num_groups,
-            "dropout": config.dropout,
-            "linear_projection": config.use_linear_projection,
-        }
-        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
-        self.time_embedding = TimeEmbedding(widths[0], 4 * widths[0])
-
-        self.down_blocks = nn.ModuleList()
-        skips = [widths[0]]  # channels of all that the way up gets to see
-        for level, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-            widths_in = [skips[-1]] + [width] * (depth - 1)
-            transformers = depth if "CrossAttn" in config.down_block_types[level] else 0
-            heads, last = config.heads[level], level == levels - 1
-            self.down_blocks.append(
-                DownStage(widths_in, width, transformers, heads=heads, last=last, **shared)
-            )
-            skips += [width] * (depth if last else depth + 1)
-
-        attends = "CrossAttn" in config.mid_block_type
-        self.mid_block = MidStage(
-            [widths[-1]] * (2 if attends else 1),
-            widths[-1],
-            1 if attends else 0,
-            heads=config.heads[-1],
-            **shared,
-        )
-
-        self.up_blocks = nn.ModuleList()
-        arriving = widths[-1]
-        for level, block_type in zip(reversed(range(levels)), config.up_block_types, strict=True):
-            width, depth = widths[level], depths[level] + 1
-            widths_in = [x + skips.pop() for x in [arriving] + [width] * (depth - 1)]
-            transformers = depth if "CrossAttn" in block_type else 0
-            heads, last = config.heads[level], level == 0
-            self.up_blocks.append(
-                UpStage(widths_in, width, transformers, heads=heads, last=last, **shared)
-            )
-            arriving = width
-
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=1e-5)
-        self.conv_out = zero_init(nn.Conv2d(widths[0], config.out_channels, 3, padding=1))
+        width = config.block_out_channels[0]
+        self.conv_in = nn.Conv2d(config.in_channels, width, 3, padding=1)
+        self.time_embedding = TimeEmbedding(width, 4 * width)
+        self.class_embedding = None
+        if config.class_embed_type == "timestep":
+            self.class_embedding = TimeEmbedding(width, 4 * width)
+        elif config.num_class_embeds is not None:
+            self.class_embedding = nn.Embedding(config.num_class_embeds, 4 * width)
+        self.down_blocks, skips = down_blocks(config)
+        self.mid_block = mid_block(config)
+        self.up_blocks = up_blocks(config, skips)
+        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, width, eps=1e-5)
+        self.conv_out = zero_init(nn.Conv2d(width, config.out_channels, 3, padding=1))
 
     def forward(
         self,
         latents: Float[Tensor, "b c_in h w"],
         timesteps: Timesteps,
         context: Context | None = None,
+        class_labels: Real[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c_out h w"]:
+        """class_labels: for a U-Net that knows classes; to the x4 upscaler, the noise level of the
+        small image, 0 to 350."""
         self.check_input(latents, context)
+        self.check_labels(class_labels)
         checkpointing = self.gradient_checkpointing and torch.is_grad_enabled()
         call = partial(checkpoint, use_reentrant=False) if checkpointing else operator.call
 
-        time = silu(self.time_embedding(timesteps))
+        embedding = self.time_embedding(timesteps)
+        if self.class_embedding is not None:
+            embedding = embedding + self.class_embedding(class_labels)
+        time = silu(embedding)
         if latents.device.type != "cpu":
             latents = latents.contiguous(memory_format=torch.channels_last)  # see blocks.py
         x = self.conv_in(latents)
@@ -184,10 +180,15 @@ class UNet(nn.Module):
     def check_input(self, latents: Float[Tensor, "b c h w"], context: Context | None) -> None:
         """Refuses what would fail deep inside, or, worse, be ignored."""
         self.check_size(*latents.shape[-2:])
-        if latents.shape[1] != self.config.in_channels:
+        taken, given = self.config.in_channels, self.config.out_channels
+        if latents.shape[1] != taken:
+            more = (
+                f" It gives {given}, so it wants {taken - given} more after those of the latents: "
+                "the mask and the masked image for inpainting, or the small image to upscale."
+            )
             raise ValueError(
-                f"latents have {latents.shape[1]} channels, this U-Net takes "
-                f"{self.config.in_channels}; it must be one made for the same autoencoder."
+                f"latents have {latents.shape[1]} channels, this U-Net takes {taken}; it must be "
+                f"one made for the same autoencoder.{more if taken > given else ''}"
             )
         if self.config.conditional and context is None:
             raise ValueError("this U-Net was built to look at a text, but got no context.")
@@ -198,6 +199,12 @@ class UNet(nn.Module):
                 f"context vectors have width {context.shape[-1]}, this U-Net takes "
                 f"{self.config.cross_attention_dim}; it must be one made for the same text encoder."
             )
+
+    def check_labels(self, class_labels: Real[Tensor, " b"] | None) -> None:
+        if self.class_embedding is None and class_labels is not None:
+            raise ValueError("this U-Net knows no classes; give no class_labels.")
+        if self.class_embedding is not None and class_labels is None:
+            raise ValueError("this U-Net was built to know a class, but got no class_labels.")
 
     @classmethod
     def load(cls, folder: Path | str) -> "UNet":
@@ -212,6 +219,41 @@ class UNet(nn.Module):
     def save(self, folder: Path | str, provenance: dict | None = None) -> None:
         """provenance: what these weights belong to, such as the autoencoder's sha256."""
         files.write(Path(folder), self, asdict(self.config), provenance or {})
+
+
+def down_blocks(config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:
+    """And the channels of all outputs that the way up gets to see."""
+    widths = config.block_out_channels
+    blocks, skips = nn.ModuleList(), [widths[0]]
+    depths = per_level(config.layers_per_block, len(widths))
+    kinds = config.down_block_types
+    for level, (width, depth, kind) in enumerate(zip(widths, depths, kinds, strict=True)):
+        widths_in = [skips[-1]] + [width] * (depth - 1)
+        transformers = depth if "CrossAttn" in kind else 0
+        last = level == len(widths) - 1
+        blocks.append(DownStage(widths_in, width, transformers, last=last, **config.stage(level)))
+        skips += [width] * (depth if last else depth + 1)
+    return blocks, skips
+
+
+def mid_block(config: UNetConfig) -> MidStage:
+    width, attends = config.block_out_channels[-1], "CrossAttn" in config.mid_block_type
+    options = config.stage(-1) | {"only_cross_attention": False}
+    return MidStage([width] * (1 + attends), width, int(attends), **options)
+
+
+def up_blocks(config: UNetConfig, skips: list[int]) -> nn.ModuleList:
+    """skips: as `down_blocks` gives them."""
+    skips, blocks, arriving = list(skips), nn.ModuleList(), config.block_out_channels[-1]
+    depths = per_level(config.layers_per_block, len(config.block_out_channels))
+    for level, kind in zip(reversed(range(len(depths))), config.up_block_types, strict=True):
+        width, depth = config.block_out_channels[level], depths[level] + 1
+        widths_in = [x + skips.pop() for x in [arriving] + [width] * (depth - 1)]
+        transformers = depth if "CrossAttn" in kind else 0
+        last = level == 0
+        blocks.append(UpStage(widths_in, width, transformers, last=last, **config.stage(level)))
+        arriving = width
+    return blocks
 
 
 PRESETS = {
