@@ -143,9 +143,10 @@ def print_plan(config: Config, unet: UNet, vae: Autoencoder, images: int, held_o
 
 def hashes(config: Config, vae: Autoencoder, encoder: TextEncoder) -> dict[str, Any]:
     """What the U-Net is bound to from its first step on: paths may come to hold other weights."""
+    statistics = *(vae.config.latents_mean or ()), *(vae.config.latents_std or ())
     return {
         "vae_sha256": autoencoder.files.weights_sha256(config.vae),
-        "vae_scaling": [vae.config.scaling_factor, vae.config.shift_factor],
+        "vae_scaling": [vae.config.scaling_factor, vae.config.shift_factor, *statistics],
         "text_encoder_sha256": encoder.sha256,
     }
 

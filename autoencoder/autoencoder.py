@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float64
+from torch import Tensor, nn
 
 from autoencoder import files
 from autoencoder.blocks import at_least_float32
 from autoencoder.coder import Decoder, Encoder
 from autoencoder.posterior import Posterior
-from autoencoder.shapes import Images, Latents
+from autoencoder.shapes import Images, Latents, PerChannel
 
 RANGE_TOLERANCE = 1e-3  # rounding of a resize or of a half-precision image; far below a gray level
 
@@ -34,6 +35,8 @@ class AutoencoderConfig:
     mid_block_add_attention: bool = True  # at the lowest resolution; cost grows with area squared
     scaling_factor: float = 1.0  # latents are (z - shift_factor) * scaling_factor
     shift_factor: float | None = None  # None is 0
+    latents_mean: tuple[float, ...] | None = None  # per channel, in place of a shift_factor
+    latents_std: tuple[float, ...] | None = None  # with it: (z - mean) * scaling_factor / std
     sample_size: int = 256  # side of the training images in pixels; a note, nothing depends on it
     force_upcast: bool = True  # a note to diffusers: decode in float32 in a float16 pipeline
 
@@ -52,6 +55,36 @@ class AutoencoderConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if not self.scaling_factor > 0:
             raise ValueError(f"scaling_factor is {self.scaling_factor}; it must be positive.")
+        self.check_statistics()
+
+    def check_statistics(self) -> None:
+        mean, std = self.latents_mean, self.latents_std
+        if mean is None and std is None:
+            return
+        if mean is None or std is None or self.shift_factor:
+            raise ValueError(
+                f"latents_mean={mean}, latents_std={std}, shift_factor={self.shift_factor}: the "
+                "first two come together, and in place of the third, or it is not known what the "
+                "latents are. Set those to null that the denoiser was not trained with."
+            )
+        if not len(mean) == len(std) == self.latent_channels or min(std) <= 0:
+            raise ValueError(
+                f"latents_mean={mean}, latents_std={std}: needed is one of each, the latter "
+                f"positive, for each of the {self.latent_channels} latent channels."
+            )
+
+    @property
+    def scaled(self) -> bool:
+        """Whether anything is left to apply to what the network gives."""
+        return bool(self.scaling_factor != 1 or self.shift_factor or self.latents_mean)
+
+    def scale_and_shift(self) -> tuple[Float64[Tensor, " c"], Float64[Tensor, " c"]]:
+        """Of each channel: latents are (z - shift) * scale, where z is what the network gives."""
+        c = self.latent_channels
+        std = self.latents_std or (1.0,) * c
+        shift = self.latents_mean or (self.shift_factor or 0.0,) * c
+        std, shift = (torch.tensor(x, dtype=torch.float64) for x in (std, shift))
+        return self.scaling_factor / std, shift
 
 
 class Autoencoder(nn.Module):
@@ -59,7 +92,8 @@ class Autoencoder(nn.Module):
 
     The latents that cross this border are scaled: nobody outside multiplies or shifts them. In an
     autoencoder trained here the statistics are folded into the 1x1 convolutions and the config's
-    scaling_factor is 1; that of a foreign one is applied in `encode` and `decode`, nowhere else.
+    scaling_factor is 1. What a foreign config says, scaling_factor with shift_factor, or with
+    latents_mean and latents_std, is applied in `encode` and `decode`, and nowhere else.
     """
 
     def __init__(self, config: AutoencoderConfig):
@@ -95,16 +129,19 @@ class Autoencoder(nn.Module):
         check_images(images, self.config.in_channels, self.factor, values=check)
         moments = self.quant_conv(self.encoder(images.to(self.dtype)))
         posterior = Posterior.from_moments(at_least_float32(moments))
-        scale, shift = self.config.scaling_factor, self.config.shift_factor or 0.0
-        return posterior if (scale, shift) == (1, 0) else posterior.scaled(scale, shift)
+        return posterior.scaled(*self.scaling(posterior.mean)) if self.config.scaled else posterior
 
     def decode(self, latents: Latents) -> Images:
         """Images around [-1, 1], not clamped, in float32 or better."""
         check_latents(latents, self.config.latent_channels)
-        scale, shift = self.config.scaling_factor, self.config.shift_factor or 0.0
-        if (scale, shift) != (1, 0):
+        if self.config.scaled:
+            scale, shift = self.scaling(at_least_float32(latents))
             latents = latents / scale + shift
         return at_least_float32(self.decoder(self.post_quant_conv(latents.to(self.dtype))))
+
+    def scaling(self, latents: Latents) -> tuple[PerChannel, PerChannel]:
+        """`scale_and_shift`, where and in the precision in which the latents are."""
+        return tuple(x.to(latents)[:, None, None] for x in self.config.scale_and_shift())
 
     def forward(
         self, images: Images, generator: torch.Generator | None = None

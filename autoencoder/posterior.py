@@ -1,11 +1,10 @@
 """The encoder's answer: a Gaussian over latents, independent in every element."""
 
 from dataclasses import dataclass
-from math import log
 
 import torch
 
-from autoencoder.shapes import Latents, Moments, PerImage
+from autoencoder.shapes import Latents, Moments, PerChannel, PerImage
 
 LOGVAR_RANGE = (-30.0, 20.0)  # as in Stable Diffusion; keeps exp() finite in float32
 
@@ -23,9 +22,9 @@ class Posterior:
         mean, logvar = moments.chunk(2, dim=1)
         return cls(mean, logvar.clamp(*LOGVAR_RANGE))
 
-    def scaled(self, scale: float, shift: float) -> "Posterior":
+    def scaled(self, scale: PerChannel, shift: PerChannel) -> "Posterior":
         """The Gaussian of (z - shift) * scale."""
-        return Posterior((self.mean - shift) * scale, self.logvar + 2 * log(scale))
+        return Posterior((self.mean - shift) * scale, self.logvar + 2 * scale.log())
 
     @property
     def std(self) -> Latents:

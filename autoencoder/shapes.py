@@ -9,4 +9,5 @@ Moments = Float[Tensor, "b two_c h w"]  # mean and log-variance of the latents, 
 Features = Float[Tensor, "b c h w"]  # inside the network
 Resized = Float[Tensor, "b c_out h_out w_out"]  # features after a change of width or resolution
 PerImage = Float[Tensor, " b"]
+PerChannel = Float[Tensor, "c 1 1"]  # of the latents
 Scalar = Float[Tensor, ""]

@@ -69,8 +69,9 @@ def sum_over_processes(x: Tensor) -> Tensor:
 def fold(autoencoder: Autoencoder, statistics: LatentStatistics) -> Autoencoder:
     """The same autoencoder with latents (z - mean) / std and no scale left in its config.
 
-    Reconstructions stay the same. A `scaling_factor` and `shift_factor` that it had are folded in,
-    too; an autoencoder without 1x1 convolutions gets them, as identities before the folding.
+    Reconstructions stay the same. What its config applied to the latents is folded in, too
+    (`AutoencoderConfig.scale_and_shift`); an autoencoder without 1x1 convolutions gets them, as
+    identities before the folding.
     The bounds of the log-variance, -30 and 20, then apply to that of the new latents.
     """
     config = replace(
@@ -79,16 +80,18 @@ def fold(autoencoder: Autoencoder, statistics: LatentStatistics) -> Autoencoder:
         use_post_quant_conv=True,
         scaling_factor=1.0,
         shift_factor=None,
+        latents_mean=None,
+        latents_std=None,
     )
-    old, z = autoencoder.config, autoencoder.config.latent_channels
+    z = autoencoder.config.latent_channels
     folded = Autoencoder(config).to(autoencoder.encoder.conv_in.weight)  # device and dtype
     folded.encoder.load_state_dict(autoencoder.encoder.state_dict())
     folded.decoder.load_state_dict(autoencoder.decoder.state_dict())
 
     # new = scale * raw + shift, where raw is what leaves the network before any scaling
     mean, std = (torch.tensor(x, dtype=torch.float64) for x in (statistics.mean, statistics.std))
-    scale = old.scaling_factor / std
-    shift = -((old.shift_factor or 0.0) * old.scaling_factor + mean) / std
+    scale, shift = autoencoder.config.scale_and_shift()
+    scale, shift = scale / std, -(shift * scale + mean) / std
 
     weight, bias = as_matrix(autoencoder.quant_conv, 2 * z)
     weight[:z] *= scale[:, None]
@@ -103,10 +106,9 @@ def fold(autoencoder: Autoencoder, statistics: LatentStatistics) -> Autoencoder:
 
 def without_scaling(autoencoder: Autoencoder) -> Autoencoder:
     """The same autoencoder, latents included, with the scale of its config folded in."""
-    config = autoencoder.config
-    if config.scaling_factor == 1 and not config.shift_factor:
+    if not autoencoder.config.scaled:
         return autoencoder
-    channels = config.latent_channels
+    channels = autoencoder.config.latent_channels
     return fold(autoencoder, LatentStatistics((0.0,) * channels, (1.0,) * channels, images=0))
 
 

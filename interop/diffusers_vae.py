@@ -21,6 +21,8 @@ DIFFUSERS_DEFAULTS = {
     "mid_block_add_attention": True,
     "scaling_factor": 0.18215,
     "shift_factor": None,
+    "latents_mean": None,
+    "latents_std": None,
     "sample_size": 32,
     "force_upcast": True,
 }
@@ -48,8 +50,6 @@ def refuse_unsupported(path: Path, given: Mapping[str, Any]) -> None:
         "act_fn": ("silu", "swish"),
         "down_block_types": ((DOWN_BLOCK,) * levels,),
         "up_block_types": ((UP_BLOCK,) * levels,),
-        "latents_mean": (None,),
-        "latents_std": (None,),
     }
     for name, choices in supported.items():
         if name in given and given[name] not in choices:
