@@ -4,6 +4,9 @@ All go through the same times, noise first (`Schedule.timesteps`), and end in th
 solves the probability-flow ODE, or the SDE of the same marginals, of z_t = alpha_t z_0 + sigma_t
 noise, and takes one call of `denoise` per step. The formulas divide by no alpha, so that they also
 hold at zero terminal SNR, and image k depends on no other image of the batch.
+
+start_at_sigma: begin at sigma_T noise, as k-diffusion's samplers and diffusers' Euler do, not at
+noise. Without zero terminal SNR sigma_T is a little below 1, the deviation of latents at any t.
 """
 
 import difflib
@@ -22,13 +25,14 @@ DrawNoise = Callable[[], Latents]  # fresh noise, of each image's own generator
 
 
 def path(
-    schedule: Schedule, steps: int, noise: Latents
-) -> tuple[Real[Tensor, "steps b"], Levels, Levels]:
-    """The times of the calls, and alpha and sigma there and, one more, at the clean end."""
+    schedule: Schedule, steps: int, noise: Latents, start_at_sigma: bool
+) -> tuple[Latents, Real[Tensor, "steps b"], Levels, Levels]:
+    """Where to start, the times of the calls, alpha and sigma there and, last, at the clean end."""
     times = schedule.timesteps(steps)
     alpha, sigma = schedule.exact(times)
+    z = sigma[0] * noise if start_at_sigma else noise
     alpha, sigma = torch.cat([alpha, alpha.new_ones(1)]), torch.cat([sigma, sigma.new_zeros(1)])
-    return times.to(noise.device)[:, None].expand(-1, len(noise)), alpha, sigma
+    return z, times.to(noise.device)[:, None].expand(-1, len(noise)), alpha, sigma
 
 
 @torch.no_grad()
@@ -40,14 +44,14 @@ def ddim(
     draw_noise: DrawNoise | None = None,
     *,
     eta: float = 0.0,
+    start_at_sigma: bool = False,
 ) -> Latents:
     """Goes to z_0 and back along the noise that leads there; first order.
 
     eta: share of fresh noise, from 0, deterministic, to 1, the ancestral sampler of DDPM.
     Song et al. 2021 (arXiv:2010.02502), eq. 12 and 16.
     """
-    times, alpha, sigma = path(schedule, steps, noise)
-    z = noise
+    z, times, alpha, sigma = path(schedule, steps, noise, start_at_sigma)
     for i, t in enumerate(times):
         z_0 = denoise(z, t)
         eps = (z - alpha[i] * z_0) / sigma[i]
@@ -65,14 +69,16 @@ def ddpm(
     schedule: Schedule,
     steps: int = 250,
     draw_noise: DrawNoise | None = None,
+    *,
+    start_at_sigma: bool = False,
 ) -> Latents:
     """Draws each z_s from its distribution given z_t and z_0: ancestral sampling; first order.
 
     Needs many steps, and every step draws noise. The variance is the posterior's, the smaller of
-    the two choices of Ho et al. 2020 (arXiv:2006.11239), eq. 6 and 7.
+    the two choices of Ho et al. 2020 (arXiv:2006.11239), eq. 6 and 7; so it is ddim with eta = 1,
+    and what k-diffusion calls Euler ancestral.
     """
-    times, alpha, sigma = path(schedule, steps, noise)
-    z = noise
+    z, times, alpha, sigma = path(schedule, steps, noise, start_at_sigma)
     for i, t in enumerate(times):
         z_0 = denoise(z, t)
         std = posterior_std(alpha[i], sigma[i], alpha[i + 1], sigma[i + 1])
@@ -97,12 +103,8 @@ def euler(
 
     The line is straight in z / alpha over sigma / alpha (Karras et al. 2022, arXiv:2206.00364,
     eq. 4) as on the flow's path, and in exact arithmetic a step on it is one of ddim.
-
-    start_at_sigma: begin at sigma_T noise, as k-diffusion and diffusers do, not at noise. Without
-    zero terminal SNR sigma_T is a little below 1, the variance that latents at t = T really have.
     """
-    times, alpha, sigma = path(schedule, steps, noise)
-    z = sigma[0] * noise if start_at_sigma else noise
+    z, times, alpha, sigma = path(schedule, steps, noise, start_at_sigma)
     for i, t in enumerate(times):
         ratio = sigma[i + 1] / sigma[i]
         z = ratio * z + (alpha[i + 1] - ratio * alpha[i]) * denoise(z, t)
@@ -116,15 +118,17 @@ def dpmpp_2m(
     schedule: Schedule,
     steps: int = 25,
     draw_noise: DrawNoise | None = None,
+    *,
+    start_at_sigma: bool = False,
 ) -> Latents:
     """DPM-Solver++ (2M): extrapolates z_0 from two calls; second order, good from 15 steps on.
 
     Lu et al. 2022 (arXiv:2211.01095), algorithm 2. Where lambda = log(alpha / sigma) is infinite,
     that is at the end, and at a start with zero terminal SNR, a step is of first order.
     """
-    times, alpha, sigma = path(schedule, steps, noise)
+    z, times, alpha, sigma = path(schedule, steps, noise, start_at_sigma)
     step = (alpha / sigma).log().diff(dim=0)  # of lambda
-    z, previous = noise, None
+    previous = None
     for i, t in enumerate(times):
         z_0 = denoise(z, t)
         ahead = z_0
