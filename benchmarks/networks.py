@@ -115,6 +115,8 @@ def compare_both(
 
         title = f"{name}, training, {'bf16' if wanted else 'fp32'}"
         compare(title, config.repeats, lambda: step(theirs), lambda: step(ours))
+    ours.eval()
+    theirs.eval()
     with torch.no_grad():
         title = f"{name}, inference, fp32"
         compare(title, config.repeats, lambda: inference(theirs), lambda: inference(ours))

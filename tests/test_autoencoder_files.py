@@ -107,7 +107,7 @@ def test_missing_scaling_factor_is_that_of_stable_diffusion(folder):
 @pytest.mark.parametrize(
     "change",
     [
-        {"latents_mean": [0.0] * 4},
+        {"latents_mean": [0.0] * 4},  # without latents_std
         {"act_fn": "relu"},
         {"down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"]},
         {"_class_name": "VQModel"},

@@ -13,6 +13,12 @@ TINY = PRESETS["tiny-32"]
 CONFIGS = {
     "ours": TINY,
     "foreign": dataclasses.replace(TINY, scaling_factor=0.3611, shift_factor=0.1159),
+    "per channel": dataclasses.replace(
+        TINY,
+        scaling_factor=0.5,
+        latents_mean=(-1.6574, 1.886, -1.383, 2.5155),
+        latents_std=(8.4927, 5.9022, 6.5498, 5.2299),
+    ),
     "no-1x1": dataclasses.replace(TINY, use_quant_conv=False, use_post_quant_conv=False),
 }
 
@@ -44,7 +50,7 @@ def test_folded_latents_are_standardized_and_reconstructions_unchanged(name, tmp
     autoencoder = make(CONFIGS[name])
     statistics = measure(autoencoder, batches())
     folded = fold(autoencoder, statistics)
-    assert folded.config.scaling_factor == 1 and folded.config.shift_factor is None
+    assert not folded.config.scaled
 
     noise = torch.Generator().manual_seed(2)
     samples = torch.cat([folded.encode(x).sample(noise) for x in batches()])
@@ -102,11 +108,12 @@ def test_folding_leaves_the_original_alone():
     assert all(torch.equal(before[key], v) for key, v in autoencoder.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["foreign", "per channel"])
 @torch.no_grad()
-def test_a_foreign_scale_can_be_folded_in_without_changing_the_latents():
-    foreign, ours = make(CONFIGS["foreign"]), make(TINY)
+def test_a_foreign_scale_can_be_folded_in_without_changing_the_latents(name):
+    foreign, ours = make(CONFIGS[name]), make(TINY)
     folded = without_scaling(foreign)
-    assert folded.config.scaling_factor == 1 and without_scaling(ours) is ours
+    assert not folded.config.scaled and without_scaling(ours) is ours
     images = batches(1)[0]
     for name in ("mean", "std"):
         before, after = (getattr(model.encode(images), name) for model in (foreign, folded))

@@ -2,7 +2,6 @@
 
 import json
 
-import diffusers
 import numpy as np
 import pytest
 import torch
@@ -95,31 +94,6 @@ def test_the_same_model_is_the_same_bytes(pipeline, tmp_path):
         for copy in ("twice", "again"):
             other = tmp_path / copy / path.relative_to(tmp_path / "once")
             assert other.read_bytes() == path.read_bytes(), other
-
-
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
-@pytest.mark.parametrize(
-    ("schedule", "prediction", "sampler"),
-    [
-        (FLOW, "flow", "dpmpp_2m"),
-        (ScheduleConfig(zero_terminal_snr=True), "velocity", "ddim"),
-        (ScheduleConfig(), "noise", "ddim"),
-    ],
-)
-def test_diffusers_opens_the_folder_and_draws_the_same(schedule, prediction, sampler, tmp_path):
-    """StableDiffusionPipeline, as it is: text encoder, tokenizer and scheduler included."""
-    ours = make_pipeline(schedule, prediction)
-    ours.save(tmp_path / "model")
-    theirs = diffusers.StableDiffusionPipeline.from_pretrained(
-        tmp_path / "model", low_cpu_mem_usage=False
-    )
-    theirs.set_progress_bar_config(disable=True)
-    shape = ours.latent_shape(32, 32)
-    latents = torch.randn(1, *shape, generator=torch.Generator().manual_seed(3))
-    options = {"num_inference_steps": 10, "guidance_scale": 4.0, "height": 32, "width": 32}
-    drawn = theirs("a red heart", latents=latents, output_type="np", **options).images[0] * 255
-    mine = ours(["a red heart"], steps=10, guidance_scale=4.0, sampler=sampler, seed=3)[0]
-    assert np.abs(pixels(mine) - drawn).max() <= 1
 
 
 def test_parts_of_another_model_are_refused(pipeline, tmp_path):

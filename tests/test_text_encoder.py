@@ -2,7 +2,6 @@
 
 import json
 
-import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -239,29 +238,3 @@ def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(folder):
 def test_towers_that_clip_does_not_have_are_refused(fields):
     with pytest.raises(ValueError):
         TextTowerConfig(**fields)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "heads": 12},
-        {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "heads": 16},
-    ],
-    ids=["stable-diffusion-1", "stable-diffusion-2"],
-)
-def test_full_size_towers_equal_transformers(tmp_path, fields):
-    act = "quick_gelu" if fields["hidden_size"] == 768 else "gelu"
-    heads = fields.pop("heads")
-    model = random_model(
-        **fields,
-        num_attention_heads=heads,
-        max_position_embeddings=77,
-        hidden_act=act,
-        initializer_factor=1.0,
-    )
-    model.save_pretrained(tmp_path)
-    encoder = TextEncoder.load(tmp_path)
-    expected = states_of_transformers(model, encoder.tokenize(PROMPTS))
-    assert relative_difference(encoder(PROMPTS), expected) < 1e-5
-    assert open_clip.tokenize(["a"]).shape[1] == encoder.tokens

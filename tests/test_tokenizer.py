@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from conditioning.tokenizer import END_OF_TEXT, START_OF_TEXT, clean, merge
+from conditioning.tokenizer import END_OF_TEXT, clean, merge
 from conditioning.tokenizer_files import (
     OPEN_CLIP_PAD,
     clip_tokenizer,
@@ -48,24 +48,6 @@ def test_files_that_transformers_saved_again_give_the_same_ids(tmp_path):
     save_tokenizer(ours, tmp_path / "ours")
     CLIPTokenizer.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
     assert torch.equal(load_tokenizer(tmp_path / "theirs", 77)(PROMPTS), ours(PROMPTS))
-
-
-@pytest.mark.parametrize("pad", [END_OF_TEXT, "!"])
-def test_stable_diffusion_s_own_files_give_the_ids_of_transformers(tmp_path, pad):
-    """The layout of the Stable Diffusion 1 and 2 repositories: special tokens with flags, and in
-    version 2 a pad token that only special_tokens_map.json tells."""
-    save_tokenizer(clip_tokenizer(77), tmp_path)
-    flags = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
-    start, end = {"content": START_OF_TEXT, **flags}, {"content": END_OF_TEXT, **flags}
-    roles = {"bos_token": start, "eos_token": end, "unk_token": end}
-    typed = {role: {"__type": "AddedToken", **token} for role, token in roles.items()}
-    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True}
-    (tmp_path / "tokenizer_config.json").write_text(
-        json.dumps({**settings, **typed, "pad_token": END_OF_TEXT})
-    )
-    (tmp_path / "special_tokens_map.json").write_text(json.dumps({**roles, "pad_token": pad}))
-    theirs = ids_of_transformers(CLIPTokenizer.from_pretrained(tmp_path), 77)
-    assert torch.equal(load_tokenizer(tmp_path, 77)(PROMPTS), theirs)
 
 
 def test_ids_are_those_of_open_clip_for_text_that_needs_no_repair():

@@ -1,4 +1,7 @@
-"""The U-Net is diffusers' UNet2DConditionModel: names, shapes, numbers, files, both ways."""
+"""The U-Net is diffusers' UNet2DConditionModel: names, shapes, gradients, files, both ways.
+
+That its numbers are, too, is shown by test_parity.
+"""
 
 import json
 from dataclasses import asdict, replace
@@ -10,54 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from ldm import files
 from ldm.unet import PRESETS, UNet, UNetConfig
+from tests.peer_settings import ODD_UNETS, SMALL_UNET
 
-SMALL = UNetConfig(
-    block_out_channels=(32, 64),
-    layers_per_block=1,
-    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    attention_head_dim=(2, 4),
-    cross_attention_dim=24,
-    norm_num_groups=8,
-)
-ODD = {
-    "per-level heads": SMALL,
-    "linear projection, 8 channels, one head count": replace(
-        SMALL, in_channels=8, out_channels=8, use_linear_projection=True, attention_head_dim=4
-    ),
-    "inpainting, three levels, all attend": replace(
-        SMALL,
-        in_channels=9,
-        block_out_channels=(16, 40, 24),
-        layers_per_block=2,
-        down_block_types=("CrossAttnDownBlock2D",) * 3,
-        up_block_types=("CrossAttnUpBlock2D",) * 3,
-        attention_head_dim=(4, 5, 3),
-    ),
-    "attention only in the middle, widths fall, 16 channels": replace(
-        SMALL,
-        in_channels=16,
-        out_channels=16,
-        block_out_channels=(48, 16, 32),
-        layers_per_block=(1, 3, 2),
-        down_block_types=("DownBlock2D",) * 3,
-        up_block_types=("UpBlock2D",) * 3,
-        attention_head_dim=8,
-    ),
-    "up attends where down does not, no attention in the middle": replace(
-        SMALL,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        mid_block_type="UNetMidBlock2D",
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        use_linear_projection=True,
-    ),
-    "unconditional": replace(
-        SMALL,
-        down_block_types=("DownBlock2D",) * 2,
-        mid_block_type="UNetMidBlock2D",
-        up_block_types=("UpBlock2D",) * 2,
-    ),
-}
+SMALL = UNetConfig(**SMALL_UNET)
+EIGHT_CHANNELS = UNetConfig(**ODD_UNETS["linear projection, 8 channels"])
+THREE_LEVELS = UNetConfig(**ODD_UNETS["three levels that all attend"])
+UPSCALER = UNetConfig(**ODD_UNETS["x4 upscaler, narrow"])
 
 
 def theirs(config: UNetConfig) -> UNet2DConditionModel:
@@ -71,24 +32,9 @@ def inputs(config: UNetConfig, batch: int = 3, size: int = 8):
     return latents, context if config.conditional else None
 
 
-@pytest.mark.parametrize("config", ODD.values(), ids=ODD.keys())
-def test_numbers_equal_diffusers(config):
-    torch.manual_seed(0)
-    peer, unet = theirs(config), UNet(config).eval()
-    peer.load_state_dict(unet.state_dict())  # strict
-    unet.load_state_dict(theirs(config).state_dict())  # strict; other weights, none of them zero
-    peer.load_state_dict(unet.state_dict())
-    latents, context = inputs(config)
-    for timesteps in (torch.tensor([0, 1, 999]), torch.tensor([0.25, 500.5, 998.999])):
-        with torch.no_grad():
-            expected = peer(latents, timesteps, context, return_dict=False)[0]
-            output = unet(latents, timesteps, context)
-        torch.testing.assert_close(output, expected, rtol=0, atol=1e-5 * expected.std().item())
-
-
 @pytest.mark.parametrize("batch", [2, 16])  # projections are computed differently from 16 on
 def test_gradients_equal_diffusers(batch):
-    config = ODD["inpainting, three levels, all attend"]
+    config = THREE_LEVELS
     torch.manual_seed(0)
     peer, unet = theirs(config), UNet(config)
     unet.load_state_dict(peer.state_dict())
@@ -163,8 +109,8 @@ def test_channels_last_changes_no_number_and_no_file(tmp_path):
     assert torch.equal(UNet.load(tmp_path)(latents, timesteps, context), expected)
 
 
-def test_folders_of_diffusers_and_ours_are_the_same(tmp_path):
-    config = ODD["linear projection, 8 channels, one head count"]
+@pytest.mark.parametrize("config", [EIGHT_CHANNELS, UPSCALER])
+def test_folders_of_diffusers_and_ours_are_the_same(config, tmp_path):
     peer = theirs(config)
     peer.save_pretrained(tmp_path / "pipeline" / "unet")
     unet = UNet.load(tmp_path / "pipeline")
@@ -237,7 +183,8 @@ def test_a_failing_save_leaves_the_old_folder(tmp_path):
     ("entry", "match"),
     [
         ({"addition_embed_type": "text_time"}, "addition_embed_type='text_time'"),
-        ({"only_cross_attention": [True, True]}, "only_cross_attention"),
+        ({"only_cross_attention": [True]}, "only_cross_attention.*for 2 levels"),
+        ({"class_embed_type": "projection"}, "class_embed_type: 'projection'"),
         ({"time_embedding_type": "fourier"}, "fourier"),
         ({"invented": 1}, "invented=1"),
         ({"_class_name": "AutoencoderKL"}, "AutoencoderKL"),
@@ -274,13 +221,19 @@ def test_input_is_checked_at_the_border():
     with pytest.raises(ValueError, match="multiples of 2"):
         unet(latents[..., :7, :], timesteps, context)
     with pytest.raises(ValueError, match=r"8x6.*multiples of 4"):
-        UNet(ODD["inpainting, three levels, all attend"]).check_size(8, 6)
+        UNet(THREE_LEVELS).check_size(8, 6)
     with pytest.raises(ValueError, match="3 channels"):
         unet(latents[:, :3], timesteps, context)
     with pytest.raises(ValueError, match="no context"):
         unet(latents, timesteps)
     with pytest.raises(ValueError, match="width 20"):
         unet(latents, timesteps, context[..., :20])
-    unconditional = UNet(ODD["unconditional"])
+    unconditional = UNet(UNetConfig(**ODD_UNETS["no text"]))
     with pytest.raises(ValueError, match="unconditional"):
         unconditional(latents, timesteps, context)
+    with pytest.raises(ValueError, match="knows no classes"):
+        unet(latents, timesteps, context, torch.zeros(3).long())
+    with pytest.raises(ValueError, match=r"4 channels.*takes 7.* 3 more .*the small image"):
+        UNet(UPSCALER)(latents[..., :8], timesteps, context)
+    with pytest.raises(ValueError, match="no class_labels"):
+        UNet(UPSCALER)(torch.zeros(3, 7, 8, 8), timesteps, context)

@@ -1,0 +1,261 @@
+"""Our samplers against diffusers' schedulers and k-diffusion's formulas: after the last step.
+
+All start from the same noise and go over the same times; theirs are driven by the network, ours by
+the denoiser around it. RUNS[row][run]() gives the largest absolute difference of the latents.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+)
+from torch import Tensor
+
+from ldm.denoiser import Denoiser, convert
+from ldm.samplers import ddim, ddpm, dpmpp_2m, euler
+from ldm.schedule import NoiseSchedule, RectifiedFlow, scaled_linear, zero_terminal_snr
+
+SHAPE = (2, 4, 6, 6)
+NAMES = {
+    "noise": "epsilon",
+    "velocity": "v_prediction",
+    "sample": "sample",
+    "flow": "flow_prediction",
+}
+
+
+def randn(seed: int = 0) -> Tensor:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+def fresh_noise() -> Callable[[], Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return lambda: torch.randn(SHAPE, generator=generator)
+
+
+class Blobs(torch.nn.Module):
+    """The ideal network for pixels near -1 or 1: no line, but as stable as a trained one."""
+
+    def __init__(self, schedule, prediction):
+        super().__init__()
+        self.schedule, self.prediction = schedule, prediction
+
+    def forward(self, z_t, t, context=None):
+        alpha, sigma = self.schedule(t.clamp(min=1))
+        variance = 0.09 * alpha**2 + sigma**2
+        z_0 = (0.09 * alpha * z_t + sigma**2 * torch.tanh(alpha * z_t / variance)) / variance
+        return convert(z_0, "sample", self.prediction, z_t, alpha, sigma)
+
+
+def parts(schedule, prediction: str) -> tuple[Blobs, Denoiser]:
+    network = Blobs(schedule, prediction)
+    return network, Denoiser(network, schedule, prediction)
+
+
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    return (ours - theirs).abs().max().item()
+
+
+def table(zero: bool) -> Tensor:
+    alpha_bar = scaled_linear(0.00085, 0.012)
+    return zero_terminal_snr(alpha_bar) if zero else alpha_bar
+
+
+def peer(kind: type, zero: bool, prediction: str, **options):
+    """A scheduler of diffusers, with the table that it would have in float64."""
+    scheduler = kind(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=NAMES[prediction],
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=zero,
+        **options,
+    )
+    scheduler.alphas_cumprod = table(zero)
+    return scheduler
+
+
+def run_peer(scheduler, network, steps: int, **options) -> Tensor:
+    scheduler.set_timesteps(steps)
+    z = randn() * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        output = network(scheduler.scale_model_input(z, t), t.expand(len(z)))
+        z = scheduler.step(output, t, z, **options).prev_sample
+    return z.float()
+
+
+def against_ddim(zero: bool, prediction: str, steps: int, eta: float = 0.0) -> float:
+    network, denoiser = parts(NoiseSchedule(table(zero)), prediction)
+    scheduler = peer(DDIMScheduler, zero, prediction, clip_sample=False)
+    ours = ddim(denoiser, randn(), denoiser.schedule, steps, fresh_noise(), eta=eta)
+    generator = torch.Generator().manual_seed(5)
+    return difference(ours, run_peer(scheduler, network, steps, eta=eta, generator=generator))
+
+
+def against_ddpm(zero: bool, prediction: str, steps: int) -> float:
+    network, denoiser = parts(NoiseSchedule(table(zero)), prediction)
+    scheduler = peer(DDPMScheduler, zero, prediction, clip_sample=False)
+    alpha_bar = table(zero)
+    scheduler.betas = 1 - alpha_bar / torch.cat([torch.ones(1), alpha_bar[:-1]])
+    scheduler.one = torch.ones((), dtype=torch.float64)
+    ours = ddpm(denoiser, randn(), denoiser.schedule, steps, fresh_noise())
+    generator = torch.Generator().manual_seed(5)
+    return difference(ours, run_peer(scheduler, network, steps, generator=generator))
+
+
+def against_euler(prediction: str, steps: int) -> float:
+    network, denoiser = parts(NoiseSchedule(table(False)), prediction)
+    scheduler = peer(EulerDiscreteScheduler, False, prediction)
+    ours = euler(denoiser, randn(), denoiser.schedule, steps, start_at_sigma=True)
+    return difference(ours, run_peer(scheduler, network, steps))
+
+
+def against_dpm_solver(samplers: list, order: int, zero: bool, prediction: str, steps: int):
+    alpha_bar = table(zero)
+    alpha_bar[-1].clamp_(min=2**-24)  # diffusers' lambda must not be infinite; ours may
+    network, denoiser = parts(NoiseSchedule(alpha_bar), prediction)
+    scheduler = peer(DPMSolverMultistepScheduler, zero, prediction, solver_order=order)
+    scheduler.alphas_cumprod = alpha_bar
+    theirs = run_peer(scheduler, network, steps)
+    ours = [sampler(denoiser, randn(), denoiser.schedule, steps) for sampler in samplers]
+    return max(difference(z, theirs) for z in ours)
+
+
+def against_flow(samplers: list, order: int, prediction: str, shift: float, steps: int) -> float:
+    network, denoiser = parts(RectifiedFlow(shift), prediction)
+    scheduler = DPMSolverMultistepScheduler(
+        prediction_type=NAMES[prediction],
+        use_flow_sigmas=True,
+        flow_shift=shift,
+        solver_order=order,
+    )
+    theirs = run_peer(scheduler, network, steps)
+    ours = [sampler(denoiser, randn(), denoiser.schedule, steps) for sampler in samplers]
+    return max(difference(z, theirs) for z in ours)
+
+
+def k_diffusion(denoise, sigmas: Tensor, ancestral: bool, multistep: bool) -> Tensor:
+    """In k-diffusion's variables, x = z / alpha at noise sigma / alpha: x' = (x - z_0) / sigma.
+
+    denoise: (x, i) -> z_0 at sigmas[i]. Euler steps of Karras et al. 2022 (arXiv:2206.00364),
+    ancestral ones to a lower sigma and back up by fresh noise, or DPM-Solver++ (2M) of Lu et al.
+    2022 (arXiv:2211.01095), whose lambda is -log(sigma) here.
+    """
+    x, draw_noise, previous = sigmas[0] * randn().double(), fresh_noise(), None
+    for i, (sigma, lower) in enumerate(pairwise(sigmas)):
+        z_0 = ahead = denoise(x, i)
+        if multistep and previous is not None and lower > 0:
+            ratio = (sigma / lower).log() / (sigmas[i - 1] / sigma).log()
+            ahead = z_0 + ratio / 2 * (z_0 - previous)
+        up = (lower * (1 - (lower / sigma) ** 2).sqrt()) if ancestral else 0 * lower
+        down = (lower**2 - up**2).sqrt()
+        x = x + (down - sigma) / sigma * (x - ahead)
+        if up > 0:
+            x = x + up * draw_noise()
+        previous = z_0
+    return x.float()
+
+
+def against_k_diffusion(samplers: dict, schedule, prediction: str, steps: int, **kind) -> float:
+    """samplers: with their further arguments."""
+    _, denoiser = parts(schedule, prediction)
+    times = schedule.timesteps(steps)
+    alpha, sigma = schedule.exact(times)
+
+    def denoise(x: Tensor, i: int) -> Tensor:
+        return denoiser((alpha[i] * x).float(), times[i].expand(len(x))).double()
+
+    theirs = k_diffusion(denoise, torch.cat([sigma / alpha, torch.zeros(1)]), **kind)
+    return max(
+        difference(
+            sampler(
+                denoiser, randn(), schedule, steps, fresh_noise(), start_at_sigma=True, **options
+            ),
+            theirs,
+        )
+        for sampler, options in samplers.items()
+    )
+
+
+FEW, MANY = [1, 2, 3, 10, 50], [999, 1000]
+TABLES = [(False, "noise"), (False, "velocity"), (False, "sample"), (True, "velocity")]
+CASES = [
+    *((zero, prediction, steps) for zero, prediction in TABLES for steps in FEW),
+    *((False, "noise", steps) for steps in MANY),
+]
+FLOWS = [
+    *(
+        (prediction, shift, k)
+        for prediction in NAMES
+        if prediction != "velocity"
+        for shift in (1.0, 3.0)
+        for k in FEW
+    ),
+    *(("flow", 1.0, steps) for steps in MANY),
+]
+VP, FLOW = NoiseSchedule(table(False)), RectifiedFlow()
+PATHS = [(VP, "noise"), (VP, "velocity"), (FLOW, "flow")]
+K_CASES = [
+    *((schedule, prediction, steps) for schedule, prediction in PATHS for steps in FEW),
+    *((VP, "noise", steps) for steps in MANY),
+]
+
+
+def runs(function: Callable[..., float], cases: list[tuple], **options) -> dict:
+    """By name. Schedules in a case are named by their kind."""
+    named = {}
+    for case in cases:
+        words = [
+            word if isinstance(word, int | str | float) else type(word).__name__ for word in case
+        ]
+        named["-".join(map(str, words))] = partial(function, *case, **options)
+    return named
+
+
+RUNS = {
+    # diffusers' goes to t - 1000 // steps, which else is not the next of its own times
+    "ddim, DDIMScheduler": runs(against_ddim, [case for case in CASES if 1000 % case[2] == 0]),
+    "ddim with eta = 0.7, DDIMScheduler": runs(
+        against_ddim, [(False, "velocity", steps) for steps in (1, 2, 10, 50)], eta=0.7
+    ),
+    "ddpm, DDPMScheduler": runs(against_ddpm, CASES),
+    # diffusers' takes no sample, and at zero terminal SNR is exact only to 4e-4: its latents are
+    # z / alpha there, with alpha = 2^-12
+    "euler, EulerDiscreteScheduler": runs(
+        against_euler, [case[1:] for case in CASES if not case[0] and case[1] != "sample"]
+    ),
+    "ddim and euler, DPMSolverMultistepScheduler of order 1": runs(
+        partial(against_dpm_solver, [ddim, euler], 1), CASES
+    ),
+    "dpmpp_2m, DPMSolverMultistepScheduler": runs(
+        partial(against_dpm_solver, [dpmpp_2m], 2), CASES
+    ),
+    "ddim and euler on the flow, DPMSolverMultistepScheduler of order 1": runs(
+        partial(against_flow, [ddim, euler], 1), FLOWS
+    ),
+    "dpmpp_2m on the flow, DPMSolverMultistepScheduler": runs(
+        partial(against_flow, [dpmpp_2m], 2), FLOWS
+    ),
+    "euler and ddim, Euler of k-diffusion": runs(
+        partial(against_k_diffusion, {euler: {}, ddim: {}}),
+        K_CASES,
+        ancestral=False,
+        multistep=False,
+    ),
+    "ddpm and ddim with eta = 1, Euler ancestral of k-diffusion": runs(
+        partial(against_k_diffusion, {ddpm: {}, ddim: {"eta": 1.0}}),
+        K_CASES,
+        ancestral=True,
+        multistep=False,
+    ),
+    "dpmpp_2m, DPM-Solver++ (2M) of k-diffusion": runs(
+        partial(against_k_diffusion, {dpmpp_2m: {}}), K_CASES, ancestral=False, multistep=True
+    ),
+}
