@@ -237,14 +237,12 @@ CASES = {
     "tokens: Stable Diffusion 1.x": Case(partial(tokens, END_OF_TEXT), bound=0),
     "tokens: Stable Diffusion 2.x": Case(partial(tokens, "!"), bound=0),
     **{
-        f"pipeline: {prediction}, {sampler}": Case(
-            partial(pipeline, schedule, prediction, sampler), bound=1
-        )
-        for schedule, prediction, sampler in (
-            (ScheduleConfig(noise_schedule="flow"), "flow", "dpmpp_2m"),
-            (ScheduleConfig(zero_terminal_snr=True), "velocity", "ddim"),
-            (ScheduleConfig(), "velocity", "ddim"),
-            (ScheduleConfig(), "noise", "ddim"),
+        f"pipeline: {name}": Case(partial(pipeline, schedule, prediction, sampler), bound=1)
+        for name, schedule, prediction, sampler in (
+            ("flow", ScheduleConfig(noise_schedule="flow"), "flow", "dpmpp_2m"),
+            ("velocity", ScheduleConfig(), "velocity", "ddim"),
+            ("velocity, zero SNR", ScheduleConfig(zero_terminal_snr=True), "velocity", "ddim"),
+            ("noise", ScheduleConfig(), "noise", "ddim"),
         )
     },
 }
