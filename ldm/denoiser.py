@@ -3,6 +3,7 @@
 The only place that knows what the network was trained to predict.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 from torch import nn
@@ -24,7 +25,8 @@ class Denoiser(nn.Module):
     thousandth of the way makes no other difference.
     """
 
-    def __init__(self, network: nn.Module, schedule: Schedule, prediction: Prediction):
+    def __init__(self, network: Callable[..., Latents], schedule: Schedule, prediction: Prediction):
+        """network: of (z_t, t, context), a U-Net or a function around one that is told more."""
         super().__init__()
         check_prediction(schedule, prediction)
         self.network = network

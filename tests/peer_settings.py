@@ -138,3 +138,99 @@ TEXT_ENCODERS = {
         "hidden_act": "gelu",
     },
 }
+
+# config.json of public repositories, all but the widths.
+PUBLISHED_1 = {
+    "_class_name": "UNet2DConditionModel",
+    "_diffusers_version": "0.6.0",
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "block_out_channels": [32] * 4,
+    "center_input_sample": False,
+    "cross_attention_dim": 768,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-05,
+    "norm_num_groups": 32,
+    "out_channels": 4,
+    "sample_size": 64,
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}
+PUBLISHED_2 = PUBLISHED_1 | {
+    "attention_head_dim": [2, 4, 8, 8],
+    "cross_attention_dim": 1024,
+    "dual_cross_attention": False,
+    "num_class_embeds": None,
+    "only_cross_attention": False,
+    "sample_size": 96,
+    "upcast_attention": True,
+    "use_linear_projection": True,
+}
+PUBLISHED_UPSCALER = PUBLISHED_2 | {
+    "attention_head_dim": 8,
+    "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 3,
+    "in_channels": 7,
+    "num_class_embeds": 1000,
+    "only_cross_attention": [True, True, True, False],
+    "sample_size": 128,
+    "up_block_types": ["CrossAttnUpBlock2D"] * 3 + ["UpBlock2D"],
+}
+PUBLISHED_UNETS = {
+    "Stable Diffusion 1": PUBLISHED_1,
+    "inpainting": PUBLISHED_1 | {"in_channels": 9},
+    "Stable Diffusion 2": PUBLISHED_2,
+    "x4 upscaler": PUBLISHED_UPSCALER,
+}
+PUBLISHED_VAE = {
+    "_class_name": "AutoencoderKL",
+    "_diffusers_version": "0.2.2",
+    "act_fn": "silu",
+    "block_out_channels": [32] * 4,
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "in_channels": 3,
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "out_channels": 3,
+    "sample_size": 512,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+}
+LATER = {"_name_or_path": "../vae/", "force_upcast": True, "norm_num_groups": 32}
+PUBLISHED_AUTOENCODERS = {
+    "Stable Diffusion 1": PUBLISHED_VAE,
+    "SDXL": {**PUBLISHED_VAE, **LATER, "sample_size": 1024, "scaling_factor": 0.13025},
+    "SD 3": {
+        **PUBLISHED_VAE,
+        **LATER,
+        "latent_channels": 16,
+        "latents_mean": None,
+        "latents_std": None,
+        "scaling_factor": 1.5305,
+        "shift_factor": 0.0609,
+        "use_post_quant_conv": False,
+        "use_quant_conv": False,
+    },
+    "FLUX.1": {
+        **PUBLISHED_VAE,
+        **LATER,
+        "latent_channels": 16,
+        "latents_mean": None,
+        "latents_std": None,
+        "mid_block_add_attention": True,
+        "scaling_factor": 0.3611,
+        "shift_factor": 0.1159,
+        "use_post_quant_conv": False,
+        "use_quant_conv": False,
+    },
+    "Playground 2.5": {
+        **PUBLISHED_VAE,
+        **LATER,
+        "latents_mean": [-1.6574, 1.886, -1.383, 2.5155],
+        "latents_std": [8.4927, 5.9022, 6.5498, 5.2299],
+        "scaling_factor": 0.5,
+    },
+}

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from autoencoder import PRESETS, Autoencoder, AutoencoderConfig
 from autoencoder.files import CONFIG, WEIGHTS, read_provenance, weights_sha256
+from tests.peer_settings import PUBLISHED_AUTOENCODERS
 from tests.test_autoencoder import make_diffusers
 
 CONFIG_SMALL = AutoencoderConfig(
@@ -92,6 +93,24 @@ def test_old_attention_names_are_read(folder):
     save_file(weights, folder / WEIGHTS)
     loaded = Autoencoder.load(folder).state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize(
+    "content", PUBLISHED_AUTOENCODERS.values(), ids=PUBLISHED_AUTOENCODERS.keys()
+)
+def test_published_configs_are_read_and_survive_saving(content, tmp_path):
+    from diffusers import AutoencoderKL
+
+    AutoencoderKL.from_config(content).save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / CONFIG).write_text(json.dumps(content))
+    autoencoder = Autoencoder.load(tmp_path / "theirs")
+    assert autoencoder.config.scaling_factor == content.get("scaling_factor", 0.18215)
+    assert autoencoder.config.shift_factor == content.get("shift_factor")
+    autoencoder.save(tmp_path / "ours")
+    assert Autoencoder.load(tmp_path / "ours").config == autoencoder.config
+    theirs = AutoencoderKL.from_pretrained(tmp_path / "ours").config
+    assert theirs.latents_std == content.get("latents_std")
+    assert theirs.scaling_factor == autoencoder.config.scaling_factor
 
 
 def test_half_precision_files_are_read_as_float32(folder):

@@ -5,6 +5,7 @@ That its numbers are, too, is shown by test_parity.
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,8 +13,12 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from ldm import files
+from ldm.denoiser import Denoiser
+from ldm.guidance import guide
+from ldm.samplers import ddim
+from ldm.schedule import ScheduleConfig, make_schedule
 from ldm.unet import PRESETS, UNet, UNetConfig
-from tests.peer_settings import ODD_UNETS, SMALL_UNET
+from tests.peer_settings import ODD_UNETS, PUBLISHED_UNETS, SMALL_UNET
 
 SMALL = UNetConfig(**SMALL_UNET)
 EIGHT_CHANNELS = UNetConfig(**ODD_UNETS["linear projection, 8 channels"])
@@ -84,6 +89,24 @@ def test_starts_at_zero_where_the_original_does():
         assert ends_a_branch == (not parameter.any()) or name.endswith("bias"), name
 
 
+def test_the_denoiser_need_not_know_what_an_upscaler_is_told():
+    """As docs/parity.md has it."""
+    unet, schedule = UNet(UPSCALER).eval(), make_schedule(ScheduleConfig())
+    unet.load_state_dict(theirs(UPSCALER).state_dict())
+    small = torch.rand(1, 3, 8, 16)
+
+    def network(level, z_t, t, context):
+        both = torch.cat([z_t, small.expand(len(z_t), -1, -1, -1)], dim=1)
+        return unet(both, t, context, torch.full((len(z_t),), level))
+
+    contexts, noise = torch.randn(2, 1, 5, 24), torch.randn(1, 4, 8, 16)
+    drawn = []
+    for level in (20, 300):
+        denoiser = Denoiser(partial(network, level), schedule, "velocity")
+        drawn.append(ddim(guide(denoiser, *contexts, 9.0), noise, schedule, 2))
+    assert drawn[0].shape == noise.shape and not torch.equal(*drawn)
+
+
 def test_dropout_acts_in_training_only():
     torch.manual_seed(0)
     unet = UNet(replace(SMALL, dropout=0.5))
@@ -128,6 +151,19 @@ def test_folders_of_diffusers_and_ours_are_the_same(config, tmp_path):
         "diffusion_pytorch_model.safetensors",
         "latentsmith.json",
     ]
+
+
+@pytest.mark.parametrize("content", PUBLISHED_UNETS.values(), ids=PUBLISHED_UNETS.keys())
+def test_published_configs_are_read_and_survive_saving(content, tmp_path):
+    UNet2DConditionModel.from_config(content).save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / files.CONFIG).write_text(json.dumps(content))
+    unet = UNet.load(tmp_path / "theirs")
+    unet.save(tmp_path / "ours")
+    assert UNet.load(tmp_path / "ours").config == unet.config
+    theirs = UNet2DConditionModel.from_pretrained(tmp_path / "ours").config
+    assert theirs.in_channels == content["in_channels"]
+    assert theirs.only_cross_attention == content.get("only_cross_attention", False)
+    assert theirs.num_class_embeds == content.get("num_class_embeds")
 
 
 def test_a_loaded_unet_can_be_trained(tmp_path):
