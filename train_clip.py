@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     train(run, stage.plan(), stage.parts, stage.step, look, "train_clip")
     with replacing(run.model) as model:
-        clip.text_encoder().save(model)
+        clip.text_encoder().save(model, {"config": run.config})
         clip.save(model / "clip")
     print(f"the model is in {run.model}; go on with: train_ldm.py --text-encoder {run.path} ...")
 

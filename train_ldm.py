@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import autoencoder.files
+import conditioning.files
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
 from imagetext.batches import Order
@@ -93,14 +94,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = Run(config.out, plain(config) | parts)
     if run.finished(config.steps):
         return
+    provenance = {
+        "config": run.config,
+        "weights": "averaged over the last steps (EMA)",
+        "autoencoder": autoencoder.files.read_provenance(config.vae),
+        "text_encoder": conditioning.files.read_provenance(config.text_encoder),
+    }
     cache = cached(config, run, parts, pairs + held_out, vae, encoder)
     check_latents(cache.batch(order.indices(0), generator(config.seed, "check"), 0)[0])
     shown = (held_out or pairs)[:PREVIEWS]
     prompts = config.preview_prompts or [pair.captions[0] for pair in shown]
     stage = Stage(config, run, unet.to(device), vae, encoder, cache, order, prompts)
     train(run, stage.plan(), stage.parts, stage.step, stage.look, "train_ldm")
-    weights = "averaged over the last steps (EMA)"
-    stage.pipeline.save(run.model, {"config": run.config, "weights": weights})
+    stage.pipeline.save(run.model, provenance)
     print(f"the model is in {run.model}; draw with: python sample.py PROMPT --model {run.path}")
 
 

@@ -1,7 +1,7 @@
 """The KL autoencoder, usable alone: images to latents and back.
 
 Training it (`losses`, `perceptual`, `discriminator`, `statistics`) is imported by name, so that
-`import autoencoder` needs torch, safetensors and jaxtyping only.
+`import autoencoder` needs torch, einops, safetensors and jaxtyping only.
 """
 
 from autoencoder.autoencoder import PRESETS, Autoencoder, AutoencoderConfig

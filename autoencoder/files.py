@@ -3,20 +3,21 @@
     config.json                             the architecture, under diffusers' names
     diffusion_pytorch_model.safetensors     the weights, under diffusers' keys
     latentsmith.json                        what diffusers has no place for
+    README.md                               the model card
 
 safetensors and JSON only. Every key, shape and setting must fit: nothing is loaded in part.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from autoencoder.card import card
+from interop.card import CARD, tensors_sha256
 from interop.diffusers_vae import DOWN_BLOCK, UP_BLOCK, autoencoder_fields, current_names
 from interop.identify import named_class
 from interop.weights import (
@@ -69,12 +70,13 @@ def read_weights(folder: Path, expected: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def write_folder(folder: Path, config: Any, weights: Mapping[str, Tensor], provenance: dict):
-    """Writes the three files, whole or not at all."""
+    """Writes the four files, whole or not at all."""
     written = describe(config)
     header = {"format": "pt", "config": json.dumps(written), "provenance": json.dumps(provenance)}
     texts = {
         CONFIG: json.dumps(written, indent=2) + "\n",
         PROVENANCE: json.dumps(provenance, indent=2) + "\n",
+        CARD: card(written, weights, provenance),
     }
     write_files(folder, WEIGHTS, weights, header, texts)
 
@@ -97,14 +99,5 @@ def read_provenance(folder: str | Path) -> dict[str, Any]:
 
 
 def weights_sha256(folder: str | Path) -> str:
-    """sha256 of the names, types, shapes and bytes of the weights, in hexadecimal.
-
-    Of the tensors and not of the file, because the same weights with other provenance in the
-    header, in shards, or copied into a pipeline folder, are the same autoencoder.
-    """
-    digest = hashlib.sha256()
-    weights = read_folder(find_model_folder(Path(folder)), STEM)
-    for key, tensor in sorted(weights.items()):
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    """`tensors_sha256` of the weights in a folder."""
+    return tensors_sha256(read_folder(find_model_folder(Path(folder)), STEM))

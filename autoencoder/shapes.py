@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Images = Float[Tensor, "b channels height width"]  # pixels in [-1, 1]
+AnyImages = Float[Tensor, "_ channels _ _"]  # of batches, each of another number and size
 Latents = Float[Tensor, "b c h w"]  # what a diffusion model is trained on
 Moments = Float[Tensor, "b two_c h w"]  # mean and log-variance of the latents, stacked
 Features = Float[Tensor, "b c h w"]  # inside the network

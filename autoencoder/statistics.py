@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from autoencoder.autoencoder import Autoencoder
-from autoencoder.shapes import Images
+from autoencoder.shapes import AnyImages
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class LatentStatistics:
 
 
 @torch.no_grad()
-def measure(autoencoder: Autoencoder, batches: Iterable[Images]) -> LatentStatistics:
+def measure(autoencoder: Autoencoder, batches: Iterable[AnyImages]) -> LatentStatistics:
     """Mean and standard deviation of latents as training draws them: samples of the posterior.
 
     By the law of total variance  var(z) = var(mean) + E[std^2], so nothing needs to be drawn.

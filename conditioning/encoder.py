@@ -1,16 +1,17 @@
 """Text to context: the token states of a frozen CLIP text tower."""
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
+from conditioning.card import card
 from conditioning.files import (
     find_text_encoder,
     read_text_encoder,
@@ -157,16 +158,20 @@ class TextEncoder(nn.Module):
         """The context of one fixed sentence, to notice drift of tokenizer, layer or activation."""
         return self([GOLDEN_SENTENCE])[0].cpu()
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, provenance: dict[str, Any] | None = None) -> None:
         """Writes text_encoder/ and tokenizer/ of a diffusers pipeline folder.
 
         transformers' `last_hidden_state` then is this encoder's output. Without the final norm it
         is `hidden_states[-2]`, which only latentsmith.json says: Hugging Face's layout has no
         place for it.
+
+        provenance: facts worth keeping (JSON), such as the data and the settings.
         """
-        facts = {"layer": self.layer, "final_norm": self.final_norm, "sha256": self.sha256}
+        facts: dict[str, Any] = {"layer": self.layer, "final_norm": self.final_norm}
+        facts |= {"sha256": self.sha256, "provenance": provenance or {}}
+        readme = card(asdict(self.config), facts, tokens=self.tokens, pad=self.tokenizer.pad)
         weights = self.tower.state_dict()
-        write_text_encoder(Path(folder) / "text_encoder", self.config, weights, facts)
+        write_text_encoder(Path(folder) / "text_encoder", self.config, weights, facts, readme)
         save_tokenizer(self.tokenizer, Path(folder) / "tokenizer")
 
 

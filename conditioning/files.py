@@ -1,6 +1,7 @@
 """Hugging Face `CLIPTextModel` folders: config.json and model.safetensors."""
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from conditioning.tokenizer import Tokenizer
 from conditioning.tokenizer_files import clip_tokenizer, dump, holds_tokenizer, load_tokenizer
 from conditioning.tower import TextTowerConfig, empty_tower, from_hugging_face, to_hugging_face
+from interop.card import CARD
 from interop.clip_text import text_tower
 from interop.identify import named_class
 from interop.weights import read_folder, read_json, require, weights_file, write_files
@@ -44,6 +46,14 @@ def read_text_encoder(folder: Path) -> tuple[TextTowerConfig, dict[str, Tensor]]
     return config, from_hugging_face(weights, config.num_hidden_layers)
 
 
+def read_provenance(source: str | Path) -> dict:
+    """What `TextEncoder.save` was told about the weights; empty for what was not written here."""
+    if not Path(source).is_dir():  # NAME:PRETRAINED
+        return {}
+    facts = read_json(find_text_encoder(Path(source)) / "latentsmith.json", default={})
+    return facts.get("provenance", {})
+
+
 def read_tokenizer(folder: Path, config: TextTowerConfig) -> Tokenizer:
     """The tokenizer beside the weights: in the same folder, or in ../tokenizer.
 
@@ -51,7 +61,7 @@ def read_tokenizer(folder: Path, config: TextTowerConfig) -> Tokenizer:
     padded with the end token.
     """
     positions = config.max_position_embeddings
-    places = [folder, folder.parent / "tokenizer"]
+    places = [folder, Path(os.path.abspath(folder)).parent / "tokenizer"]  # "." has no parent
     for place in places:
         if holds_tokenizer(place):
             tokenizer = load_tokenizer(place, positions)
@@ -72,7 +82,7 @@ def read_tokenizer(folder: Path, config: TextTowerConfig) -> Tokenizer:
 
 
 def write_text_encoder(
-    folder: Path, config: TextTowerConfig, weights: dict[str, Tensor], facts: dict
+    folder: Path, config: TextTowerConfig, weights: dict[str, Tensor], facts: dict, readme: str
 ) -> None:
     """Writes what `transformers.CLIPTextModel.from_pretrained` opens.
 
@@ -81,5 +91,5 @@ def write_text_encoder(
     content = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
     content |= {**asdict(config), "dtype": "float32", "torch_dtype": "float32"}
     header = {"format": "pt", "latentsmith": json.dumps(facts)}
-    texts = {"config.json": dump(content), "latentsmith.json": dump(facts)}
+    texts = {"config.json": dump(content), "latentsmith.json": dump(facts), CARD: readme}
     write_files(folder, f"{STEM}.safetensors", to_hugging_face(weights), header, texts)

@@ -3,6 +3,7 @@
     config.json                            architecture
     diffusion_pytorch_model.safetensors    weights, and the provenance once more in its header
     latentsmith.json                       provenance: what no other library has a place for
+    README.md                              the model card
 
 JSON and safetensors only, nothing pickled. Files are replaced whole: a crash or a full disk leaves
 the old folder or the new one. A pipeline folder, whose part this is, is found here, too.
@@ -15,6 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from interop.card import CARD
 from interop.diffusers_unet import CLASS_NAME, unet_fields
 from interop.identify import named_class
 from interop.weights import (
@@ -26,6 +28,7 @@ from interop.weights import (
     weights_file,
     write_files,
 )
+from ldm.card import unet_card
 
 CONFIG = "config.json"
 STEM = "diffusion_pytorch_model"
@@ -84,13 +87,15 @@ def read_weights(folder: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]
 
 
 def write(folder: Path, network: nn.Module, config: dict, provenance: dict) -> None:
-    """Writes the three files, whole or not at all."""
+    """Writes the four files, whole or not at all."""
     header = {"format": "pt", "latentsmith": json.dumps(provenance)}
+    weights = network.state_dict()
     texts = {
         CONFIG: json.dumps({"_class_name": CLASS_NAME, **config}, indent=2),
         PROVENANCE: json.dumps({"provenance": provenance}, indent=2),
+        CARD: unet_card(config, weights, provenance),
     }
-    write_files(folder, WEIGHTS, network.state_dict(), header, texts)
+    write_files(folder, WEIGHTS, weights, header, texts)
 
 
 def read_provenance(folder: Path) -> dict:

@@ -4,6 +4,7 @@ On disk it is a Stable Diffusion pipeline folder, which diffusers opens as it st
 
     model_index.json  unet/  vae/  text_encoder/  tokenizer/  scheduler/
     latentsmith.json  what belongs together (hashes, a golden text embedding) and how it was made
+    README.md         the model card, as each part has one
 """
 
 import os
@@ -16,12 +17,15 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 import autoencoder.files
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
+from interop.card import CARD
 from ldm import scheduler_files
+from ldm.bindings import bindings, check_bindings
+from ldm.card import pipeline_card
 from ldm.denoiser import Denoiser, Prediction
 from ldm.files import MODEL_INDEX, find_pipeline, read_json, write_json
 from ldm.guidance import guide
@@ -30,7 +34,6 @@ from ldm.schedule import ScheduleConfig, make_schedule
 from ldm.shapes import Latents
 from ldm.unet import UNet
 
-GOLDEN_TOLERANCE = 1e-3  # of the golden embedding's largest value: other machines round otherwise
 CPU_GROUP_PIXELS = 1024  # latent pixels that keep two CPU cores busy
 
 
@@ -206,7 +209,11 @@ class TextToImage:
         return channels, height // self.autoencoder.factor, width // self.autoencoder.factor
 
     def save(self, folder: str | Path, provenance: dict[str, Any] | None = None) -> None:
-        """Writes the pipeline folder; atomic as a whole."""
+        """Writes the pipeline folder; atomic as a whole.
+
+        provenance: facts worth keeping (JSON); under "autoencoder" and "text_encoder" those of
+            the parts, as their own folders hold them.
+        """
         folder = Path(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -219,13 +226,9 @@ class TextToImage:
             shutil.rmtree(partial, ignore_errors=True)
 
     def write(self, folder: Path, provenance: dict[str, Any]) -> None:
-        self.autoencoder.save(folder / "vae")
-        self.text_encoder.save(folder)
-        facts = {
-            "autoencoder_sha256": autoencoder.files.weights_sha256(folder / "vae"),
-            "text_encoder_sha256": self.text_encoder.sha256,
-            "golden": golden(self.text_encoder),
-        }
+        self.autoencoder.save(folder / "vae", provenance.get("autoencoder"))
+        self.text_encoder.save(folder, provenance.get("text_encoder"))
+        facts = bindings(autoencoder.files.weights_sha256(folder / "vae"), self.text_encoder)
         self.unet.save(folder / "unet", {**facts, **provenance})
         scheduler = scheduler_files.to_diffusers(self.schedule_config, self.denoiser.prediction)
         (folder / "scheduler").mkdir()
@@ -233,6 +236,16 @@ class TextToImage:
         index = MODEL_INDEX | {"scheduler": ["diffusers", scheduler["_class_name"]]}
         write_json(folder / "model_index.json", index)
         write_json(folder / "latentsmith.json", {"bindings": facts, "provenance": provenance})
+        readme = pipeline_card(
+            sample_size=self.unet.config.sample_size,
+            factor=self.autoencoder.factor,
+            tokens=self.text_encoder.tokens,
+            schedule=self.schedule_config,
+            prediction=self.denoiser.prediction,
+            bindings=facts,
+            provenance=provenance,
+        )
+        (folder / CARD).write_text(readme, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "TextToImage":
@@ -255,43 +268,13 @@ class TextToImage:
         )
         if (folder / "latentsmith.json").exists():
             facts = read_json(folder / "latentsmith.json")
-            check_bindings(facts.get("bindings", {}), folder, pipeline.text_encoder)
+            found = bindings(
+                autoencoder.files.weights_sha256(folder / "vae"), pipeline.text_encoder
+            )
+            check_bindings(facts.get("bindings", {}), found, folder)
         for module in (pipeline.unet, pipeline.autoencoder):
             module.eval().requires_grad_(False)
         return pipeline.to(device)
-
-
-def check_bindings(bindings: dict[str, Any], folder: Path, text_encoder: TextEncoder) -> None:
-    """The U-Net must be sampled with the autoencoder and text encoder it was trained with."""
-    found = {
-        "autoencoder": autoencoder.files.weights_sha256(folder / "vae"),
-        "text_encoder": text_encoder.sha256,
-    }
-    if not {"autoencoder_sha256", "text_encoder_sha256", "golden"} <= bindings.keys():
-        raise ValueError(
-            f"{folder / 'latentsmith.json'} does not say what the U-Net was trained with. Copy the "
-            "model folder again, or, to load it without that check, remove the file."
-        )
-    for part, sha256 in found.items():
-        expected = bindings[f"{part}_sha256"]
-        if sha256 != expected:
-            raise ValueError(
-                f"{folder} was trained with the {part} of sha256 {expected}, but the one in it has "
-                f"sha256 {sha256}. Put the right one back; another one gives noise."
-            )
-    trained = torch.tensor(bindings["golden"])
-    drift = (torch.tensor(golden(text_encoder)) - trained).abs().max() / trained.abs().max()
-    if drift > GOLDEN_TOLERANCE:
-        raise ValueError(
-            f"{folder}: the text encoder has the right weights, but embeds the golden sentence "
-            f"differently than in training (by {drift:.2g} of its range). Tokenizer files, or the "
-            "version of open_clip, changed."
-        )
-
-
-def golden(text_encoder: nn.Module) -> list[float]:
-    """The golden sentence's last token, which in a causal tower has seen the whole sentence."""
-    return [round(value, 6) for value in text_encoder.golden()[-1].tolist()]
 
 
 def cpu_group(shape: tuple[int, int, int]) -> int:

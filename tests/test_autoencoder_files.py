@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from autoencoder import PRESETS, Autoencoder, AutoencoderConfig
-from autoencoder.files import CONFIG, WEIGHTS, read_provenance, weights_sha256
+from autoencoder.files import CARD, CONFIG, PROVENANCE, WEIGHTS, read_provenance, weights_sha256
 from tests.peer_settings import PUBLISHED_AUTOENCODERS
 from tests.test_autoencoder import make_diffusers
 
@@ -179,5 +179,6 @@ def test_failed_save_leaves_what_was_there(folder, monkeypatch):
         with pytest.raises(OSError, match="No space"):
             other.save(target)
     assert weights_sha256(folder) == before
-    assert sorted(p.name for p in folder.iterdir()) == sorted([CONFIG, WEIGHTS, "latentsmith.json"])
+    written = [CARD, CONFIG, WEIGHTS, PROVENANCE]
+    assert sorted(p.name for p in folder.iterdir()) == sorted(written)
     assert not folder.with_name("new").exists()

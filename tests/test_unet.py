@@ -147,6 +147,7 @@ def test_folders_of_diffusers_and_ours_are_the_same(config, tmp_path):
     assert files.read_provenance(tmp_path / "run") == {"autoencoder": "abc"}
     assert files.read_provenance(tmp_path / "pipeline") == {}
     assert sorted(path.name for path in (tmp_path / "run" / "model" / "unet").iterdir()) == [
+        "README.md",
         "config.json",
         "diffusion_pytorch_model.safetensors",
         "latentsmith.json",

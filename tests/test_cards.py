@@ -1,0 +1,180 @@
+"""Model cards: valid for Hugging Face, true to the files beside them, with snippets that run."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from autoencoder import PRESETS, Autoencoder
+from autoencoder.files import weights_sha256
+from conditioning import TextEncoder
+from interop.card import CARD, training
+from ldm import files
+from ldm.schedule import ScheduleConfig
+from ldm.unet import UNet
+from tests.snippets import python_blocks, run, run_all
+from tests.test_pipeline import make_pipeline
+from tests.test_text_encoder import small_encoder
+from tests.test_unet import ODD, SMALL
+
+FOLDED = {"mean": [0.25, -1.5, 0.125, 3.0], "std": [0.5, 2.0, 1.0625, 0.75], "images": 4096}
+TRAINED = {
+    "config": {"data": "data/mine", "steps": 300, "seed": 7, "device": "cpu", "out": "runs/vae"},
+    "weights": "averaged over the last steps (EMA)",
+    "latent_statistics_folded_in": FOLDED,
+}
+
+
+def read(folder: Path) -> str:
+    """The card's text, after what holds for every card."""
+    text = (folder / CARD).read_text(encoding="utf-8")
+    data = ModelCard(text, ignore_metadata_errors=False).data
+    assert data.library_name in ("diffusers", "transformers") and "latentsmith" in data.tags
+    assert data.license is None and "author of the weights to choose" in text
+    assert str(folder) not in text
+    return text
+
+
+@pytest.fixture
+def vae(tmp_path, monkeypatch) -> Path:
+    torch.manual_seed(0)
+    Autoencoder(PRESETS["tiny-32"]).save(tmp_path / "vae", TRAINED)
+    monkeypatch.chdir(tmp_path / "vae")
+    return tmp_path / "vae"
+
+
+def test_autoencoder_card_has_the_numbers_beside_it(vae):
+    text = read(vae)
+    beside = json.loads((vae / "latentsmith.json").read_text())
+    statistics = beside["latent_statistics_folded_in"]
+    for name in ("mean", "std"):
+        assert ", ".join(f"{value:g}" for value in statistics[name]) in text
+    assert "4096 training images" in text and weights_sha256(vae) in text
+    for fact in ("data: `data/mine`", "steps: `300`", "seed: `7`", "4 times smaller", "(EMA)"):
+        assert fact in text
+    assert "runs/vae" not in text  # no more of the machine than the data's name
+
+
+def test_autoencoder_snippets_run_and_agree(vae):
+    text = read(vae).replace(".sample()", ".mode()")
+    first, second = python_blocks(text)
+    ours = run(first)
+    theirs = run(second, dict(ours))
+    torch.testing.assert_close(ours["latents"], theirs["latents"])
+    assert tuple(ours["latents"].shape) == (1, 4, 8, 8) and "(1, 4, 8, 8)" in text
+    torch.testing.assert_close(ours["autoencoder"].decode(ours["latents"]), theirs["again"])
+
+
+@pytest.mark.parametrize("shift", [None, 0.1159])
+def test_a_scale_that_is_not_folded_in_is_in_the_snippet(vae, shift):
+    torch.manual_seed(0)
+    config = replace(PRESETS["tiny-32"], scaling_factor=0.3611, shift_factor=shift)
+    Autoencoder(config).save(vae)
+    text = read(vae)
+    assert "unit variance" not in text and "not recorded here" in text
+    first, second = python_blocks(text.replace(".sample()", ".mode()"))
+    ours = run(first)
+    theirs = run(second, dict(ours))
+    torch.testing.assert_close(ours["latents"], theirs["latents"])
+    torch.testing.assert_close(ours["again"], theirs["again"], rtol=1e-4, atol=1e-5)
+
+
+def test_same_model_same_card(vae, tmp_path):
+    Autoencoder.load(vae).save(tmp_path / "again", TRAINED)
+    assert read(tmp_path / "again") == read(vae)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,
+        ODD["unconditional"],
+        replace(SMALL, sample_size=None),
+        replace(SMALL, sample_size=(8, 4)),
+    ],
+    ids=["small", "unconditional", "no size", "two sizes"],
+)
+def test_unet_card(config, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    unet = UNet(config)
+    torch.nn.init.normal_(unet.conv_out.weight, std=0.1)  # zero at first
+    unet.save(tmp_path)
+    text = read(tmp_path)
+    assert files.weights_sha256(tmp_path) in text and "Bound to" not in text
+    monkeypatch.chdir(tmp_path)
+    first, second = python_blocks(text)
+    ours = run(first)
+    torch.testing.assert_close(ours["output"], run(second, dict(ours))["output"])
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
+def test_pipeline_cards(tmp_path, monkeypatch):
+    provenance = {
+        "config": {"data": "data/mine", "vae": "runs/vae", "caption_dropout": 0.1, "steps": 900},
+        "autoencoder": TRAINED,
+        "text_encoder": {"config": {"data": "data/captions"}},
+    }
+    make_pipeline().save(tmp_path / "model", provenance)
+    folder = tmp_path / "model"
+    text = read(folder)
+    beside = json.loads((folder / "latentsmith.json").read_text())
+    for card in (text, read(folder / "unet")):
+        assert beside["bindings"]["autoencoder_sha256"] in card
+        assert beside["bindings"]["text_encoder_sha256"] in card
+        assert "steps: `900`" in card and "vae: `runs/vae`" in card
+    assert "made for 32x32 pixels" in text and "10 % of the captions" in text
+    assert "guidance_scale=4.0" in text and "rectified flow" in text
+    assert json.loads((folder / "vae" / "latentsmith.json").read_text()) == TRAINED
+    assert "0.25, -1.5, 0.125, 3" in read(folder / "vae")
+    assert "`data/captions`" in read(folder / "text_encoder")
+    monkeypatch.chdir(folder)
+    names = run_all(folder / CARD)
+    assert names["pictures"][0].size == names["picture"].size == (32, 32)
+
+
+def test_pipeline_card_without_caption_dropout_advises_against_guidance(tmp_path):
+    schedule = ScheduleConfig(zero_terminal_snr=True)
+    provenance = {"config": {"caption_dropout": 0.0}}
+    make_pipeline(schedule, "velocity").save(tmp_path / "model", provenance)
+    text = read(tmp_path / "model")
+    assert "guidance_scale=1.0" in text and "knows no empty caption" in text
+    assert "beta from 0.00085 to 0.012, stretched" in text and "the velocity" in text
+
+
+@pytest.mark.parametrize(
+    ("layer", "final_norm"),
+    [("last", True), ("last", False), ("penultimate", True), ("penultimate", False)],
+)
+def test_text_encoder_card(layer, final_norm, tmp_path, monkeypatch):
+    small_encoder(max_position_embeddings=16).save(tmp_path / "plain")
+    encoder = TextEncoder.load(tmp_path / "plain", layer=layer, final_norm=final_norm)
+    encoder.save(tmp_path / "saved")
+    folder = tmp_path / "saved" / "text_encoder"
+    text = read(folder)
+    beside = json.loads((folder / "latentsmith.json").read_text())
+    assert beside["sha256"] in text and f"the {beside['layer']} of the" in text
+    assert "16 tokens of width 32" in text and "`<|endoftext|>`" in text
+    monkeypatch.chdir(folder)
+    first, second = python_blocks(text)
+    ours = run(first)["context"]
+    torch.testing.assert_close(ours, run(second)["context"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_text_encoder_opened_from_inside_finds_its_own_tokenizer(tmp_path, monkeypatch):
+    """Not CLIP's usual one, which would pad otherwise."""
+    from conditioning.tokenizer_files import clip_tokenizer
+
+    usual = small_encoder(max_position_embeddings=16)
+    tokenizer = clip_tokenizer(16, pad="!")
+    TextEncoder(usual.config, usual.tower.state_dict(), tokenizer).save(tmp_path)
+    monkeypatch.chdir(tmp_path / "text_encoder")
+    assert "filled up with `!`" in read(Path.cwd())
+    assert TextEncoder.load(".").tokenizer.pad == "!"
+
+
+@pytest.mark.parametrize("provenance", [{}, {"config": "by hand"}, {"config": {}, "step": 3}])
+def test_unknown_provenance_is_said_to_be_unknown(provenance):
+    assert "not recorded" in training(provenance)
