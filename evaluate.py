@@ -35,7 +35,7 @@ KS = (1, 5, 10)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    model: Path  # run folder of train_ldm.py, or a pipeline folder
+    model: Path  # run folder of train_ldm.py, a pipeline folder, or a single file
     data: Path  # the data folder it was trained on
     judge: Path  # run folder of a CLIP with another seed and architecture than the one inside
     samples: Positive[int] = 256  # captions drawn at random, one picture of each

@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from ldm import TextToImage
-from ldm.files import PROVENANCE, find_pipeline, read_json
+from ldm.pipeline import read_provenance
 from ldm.samplers import find_sampler
 from ldm.schedule import check_steps
 from training.bounds import Finite, Positive, Seed
@@ -31,7 +31,8 @@ from training.run import make_folder
 class Config:
     prompt: tyro.conf.Positional[tuple[str, ...]] = ()  # what to draw, one picture or more of each
     prompts: Path | None = None  # a text file with one prompt a line, drawn after those given
-    model: Path  # a run folder of train_ldm.py, or a pipeline folder
+    model: Path  # a run folder of train_ldm.py, a pipeline folder, or a single file
+    ema: bool = False  # of a single file with two U-Nets, take the one averaged in training
     out: Path = Path("samples")  # folder for the PNG files
     count: Annotated[Positive[int], tyro.conf.arg(aliases=["-n"])] = 1  # pictures of each prompt
     negative_prompt: str = ""  # what guidance leads away from
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     find_sampler(config.sampler)
     check_steps(config.steps)
     device = pick_device(config.device)
-    pipeline = TextToImage.load(config.model, device)
+    pipeline = TextToImage.load(config.model, device, config.ema)
     pipeline.latent_shape(config.height, config.width)
     warn_of_cut_prompts(pipeline, [*prompts, config.negative_prompt])
     warn_of_guidance(config)
@@ -118,8 +119,7 @@ def warn_of_cut_prompts(pipeline: TextToImage, prompts: Sequence[str]) -> None:
 
 def warn_of_guidance(config: Config) -> None:
     """Guidance leads away from the empty prompt, which a model learns by caption dropout alone."""
-    file = find_pipeline(config.model) / PROVENANCE
-    trained = read_json(file).get("provenance", {}).get("config", {}) if file.is_file() else {}
+    trained = read_provenance(config.model).get("config", {})
     if trained.get("caption_dropout") == 0 and config.guidance_scale != 1:
         print(
             f"warning: {config.model} was trained with --caption-dropout 0, so it does not know "
@@ -139,6 +139,7 @@ def settings(config: Config, prompt: str, seed: int) -> dict:
         "height": config.height,
         "width": config.width,
         "model": str(config.model),
+        "ema": config.ema,
     }
 
 

@@ -45,8 +45,8 @@ JUDGED = 256  # training pairs that the validation loss is measured on if none a
 @dataclass(frozen=True, kw_only=True)
 class Config:
     data: Path  # folder of captioned images
-    vae: Path  # run folder of train_vae.py, or the folder of any AutoencoderKL
-    text_encoder: str  # run folder of train_clip.py, a CLIPTextModel folder, or NAME:PRETRAINED
+    vae: Path  # run folder of train_vae.py, the folder of any AutoencoderKL, or a single file
+    text_encoder: str  # run or CLIPTextModel folder, a whole model's single file, NAME:PRETRAINED
     out: Path  # run folder; the same command again resumes it
     preset: str = "small-64"  # architecture and recipe
     size: Positive[int] = 64  # side of the training images in pixels
@@ -151,7 +151,7 @@ def hashes(config: Config, vae: Autoencoder, encoder: TextEncoder) -> dict[str, 
     """What the U-Net is bound to from its first step on: paths may come to hold other weights."""
     statistics = *(vae.config.latents_mean or ()), *(vae.config.latents_std or ())
     return {
-        "vae_sha256": autoencoder.files.weights_sha256(config.vae),
+        "vae_sha256": vae.sha256,
         "vae_scaling": [vae.config.scaling_factor, vae.config.shift_factor, *statistics],
         "text_encoder_sha256": encoder.sha256,
     }

@@ -43,7 +43,7 @@ class Config:
     data: Path  # folder of images
     out: Path  # run folder; the same command again resumes it
     preset: str = "small-64"  # architecture and recipe
-    init_from: Path | None = None  # begin with this autoencoder instead, whatever its architecture
+    init_from: Path | None = None  # begin with this autoencoder, a folder or single file, instead
     size: Positive[int] = 64  # side of the training images in pixels
     channels: int = 3  # 1 gray, 3 RGB, 4 RGBA
     steps: Positive[int] = 20_000  # optimizer steps

@@ -1,6 +1,7 @@
 """The KL autoencoder of Stable Diffusion: images to latents and back (arXiv:2112.10752, 3.1)."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from autoencoder.blocks import at_least_float32
 from autoencoder.coder import Decoder, Encoder
 from autoencoder.posterior import Posterior
 from autoencoder.shapes import Images, Latents, PerChannel
+from interop.card import tensors_sha256
+from interop.diffusers_vae import autoencoder_fields
+from interop.single_file import read_autoencoder
 
 RANGE_TOLERANCE = 1e-3  # rounding of a resize or of a half-precision image; far below a gray level
 
@@ -157,15 +161,25 @@ class Autoencoder(nn.Module):
         self.decoder.features = torch.compile(self.decoder.features)
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "Autoencoder":
-        """From a run folder, a pipeline folder, or the folder of an AutoencoderKL of diffusers."""
-        folder = files.find_model_folder(Path(folder))
-        config = AutoencoderConfig(**files.read_config(folder))
+    def load(cls, source: str | Path, device: str | torch.device = "cpu") -> "Autoencoder":
+        """From a run folder, a pipeline folder, the folder of an AutoencoderKL of diffusers, or a
+        single file in CompVis' or Stability's layout, of a whole model or of an autoencoder."""
+        source = Path(source)
+        if source.is_file():
+            part = read_autoencoder(source)
+            config, fit = autoencoder_fields(part.config, source), part.fit
+        else:
+            folder = files.find_model_folder(source)
+            config, fit = files.read_config(folder), partial(files.read_weights, folder)
         with torch.device("meta"):  # the weights come from the file: nothing to initialize
-            autoencoder = cls(config)
-        weights = files.read_weights(folder, autoencoder.state_dict())
-        autoencoder.load_state_dict(weights, assign=True)
+            autoencoder = cls(AutoencoderConfig(**config))
+        autoencoder.load_state_dict(fit(autoencoder.state_dict()), assign=True)
         return autoencoder.to(device).eval()
+
+    @property
+    def sha256(self) -> str:
+        """Of the weights as numbers, so of no file's layout, precision or header."""
+        return tensors_sha256(self.state_dict())
 
     def save(self, folder: str | Path, provenance: dict[str, Any] | None = None) -> None:
         """Writes a folder that `load` and `diffusers.AutoencoderKL.from_pretrained` open.

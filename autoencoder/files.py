@@ -17,9 +17,10 @@ from typing import Any
 from torch import Tensor
 
 from autoencoder.card import card
-from interop.card import CARD, tensors_sha256
+from interop.card import CARD
 from interop.diffusers_vae import DOWN_BLOCK, UP_BLOCK, autoencoder_fields, current_names
 from interop.identify import named_class
+from interop.single_file import read_facts
 from interop.weights import (
     has_weights,
     read_folder,
@@ -93,11 +94,8 @@ def describe(config: Any) -> dict[str, Any]:
     }
 
 
-def read_provenance(folder: str | Path) -> dict[str, Any]:
-    """latentsmith.json; empty for a folder that was not written here."""
-    return read_json(find_model_folder(Path(folder)) / PROVENANCE, default={})
-
-
-def weights_sha256(folder: str | Path) -> str:
-    """`tensors_sha256` of the weights in a folder."""
-    return tensors_sha256(read_folder(find_model_folder(Path(folder)), STEM))
+def read_provenance(source: str | Path) -> dict[str, Any]:
+    """What `Autoencoder.save` was told; empty for what was not written here."""
+    if Path(source).is_file():
+        return read_facts(Path(source), "provenance").get("autoencoder", {})
+    return read_json(find_model_folder(Path(source)) / PROVENANCE, default={})

@@ -1,8 +1,8 @@
 """Text to context: the token states of a frozen CLIP text tower."""
 
 import hashlib
+from copy import deepcopy
 from dataclasses import asdict, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from conditioning.card import card
 from conditioning.files import (
     find_text_encoder,
+    read_single_file,
     read_text_encoder,
     read_tokenizer,
     write_text_encoder,
@@ -75,9 +76,9 @@ class TextEncoder(nn.Module):
         """Opens a text encoder, whoever trained it.
 
         Args:
-            source: a run folder of train_clip.py, a pipeline folder, a `CLIPTextModel` folder, or
-                NAME:PRETRAINED of open_clip, where PRETRAINED is a tag or a weights file, for
-                example ViT-L-14-quickgelu:openai.
+            source: a run folder of train_clip.py, a pipeline folder, a `CLIPTextModel` folder, the
+                single file of a Stable Diffusion model, or NAME:PRETRAINED of open_clip, where
+                PRETRAINED is a tag or a weights file, for example ViT-L-14-quickgelu:openai.
             layer, final_norm: as the folder says, or else the last layer with the norm. Counted
                 from the stored tower, which in Stable Diffusion 2 already ends one layer early.
         """
@@ -87,13 +88,15 @@ class TextEncoder(nn.Module):
             config, weights = read_text_encoder(folder)
             tokenizer = read_tokenizer(folder, config)
             recorded = read_json(folder / "latentsmith.json", default={})
-        elif ":" in str(source) and not Path(source).exists():
+        elif Path(source).is_file():
+            config, weights, tokenizer, recorded = read_single_file(Path(source))
+        elif ":" in str(source):
             config, weights, tokenizer = read_pretrained(str(source))
         else:
             raise FileNotFoundError(
                 f"there is no text encoder folder {str(source)!r}. Needed is a run folder of "
-                "train_clip.py, a pipeline folder, a CLIPTextModel folder, or NAME:PRETRAINED of "
-                "open_clip such as ViT-L-14-quickgelu:openai."
+                "train_clip.py, a pipeline folder, a CLIPTextModel folder, the single file of a "
+                "whole model, or NAME:PRETRAINED of open_clip such as ViT-L-14-quickgelu:openai."
             )
         if layer is None:
             layer = recorded.get("layer", "last")
@@ -145,7 +148,7 @@ class TextEncoder(nn.Module):
         """Stays in evaluation mode, whatever the model around it does."""
         return super().train(False)
 
-    @cached_property
+    @property
     def sha256(self) -> str:
         """Of the weights as numbers (float32, by Hugging Face's names), so of no file's layout."""
         digest = hashlib.sha256()
@@ -155,8 +158,12 @@ class TextEncoder(nn.Module):
         return digest.hexdigest()
 
     def golden(self) -> Float[Tensor, "tokens width"]:
-        """The context of one fixed sentence, to notice drift of tokenizer, layer or activation."""
-        return self([GOLDEN_SENTENCE])[0].cpu()
+        """The context of one fixed sentence, to notice drift of tokenizer, layer or activation.
+
+        In float32, whatever the precision of the weights."""
+        rounded = self.tower.ln_final.weight.dtype != torch.float32
+        exact = deepcopy(self).float() if rounded else self
+        return exact([GOLDEN_SENTENCE])[0].cpu()
 
     def save(self, folder: str | Path, provenance: dict[str, Any] | None = None) -> None:
         """Writes text_encoder/ and tokenizer/ of a diffusers pipeline folder.

@@ -8,8 +8,15 @@ from pathlib import Path
 from torch import Tensor
 
 from conditioning.tokenizer import Tokenizer
-from conditioning.tokenizer_files import clip_tokenizer, dump, holds_tokenizer, load_tokenizer
+from conditioning.tokenizer_files import (
+    clip_tokenizer,
+    dump,
+    holds_tokenizer,
+    load_tokenizer,
+    tokenizer_from,
+)
 from conditioning.tower import TextTowerConfig, empty_tower, from_hugging_face, to_hugging_face
+from interop import single_file
 from interop.card import CARD
 from interop.clip_text import text_tower
 from interop.identify import named_class
@@ -54,6 +61,20 @@ def read_provenance(source: str | Path) -> dict:
     return facts.get("provenance", {})
 
 
+def read_single_file(file: Path) -> tuple[TextTowerConfig, dict[str, Tensor], Tokenizer, dict]:
+    """Config, weights in open_clip's names, tokenizer, and which states are the context, of the
+    text encoder in the file of a whole model."""
+    part = single_file.read_text_encoder(file)
+    config = TextTowerConfig.from_dict(part.config)
+    tower = empty_tower(config).state_dict()
+    if "token_embedding.weight" in part.weights:  # already open_clip's
+        weights = part.fit(tower)
+    else:
+        weights = from_hugging_face(part.fit(to_hugging_face(tower)), config.num_hidden_layers)
+    tokenizer = tokenizer_from(part.config["tokenizer"], config.max_position_embeddings)
+    return config, weights, tokenizer, part.config
+
+
 def read_tokenizer(folder: Path, config: TextTowerConfig) -> Tokenizer:
     """The tokenizer beside the weights: in the same folder, or in ../tokenizer.
 
@@ -89,7 +110,8 @@ def write_text_encoder(
     weights: open_clip's names. facts: what transformers has no place for, for latentsmith.json.
     """
     content = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
-    content |= {**asdict(config), "dtype": "float32", "torch_dtype": "float32"}
+    dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    content |= {**asdict(config), "dtype": dtype, "torch_dtype": dtype}
     header = {"format": "pt", "latentsmith": json.dumps(facts)}
     texts = {"config.json": dump(content), "latentsmith.json": dump(facts), CARD: readme}
     write_files(folder, f"{STEM}.safetensors", to_hugging_face(weights), header, texts)

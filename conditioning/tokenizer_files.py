@@ -14,45 +14,47 @@ OPEN_CLIP_PAD = "!"  # id 0, with which open_clip fills up
 
 def clip_tokenizer(context_length: int, pad: str = END_OF_TEXT) -> Tokenizer:
     """CLIP's own vocabulary of 49,408 tokens, special tokens named as Hugging Face names them."""
+    return tokenizer_from({"pad_token": pad}, context_length)
+
+
+def tokenizer_from(settings: dict, context_length: int) -> Tokenizer:
+    """With CLIP's own vocabulary. settings: as in a tokenizer_config.json, see `settings_of`."""
     source = open_clip.SimpleTokenizer()
     vocabulary = {OPEN_CLIP_NAMES.get(token, token): i for token, i in source.encoder.items()}
-    names = {START_OF_TEXT, END_OF_TEXT, pad}
-    return Tokenizer(
-        vocabulary=vocabulary,
-        merges=source.bpe_ranks,
-        special={name: SpecialToken(id=vocabulary[name]) for name in names},
-        context_length=context_length,
-        pad=pad,
-    )
+    merges = source.bpe_ranks
+    return assemble("the header", vocabulary, merges, {}, settings, settings, context_length)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Writes what `transformers.CLIPTokenizer.from_pretrained` opens, with equal ids."""
     folder.mkdir(parents=True, exist_ok=True)
-    roles = {
-        "bos_token": tokenizer.start,
-        "eos_token": tokenizer.end,
-        "pad_token": tokenizer.pad,
-        "unk_token": tokenizer.unknown,
-    }
-    flags = {"lstrip": False, "rstrip": False, "single_word": False, "special": True}
-    by_id = sorted(tokenizer.special.items(), key=lambda item: item[1].id)
-    settings = {
-        "tokenizer_class": "CLIPTokenizer",
-        "model_max_length": tokenizer.context_length,
-        "do_lower_case": True,
-        **roles,
-        "added_tokens_decoder": {
-            str(token.id): {"content": name, "normalized": token.normalized, **flags}
-            for name, token in by_id
-        },
-    }
+    settings = settings_of(tokenizer)
+    roles = {name: value for name, value in settings.items() if name.endswith("_token")}
     ranked = sorted(tokenizer.merges, key=tokenizer.merges.__getitem__)
     merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in ranked)]) + "\n"
     (folder / "vocab.json").write_text(dump(dict(tokenizer.vocabulary)), encoding="utf-8")
     (folder / "merges.txt").write_text(merges, encoding="utf-8")
     (folder / "special_tokens_map.json").write_text(dump(roles), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(dump(settings), encoding="utf-8")
+
+
+def settings_of(tokenizer: Tokenizer) -> dict:
+    """What tokenizer_config.json says: all but the vocabulary and the merges."""
+    flags = {"lstrip": False, "rstrip": False, "single_word": False, "special": True}
+    by_id = sorted(tokenizer.special.items(), key=lambda item: item[1].id)
+    return {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": tokenizer.context_length,
+        "do_lower_case": True,
+        "bos_token": tokenizer.start,
+        "eos_token": tokenizer.end,
+        "pad_token": tokenizer.pad,
+        "unk_token": tokenizer.unknown,
+        "added_tokens_decoder": {
+            str(token.id): {"content": name, "normalized": token.normalized, **flags}
+            for name, token in by_id
+        },
+    }
 
 
 def load_tokenizer(folder: Path, context_length: int) -> Tokenizer:
@@ -63,8 +65,21 @@ def load_tokenizer(folder: Path, context_length: int) -> Tokenizer:
     """
     settings = read_json(folder / "tokenizer_config.json", default={})
     roles = {**settings, **read_json(folder / "special_tokens_map.json", default={})}
-    vocabulary, merges, special = read_vocabulary(folder)
-    special |= read_added_tokens(settings.get("added_tokens_decoder", {}))
+    return assemble(folder, *read_vocabulary(folder), settings, roles, context_length)
+
+
+def assemble(
+    source: Path | str,
+    vocabulary: dict[str, int],
+    merges: dict[tuple[str, str], int],
+    special: dict[str, SpecialToken],
+    settings: dict,
+    roles: dict,
+    context_length: int,
+) -> Tokenizer:
+    """source: where all this is from, for messages. settings: tokenizer_config.json. roles: which
+    token is which."""
+    special = special | read_added_tokens(settings.get("added_tokens_decoder", {}))
     names = {}
     for role, default in (("bos", START_OF_TEXT), ("eos", END_OF_TEXT), ("unk", END_OF_TEXT)):
         names[role] = content_of(roles.get(f"{role}_token") or default)
@@ -73,7 +88,7 @@ def load_tokenizer(folder: Path, context_length: int) -> Tokenizer:
         if name not in special:
             if name not in vocabulary:
                 raise ValueError(
-                    f"{folder} names the special token {name!r}, which its vocabulary of "
+                    f"{source} names the special token {name!r}, which its vocabulary of "
                     f"{len(vocabulary)} tokens does not hold. The files do not belong together; "
                     "copy the whole tokenizer folder again."
                 )

@@ -75,13 +75,14 @@ def millions(tensors: Mapping[str, Tensor]) -> str:
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 of names, types, shapes and bytes, in hexadecimal.
+    """sha256 of names, shapes and numbers in float32, in hexadecimal.
 
-    Of the tensors and not of the file, because the same weights with other provenance in the
-    header, or copied into a pipeline folder, are the same model.
+    Of the tensors and not of a file, because the same weights with other provenance in the header,
+    in half precision, copied into a pipeline folder, or in a single file, are the same model.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy())
+        numbers = tensor.detach().cpu().float().contiguous()
+        digest.update(f"{name} {numbers.dtype} {tuple(numbers.shape)}".encode())
+        digest.update(numbers.flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -18,7 +18,7 @@ from ldm.unet import UNet  # Latentsmith's
 unet = UNet.load(".")  # this folder
 latents, context = torch.randn({latents}), {context}
 with torch.no_grad():
-    output = unet(latents, torch.tensor([500]), context)
+    output = unet(latents, torch.tensor([500]), context{labels})
 ```
 
 ```python
@@ -26,7 +26,7 @@ from diffusers import UNet2DConditionModel
 
 unet = UNet2DConditionModel.from_pretrained(".")
 with torch.no_grad():
-    output = unet(latents, 500, context).sample
+    output = unet(latents, 500, context{labels}).sample
 ```
 
 What the output means, and at which noise, stands in the pipeline that it is part of: \
@@ -63,6 +63,7 @@ def unet_card(
     width = config["cross_attention_dim"]
     blocks = [config[name] for name in ("down_block_types", "mid_block_type", "up_block_types")]
     reads = "CrossAttn" in str(blocks)
+    labeled = config["num_class_embeds"] or config["class_embed_type"]
     size = sides(config["sample_size"])
     facts = {
         "latents": f"{config['in_channels']} channels in, {config['out_channels']} out, "
@@ -78,6 +79,7 @@ def unet_card(
             USE_UNET.format(
                 latents=", ".join(map(str, (1, config["in_channels"], *(size or (64, 64))))),
                 context=f"torch.randn(1, 77, {width})" if reads else "None",
+                labels=", class_labels=torch.tensor([20])" if labeled else "",
             ),
             *binding(provenance),
             training(provenance),

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,18 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-import autoencoder.files
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
 from interop.card import CARD
+from interop.single_file import SAMPLE_SIZES, read_facts
 from ldm import scheduler_files
 from ldm.bindings import bindings, check_bindings
 from ldm.card import pipeline_card
 from ldm.denoiser import Denoiser, Prediction
 from ldm.files import MODEL_INDEX, find_pipeline, read_json, write_json
 from ldm.guidance import guide
+from ldm.parts import check_parts, check_plain
+from ldm.prediction_probe import measure_prediction
 from ldm.samplers import find_sampler
 from ldm.schedule import ScheduleConfig, make_schedule
 from ldm.shapes import Latents
@@ -57,22 +60,9 @@ class TextToImage:
         self.text_encoder = text_encoder
         self.schedule_config = schedule
         self.denoiser = Denoiser(unet, make_schedule(schedule), prediction)
-        self.check_parts()
-
-    def check_parts(self) -> None:
-        """Refuses parts that were not made for each other."""
-        unet, latents = self.unet.config, self.autoencoder.config.latent_channels
-        if unet.in_channels != latents:
-            raise ValueError(
-                f"the U-Net takes {unet.in_channels} channels, the autoencoder's latents have "
-                f"{latents}: this U-Net was trained on another autoencoder, or to inpaint or "
-                "upscale, which takes more than text."
-            )
-        if unet.conditional and unet.cross_attention_dim != self.text_encoder.width:
-            raise ValueError(
-                f"the U-Net reads text vectors of width {unet.cross_attention_dim}, the text "
-                f"encoder gives {self.text_encoder.width}: it was trained with another one."
-            )
+        check_parts(
+            unet.config, autoencoder.config.latent_channels, context_width=text_encoder.width
+        )
 
     def to(self, device: str | torch.device) -> "TextToImage":
         for module in (self.denoiser, self.autoencoder, self.text_encoder):
@@ -87,6 +77,8 @@ class TextToImage:
     def size(self) -> int:
         """Side of the pictures it was trained on, in pixels."""
         side = self.unet.config.sample_size
+        if side is None:
+            raise ValueError("the model does not say its pictures' size; give height and width.")
         return (side if isinstance(side, int) else side[0]) * self.autoencoder.factor
 
     @torch.no_grad()
@@ -117,9 +109,11 @@ class TextToImage:
             progress: called with the number of pictures after each evaluation of the network.
 
         Raises:
-            ValueError: unknown sampler, or a size that the networks cannot halve often enough.
+            ValueError: unknown sampler, a size that the networks cannot halve often enough, or a
+                U-Net that draws from more than a text.
             FloatingPointError: the result is not finite.
         """
+        check_plain(self.unet)
         find_sampler(sampler)  # a typing mistake should not cost the encoding of a thousand prompts
         prompts = list(prompts)
         shape = self.latent_shape(height, width)
@@ -228,7 +222,7 @@ class TextToImage:
     def write(self, folder: Path, provenance: dict[str, Any]) -> None:
         self.autoencoder.save(folder / "vae", provenance.get("autoencoder"))
         self.text_encoder.save(folder, provenance.get("text_encoder"))
-        facts = bindings(autoencoder.files.weights_sha256(folder / "vae"), self.text_encoder)
+        facts = bindings(self.autoencoder.sha256, self.text_encoder)
         self.unet.save(folder / "unet", {**facts, **provenance})
         scheduler = scheduler_files.to_diffusers(self.schedule_config, self.denoiser.prediction)
         (folder / "scheduler").mkdir()
@@ -248,19 +242,33 @@ class TextToImage:
         (folder / CARD).write_text(readme, encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "TextToImage":
-        """From a run folder of train_ldm.py or a pipeline folder, ours or Stable Diffusion's.
+    def load(
+        cls, source: str | Path, device: str | torch.device = "cpu", ema: bool = False
+    ) -> "TextToImage":
+        """From a run folder of train_ldm.py, a pipeline folder, ours or Stable Diffusion's, or a
+        single file in CompVis' or Stability's layout.
+
+        ema: from a single file that holds two U-Nets, the one averaged in training.
 
         Raises:
             FileNotFoundError: nothing of the kind is there.
             ValueError: a part is not the one that the U-Net was trained with.
         """
-        folder = find_pipeline(Path(folder))
+        if Path(source).is_file():
+            pipeline = cls.from_file(Path(source), ema)
+        else:
+            pipeline = cls.from_folder(find_pipeline(Path(source)), ema)
+        for module in (pipeline.unet, pipeline.autoencoder):
+            module.eval().requires_grad_(False)
+        return pipeline.to(device)
+
+    @classmethod
+    def from_folder(cls, folder: Path, ema: bool) -> "TextToImage":
         schedule, prediction = scheduler_files.from_diffusers(
             read_json(folder / "scheduler" / "scheduler_config.json")
         )
         pipeline = cls(
-            UNet.load(folder / "unet"),
+            UNet.load(folder / "unet", ema),
             Autoencoder.load(folder / "vae"),
             TextEncoder.load(folder),
             schedule,
@@ -268,13 +276,28 @@ class TextToImage:
         )
         if (folder / "latentsmith.json").exists():
             facts = read_json(folder / "latentsmith.json")
-            found = bindings(
-                autoencoder.files.weights_sha256(folder / "vae"), pipeline.text_encoder
-            )
+            found = bindings(pipeline.autoencoder.sha256, pipeline.text_encoder)
             check_bindings(facts.get("bindings", {}), found, folder)
-        for module in (pipeline.unet, pipeline.autoencoder):
-            module.eval().requires_grad_(False)
-        return pipeline.to(device)
+        return pipeline
+
+    @classmethod
+    def from_file(cls, file: Path, ema: bool) -> "TextToImage":
+        schedule, prediction = scheduler_files.from_single_file(file)
+        unet, text_encoder = UNet.load(file, ema).eval(), TextEncoder.load(file)
+        if prediction is None:
+            prediction = measure_prediction(unet, text_encoder([""]))
+        if unet.config.sample_size is None:
+            side = SAMPLE_SIZES.get(scheduler_files.NAMES[prediction])
+            unet.config = replace(unet.config, sample_size=side)
+        return cls(unet, Autoencoder.load(file), text_encoder, schedule, prediction)
+
+
+def read_provenance(source: str | Path) -> dict[str, Any]:
+    """What `TextToImage.save` was told, or whoever exported a single file; empty if nobody was."""
+    if Path(source).is_file():
+        return read_facts(Path(source), "provenance")
+    file = find_pipeline(Path(source)) / "latentsmith.json"
+    return read_json(file).get("provenance", {}) if file.is_file() else {}
 
 
 def cpu_group(shape: tuple[int, int, int]) -> int:

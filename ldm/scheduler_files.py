@@ -1,9 +1,14 @@
 """scheduler_config.json of diffusers, from and to our schedule and prediction."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from interop.single_file import read_noise
 from ldm.denoiser import Prediction
-from ldm.schedule import TIMES, ScheduleConfig
+from ldm.schedule import TIMES, ScheduleConfig, make_schedule
 
 PREDICTIONS: dict[str, Prediction] = {
     "epsilon": "noise",
@@ -11,6 +16,7 @@ PREDICTIONS: dict[str, Prediction] = {
     "sample": "sample",
     "flow_prediction": "flow",
 }
+NAMES = {ours: theirs for theirs, ours in PREDICTIONS.items()}  # Prediction -> prediction_type
 BETA_SCHEDULES = {
     "linear": "linear",
     "scaled_linear": "scaled_linear",
@@ -36,10 +42,9 @@ def to_diffusers(config: ScheduleConfig, prediction: Prediction) -> dict[str, An
 
     The latter because StableDiffusionPipeline takes no FlowMatchEulerDiscreteScheduler.
     """
-    names = {ours: theirs for theirs, ours in PREDICTIONS.items()}
     common = {
         "num_train_timesteps": TIMES,
-        "prediction_type": names[prediction],
+        "prediction_type": NAMES[prediction],
         "steps_offset": 1,  # without effect on trailing times, but the pipeline insists on it
         "timestep_spacing": "trailing",
     }
@@ -106,4 +111,32 @@ def from_diffusers(entries: dict[str, Any]) -> tuple[ScheduleConfig, Prediction]
             zero_terminal_snr=bool(read.get("rescale_betas_zero_snr", False)),
         ),
         prediction,
+    )
+
+
+def from_single_file(file: Path) -> tuple[ScheduleConfig, Prediction | None]:
+    """What the model in the file was trained on. None: it says nowhere what the U-Net predicts.
+
+    Raises:
+        ValueError: the table of noise in it is none of Stable Diffusion's.
+    """
+    told = read_noise(file)
+    if told.scheduler is not None:
+        return from_diffusers(told.scheduler)
+    prediction = PREDICTIONS[told.prediction] if told.prediction else None
+    plain = ScheduleConfig(beta_start=told.betas[0], beta_end=told.betas[1])
+    for config in (plain, replace(plain, zero_terminal_snr=True)):
+        if told.alpha_bar is None:
+            return config, prediction
+        table = make_schedule(config).alpha_bar
+        # The stored one may have been rounded to half precision.
+        if told.alpha_bar.shape == table.shape and torch.allclose(
+            told.alpha_bar, table, rtol=1e-2, atol=1e-3
+        ):
+            return config, prediction
+    raise ValueError(
+        f"{file}: the noise schedule stored in it is not that of Stable Diffusion (scaled_linear, "
+        f"beta from {plain.beta_start} to {plain.beta_end}, with or without zero terminal SNR), so "
+        "that it is not known which times its U-Net was trained on. Give the model as a diffusers "
+        "folder, whose scheduler_config.json says it."
     )

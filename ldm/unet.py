@@ -17,6 +17,8 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from interop.diffusers_unet import unet_fields
+from interop.single_file import read_unet
 from ldm import files
 from ldm.blocks import DownStage, MidStage, TimeEmbedding, UpStage, silu, zero_init
 from ldm.shapes import Context, Timesteps
@@ -207,13 +209,27 @@ class UNet(nn.Module):
             raise ValueError("this U-Net was built to know a class, but got no class_labels.")
 
     @classmethod
-    def load(cls, folder: Path | str) -> "UNet":
-        """From a run folder, a pipeline folder, or a unet folder, ours or diffusers'; fp32."""
-        folder = files.find_folder(Path(folder))
-        entries = files.read_config(folder, {entry.name for entry in fields(UNetConfig)})
+    def load(cls, source: Path | str, ema: bool = False) -> "UNet":
+        """From a run folder, a pipeline folder, a unet folder, ours or diffusers', or a single file
+        in CompVis' or Stability's layout; fp32.
+
+        ema: from a single file that holds two U-Nets, the one averaged in training.
+        """
+        source, names = Path(source), {entry.name for entry in fields(UNetConfig)}
+        if source.is_file():
+            part = read_unet(source, ema)
+            config, fit = unet_fields(part.config, names, source), part.fit
+        elif ema:
+            raise ValueError(
+                f"{source} is no single file, and only these may hold a second U-Net, averaged in "
+                "training. What train_ldm.py saves is averaged; leave ema out."
+            )
+        else:
+            folder = files.find_folder(source)
+            config, fit = files.read_config(folder, names), partial(files.read_weights, folder)
         with torch.device("meta"):  # no time lost on weights that are replaced at once
-            unet = cls(UNetConfig(**entries))
-        unet.load_state_dict(files.read_weights(folder, unet.state_dict()), assign=True)
+            unet = cls(UNetConfig(**config))
+        unet.load_state_dict(fit(unet.state_dict()), assign=True)
         return unet
 
     def save(self, folder: Path | str, provenance: dict | None = None) -> None:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from autoencoder import PRESETS, Autoencoder, AutoencoderConfig
-from autoencoder.files import CARD, CONFIG, PROVENANCE, WEIGHTS, read_provenance, weights_sha256
+from autoencoder.files import CARD, CONFIG, PROVENANCE, WEIGHTS, read_provenance
 from tests.peer_settings import PUBLISHED_AUTOENCODERS
 from tests.test_autoencoder import make_diffusers
 
@@ -68,19 +68,22 @@ def test_a_loaded_autoencoder_is_the_saved_one(folder):
 
 def test_channels_last_weights_can_be_saved(folder):
     autoencoder = Autoencoder.load(folder).to(memory_format=torch.channels_last)
-    before = weights_sha256(folder)
+    before = Autoencoder.load(folder).sha256
     autoencoder.save(folder)
-    assert weights_sha256(folder) == before
+    assert Autoencoder.load(folder).sha256 == before
 
 
 def test_hash_is_of_the_weights_alone(folder, tmp_path):
     autoencoder = Autoencoder.load(folder)
     autoencoder.save(tmp_path / "vae", {"other": "provenance"})
-    assert weights_sha256(tmp_path / "vae") == weights_sha256(folder)
+    assert Autoencoder.load(tmp_path / "vae").sha256 == Autoencoder.load(folder).sha256
+    half = Autoencoder.load(folder).half()
+    half.save(tmp_path / "half")
+    assert Autoencoder.load(tmp_path / "half").sha256 == half.sha256 != autoencoder.sha256
     with torch.no_grad():
         autoencoder.decoder.conv_out.bias[0] += 1
     autoencoder.save(tmp_path / "vae")
-    assert weights_sha256(tmp_path / "vae") != weights_sha256(folder)
+    assert Autoencoder.load(tmp_path / "vae").sha256 != Autoencoder.load(folder).sha256
 
 
 def test_old_attention_names_are_read(folder):
@@ -172,13 +175,13 @@ def test_failed_save_leaves_what_was_there(folder, monkeypatch):
     def full(*_, **__):
         raise OSError("No space left on device")
 
-    before = weights_sha256(folder)
+    before = Autoencoder.load(folder).sha256
     monkeypatch.setattr("interop.weights.save_file", full)
     other = Autoencoder(PRESETS["tiny-32"])
     for target in (folder, folder.with_name("new")):
         with pytest.raises(OSError, match="No space"):
             other.save(target)
-    assert weights_sha256(folder) == before
+    assert Autoencoder.load(folder).sha256 == before
     written = [CARD, CONFIG, WEIGHTS, PROVENANCE]
     assert sorted(p.name for p in folder.iterdir()) == sorted(written)
     assert not folder.with_name("new").exists()

@@ -9,17 +9,16 @@ import torch
 from huggingface_hub import ModelCard
 
 from autoencoder import PRESETS, Autoencoder
-from autoencoder.files import weights_sha256
 from conditioning import TextEncoder
-from interop.card import CARD, training
-from ldm import files
+from interop.card import CARD, tensors_sha256, training
 from ldm.schedule import ScheduleConfig
-from ldm.unet import UNet
+from ldm.unet import UNet, UNetConfig
+from tests.peer_settings import ODD_UNETS, SMALL_UNET
 from tests.snippets import python_blocks, run, run_all
 from tests.test_pipeline import make_pipeline
 from tests.test_text_encoder import small_encoder
-from tests.test_unet import ODD, SMALL
 
+SMALL = UNetConfig(**SMALL_UNET)
 FOLDED = {"mean": [0.25, -1.5, 0.125, 3.0], "std": [0.5, 2.0, 1.0625, 0.75], "images": 4096}
 TRAINED = {
     "config": {"data": "data/mine", "steps": 300, "seed": 7, "device": "cpu", "out": "runs/vae"},
@@ -52,7 +51,7 @@ def test_autoencoder_card_has_the_numbers_beside_it(vae):
     statistics = beside["latent_statistics_folded_in"]
     for name in ("mean", "std"):
         assert ", ".join(f"{value:g}" for value in statistics[name]) in text
-    assert "4096 training images" in text and weights_sha256(vae) in text
+    assert "4096 training images" in text and Autoencoder.load(vae).sha256 in text
     for fact in ("data: `data/mine`", "steps: `300`", "seed: `7`", "4 times smaller", "(EMA)"):
         assert fact in text
     assert "runs/vae" not in text  # no more of the machine than the data's name
@@ -68,10 +67,22 @@ def test_autoencoder_snippets_run_and_agree(vae):
     torch.testing.assert_close(ours["autoencoder"].decode(ours["latents"]), theirs["again"])
 
 
-@pytest.mark.parametrize("shift", [None, 0.1159])
-def test_a_scale_that_is_not_folded_in_is_in_the_snippet(vae, shift):
+@pytest.mark.parametrize(
+    "scale",
+    [
+        {"scaling_factor": 0.3611},
+        {"scaling_factor": 0.3611, "shift_factor": 0.1159},
+        {
+            "scaling_factor": 0.5,
+            "latents_mean": (-1.6574, 1.886, -1.383, 2.5155),
+            "latents_std": (8.4927, 5.9022, 6.5498, 5.2299),
+        },
+    ],
+    ids=["scale", "scale and shift", "statistics"],
+)
+def test_a_scale_that_is_not_folded_in_is_in_the_snippet(vae, scale):
     torch.manual_seed(0)
-    config = replace(PRESETS["tiny-32"], scaling_factor=0.3611, shift_factor=shift)
+    config = replace(PRESETS["tiny-32"], **scale)
     Autoencoder(config).save(vae)
     text = read(vae)
     assert "unit variance" not in text and "not recorded here" in text
@@ -91,11 +102,12 @@ def test_same_model_same_card(vae, tmp_path):
     "config",
     [
         SMALL,
-        ODD["unconditional"],
+        UNetConfig(**ODD_UNETS["no text"]),
+        UNetConfig(**ODD_UNETS["x4 upscaler, narrow"]),
         replace(SMALL, sample_size=None),
         replace(SMALL, sample_size=(8, 4)),
     ],
-    ids=["small", "unconditional", "no size", "two sizes"],
+    ids=["small", "no text", "class labels", "no size", "two sizes"],
 )
 def test_unet_card(config, tmp_path, monkeypatch):
     torch.manual_seed(0)
@@ -103,7 +115,7 @@ def test_unet_card(config, tmp_path, monkeypatch):
     torch.nn.init.normal_(unet.conv_out.weight, std=0.1)  # zero at first
     unet.save(tmp_path)
     text = read(tmp_path)
-    assert files.weights_sha256(tmp_path) in text and "Bound to" not in text
+    assert tensors_sha256(UNet.load(tmp_path).state_dict()) in text and "Bound to" not in text
     monkeypatch.chdir(tmp_path)
     first, second = python_blocks(text)
     ours = run(first)

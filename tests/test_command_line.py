@@ -14,6 +14,7 @@ from PIL import Image
 
 import check
 import evaluate
+import export
 import sample
 import train_clip
 import train_ldm
@@ -25,7 +26,8 @@ from tests.mistakes import TRAININGS, command, tree
 from training.cli import parse
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = {s.__name__: s for s in (check, train_clip, train_vae, train_ldm, sample, evaluate)}
+COMMANDS = (check, train_clip, train_vae, train_ldm, sample, evaluate, export)
+SCRIPTS = {script.__name__: script for script in COMMANDS}
 ARCHITECTURES = {train_clip: CLIPS, train_vae: AUTOENCODERS, train_ldm: UNETS}
 REQUIRED = ("--data", "d", "--out", "o")
 RECIPES = [(script, name) for script in TRAININGS for name in script.PRESETS]

@@ -1,0 +1,188 @@
+"""python export.py runs/ldm exported/model.safetensors --format single-file --dtype fp16
+
+Writes a model, or one part of it, for other tools: as a folder of diffusers, or as a single file
+in the layout of Stable Diffusion's own checkpoints. Reads both, too. What is exported, read again
+and exported again is the same to the last byte.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+import autoencoder.files
+import ldm.files
+from autoencoder import Autoencoder
+from autoencoder.statistics import LatentStatistics, fold
+from conditioning import TextEncoder
+from conditioning.tokenizer_files import settings_of, tokenizer_from
+from conditioning.tower import to_hugging_face
+from interop.compvis_autoencoder import STABLE_DIFFUSION
+from interop.misread import misread
+from interop.single_file import read_facts, to_single_file
+from interop.weights import write_tensors
+from ldm import TextToImage
+from ldm.pipeline import read_provenance
+from ldm.scheduler_files import to_diffusers
+from ldm.unet import UNet
+from training.cli import parse, run_main
+from training.run import replacing
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+NAMES = {"unet": "U-Net", "vae": "autoencoder", "text_encoder": "text encoder"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    model: tyro.conf.Positional[
+        Path
+    ]  # run folder, pipeline folder, a part's folder, or single file
+    out: tyro.conf.Positional[Path]  # a new folder, or a new .safetensors file
+    format: Literal["diffusers", "single-file"]  # a folder of diffusers, or a file in CompVis' keys
+    part: Literal["all", "vae", "unet", "text-encoder"] = "all"  # what of the model
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"  # precision of the weights written
+    ema: bool = False  # of a single file with two U-Nets, take the one averaged in training
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    config = parse(Config, argv, __doc__)
+    check(config)
+    model = load(config)
+    provenance = provenance_of(config)
+    if config.format == "diffusers":
+        cast(model, DTYPES[config.dtype])
+        with replacing(config.out) as folder:
+            save(model, folder, provenance)
+    else:
+        parts, facts = single_file_parts(model), {"provenance": provenance}
+        if isinstance(model, TextToImage):
+            facts["scheduler"] = to_diffusers(model.schedule_config, model.denoiser.prediction)
+        tensors, metadata = to_single_file(parts, facts)
+        tensors = {name: rounded(x, name, DTYPES[config.dtype]) for name, x in tensors.items()}
+        write_tensors(config.out, tensors, metadata)
+    print(f"wrote {config.out}: {', '.join(NAMES[part] for part in parts_of(model))}")
+    if config.format == "single-file" and (lines := misread(config.out)):
+        print(
+            "its header holds the whole config, so that it can be read here. Tools that look at "
+            "names and shapes only would not know:\n  " + "\n  ".join(lines)
+        )
+
+
+def check(config: Config) -> None:
+    if config.out.exists():
+        raise ValueError(f"{config.out} exists, and nothing is overwritten. Choose another name.")
+    if config.format == "single-file" and config.out.suffix != ".safetensors":
+        raise ValueError(f"a single file is named *.safetensors, not {config.out.name}.")
+    if config.ema and config.part not in ("all", "unet"):
+        raise ValueError("--ema chooses between two U-Nets; leave it out for another part.")
+
+
+def load(config: Config) -> TextToImage | UNet | Autoencoder | TextEncoder:
+    if config.part == "vae":
+        return Autoencoder.load(config.model)
+    if config.part == "text-encoder":
+        return TextEncoder.load(config.model)
+    kind = TextToImage if config.part == "all" else UNet
+    return kind.load(config.model, ema=config.ema)
+
+
+def parts_of(model: TextToImage | nn.Module) -> dict[str, nn.Module]:
+    if isinstance(model, TextToImage):
+        return dict(zip(NAMES, (model.unet, model.autoencoder, model.text_encoder), strict=True))
+    kinds = {UNet: "unet", Autoencoder: "vae", TextEncoder: "text_encoder"}
+    return {kinds[type(model)]: model}
+
+
+def provenance_of(config: Config) -> dict[str, Any]:
+    """What is recorded of the model or part, to be passed on as it is."""
+    if config.part == "all":
+        return read_provenance(config.model)
+    if config.model.is_file():
+        whole, told = read_facts(config.model, "unet"), read_facts(config.model, "provenance")
+        if whole and config.part != "unet":
+            return told.get({"vae": "autoencoder"}.get(config.part, "text_encoder"), {})
+        return told
+    if config.part == "vae":
+        return autoencoder.files.read_provenance(config.model)
+    return ldm.files.read_provenance(config.model) if config.part == "unet" else {}
+
+
+def save(model: TextToImage | nn.Module, folder: Path, provenance: dict[str, Any]) -> None:
+    if isinstance(model, TextEncoder):
+        model.save(folder)
+    else:
+        model.save(folder, provenance)
+
+
+def cast(model: TextToImage | nn.Module, dtype: torch.dtype) -> None:
+    for module in parts_of(model).values():
+        for name, tensor in module.state_dict().items():
+            rounded(tensor, name, dtype)
+        module.to(dtype)
+
+
+def rounded(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
+    """Refuses what has no place in the range of `dtype`; that of fp16 ends at 65504."""
+    result = tensor.to(dtype)
+    if not result.isfinite().all():
+        raise ValueError(
+            f"{name} has values up to {tensor.abs().max().item():g}, which {dtype} cannot hold. "
+            "Choose --dtype bf16 or fp32."
+        )
+    return result
+
+
+def single_file_parts(
+    model: TextToImage | nn.Module,
+) -> dict[str, tuple[dict[str, Any], dict[str, Tensor]]]:
+    """Config and weights of each part, as `interop.single_file` writes them."""
+    described = {}
+    for part, module in parts_of(model).items():
+        if isinstance(module, Autoencoder):
+            module = with_known_scale(module)
+            described[part] = autoencoder.files.describe(module.config), module.state_dict()
+        elif isinstance(module, TextEncoder):
+            described[part] = text_encoder(module)
+        else:
+            described[part] = asdict(module.config), module.state_dict()
+    return described
+
+
+def with_known_scale(model: Autoencoder) -> Autoencoder:
+    """The same latents, of which tools that multiply by 0.18215 unasked make what they should be.
+
+    What its own config applies is folded into the 1x1 convolutions, in float64.
+    """
+    scale, channels = STABLE_DIFFUSION["scaling_factor"], model.config.latent_channels
+    statistics = LatentStatistics((0.0,) * channels, (scale,) * channels, images=0)
+    folded = fold(model, statistics)
+    folded.config = replace(folded.config, scaling_factor=scale)
+    return model if model.config == folded.config else folded
+
+
+def text_encoder(encoder: TextEncoder) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Under the names of its family: Hugging Face's with quick_gelu, open_clip's with gelu."""
+    if encoder.layer != "last" or not encoder.final_norm:
+        raise ValueError(
+            "this text encoder gives the states of the penultimate layer, or before the last norm, "
+            "as no single file of Stable Diffusion 1.x or 2.x can say. Use --format diffusers."
+        )
+    settings = settings_of(encoder.tokenizer)
+    if tokenizer_from(settings, encoder.config.max_position_embeddings) != encoder.tokenizer:
+        raise ValueError(
+            "this text encoder has a vocabulary of its own, for which a single file has no place: "
+            "readers take CLIP's. Use --format diffusers."
+        )
+    places = {"layer": encoder.layer, "final_norm": encoder.final_norm, "tokenizer": settings}
+    weights = encoder.tower.state_dict()
+    if encoder.config.hidden_act == "quick_gelu":
+        weights = to_hugging_face(weights)
+    return asdict(encoder.config) | places, weights
+
+
+if __name__ == "__main__":
+    run_main(main)

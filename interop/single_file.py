@@ -1,0 +1,284 @@
+"""One file with a whole Stable Diffusion model in it, or with a part of one, under CompVis' names.
+
+    model.diffusion_model.   U-Net                 cond_stage_model.    text encoder
+    first_stage_model.       autoencoder           model_ema.           U-Net, averaged in training
+
+What is written here says the whole config of every part in the header, so that reading it is
+exact. Of other files the config is inferred from the shapes, where these are of a known family.
+A bare U-Net or autoencoder, without the prefix, is read as well.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from interop import compvis_autoencoder, compvis_text, compvis_unet
+from interop.identify import seems_to_be
+from interop.names import Shape
+from interop.weights import read_header, read_tensors, require
+
+HEADER = "latentsmith_model"  # the entry of the metadata that holds the configs, as JSON
+PREDICTION = "modelspec.prediction_type"  # and a known one of other tools
+PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}  # there -> in diffusers
+UNET, EMA, AUTOENCODER = "model.diffusion_model.", "model_ema.", "first_stage_model."
+HARMLESS = (  # what no sampling needs: averages, losses, tables of the noise schedule, counters
+    *(UNET, EMA, AUTOENCODER, "cond_stage_model.", "loss.", "low_scale_model."),
+    *("alphas_cumprod", "betas", "global_step", "log_one_minus_alphas_cumprod", "logvar"),
+    *("lvlb_weights", "posterior_", "scale_factor", "sqrt_"),
+)
+BETAS = (0.00085, 0.012)  # first and last, their roots evenly spaced
+UPSCALER_BETAS = (0.0001, 0.02)
+SAMPLE_SIZES = {"epsilon": 64, "v_prediction": 96}  # of Stable Diffusion 2.x, by what it predicts
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the model, as its folder would hold it: config.json's entries, and weights."""
+
+    source: Path
+    what: str  # it is, for messages
+    config: dict[str, Any]
+    weights: dict[str, Tensor]
+
+    def fit(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights in the precision of `expected`, whose names and shapes they must have."""
+        require(self.weights, expected, self.source, self.what)
+        return {name: value.to(expected[name].dtype) for name, value in self.weights.items()}
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What a file tells about the noise that its U-Net was trained on."""
+
+    scheduler: dict[str, Any] | None  # a whole scheduler_config.json; what is written here has one
+    betas: tuple[float, float]  # first and last of its family
+    alpha_bar: Tensor | None  # the stored table
+    prediction: str | None  # diffusers' prediction_type; None is not told
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    path: Path
+    shapes: dict[str, Shape]
+    header: dict[str, Any]  # part -> config, and facts besides; empty unless written here
+    prediction: str | None  # what another tool's header says about it
+
+    def holds(self, prefix: str) -> bool:
+        return any(name.startswith(prefix) for name in self.shapes)
+
+    def beneath(self, prefix: str) -> dict[str, str]:
+        """Name -> name without the prefix; all names where there is no such prefix."""
+        prefix = prefix if self.holds(prefix) else ""
+        return {n: n.removeprefix(prefix) for n in self.shapes if n.startswith(prefix)}
+
+    def error(self, reason: str) -> ValueError:
+        return ValueError(f"{self.path}: {reason}. It seems to be {seems_to_be(self.shapes)}.")
+
+    def lacks(self, part: str) -> ValueError:
+        reason = f"there is no {part} under CompVis' names in it"
+        if any(
+            "_blocks.0.resnets." in name or name.startswith("text_model.") for name in self.shapes
+        ):
+            reason += f", but one under diffusers' names: give its folder, {self.path.parent}"
+        return self.error(reason)
+
+    def tensors(self, names: Mapping[str, str]) -> dict[str, Tensor]:
+        """names: in the file -> wanted."""
+        found = read_tensors(self.path, names.__contains__)
+        return {names[name]: value for name, value in found.items()}
+
+
+def open_file(path: Path) -> SingleFile:
+    shapes, metadata = read_header(path)
+    try:
+        header = json.loads(metadata.get(HEADER, "{}"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {HEADER} in its header is no JSON ({error}).") from None
+    prediction = metadata.get(PREDICTION)
+    if prediction is not None and prediction not in PREDICTIONS:
+        raise ValueError(
+            f"{path}: {PREDICTION} in its header is {prediction!r}; known are "
+            f"{' and '.join(PREDICTIONS)}."
+        )
+    return SingleFile(path, shapes, header, prediction and PREDICTIONS[prediction])
+
+
+def config_of(file: SingleFile, part: str) -> dict[str, Any]:
+    """What config.json would say. part: "unet", "vae" or "text_encoder"."""
+    if told := file.header.get(part):
+        return told
+    try:
+        return INFER[part](file)
+    except ValueError as reason:
+        raise file.error(
+            f"its {part} cannot be built: {reason}. Give a diffusers folder, whose config.json "
+            "says what the network is"
+        ) from None
+
+
+def read_unet(path: Path, ema: bool = False) -> Part:
+    """ema: the weights averaged in training, which must then be in the file."""
+    file = open_file(path)
+    names = unet_names(file)
+    if ema:
+        names = averaged(file, names)
+    weights = compvis_unet.from_compvis(file.tensors(names))
+    return Part(path, "the U-Net" + " (EMA)" * ema, config_of(file, "unet"), weights)
+
+
+def unet_names(file: SingleFile) -> dict[str, str]:
+    names = file.beneath(UNET)
+    if "input_blocks.0.0.weight" not in names.values():
+        raise file.lacks("U-Net")
+    if unknown := [n for n in file.shapes if n not in names and not n.startswith(HARMLESS)]:
+        raise file.error(
+            f"there are {len(unknown)} tensors in it whose meaning is not known, such as "
+            f"{', '.join(sorted(unknown)[:3])}; without them it may be another model"
+        )
+    return names
+
+
+def infer_unet(file: SingleFile) -> dict[str, Any]:
+    shapes = {bare: file.shapes[name] for name, bare in unet_names(file).items()}
+    return compvis_unet.infer_config(compvis_unet.from_compvis(shapes))
+
+
+def averaged(file: SingleFile, names: Mapping[str, str]) -> dict[str, str]:
+    """The same by the names of the averaged weights, in which all dots are left out."""
+    found = {
+        EMA + name.removeprefix("model.").replace(".", ""): bare for name, bare in names.items()
+    }
+    missing = [name for name in found if name not in file.shapes]
+    if len(missing) == len(found):
+        raise file.error(f"there are no averaged weights ({EMA}*) in it; leave ema out")
+    if missing:
+        raise file.error(f"{len(missing)} of the averaged weights are missing, first {missing[0]}")
+    return found
+
+
+def read_autoencoder(path: Path) -> Part:
+    file = open_file(path)
+    weights = compvis_autoencoder.from_compvis(file.tensors(autoencoder_names(file)))
+    return Part(path, "the autoencoder", config_of(file, "vae"), weights)
+
+
+def autoencoder_names(file: SingleFile) -> dict[str, str]:
+    """In a checkpoint of its training, what the loss and the averaging need lies beside it."""
+    names = file.beneath(AUTOENCODER)
+    if "encoder.down.0.block.0.conv1.weight" not in names.values():
+        raise file.lacks("autoencoder")
+    return {name: bare for name, bare in names.items() if not bare.startswith(HARMLESS)}
+
+
+def infer_autoencoder(file: SingleFile) -> dict[str, Any]:
+    shapes = {bare: file.shapes[name] for name, bare in autoencoder_names(file).items()}
+    config = compvis_autoencoder.infer_config(compvis_autoencoder.diffusers_names(shapes))
+    return config | latent_scale(file, config)
+
+
+def latent_scale(file: SingleFile, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Told by what else is in the file. A bare autoencoder of Stable Diffusion XL cannot be known
+    from one of Stable Diffusion 1.x, which is assumed."""
+    if "scale_factor" in file.shapes:  # measured in training (`scale_by_std` of CompVis)
+        measured = file.tensors({"scale_factor": "scale_factor"})["scale_factor"]
+        digits = f"{measured.item():.7g}"  # float32 has no more
+        return {"scaling_factor": float(digits), "shift_factor": None}
+    if file.holds("conditioner."):
+        return compvis_autoencoder.STABLE_DIFFUSION_XL
+    if any("joint_blocks." in name for name in file.shapes):
+        return compvis_autoencoder.STABLE_DIFFUSION_3
+    if UNET + "label_emb.weight" in file.shapes:
+        return compvis_autoencoder.UPSCALER
+    if config["latent_channels"] == 4 and config["use_quant_conv"]:
+        return compvis_autoencoder.STABLE_DIFFUSION
+    raise ValueError(
+        f"the scale of its latents of {config['latent_channels']} channels shows in no shape; "
+        "those of Stable Diffusion 3 and of FLUX look alike and differ in it"
+    )
+
+
+def read_text_encoder(path: Path) -> Part:
+    """Weights under Hugging Face's names (`text_model.`) or open_clip's, as they are stored.
+
+    config: besides the entries of config.json, those of tokenizer_config.json under "tokenizer".
+    """
+    file = open_file(path)
+    prefix, names = text_names(file)
+    config, weights = config_of(file, "text_encoder"), file.tensors(names)
+    if prefix == compvis_text.OPEN_CLIP:
+        weights = compvis_text.used_layers(weights, config["num_hidden_layers"])
+    return Part(path, "the text encoder", config, weights)
+
+
+def text_names(file: SingleFile) -> tuple[str, dict[str, str]]:
+    """Which family it is of, and its names."""
+    prefix = compvis_text.prefix_of(file.shapes)
+    if prefix is None:
+        raise file.lacks("text encoder of Stable Diffusion 1.x or 2.x")
+    return prefix, compvis_text.tower_names(file.shapes, prefix)
+
+
+def infer_text_encoder(file: SingleFile) -> dict[str, Any]:
+    prefix, names = text_names(file)
+    shapes = {ours: file.shapes[name] for name, ours in names.items()}
+    return compvis_text.infer_config(shapes, prefix)
+
+
+INFER = {"unet": infer_unet, "vae": infer_autoencoder, "text_encoder": infer_text_encoder}
+
+
+def read_noise(path: Path) -> Noise:
+    file = open_file(path)
+    config = config_of(file, "unet")
+    upscaler = bool(config.get("num_class_embeds"))
+    prediction = file.prediction
+    if prediction is None and upscaler:
+        prediction = "v_prediction"
+    if prediction is None and config.get("cross_attention_dim") == 768:
+        prediction = "epsilon"
+    betas = UPSCALER_BETAS if upscaler else BETAS
+    return Noise(file.header.get("scheduler"), betas, stored_table(file), prediction)
+
+
+def stored_table(file: SingleFile) -> Tensor | None:
+    """alpha_bar, the squared share of the image that is left at each time; in float64."""
+    for name in ("alphas_cumprod", "betas"):
+        if name in file.shapes:
+            table = file.tensors({name: name})[name].double()
+            return table if name == "alphas_cumprod" else (1 - table).cumprod(dim=0)
+    return None
+
+
+def read_facts(path: Path, name: str) -> dict[str, Any]:
+    """What `to_single_file` was told besides the parts, such as "provenance"."""
+    return open_file(path).header.get(name, {})
+
+
+def to_single_file(
+    parts: Mapping[str, tuple[dict[str, Any], Mapping[str, Tensor]]], facts: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file, for `interop.weights.write_tensors`.
+
+    Args:
+        parts: config and weights of "unet" and "vae", by diffusers' names, and of "text_encoder",
+            by Hugging Face's or open_clip's; all or some of them.
+        facts: what more is worth keeping (JSON); a scheduler_config.json is called "scheduler".
+    """
+    tensors: dict[str, Tensor] = {}
+    for part, (_, weights) in parts.items():
+        if part == "unet":
+            tensors |= {UNET + k: v for k, v in compvis_unet.to_compvis(weights).items()}
+        elif part == "vae":
+            named = compvis_autoencoder.to_compvis(weights)
+            tensors |= {AUTOENCODER + k: v for k, v in named.items()}
+        else:
+            tensors |= compvis_text.to_single_file(weights)
+    configs = {part: config for part, (config, _) in parts.items()}
+    metadata = {"format": "pt", HEADER: json.dumps({**configs, **facts}, sort_keys=True)}
+    predicted = facts.get("scheduler", {}).get("prediction_type")
+    names = {theirs: told for told, theirs in PREDICTIONS.items()}
+    return tensors, metadata | ({PREDICTION: names[predicted]} if predicted in names else {})

@@ -1,0 +1,81 @@
+"""Every name in a single file of full size is one that diffusers reads; no memory for numbers."""
+
+import diffusers
+import pytest
+import torch
+from diffusers.loaders import single_file_utils as peer
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from autoencoder import PRESETS as AUTOENCODERS
+from autoencoder import Autoencoder
+from conditioning.tower import TextTowerConfig, empty_tower, to_hugging_face
+from interop import compvis_autoencoder, compvis_text, compvis_unet
+from interop.single_file import to_single_file
+from ldm.unet import PRESETS as UNETS
+from ldm.unet import UNet
+from tests.compvis import AUTOENCODER, UNET
+
+
+def shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in weights.items()}
+
+
+@pytest.mark.parametrize("preset", ["sd15", "sd21"])
+def test_every_name_of_the_unet_is_known_to_diffusers(preset):
+    with torch.device("meta"):
+        theirs = diffusers.UNet2DConditionModel(**vars(UNETS[preset]))
+        weights = UNet(UNETS[preset]).state_dict()
+    file, _ = to_single_file({"unet": ({}, weights)}, {})
+    assert len(file) == len(weights) == 686
+    read = peer.convert_ldm_unet_checkpoint(dict(file), dict(theirs.config))
+    assert shapes(read) == shapes(theirs.state_dict())
+    assert shapes(
+        compvis_unet.from_compvis({k[len(UNET) :]: v for k, v in file.items()})
+    ) == shapes(weights)
+
+
+def test_every_name_of_the_autoencoder_is_known_to_diffusers():
+    with torch.device("meta"):
+        autoencoder = Autoencoder(AUTOENCODERS["sd15"])
+        weights = autoencoder.state_dict()
+        theirs = diffusers.AutoencoderKL(
+            block_out_channels=autoencoder.config.block_out_channels,
+            layers_per_block=2,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        )
+    file, _ = to_single_file({"vae": ({}, weights)}, {})
+    assert len(file) == len(weights) == 248
+    read = peer.convert_ldm_vae_checkpoint(dict(file), dict(theirs.config))
+    assert shapes(read) == shapes(theirs.state_dict())
+    bare = {k[len(AUTOENCODER) :]: v for k, v in file.items()}
+    assert shapes(compvis_autoencoder.from_compvis(bare)) == shapes(weights)
+
+
+@pytest.mark.parametrize(
+    ("act", "width", "layers", "heads"), [("quick_gelu", 768, 12, 12), ("gelu", 1024, 23, 16)]
+)
+def test_every_name_of_the_text_encoder_is_known_to_diffusers(act, width, layers, heads):
+    settings = {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "hidden_act": act,
+    }
+    weights = empty_tower(TextTowerConfig(**settings)).state_dict()
+    if act == "quick_gelu":
+        weights = to_hugging_face(weights)
+    file, _ = to_single_file({"text_encoder": ({}, weights)}, {})
+    with torch.device("meta"):
+        theirs = CLIPTextModel(CLIPTextConfig(**settings))
+    if act == "quick_gelu":
+        read = peer.convert_ldm_clip_checkpoint(dict(file))
+        assert len(read) == len(file)
+    else:
+        assert compvis_text.stored_layers(file) == layers + 1
+        read = peer.convert_open_clip_checkpoint(theirs, dict(file))
+    read = {name.removeprefix("text_model."): value for name, value in read.items()}
+    expected = {k.removeprefix("text_model."): v for k, v in theirs.state_dict().items()}
+    assert shapes(read) == shapes(expected)
