@@ -26,10 +26,12 @@ from training.cli import parse, pick_device, run_main
 from training.grid import grid, pixels_of
 from training.run import make_folder
 
+Prompts = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[PROMPT ...]")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    prompt: tyro.conf.Positional[tuple[str, ...]] = ()  # what to draw, one picture or more of each
+    prompt: Prompts = ()  # what to draw, one picture or more of each
     prompts: Path | None = None  # a text file with one prompt a line, drawn after those given
     model: Path  # a run folder of train_ldm.py, a pipeline folder, or a single file
     ema: bool = False  # of a single file with two U-Nets, take the one averaged in training

@@ -36,13 +36,13 @@ LARGEST_ADAPTIVE_WEIGHT = 1e4
 class LossConfig:
     reconstruction: Literal["l1", "l2"] = "l1"  # l1 blurs less; l2 is a Gaussian likelihood
     perceptual: Literal["vgg", "alex", "squeeze", "none"] = "vgg"  # LPIPS backbone
-    perceptual_weight: float = 1.0
-    kl_weight: float = 1e-6  # as in latent diffusion, see above
+    perceptual_weight: float = 1.0  # of LPIPS, beside the reconstruction
+    kl_weight: float = 1e-6  # of the KL per image value; the number of Stable Diffusion
     adversarial_weight: float = 0.5  # 0: no discriminator at all
     adaptive: bool = True  # multiply that by ||grad reconstruction|| / ||grad adversarial||
-    discriminator_start: Start = 0.2  # from here on the discriminator learns ...
-    adversarial_start: Start = 0.3  # ... and from here on the autoencoder hears of it
-    adversarial_ramp: Start = 0.1  # how long its weight then takes to rise to the full one
+    discriminator_start: Start = 0.2  # step, or share of the run: the discriminator begins to learn
+    adversarial_start: Start = 0.3  # step, or share of the run: the autoencoder begins to hear it
+    adversarial_ramp: Start = 0.1  # steps, or share of the run, until it hears it in full
     learned_logvar: bool = False  # train the variance of the reconstruction along
 
     def __post_init__(self):

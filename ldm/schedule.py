@@ -20,6 +20,7 @@ TIMES = 1000  # of the table; the times a U-Net knows are 0 ... 999, in either f
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
+    # how noise grows with time; flow: straight lines from images to noise
     noise_schedule: Literal["scaled_linear", "linear", "cosine", "flow"] = "scaled_linear"
     beta_start: float = 0.00085  # noise added by the first step; linear and scaled_linear
     beta_end: float = 0.012  # noise added by the last step; linear and scaled_linear

@@ -23,7 +23,7 @@ from autoencoder import PRESETS as AUTOENCODERS
 from conditioning.clip import PRESETS as CLIPS
 from ldm.unet import PRESETS as UNETS
 from tests.mistakes import TRAININGS, command, tree
-from training.cli import parse
+from training.cli import parse, run_main
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (check, train_clip, train_vae, train_ldm, sample, evaluate, export)
@@ -61,6 +61,15 @@ def test_help_starts_with_an_example_that_works(name, capsys):
     python, file, *arguments = shlex.split(example)
     assert (python, file) == ("python", f"{name}.py")
     configuration(SCRIPTS[name], *arguments)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_call_without_flags_names_what_is_missing(name, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", [f"{name}.py"])
+    with pytest.raises(SystemExit) as stopped:
+        run_main(SCRIPTS[name].main)
+    assert stopped.value.code == 2
+    assert f"Missing from {name}.py" in capsys.readouterr().err
 
 
 def documented_commands() -> list[str]:

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import torch
@@ -41,6 +42,7 @@ def parse(
             one that holds when none is asked for.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    description = description.rstrip()
     options = {"args": argv, "config": (tyro.conf.OmitArgPrefixes,)}
     if presets is None:
         given = tyro.cli(config, description=description, **options)
@@ -65,7 +67,7 @@ def parse(
 def given_preset(argv: Sequence[str]) -> str | None:
     """The value of the last `--preset NAME` or `--preset=NAME`."""
     name = None
-    for flag, following in zip(argv, [*argv[1:], None], strict=True):
+    for flag, following in zip_longest(argv, argv[1:]):
         if flag == "--preset":
             name = following
         elif flag.startswith("--preset="):
