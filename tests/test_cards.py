@@ -8,11 +8,14 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
+import train_clip
+import train_ldm
 from autoencoder import PRESETS, Autoencoder
 from conditioning import TextEncoder
 from interop.card import CARD, tensors_sha256, training
 from ldm.schedule import ScheduleConfig
 from ldm.unet import UNet, UNetConfig
+from tests.mistakes import command
 from tests.peer_settings import ODD_UNETS, SMALL_UNET
 from tests.snippets import python_blocks, run, run_all
 from tests.test_pipeline import make_pipeline
@@ -154,6 +157,19 @@ def test_pipeline_card_without_caption_dropout_advises_against_guidance(tmp_path
     text = read(tmp_path / "model")
     assert "guidance_scale=1.0" in text and "knows no empty caption" in text
     assert "beta from 0.00085 to 0.012, stretched" in text and "the velocity" in text
+
+
+def test_a_training_tells_where_the_parts_come_from(world, tmp_path):
+    """Through train_clip.py and train_ldm.py into the cards of the whole model."""
+    Autoencoder.load(world / "vae").save(tmp_path / "vae" / "model", TRAINED)
+    train_clip.main(command(train_clip, world, tmp_path / "clip", "--seed", 11))
+    parts = ("--vae", tmp_path / "vae", "--text-encoder", tmp_path / "clip")
+    train_ldm.main(command(train_ldm, world, tmp_path / "ldm", *parts, "--seed", 12))
+    model = tmp_path / "ldm" / "model"
+    assert "seed: `7`" in read(model / "vae") and "0.25, -1.5, 0.125, 3" in read(model / "vae")
+    assert "seed: `11`" in read(tmp_path / "clip" / "model" / "text_encoder")
+    assert "seed: `11`" in read(model / "text_encoder")
+    assert "seed: `12`" in read(model) and "seed: `12`" in read(model / "unet")
 
 
 @pytest.mark.parametrize(
