@@ -140,7 +140,8 @@ def made_for(size: tuple[int, ...] | None, unit: str = "") -> str:
 
 def noising(schedule: ScheduleConfig) -> str:
     if schedule.noise_schedule == "flow":
-        return f"rectified flow, z_t = (1 - t) z_0 + t noise; samplers shift t by {schedule.shift}"
+        shift = f", sampled with a shift of {schedule.shift}" if schedule.shift != 1 else ""
+        return f"rectified flow, z_t = (1 - t) z_0 + t noise{shift}"
     betas = f", beta from {schedule.beta_start} to {schedule.beta_end}"
     return (
         f"1000 steps, {schedule.noise_schedule}"
