@@ -8,7 +8,7 @@ and exported again is the same to the last byte.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -36,12 +36,14 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NAMES = {"unet": "U-Net", "vae": "autoencoder", "text_encoder": "text encoder"}
 
 
+Model = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
+Out = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    model: tyro.conf.Positional[
-        Path
-    ]  # run folder, pipeline folder, a part's folder, or single file
-    out: tyro.conf.Positional[Path]  # a new folder, or a new .safetensors file
+    model: Model  # run folder, pipeline folder, a part's folder, or single file
+    out: Out  # a new folder, or a new .safetensors file
     format: Literal["diffusers", "single-file"]  # a folder of diffusers, or a file in CompVis' keys
     part: Literal["all", "vae", "unet", "text-encoder"] = "all"  # what of the model
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"  # precision of the weights written

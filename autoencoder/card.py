@@ -97,7 +97,7 @@ def folded(statistics: Mapping[str, Any]) -> str:
     return (
         f"## Latent statistics\n\nOver {statistics['images']} training images, before they were "
         "folded into `quant_conv` and `post_quant_conv`, channel by channel:\n\n"
-        f"{bullets(measured)}\n\nThey are history: subtract and divide nothing. Before training "
+        f"{bullets(measured)}\n\nThey are history, not to be applied again. Before training "
         "on latents of other pictures, check that their standard deviation lies in [0.8, 1.25]."
     )
 
