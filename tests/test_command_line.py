@@ -188,12 +188,10 @@ def test_a_picture_says_how_to_draw_it_again(world, tmp_path):
     assert "seed: 6" in readable and "negative_prompt: café" in readable
 
     prompt = facts.pop("prompt")
-    flags = [
-        word
-        for name, value in facts.items()
-        if value is not None
-        for word in ("--" + name.replace("_", "-"), str(value))
-    ]
+    flags = []
+    for name, value in facts.items():
+        if value is not None and value is not False:
+            flags += ["--" + name.replace("_", "-"), *([] if value is True else [str(value)])]
     sample.main([prompt, *flags, "--out", str(tmp_path / "again"), "--device", "cpu"])
     again = Image.open(tmp_path / "again" / "00000.png")
     assert again.tobytes() == picture.tobytes() and again.text == picture.text
