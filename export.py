@@ -15,6 +15,7 @@ import tyro
 from torch import Tensor, nn
 
 import autoencoder.files
+import conditioning.files
 import ldm.files
 from autoencoder import Autoencoder
 from autoencoder.statistics import LatentStatistics, fold
@@ -23,10 +24,9 @@ from conditioning.tokenizer_files import settings_of, tokenizer_from
 from conditioning.tower import to_hugging_face
 from interop.compvis_autoencoder import STABLE_DIFFUSION
 from interop.misread import misread
-from interop.single_file import read_facts, to_single_file
+from interop.single_file import to_single_file
 from interop.weights import write_tensors
 from ldm import TextToImage
-from ldm.pipeline import read_provenance
 from ldm.scheduler_files import to_diffusers
 from ldm.unet import UNet
 from training.cli import parse, run_main
@@ -42,7 +42,7 @@ Out = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    model: Model  # run folder, pipeline folder, a part's folder, or single file
+    model: Model  # run, pipeline or part folder, or a single file
     out: Out  # a new folder, or a new .safetensors file
     format: Literal["diffusers", "single-file"]  # a folder of diffusers, or a file in CompVis' keys
     part: Literal["all", "vae", "unet", "text-encoder"] = "all"  # what of the model
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.format == "diffusers":
         cast(model, DTYPES[config.dtype])
         with replacing(config.out) as folder:
-            save(model, folder, provenance)
+            model.save(folder, provenance)
     else:
         parts, facts = single_file_parts(model), {"provenance": provenance}
         if isinstance(model, TextToImage):
@@ -102,22 +102,11 @@ def parts_of(model: TextToImage | nn.Module) -> dict[str, nn.Module]:
 def provenance_of(config: Config) -> dict[str, Any]:
     """What is recorded of the model or part, to be passed on as it is."""
     if config.part == "all":
-        return read_provenance(config.model)
-    if config.model.is_file():
-        whole, told = read_facts(config.model, "unet"), read_facts(config.model, "provenance")
-        if whole and config.part != "unet":
-            return told.get({"vae": "autoencoder"}.get(config.part, "text_encoder"), {})
-        return told
-    if config.part == "vae":
-        return autoencoder.files.read_provenance(config.model)
-    return ldm.files.read_provenance(config.model) if config.part == "unet" else {}
-
-
-def save(model: TextToImage | nn.Module, folder: Path, provenance: dict[str, Any]) -> None:
-    if isinstance(model, TextEncoder):
-        model.save(folder)
-    else:
-        model.save(folder, provenance)
+        return ldm.files.read_model_provenance(config.model)
+    if config.part == "unet":
+        return ldm.files.read_provenance(config.model)
+    files = autoencoder.files if config.part == "vae" else conditioning.files
+    return files.read_provenance(config.model)
 
 
 def cast(model: TextToImage | nn.Module, dtype: torch.dtype) -> None:

@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from ldm import TextToImage
-from ldm.pipeline import read_provenance
+from ldm.files import read_model_provenance
 from ldm.samplers import find_sampler
 from ldm.schedule import check_steps
 from training.bounds import Finite, Positive, Seed
@@ -121,7 +121,7 @@ def warn_of_cut_prompts(pipeline: TextToImage, prompts: Sequence[str]) -> None:
 
 def warn_of_guidance(config: Config) -> None:
     """Guidance leads away from the empty prompt, which a model learns by caption dropout alone."""
-    trained = read_provenance(config.model).get("config", {})
+    trained = read_model_provenance(config.model).get("config", {})
     if trained.get("caption_dropout") == 0 and config.guidance_scale != 1:
         print(
             f"warning: {config.model} was trained with --caption-dropout 0, so it does not know "
@@ -141,7 +141,7 @@ def settings(config: Config, prompt: str, seed: int) -> dict:
         "height": config.height,
         "width": config.width,
         "model": str(config.model),
-        "ema": config.ema,
+        "ema": config.ema or None,  # said only where it was asked for
     }
 
 

@@ -17,10 +17,10 @@ from typing import Any
 from torch import Tensor
 
 from autoencoder.card import card
+from interop import single_file
 from interop.card import CARD
 from interop.diffusers_vae import DOWN_BLOCK, UP_BLOCK, autoencoder_fields, current_names
 from interop.identify import named_class
-from interop.single_file import read_facts
 from interop.weights import (
     has_weights,
     read_folder,
@@ -97,5 +97,5 @@ def describe(config: Any) -> dict[str, Any]:
 def read_provenance(source: str | Path) -> dict[str, Any]:
     """What `Autoencoder.save` was told; empty for what was not written here."""
     if Path(source).is_file():
-        return read_facts(Path(source), "provenance").get("autoencoder", {})
+        return single_file.read_provenance(Path(source), "autoencoder")
     return read_json(find_model_folder(Path(source)) / PROVENANCE, default={})

@@ -55,6 +55,8 @@ def read_text_encoder(folder: Path) -> tuple[TextTowerConfig, dict[str, Tensor]]
 
 def read_provenance(source: str | Path) -> dict:
     """What `TextEncoder.save` was told about the weights; empty for what was not written here."""
+    if Path(source).is_file():
+        return single_file.read_provenance(Path(source), "text_encoder")
     if not Path(source).is_dir():  # NAME:PRETRAINED
         return {}
     facts = read_json(find_text_encoder(Path(source)) / "latentsmith.json", default={})

@@ -18,6 +18,18 @@ BESIDE_THE_TOWER = {  # what takes no part in token states
     HUGGING_FACE: ("text_model.embeddings.position_ids", "embeddings.position_ids"),
     OPEN_CLIP: ("text_projection", "logit_scale", "attn_mask"),
 }
+SIZES = {  # weights that show vocabulary, positions and the feed-forward width
+    HUGGING_FACE: (
+        "text_model.embeddings.token_embedding.weight",
+        "text_model.embeddings.position_embedding.weight",
+        "text_model.encoder.layers.0.mlp.fc1.weight",
+    ),
+    OPEN_CLIP: (
+        "token_embedding.weight",
+        "positional_embedding",
+        "transformer.resblocks.0.mlp.c_fc.weight",
+    ),
+}
 # ViT-H/14 has 24 layers, and Stable Diffusion 2 is trained on what the 23rd gives; some tools
 # write a file without the last.
 OPEN_CLIP_LAYERS, USED_LAYERS = 24, 23
@@ -45,14 +57,7 @@ def infer_config(shapes: Mapping[str, Shape], prefix: str) -> dict[str, Any]:
         ValueError: it is not to be told; the message is the reason.
     """
     hugging_face = prefix == HUGGING_FACE
-    if hugging_face:
-        tokens, positions = (
-            f"text_model.embeddings.{kind}_embedding.weight" for kind in ("token", "position")
-        )
-        mlp = "text_model.encoder.layers.0.mlp.fc1.weight"
-    else:
-        tokens, positions = "token_embedding.weight", "positional_embedding"
-        mlp = "transformer.resblocks.0.mlp.c_fc.weight"
+    tokens, positions, mlp = SIZES[prefix]
     layers = stored_layers(shapes)
     width = size(shapes, tokens, 1)
     if width % HEAD_WIDTH:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from interop import compvis_text
-from interop.single_file import BETAS, INFER, SingleFile, open_file
+from interop.single_file import BETAS, PARTS, SingleFile, open_file
 
 # Notes that change no number, and what is told in another line.
 IGNORED = ("sample_size", "force_upcast", "upcast_attention", "projection_dim", "tokenizer")
@@ -14,14 +14,14 @@ IGNORED = ("sample_size", "force_upcast", "upcast_attention", "projection_dim", 
 def misread(path: Path) -> list[str]:
     """One line for everything that a tool which sees only names and shapes would not know."""
     file = open_file(path)
-    lines = [line for part in INFER if part in file.header for line in differences(part, file)]
+    lines = [line for part in PARTS if part in file.header for line in differences(part, file)]
     return lines + padding(file) + noise(file.header.get("scheduler", {}))
 
 
 def differences(part: str, file: SingleFile) -> list[str]:
-    told = file.header[part]
+    told, (names_of, infer) = file.header[part], PARTS[part]
     try:
-        taken = INFER[part](file)
+        taken = infer(file, names_of(file))
     except ValueError as reason:
         return [f"{part}: {reason}"]
     return [

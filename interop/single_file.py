@@ -80,10 +80,9 @@ class SingleFile:
 
     def lacks(self, part: str) -> ValueError:
         reason = f"there is no {part} under CompVis' names in it"
-        if any(
-            "_blocks.0.resnets." in name or name.startswith("text_model.") for name in self.shapes
-        ):
-            reason += f", but one under diffusers' names: give its folder, {self.path.parent}"
+        of_a_folder = "_blocks.0.resnets.", "_model.encoder.layers."
+        if any(sign in name for name in self.shapes for sign in of_a_folder):
+            reason += f". It has the names of diffusers, which go with a folder: {self.path.parent}"
         return self.error(reason)
 
     def tensors(self, names: Mapping[str, str]) -> dict[str, Tensor]:
@@ -108,11 +107,13 @@ def open_file(path: Path) -> SingleFile:
 
 
 def config_of(file: SingleFile, part: str) -> dict[str, Any]:
-    """What config.json would say. part: "unet", "vae" or "text_encoder"."""
+    """What config.json would say of a part of the file, by its name in PARTS."""
+    names_of, infer = PARTS[part]
+    names = names_of(file)
     if told := file.header.get(part):
         return told
     try:
-        return INFER[part](file)
+        return infer(file, names)
     except ValueError as reason:
         raise file.error(
             f"its {part} cannot be built: {reason}. Give a diffusers folder, whose config.json "
@@ -142,8 +143,8 @@ def unet_names(file: SingleFile) -> dict[str, str]:
     return names
 
 
-def infer_unet(file: SingleFile) -> dict[str, Any]:
-    shapes = {bare: file.shapes[name] for name, bare in unet_names(file).items()}
+def infer_unet(file: SingleFile, names: Mapping[str, str]) -> dict[str, Any]:
+    shapes = {bare: file.shapes[name] for name, bare in names.items()}
     return compvis_unet.infer_config(compvis_unet.from_compvis(shapes))
 
 
@@ -174,8 +175,8 @@ def autoencoder_names(file: SingleFile) -> dict[str, str]:
     return {name: bare for name, bare in names.items() if not bare.startswith(HARMLESS)}
 
 
-def infer_autoencoder(file: SingleFile) -> dict[str, Any]:
-    shapes = {bare: file.shapes[name] for name, bare in autoencoder_names(file).items()}
+def infer_autoencoder(file: SingleFile, names: Mapping[str, str]) -> dict[str, Any]:
+    shapes = {bare: file.shapes[name] for name, bare in names.items()}
     config = compvis_autoencoder.infer_config(compvis_autoencoder.diffusers_names(shapes))
     return config | latent_scale(file, config)
 
@@ -207,28 +208,29 @@ def read_text_encoder(path: Path) -> Part:
     config: besides the entries of config.json, those of tokenizer_config.json under "tokenizer".
     """
     file = open_file(path)
-    prefix, names = text_names(file)
-    config, weights = config_of(file, "text_encoder"), file.tensors(names)
-    if prefix == compvis_text.OPEN_CLIP:
+    config, weights = config_of(file, "text_encoder"), file.tensors(text_names(file))
+    if compvis_text.prefix_of(file.shapes) == compvis_text.OPEN_CLIP:
         weights = compvis_text.used_layers(weights, config["num_hidden_layers"])
     return Part(path, "the text encoder", config, weights)
 
 
-def text_names(file: SingleFile) -> tuple[str, dict[str, str]]:
-    """Which family it is of, and its names."""
+def text_names(file: SingleFile) -> dict[str, str]:
     prefix = compvis_text.prefix_of(file.shapes)
     if prefix is None:
         raise file.lacks("text encoder of Stable Diffusion 1.x or 2.x")
-    return prefix, compvis_text.tower_names(file.shapes, prefix)
+    return compvis_text.tower_names(file.shapes, prefix)
 
 
-def infer_text_encoder(file: SingleFile) -> dict[str, Any]:
-    prefix, names = text_names(file)
+def infer_text_encoder(file: SingleFile, names: Mapping[str, str]) -> dict[str, Any]:
     shapes = {ours: file.shapes[name] for name, ours in names.items()}
-    return compvis_text.infer_config(shapes, prefix)
+    return compvis_text.infer_config(shapes, compvis_text.prefix_of(file.shapes))
 
 
-INFER = {"unet": infer_unet, "vae": infer_autoencoder, "text_encoder": infer_text_encoder}
+PARTS = {  # which names it has in a file, and its config where the header does not say it
+    "unet": (unet_names, infer_unet),
+    "vae": (autoencoder_names, infer_autoencoder),
+    "text_encoder": (text_names, infer_text_encoder),
+}
 
 
 def read_noise(path: Path) -> Noise:
@@ -253,9 +255,13 @@ def stored_table(file: SingleFile) -> Tensor | None:
     return None
 
 
-def read_facts(path: Path, name: str) -> dict[str, Any]:
-    """What `to_single_file` was told besides the parts, such as "provenance"."""
-    return open_file(path).header.get(name, {})
+def read_provenance(path: Path, part: str = "unet") -> dict[str, Any]:
+    """What whoever wrote the file recorded of the model, or of the "autoencoder" or "text_encoder"
+    in it; empty for a foreign file."""
+    header = open_file(path).header
+    told = header.get("provenance", {})
+    whole = "unet" in header
+    return told.get(part, {}) if whole and part != "unet" else told
 
 
 def to_single_file(
@@ -266,7 +272,7 @@ def to_single_file(
     Args:
         parts: config and weights of "unet" and "vae", by diffusers' names, and of "text_encoder",
             by Hugging Face's or open_clip's; all or some of them.
-        facts: what more is worth keeping (JSON); a scheduler_config.json is called "scheduler".
+        facts: "provenance" (JSON), and of a whole model its scheduler_config.json as "scheduler".
     """
     tensors: dict[str, Tensor] = {}
     for part, (_, weights) in parts.items():

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from interop import single_file
 from interop.card import CARD
 from interop.diffusers_unet import CLASS_NAME, unet_fields
 from interop.identify import named_class
@@ -100,7 +101,16 @@ def write(folder: Path, network: nn.Module, config: dict, provenance: dict) -> N
 
 def read_provenance(folder: Path) -> dict:
     """What `UNet.save` was told about these weights; empty for a foreign U-Net."""
+    if folder.is_file():
+        return single_file.read_provenance(folder)
     return read_json(find_folder(folder) / PROVENANCE, default={}).get("provenance", {})
+
+
+def read_model_provenance(source: Path) -> dict:
+    """What `TextToImage.save` was told, or whoever exported a single file; empty if nobody was."""
+    if source.is_file():
+        return single_file.read_provenance(source)
+    return read_json(find_pipeline(source) / PROVENANCE, default={}).get("provenance", {})
 
 
 def write_json(file: Path, value: dict) -> None:

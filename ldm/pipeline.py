@@ -22,8 +22,8 @@ from torch import Tensor
 
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
+from interop import single_file
 from interop.card import CARD
-from interop.single_file import SAMPLE_SIZES, read_facts
 from ldm import scheduler_files
 from ldm.bindings import bindings, check_bindings
 from ldm.card import pipeline_card
@@ -287,17 +287,9 @@ class TextToImage:
         if prediction is None:
             prediction = measure_prediction(unet, text_encoder([""]))
         if unet.config.sample_size is None:
-            side = SAMPLE_SIZES.get(scheduler_files.NAMES[prediction])
+            side = single_file.SAMPLE_SIZES.get(scheduler_files.NAMES[prediction])
             unet.config = replace(unet.config, sample_size=side)
         return cls(unet, Autoencoder.load(file), text_encoder, schedule, prediction)
-
-
-def read_provenance(source: str | Path) -> dict[str, Any]:
-    """What `TextToImage.save` was told, or whoever exported a single file; empty if nobody was."""
-    if Path(source).is_file():
-        return read_facts(Path(source), "provenance")
-    file = find_pipeline(Path(source)) / "latentsmith.json"
-    return read_json(file).get("provenance", {}) if file.is_file() else {}
 
 
 def cpu_group(shape: tuple[int, int, int]) -> int:

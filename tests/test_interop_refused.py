@@ -29,6 +29,7 @@ from tests.compvis import AUTOENCODER, UNET, with_prefix, written
         (TextEncoder, {}, "no text encoder of Stable Diffusion 1.x or 2.x"),
         (TextEncoder, {"cond_stage_model.model.ln_final.bias": 64}, "is missing"),
         (TextToImage, {}, "no text encoder"),
+        (TextToImage, {UNET + "input_blocks.0.0.weight": None}, "there is no U-Net"),
     ],
 )
 def test_what_is_no_whole_part_is_refused(kind, tensors, match, tmp_path):
@@ -40,8 +41,11 @@ def test_what_is_no_whole_part_is_refused(kind, tensors, match, tmp_path):
         else:
             complete[name] = torch.zeros(size)
     file = written(tmp_path, complete)
-    with pytest.raises(ValueError, match=rf"(?s){re.escape(str(file))}.*{match}.*seems to be"):
+    with pytest.raises(
+        ValueError, match=rf"(?s){re.escape(str(file))}.*{match}.*seems to be"
+    ) as error:
         kind.load(file)
+    assert str(error.value).count("seems to be") == 1
 
 
 def test_a_width_of_unknown_heads_is_refused_with_the_ways_out(tmp_path):
@@ -67,7 +71,7 @@ def test_the_file_of_a_folder_is_refused_with_the_folder(tmp_path):
     compvis.make_autoencoder().save_pretrained(tmp_path / "vae")
     for kind, part in ((UNet, "unet"), (Autoencoder, "vae")):
         file = tmp_path / part / "diffusion_pytorch_model.safetensors"
-        with pytest.raises(ValueError, match=f"give its folder, {file.parent}"):
+        with pytest.raises(ValueError, match=f"which go with a folder: {file.parent}"):
             kind.load(file)
 
 
