@@ -260,7 +260,7 @@ def main(words: list[str]) -> None:
         measured = case.measure()
         size = f"{measured.parameters / 1e6:.1f}" if measured.parameters else ""
         for what, figure in measured.figures.items():
-            print(f"| {name} | {size} | {what} | {figure:.1e} | {case.bound:g} |", flush=True)
+            print(f"| {name} | {size} | {what} | {figure:.2g} | {case.bound:g} |", flush=True)
 
 
 if __name__ == "__main__":
