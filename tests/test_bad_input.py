@@ -197,7 +197,8 @@ def test_processes_end_with_status_2_and_one_message(world, tmp_path):
         subprocess.Popen([sys.executable, ROOT / script, *given], stderr=subprocess.PIPE, text=True)
         for script, given in mistakes.items()
     ]
-    for process, pattern in zip(processes, ("no autoencoder", "another model"), strict=True):
+    patterns = ("no autoencoder", "names the class AutoencoderKL")
+    for process, pattern in zip(processes, patterns, strict=True):
         _, stderr = process.communicate()
         assert process.returncode == 2, stderr
         assert stderr.startswith("error: ") and stderr.count("\n") == 1, stderr
