@@ -21,8 +21,8 @@ Prediction = Literal["noise", "velocity", "sample", "flow"]
 class Denoiser(nn.Module):
     """Estimates E[z_0 | z_t, context], whatever the network was trained to predict.
 
-    The network sees whole times, also for the flow: so do diffusers' schedulers sample, and a
-    thousandth of the way makes no other difference.
+    On a flow the network sees whole times: so do diffusers' schedulers sample, and a thousandth of
+    the way makes no other difference. Near the clean end of a table it does.
     """
 
     def __init__(self, network: Callable[..., Latents], schedule: Schedule, prediction: Prediction):
@@ -39,7 +39,8 @@ class Denoiser(nn.Module):
 
     def predict(self, z_t: Latents, t: Timesteps, context: Context | None = None) -> Latents:
         """The network's own output; fp32, so that the maths after it stays so under autocast."""
-        return self.network(z_t, t.floor(), context).float()
+        t = t.floor() if isinstance(self.schedule, RectifiedFlow) else t
+        return self.network(z_t, t, context).float()
 
     def target(self, z_0: Latents, noise: Latents, t: Timesteps) -> Latents:
         """What the network should output for z_t = alpha_t z_0 + sigma_t noise."""

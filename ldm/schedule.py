@@ -62,19 +62,25 @@ class NoiseSchedule(nn.Module):
     def forward(self, t: Timesteps) -> tuple[Scale, Scale]:
         """alpha_t and sigma_t. Between whole times, the point on the unit circle on the chord."""
         if t.is_floating_point():
-            before = t.floor().long()
-            after = (before + 1).clamp(max=len(self) - 1)
-            alpha = self.alpha[before].lerp(self.alpha[after], (t - before).float())
-            sigma = self.sigma[before].lerp(self.sigma[after], (t - before).float())
-            norm = alpha.hypot(sigma)
-            alpha, sigma = alpha / norm, sigma / norm
+            alpha, sigma = between(self.alpha, self.sigma, t)
         else:
             alpha, sigma = self.alpha[t], self.sigma[t]
         return alpha.view(-1, 1, 1, 1), sigma.view(-1, 1, 1, 1)
 
-    def exact(self, t: Int[Tensor, " n"]) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
+    def exact(self, t: Real[Tensor, " n"]) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
         """alpha_t and sigma_t on the CPU, for coefficients that are small differences of these."""
-        return self.alpha_bar[t].sqrt(), (1 - self.alpha_bar[t]).sqrt()
+        alpha, sigma = self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()
+        return between(alpha, sigma, t) if t.is_floating_point() else (alpha[t], sigma[t])
+
+    def time_of(self, ratio: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+        """The times at which sigma_t / alpha_t is this; the nearest there is where it never is."""
+        alpha, sigma = self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()
+        after = torch.searchsorted(sigma / alpha, ratio).clamp(1, len(self) - 1)
+        before = after - 1
+        # On the chord: (sigma + w rise) / (alpha + w fall) = ratio.
+        rise, fall = sigma[after] - sigma[before], alpha[after] - alpha[before]
+        w = (ratio * alpha[before] - sigma[before]) / (rise - ratio * fall)
+        return before + torch.where(ratio.isinf(), 1.0, w).clamp(0, 1)
 
     def at(self, quantile: PerSample) -> Int[Tensor, " b"]:
         """The times that split 0 ... 999 so: quantile in [0, 1), 0 is clean."""
@@ -91,6 +97,18 @@ class NoiseSchedule(nn.Module):
         # adds for some numbers of steps, the smallest of them 61.
         ends = np.arange(len(self), 0, -len(self) / steps)[:steps]
         return torch.from_numpy(ends.round()).long() - 1
+
+
+def between(
+    alpha: Float[Tensor, " steps"], sigma: Float[Tensor, " steps"], t: Float[Tensor, " n"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Both tables at real times: the point of the unit circle on the chord of its neighbors."""
+    before = t.floor().long()
+    after = (before + 1).clamp(max=len(alpha) - 1)
+    w = (t - before).to(alpha.dtype)
+    alpha, sigma = (table[before].lerp(table[after], w) for table in (alpha, sigma))
+    norm = alpha.hypot(sigma)
+    return alpha / norm, sigma / norm
 
 
 class RectifiedFlow(nn.Module):
@@ -114,6 +132,10 @@ class RectifiedFlow(nn.Module):
         """alpha_t and sigma_t on the CPU, for coefficients that are small differences of these."""
         sigma = t.double().cpu() / TIMES
         return 1 - sigma, sigma
+
+    def time_of(self, ratio: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+        """The times at which sigma_t / alpha_t is this."""
+        return TIMES / (1 + 1 / ratio)
 
     def at(self, quantile: PerSample) -> PerSample:
         """The time at this share of the way: quantile in [0, 1), 0 is clean."""

@@ -1,0 +1,65 @@
+"""Noise that belongs to an image: drawn from its seed, whatever else is drawn along with it."""
+
+import hashlib
+import struct
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+DEPTH = 20  # halvings of the way; what lies between is a straight line
+
+
+class SeededNoise:
+    """Initial noise, and noise on the way from one Brownian path, of several images.
+
+    The noise between two angles is the increment of the path divided by the root of its length. So
+    it does not depend on how many steps a sampler takes: with more of them the picture converges.
+
+    The path is not stored. Its value at the middle of an interval is drawn, given those at its
+    ends, by a generator seeded with the image's seed and the middle's place; and so on in halves.
+    """
+
+    def __init__(self, shape: tuple[int, ...], seeds: Sequence[int], device: torch.device):
+        """shape: of one image's latents."""
+        self.shape, self.seeds, self.device = shape, list(seeds), device
+        self.known: dict[float, Float[Tensor, "b c h w"]] = {}
+
+    def initial(self) -> Float[Tensor, "b c h w"]:
+        """Unit noise to start from."""
+        generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
+        noise = [torch.randn(self.shape, generator=generator) for generator in generators]
+        return torch.stack(noise).to(self.device)
+
+    def between(self, a: float, b: float) -> Float[Tensor, "b c h w"]:
+        """Unit noise for the way from a down to b, 1 >= a > b >= 0."""
+        increment = self.path_at(a) - self.path_at(b)
+        return (increment / (a - b) ** 0.5).to(self.device)
+
+    def path_at(self, x: float) -> Float[Tensor, "b c h w"]:
+        """The Brownian path at x in [0, 1], 0 at 0."""
+        low, high = 0.0, 1.0
+        at_low, at_high = self.node(0.0, None), self.node(1.0, None)
+        for _ in range(DEPTH):
+            if x in (low, high):
+                break
+            middle = (low + high) / 2
+            at_middle = self.node(middle, ((at_low + at_high) / 2, ((high - low) / 4) ** 0.5))
+            if x < middle:
+                high, at_high = middle, at_middle
+            else:
+                low, at_low = middle, at_middle
+        return torch.lerp(at_low, at_high, (x - low) / (high - low))
+
+    def node(self, x: float, given: tuple[Tensor, float] | None) -> Float[Tensor, "b c h w"]:
+        """Its value at an end of the way, or at a middle, of this mean and standard deviation."""
+        if x not in self.known:
+            mean, std = given or (0.0, x**0.5)
+            self.known[x] = mean + std * torch.stack([self.draw(s, x) for s in self.seeds])
+        return self.known[x]
+
+    def draw(self, seed: int, x: float) -> Float[Tensor, "c h w"]:
+        digest = hashlib.sha256(struct.pack("<Qd", seed, x)).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+        return torch.randn(self.shape, generator=generator)

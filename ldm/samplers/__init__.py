@@ -1,0 +1,53 @@
+"""Noise -> latents, knowing nothing of a model but `denoise(z_t, t) -> z_0`.
+
+Each sampler solves the probability-flow ODE, or an SDE of the same marginals, of
+z_t = alpha_t z_0 + sigma_t noise, along a list of times, noise first (`path`, `ldm.spacing`). All
+take the same arguments:
+
+    denoise         called with latents and one time per image, all alike
+    noise           where to start
+    schedule        alpha and sigma at a time
+    steps           how many, at the schedule's own times; or the times themselves
+    draw_noise      for those that add noise on the way: `draw_noise(a, b)`, see `path`
+    start_at_sigma  begin at sigma_T noise, as k-diffusion's samplers and diffusers' Euler do, not
+                    at noise. Without zero terminal SNR sigma_T is a little below 1, the deviation
+                    of latents at any t.
+
+The formulas divide by no alpha, so that they also hold at zero terminal SNR, and image k depends on
+no other image of the batch.
+"""
+
+import difflib
+from collections.abc import Callable
+
+from ldm.samplers.ancestral import ddim, ddpm, euler_ancestral, lcm
+from ldm.samplers.multistep import dpmpp_2m, plms
+from ldm.samplers.one_step import dpmpp_2s, euler, heun
+from ldm.samplers.sde import dpmpp_2m_sde, dpmpp_3m_sde
+from ldm.samplers.unipc import unipc
+from ldm.shapes import Latents
+
+SAMPLERS = {
+    "ddim": ddim,
+    "ddpm": ddpm,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "dpmpp_2s": dpmpp_2s,
+    "dpmpp_3m_sde": dpmpp_3m_sde,
+    "euler": euler,
+    "euler_a": euler_ancestral,
+    "heun": heun,
+    "lcm": lcm,
+    "plms": plms,
+    "unipc": unipc,
+}
+STOCHASTIC = {"ddpm", "dpmpp_2m_sde", "dpmpp_3m_sde", "euler_a", "lcm"}  # draw noise on the way
+CALLS_PER_STEP = {"dpmpp_2s": 2, "heun": 2}  # of the network; all others 1
+
+
+def find_sampler(name: str) -> Callable[..., Latents]:
+    if name not in SAMPLERS:
+        near = difflib.get_close_matches(name.lower().replace("+", "p"), SAMPLERS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"no sampler is called {name!r}; there are {', '.join(SAMPLERS)}.{hint}")
+    return SAMPLERS[name]

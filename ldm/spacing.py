@@ -1,0 +1,121 @@
+"""The times at which a sampler calls the network: noise first, the clean end left out.
+
+A model is trained on all times; a sampler visits a few. Which, matters as much as the solver: much
+noise decides on the composition, little noise on the texture.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Real
+from torch import Tensor
+
+from ldm.schedule import TIMES, RectifiedFlow, Schedule, check_steps
+
+Times = Real[Tensor, " steps"]
+
+
+def trailing(schedule: Schedule, steps: int) -> Times:
+    """Equal strides down from the noise; on a flow with its shift. The schedule's own times.
+
+    Lin et al. 2023 (arXiv:2305.08891), table 2. The only one that begins at t = 999 for any number
+    of steps and stays clear of the clean end, where a step of the same length is wasted.
+    """
+    return schedule.timesteps(steps)
+
+
+def leading(schedule: Schedule, steps: int) -> Times:
+    """Equal strides up from t = 1, as Stable Diffusion 1.x was published; does not begin at noise.
+
+    Its latents at the first time still hold some of the image, but sampling begins with none.
+    """
+    check_steps(steps)
+    stride = TIMES // steps
+    times = np.arange(steps - 1, -1, -1) * stride + 1
+    return whole(schedule, times.clip(max=TIMES - 1))
+
+
+def linspace(schedule: Schedule, steps: int) -> Times:
+    """Equal strides from 999 to 0, both included; on a flow to 1, since it has no noise at 0."""
+    check_steps(steps)
+    last = 1 if isinstance(schedule, RectifiedFlow) else 0
+    return whole(schedule, np.linspace(TIMES - 1, last, steps).round())
+
+
+def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> Times:
+    """Equal strides of (sigma / alpha)^(1 / rho): more steps where there is little noise.
+
+    Karras et al. 2022 (arXiv:2206.00364), eq. 5.
+    """
+    high, low = (x ** (1 / rho) for x in ends(schedule, "karras"))
+    return times_of(schedule, torch.linspace(high, low, checked(steps), dtype=torch.float64) ** rho)
+
+
+def exponential(schedule: Schedule, steps: int) -> Times:
+    """Equal strides of log(sigma / alpha), as solvers in that variable like them."""
+    high, low = (math.log(x) for x in ends(schedule, "exponential"))
+    return times_of(schedule, torch.linspace(high, low, checked(steps), dtype=torch.float64).exp())
+
+
+SPACINGS: dict[str, Callable[[Schedule, int], Times]] = {
+    "exponential": exponential,
+    "karras": karras,
+    "leading": leading,
+    "linspace": linspace,
+    "trailing": trailing,
+}
+
+
+def listed(schedule: Schedule, times: Sequence[float]) -> Times:
+    """Times of one's own, such as those that a search found best for a model.
+
+    Sabour et al. 2024 (arXiv:2404.14507), for example: 999, 850, 736, 645, 545, 455, 343, 233, 124,
+    24 for Stable Diffusion 1.5.
+    """
+    low = 1 if isinstance(schedule, RectifiedFlow) else 0
+    falls = all(a > b for a, b in zip(times, times[1:], strict=False))
+    if not times or not falls or not all(low <= t < TIMES for t in times):
+        raise ValueError(
+            f"the times {', '.join(f'{t:g}' for t in times) or '(none)'} cannot be sampled along: "
+            f"they must fall, from {TIMES - 1} (noise) at most to {low} (clean) at least. "
+            "For example: 999,850,736,645,545,455,343,233,124,24."
+        )
+    return torch.tensor(times, dtype=torch.float64)
+
+
+def find_spacing(name: str) -> Callable[[Schedule, int], Times]:
+    if name not in SPACINGS:
+        near = difflib.get_close_matches(name.lower(), SPACINGS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"no spacing is called {name!r}; there are {', '.join(SPACINGS)}.{hint}")
+    return SPACINGS[name]
+
+
+def checked(steps: int) -> int:
+    check_steps(steps)
+    return steps
+
+
+def whole(schedule: Schedule, times: np.ndarray) -> Times:
+    """Whole times, in the type in which the schedule has its own."""
+    return torch.from_numpy(times).to(schedule.timesteps(1).dtype)
+
+
+def ends(schedule: Schedule, spacing: str) -> tuple[float, float]:
+    """sigma / alpha at the noisiest and at the cleanest time."""
+    low = 1 if isinstance(schedule, RectifiedFlow) else 0
+    alpha, sigma = schedule.exact(torch.tensor([TIMES - 1, low]))
+    if not alpha[0] > 0:
+        raise ValueError(
+            f"the spacing {spacing} divides sigma / alpha, which is infinite where this model "
+            "begins (zero terminal SNR). Use trailing."
+        )
+    return tuple((sigma / alpha).tolist())
+
+
+def times_of(schedule: Schedule, ratio: Float64[Tensor, " steps"]) -> Times:
+    low = 1 if isinstance(schedule, RectifiedFlow) else 0
+    return schedule.time_of(ratio).clamp(low, TIMES - 1)
