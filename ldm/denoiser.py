@@ -34,8 +34,17 @@ class Denoiser(nn.Module):
         self.prediction = prediction
 
     def forward(self, z_t: Latents, t: Timesteps, context: Context | None = None) -> Latents:
-        output = self.predict(z_t, t, context)
-        return convert(output, self.prediction, "sample", z_t, *self.schedule(t))
+        """t may lie on the CPU, where it can be looked at without waiting for a GPU."""
+        t = t.to(z_t.device, non_blocking=True)
+        return self.from_output(self.predict(z_t, t, context), z_t, t)
+
+    def from_output(self, output: Latents, z_t: Latents, t: Timesteps) -> Latents:
+        """z_0, of what the network gives."""
+        return convert(output, self.prediction, "sample", z_t, *self.schedule(t.to(z_t.device)))
+
+    def as_output(self, z_0: Latents, z_t: Latents, t: Timesteps) -> Latents:
+        """What the network gives where it estimates z_0."""
+        return convert(z_0, "sample", self.prediction, z_t, *self.schedule(t.to(z_t.device)))
 
     def predict(self, z_t: Latents, t: Timesteps, context: Context | None = None) -> Latents:
         """The network's own output; fp32, so that the maths after it stays so under autocast."""

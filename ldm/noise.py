@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-DEPTH = 20  # halvings of the way; what lies between is a straight line
+DEPTH = 16  # halvings of the way; what lies between is a straight line
 
 
 class SeededNoise:
@@ -24,7 +24,7 @@ class SeededNoise:
     def __init__(self, shape: tuple[int, ...], seeds: Sequence[int], device: torch.device):
         """shape: of one image's latents."""
         self.shape, self.seeds, self.device = shape, list(seeds), device
-        self.known: dict[float, Float[Tensor, "b c h w"]] = {}
+        self.known: dict[float, Float[Tensor, "b c h w"]] = {}  # of the last descent
 
     def initial(self) -> Float[Tensor, "b c h w"]:
         """Unit noise to start from."""
@@ -40,23 +40,25 @@ class SeededNoise:
     def path_at(self, x: float) -> Float[Tensor, "b c h w"]:
         """The Brownian path at x in [0, 1], 0 at 0."""
         low, high = 0.0, 1.0
-        at_low, at_high = self.node(0.0, None), self.node(1.0, None)
+        visited = {1.0: self.value(1.0, 0.0, 1.0)}
+        at_low, at_high = torch.zeros_like(visited[1.0]), visited[1.0]
         for _ in range(DEPTH):
             if x in (low, high):
                 break
             middle = (low + high) / 2
-            at_middle = self.node(middle, ((at_low + at_high) / 2, ((high - low) / 4) ** 0.5))
+            at_middle = self.value(middle, (at_low + at_high) / 2, ((high - low) / 4) ** 0.5)
+            visited[middle] = at_middle
             if x < middle:
                 high, at_high = middle, at_middle
             else:
                 low, at_low = middle, at_middle
+        self.known = visited  # a sampler goes down in small steps: the next descent begins alike
         return torch.lerp(at_low, at_high, (x - low) / (high - low))
 
-    def node(self, x: float, given: tuple[Tensor, float] | None) -> Float[Tensor, "b c h w"]:
-        """Its value at an end of the way, or at a middle, of this mean and standard deviation."""
+    def value(self, x: float, mean: Tensor | float, std: float) -> Float[Tensor, "b c h w"]:
+        """Of the path at x, given its mean and standard deviation there."""
         if x not in self.known:
-            mean, std = given or (0.0, x**0.5)
-            self.known[x] = mean + std * torch.stack([self.draw(s, x) for s in self.seeds])
+            return mean + std * torch.stack([self.draw(seed, x) for seed in self.seeds])
         return self.known[x]
 
     def draw(self, seed: int, x: float) -> Float[Tensor, "c h w"]:

@@ -7,6 +7,7 @@ noise decides on the composition, little noise on the texture.
 import difflib
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ def listed(schedule: Schedule, times: Sequence[float]) -> Times:
     24 for Stable Diffusion 1.5.
     """
     low = 1 if isinstance(schedule, RectifiedFlow) else 0
-    falls = all(a > b for a, b in zip(times, times[1:], strict=False))
+    falls = all(a > b for a, b in pairwise(times))
     if not times or not falls or not all(low <= t < TIMES for t in times):
         raise ValueError(
             f"the times {', '.join(f'{t:g}' for t in times) or '(none)'} cannot be sampled along: "

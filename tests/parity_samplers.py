@@ -13,12 +13,30 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
 )
 from torch import Tensor
 
 from ldm.denoiser import Denoiser, convert
-from ldm.samplers import ddim, ddpm, dpmpp_2m, euler
+from ldm.samplers import (
+    ddim,
+    ddpm,
+    dpmpp_2m,
+    dpmpp_2m_sde,
+    dpmpp_2s,
+    dpmpp_3m_sde,
+    euler,
+    euler_ancestral,
+    heun,
+    lcm,
+    plms,
+    unipc,
+)
 from ldm.schedule import NoiseSchedule, RectifiedFlow, scaled_linear, zero_terminal_snr
 
 SHAPE = (2, 4, 6, 6)
@@ -34,9 +52,9 @@ def randn(seed: int = 0) -> Tensor:
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
-def fresh_noise() -> Callable[[], Tensor]:
+def fresh_noise() -> Callable[..., Tensor]:
     generator = torch.Generator().manual_seed(5)
-    return lambda: torch.randn(SHAPE, generator=generator)
+    return lambda *_: torch.randn(SHAPE, generator=generator)
 
 
 class Blobs(torch.nn.Module):
@@ -141,6 +159,98 @@ def against_flow(samplers: list, order: int, prediction: str, shift: float, step
     return max(difference(z, theirs) for z in ours)
 
 
+def against_scheduler(
+    kind: type, sampler: Callable, prediction: str, steps: int, options: dict, theirs: dict
+) -> float:
+    """On the table of Stable Diffusion. options: of our sampler; theirs: of the scheduler."""
+    network, denoiser = parts(NoiseSchedule(table(False)), prediction)
+    scheduler = peer(kind, False, prediction, **theirs)
+    ours = sampler(denoiser, randn(), denoiser.schedule, steps, fresh_noise(), **options)
+    drawn = {"generator": torch.Generator().manual_seed(5)} if sampler in STOCHASTIC else {}
+    return difference(ours, run_peer(scheduler, network, steps, **drawn))
+
+
+def against_unipc(order: int, shift: float | None, prediction: str, steps: int) -> float:
+    """shift: of the flow; None is the table of Stable Diffusion."""
+    schedule = NoiseSchedule(table(False)) if shift is None else RectifiedFlow(shift)
+    network, denoiser = parts(schedule, prediction)
+    options = {"solver_order": order, "final_sigmas_type": "zero"}
+    if shift is None:
+        scheduler = peer(UniPCMultistepScheduler, False, prediction, **options)
+    else:
+        scheduler = UniPCMultistepScheduler(
+            prediction_type=NAMES[prediction], use_flow_sigmas=True, flow_shift=shift, **options
+        )
+    ours = unipc(denoiser, randn(), schedule, steps, order=order)
+    return difference(ours, run_peer(scheduler, network, steps))
+
+
+def against_lcm(prediction: str, steps: int) -> float:
+    """Its times are some of the 50 that its models are distilled at."""
+    network, denoiser = parts(NoiseSchedule(table(False)), prediction)
+    scheduler = LCMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type=NAMES[prediction],
+        clip_sample=False,
+    )
+    scheduler.alphas_cumprod = table(False)
+    scheduler.set_timesteps(steps)
+    times = scheduler.timesteps.clone()
+    ours = lcm(denoiser, randn(), denoiser.schedule, times, fresh_noise(), boundary=True)
+    generator = torch.Generator().manual_seed(5)
+    return difference(ours, run_peer(scheduler, network, steps, generator=generator))
+
+
+def dpm_solver_of_k_diffusion(denoise, sigmas: Tensor, kind: str) -> Tensor:
+    """ "2s" of Lu et al. 2022, and k-diffusion's stochastic "2m_sde" and "3m_sde", in its variables.
+
+    denoise: (x, sigma) -> z_0.
+    """
+    x, draw_noise, known, hs = sigmas[0] * randn().double(), fresh_noise(), [], []
+    for sigma, lower in pairwise(sigmas):
+        z_0 = denoise(x, sigma)
+        if lower == 0:
+            return z_0.float()
+        h = (sigma / lower).log()
+        if kind == "2s":
+            middle = (sigma * lower).sqrt()
+            half = middle / sigma * x - torch.expm1(-h / 2) * z_0
+            x = lower / sigma * x - torch.expm1(-h) * denoise(half, middle)
+            continue
+        x = (-2 * h).exp() * x - torch.expm1(-2 * h) * z_0
+        if kind == "2m_sde" and known:
+            x = x - 0.5 * torch.expm1(-2 * h) * h / hs[-1] * (z_0 - known[-1])
+        phi_2 = torch.expm1(-2 * h) / (2 * h) + 1
+        phi_3 = phi_2 / (2 * h) - 0.5
+        if kind == "3m_sde" and len(known) == 1:
+            x = x + phi_2 * (z_0 - known[-1]) / (hs[-1] / h)
+        elif kind == "3m_sde" and known:
+            r0, r1 = hs[-1] / h, hs[-2] / h
+            d0, d1 = (z_0 - known[-1]) / r0, (known[-1] - known[-2]) / r1
+            first, second = d0 + (d0 - d1) * r0 / (r0 + r1), (d0 - d1) / (r0 + r1)
+            x = x + phi_2 * first - phi_3 * second
+        x = x + lower * (-torch.expm1(-2 * h)).sqrt() * draw_noise()
+        known.append(z_0)
+        hs.append(h)
+    raise AssertionError("the sigmas must end in 0")
+
+
+def against_dpm_solver_of_k_diffusion(sampler, kind: str, schedule, prediction, steps) -> float:
+    _, denoiser = parts(schedule, prediction)
+    alpha, sigma = schedule.exact(schedule.timesteps(steps))
+
+    def denoise(x: Tensor, level: Tensor) -> Tensor:
+        """At times between the table's, found as ours finds them."""
+        t = schedule.time_of(level[None])
+        a, _ = schedule.exact(t)
+        return denoiser((a * x).float(), t.float().expand(len(x))).double()
+
+    theirs = dpm_solver_of_k_diffusion(denoise, torch.cat([sigma / alpha, torch.zeros(1)]), kind)
+    ours = sampler(denoiser, randn(), schedule, steps, fresh_noise(), start_at_sigma=True)
+    return difference(ours, theirs)
+
+
 def k_diffusion(denoise, sigmas: Tensor, ancestral: bool, multistep: bool) -> Tensor:
     """In k-diffusion's variables, x = z / alpha at noise sigma / alpha: x' = (x - z_0) / sigma.
 
@@ -184,6 +294,8 @@ def against_k_diffusion(samplers: dict, schedule, prediction: str, steps: int, *
     )
 
 
+STOCHASTIC = (dpmpp_2m_sde, euler_ancestral)
+AT_SIGMA = {"start_at_sigma": True}
 FEW, MANY = [1, 2, 3, 10, 50], [999, 1000]
 TABLES = [(False, "noise"), (False, "velocity"), (False, "sample"), (True, "velocity")]
 CASES = [
@@ -208,6 +320,13 @@ K_CASES = [
 ]
 
 
+SOLVED = [
+    *((prediction, steps) for prediction in ("noise", "velocity") for steps in FEW),
+    *(("noise", steps) for steps in MANY),
+]
+WHOLE = [case for case in SOLVED if 1000 % case[1] == 0]  # strides
+
+
 def runs(function: Callable[..., float], cases: list[tuple], **options) -> dict:
     """By name. Schedules in a case are named by their kind."""
     named = {}
@@ -219,6 +338,8 @@ def runs(function: Callable[..., float], cases: list[tuple], **options) -> dict:
     return named
 
 
+PNDM = {"skip_prk_steps": True, "set_alpha_to_one": True}
+SDE = {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}
 RUNS = {
     # diffusers' goes to t - 1000 // steps, which else is not the next of its own times
     "ddim, DDIMScheduler": runs(against_ddim, [case for case in CASES if 1000 % case[2] == 0]),
@@ -257,5 +378,44 @@ RUNS = {
     ),
     "dpmpp_2m, DPM-Solver++ (2M) of k-diffusion": runs(
         partial(against_k_diffusion, {dpmpp_2m: {}}), K_CASES, ancestral=False, multistep=True
+    ),
+    "plms, PNDMScheduler": runs(
+        lambda prediction, steps: against_scheduler(
+            PNDMScheduler, plms, prediction, steps, {}, PNDM
+        ),
+        [case for case in WHOLE if case[1] > 1],  # of one step it makes two
+    ),
+    "heun, HeunDiscreteScheduler": runs(
+        lambda prediction, steps: against_scheduler(
+            HeunDiscreteScheduler, heun, prediction, steps, AT_SIGMA, {}
+        ),
+        SOLVED,
+    ),
+    "euler_a, EulerAncestralDiscreteScheduler": runs(
+        lambda prediction, steps: against_scheduler(
+            EulerAncestralDiscreteScheduler, euler_ancestral, prediction, steps, AT_SIGMA, {}
+        ),
+        SOLVED,
+    ),
+    "dpmpp_2m_sde, DPMSolverMultistepScheduler": runs(
+        lambda prediction, steps: against_scheduler(
+            DPMSolverMultistepScheduler, dpmpp_2m_sde, prediction, steps, {}, SDE
+        ),
+        SOLVED,
+    ),
+    "unipc of order 2 and 3, UniPCMultistepScheduler": runs(
+        against_unipc,
+        [(order, None, *case) for order in (2, 3) for case in SOLVED]
+        + [(order, 3.0, "flow", steps) for order in (2, 3) for steps in FEW],
+    ),
+    "lcm, LCMScheduler": runs(against_lcm, [("noise", steps) for steps in (1, 2, 4, 8, 50)]),
+    "dpmpp_2s, DPM-Solver++ (2S)": runs(
+        partial(against_dpm_solver_of_k_diffusion, dpmpp_2s, "2s"), K_CASES
+    ),
+    "dpmpp_2m_sde, DPM-Solver++ (2M) SDE of k-diffusion": runs(
+        partial(against_dpm_solver_of_k_diffusion, dpmpp_2m_sde, "2m_sde"), K_CASES
+    ),
+    "dpmpp_3m_sde, DPM-Solver++ (3M) SDE of k-diffusion": runs(
+        partial(against_dpm_solver_of_k_diffusion, dpmpp_3m_sde, "3m_sde"), K_CASES
     ),
 }

@@ -76,7 +76,6 @@ def dpmpp_2s(
     ratio = path.sigma / path.alpha
     middle = schedule.time_of((ratio[:-1] * ratio[1:]).sqrt())
     alpha, sigma = schedule.exact(middle)
-    middle = middle.to(noise.device)
     z = path.start
     for i in range(len(path)):
         z_0 = denoise(z, path.time(i))

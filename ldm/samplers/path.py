@@ -31,7 +31,7 @@ class Path:
         times = schedule.timesteps(steps) if isinstance(steps, int) else steps
         alpha, sigma = schedule.exact(times)
         self.start = sigma[0] * noise if start_at_sigma else noise
-        self.times = times.to(noise.device)
+        self.times = times
         self.alpha = torch.cat([alpha, alpha.new_ones(1)])
         self.sigma = torch.cat([sigma, sigma.new_zeros(1)])
         self.angle = (torch.atan2(self.sigma, self.alpha) / (math.pi / 2)).tolist()
@@ -47,7 +47,7 @@ class Path:
         return len(self.times)
 
     def time(self, i: int) -> Timesteps:
-        """Of level i, for every image."""
+        """Of level i, for every image; on the CPU, so that guidance can look at it."""
         return self.times[i].expand(len(self.start))
 
     def last(self, i: int) -> bool:

@@ -67,9 +67,7 @@ def dpmpp_3m_sde(
                 before = (known[0] - known[1]) / far
                 second = (first - before) / (near + far)
                 phi_3 = phi_2 / x - 0.5
-                z = z + path.alpha[i + 1] * (
-                    phi_2 * (first + second * near) - phi_3 * second
-                )
+                z = z + path.alpha[i + 1] * (phi_2 * (first + second * near) - phi_3 * second)
             else:
                 z = z + path.alpha[i + 1] * phi_2 * first
         z = diffuse(path, z, i, eta, draw_noise)
