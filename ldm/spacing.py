@@ -23,7 +23,7 @@ def trailing(schedule: Schedule, steps: int) -> Times:
     """Equal strides down from the noise; on a flow with its shift. The schedule's own times.
 
     Lin et al. 2023 (arXiv:2305.08891), table 2. The only one that begins at t = 999 for any number
-    of steps and stays clear of the clean end, where a step of the same length is wasted.
+    of steps and stays clear of the clean end, where a step as long is wasted.
     """
     return schedule.timesteps(steps)
 
@@ -34,16 +34,20 @@ def leading(schedule: Schedule, steps: int) -> Times:
     Its latents at the first time still hold some of the image, but sampling begins with none.
     """
     check_steps(steps)
-    stride = TIMES // steps
-    times = np.arange(steps - 1, -1, -1) * stride + 1
-    return whole(schedule, times.clip(max=TIMES - 1))
+    times = np.arange(steps - 1, -1, -1) * (TIMES // steps)
+    if times[0] < TIMES - 1:
+        times = times + 1
+    elif isinstance(schedule, RectifiedFlow):  # 1000 steps, of which none may be at 0
+        return linspace(schedule, steps)
+    return typed(schedule, times)
 
 
 def linspace(schedule: Schedule, steps: int) -> Times:
     """Equal strides from 999 to 0, both included; on a flow to 1, since it has no noise at 0."""
     check_steps(steps)
-    last = 1 if isinstance(schedule, RectifiedFlow) else 0
-    return whole(schedule, np.linspace(TIMES - 1, last, steps).round())
+    if isinstance(schedule, RectifiedFlow):
+        return typed(schedule, np.linspace(TIMES - 1, 1, steps))
+    return typed(schedule, np.linspace(TIMES - 1, 0, steps).round())
 
 
 def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> Times:
@@ -100,8 +104,8 @@ def checked(steps: int) -> int:
     return steps
 
 
-def whole(schedule: Schedule, times: np.ndarray) -> Times:
-    """Whole times, in the type in which the schedule has its own."""
+def typed(schedule: Schedule, times: np.ndarray) -> Times:
+    """In the type in which the schedule has its own."""
     return torch.from_numpy(times).to(schedule.timesteps(1).dtype)
 
 

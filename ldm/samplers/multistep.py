@@ -63,7 +63,7 @@ def plms(
     z, slopes = path.start, deque(maxlen=4)
     for i in range(len(path)):
         z_0 = denoise(z, path.time(i))
-        if not path.scale[i] > 0:
+        if not path.scale[i] > 0 or len(path) == 1:
             z = path.toward(z, z_0, i)
             continue
         slopes.appendleft(path.slope(z, z_0, i))

@@ -28,8 +28,8 @@ def unipc(
     if order not in (1, 2, 3):
         raise ValueError(f"unipc has order 1, 2 or 3, not {order}.")
     path = Path(schedule, steps, noise, start_at_sigma)
-    z, known = path.start, []  # known: z_0 of earlier calls, the newest first
-    before = None
+    z, before, used = path.start, path.start, 1
+    known: list[Latents] = []  # z_0 of earlier calls, the newest first
     for i in range(len(path)):
         z_0 = denoise(z, path.time(i))
         if i > 0:
