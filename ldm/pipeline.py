@@ -29,15 +29,12 @@ from ldm.bindings import bindings, check_bindings
 from ldm.card import pipeline_card
 from ldm.denoiser import Denoiser, Prediction
 from ldm.files import MODEL_INDEX, find_pipeline, read_json, write_json
-from ldm.guidance import guide
+from ldm.guidance import Guidance
 from ldm.parts import check_parts, check_plain
 from ldm.prediction_probe import measure_prediction
-from ldm.samplers import find_sampler
+from ldm.sampling import Sampling, cpu_group, draw_latents
 from ldm.schedule import ScheduleConfig, make_schedule
-from ldm.shapes import Latents
 from ldm.unet import UNet
-
-CPU_GROUP_PIXELS = 1024  # latent pixels that keep two CPU cores busy
 
 
 class TextToImage:
@@ -88,8 +85,9 @@ class TextToImage:
         *,
         negative_prompt: str = "",
         steps: int = 25,
-        guidance_scale: float = 5.0,
+        guidance_scale: float = 4.0,
         sampler: str = "dpmpp_2m",
+        sampling: Sampling | None = None,
         seed: int = 0,
         height: int | None = None,
         width: int | None = None,
@@ -101,8 +99,9 @@ class TextToImage:
         Args:
             prompts: repeat a prompt for several pictures of it; each has its own seed.
             negative_prompt: takes the place of the empty prompt that guidance leads away from.
-            steps: network evaluations per image.
+            steps: of the sampler; most call the network once per step.
             guidance_scale: 0 ignores the prompt, 1 is plain conditional, above 1 is guided.
+            sampling: all that can be said about it, in place of these three.
             seed: of the first image; image k uses seed + k.
             height, width: in pixels, by default the size trained on.
             batch_size: pictures drawn at once; a matter of memory, not of the result.
@@ -114,74 +113,30 @@ class TextToImage:
             FloatingPointError: the result is not finite.
         """
         check_plain(self.unet)
-        find_sampler(sampler)  # a typing mistake should not cost the encoding of a thousand prompts
+        if sampling is None:  # checked here: a typing mistake should not cost the encoding below
+            guidance = Guidance(scale=guidance_scale)
+            sampling = Sampling(sampler=sampler, steps=steps, guidance=guidance)
         prompts = list(prompts)
         shape = self.latent_shape(height, width)
         contexts = {text: self.text_encoder([text]) for text in dict.fromkeys(prompts)}
         uncond = self.text_encoder([negative_prompt])
-        group = batch_size if self.device.type != "cpu" else cpu_group(shape)
+        cpu = self.device.type == "cpu"
+        group = cpu_group(shape) if cpu else batch_size
         pictures: list[Image.Image] = []
         for first in range(0, len(prompts), group):
             chosen = prompts[first : first + group]
-            latents = self.sample(
+            latents = draw_latents(
+                self.denoiser,
                 torch.cat([contexts[text] for text in chosen]),
                 uncond,
                 shape,
+                sampling,
                 seeds=range(seed + first, seed + first + len(chosen)),
-                group=group if self.device.type == "cpu" else len(chosen),
-                steps=steps,
-                guidance_scale=guidance_scale,
-                sampler=sampler,
+                group=group if cpu else len(chosen),
                 progress=progress,
             )
             pictures += [self.picture(latent[None]) for latent in latents]
         return pictures
-
-    def sample(
-        self,
-        cond: Float[Tensor, "b l d"],
-        uncond: Float[Tensor, "1 l d"],
-        shape: tuple[int, int, int],
-        *,
-        seeds: Sequence[int],
-        group: int,
-        steps: int,
-        guidance_scale: float,
-        sampler: str,
-        progress: Callable[[int], None] | None = None,
-    ) -> Latents:
-        """Latents for the given contexts, computed in a batch of exactly `group`.
-
-        Matrix kernels round differently for different batch sizes, but alike for every place in
-        the batch. So the batch is filled up with copies of its last image, which are thrown away.
-        """
-        count = len(cond)
-        rows = [min(k, count - 1) for k in range(group)]
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-        def draw_noise() -> Latents:
-            noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
-            return noise[rows].to(self.device)
-
-        network = guide(
-            self.denoiser, cond[rows], uncond.expand(group, -1, -1), float(guidance_scale)
-        )
-
-        def denoise(z_t: Latents, t: Tensor) -> Latents:
-            z_0 = network(z_t, t)
-            if progress is not None:
-                progress(count)
-            return z_0
-
-        latents = find_sampler(sampler)(
-            denoise, draw_noise(), self.denoiser.schedule, steps, draw_noise=draw_noise
-        )
-        if not latents.isfinite().all():
-            raise FloatingPointError(
-                f"sampling with {sampler}, {steps} steps and guidance {guidance_scale} gave values "
-                "that are not finite. Check the weights, or lower the guidance scale."
-            )
-        return latents[:count]
 
     def picture(self, latents: Float[Tensor, "1 c h w"]) -> Image.Image:
         """Decodes one image; alone, so that it does not depend on others and memory stays small."""
@@ -290,9 +245,3 @@ class TextToImage:
             side = single_file.SAMPLE_SIZES.get(scheduler_files.NAMES[prediction])
             unet.config = replace(unet.config, sample_size=side)
         return cls(unet, Autoencoder.load(file), text_encoder, schedule, prediction)
-
-
-def cpu_group(shape: tuple[int, int, int]) -> int:
-    """Images per batch on a CPU: a power of two that depends on nothing but the picture's size."""
-    pixels = shape[1] * shape[2]
-    return min(8, 2 ** (max(1, CPU_GROUP_PIXELS // pixels).bit_length() - 1))
