@@ -22,8 +22,8 @@ from imagetext.folder import Pair, read_folder
 from imagetext.images import ImageTransform, to_model, to_uint8
 from imagetext.split import split
 from ldm import TextToImage
-from ldm.samplers import find_sampler
-from ldm.schedule import check_steps
+from ldm.guidance import Guidance
+from ldm.sampling import Sampling
 from training.bounds import Finite, Part, Positive, Seed
 from training.cli import parse, pick_device, run_main
 from training.grid import grid, pixels_of
@@ -50,8 +50,11 @@ class Config:
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, __doc__)
-    find_sampler(config.sampler)
-    check_steps(config.steps)
+    sampling = Sampling(
+        sampler=config.sampler,
+        steps=config.steps,
+        guidance=Guidance(scale=config.guidance_scale),
+    )
     device = pick_device(config.device)
     pipeline = TextToImage.load(config.model, device)
     judge = load_clip(config.judge, device)
@@ -61,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not held_out:
         print("nothing is held out, so reconstructions are those of images trained on.")
     figures = reconstruction(pipeline, held_out or train[: config.samples])
-    figures |= alignment(config, pipeline, judge, train)
+    figures |= alignment(config, sampling, pipeline, judge, train)
     print(json.dumps(figures, indent=2))
     if config.out is not None:
         write_json(config.out / "evaluation.json", figures)
@@ -83,18 +86,16 @@ def reconstruction(pipeline: TextToImage, held_out: Sequence[Pair]) -> dict[str,
 
 
 def alignment(
-    config: Config, pipeline: TextToImage, judge: Clip, train: Sequence[Pair]
+    config: Config, sampling: Sampling, pipeline: TextToImage, judge: Clip, train: Sequence[Pair]
 ) -> dict[str, float]:
     """Recall among the drawn captions, of the samples and, as the ceiling, of the real images."""
     order = torch.randperm(len(train), generator=generator(config.seed, "captions"))
     pairs = [train[k] for k in order[: config.samples].tolist()]
     captions = [pair.captions[0] for pair in pairs]
-    with tqdm(total=len(pairs) * config.steps, desc="sampling", unit=" image steps") as bar:
+    with tqdm(total=len(pairs) * sampling.calls(), desc="sampling", unit=" image steps") as bar:
         pictures = pipeline(
             captions,
-            steps=config.steps,
-            guidance_scale=config.guidance_scale,
-            sampler=config.sampler,
+            sampling=sampling,
             seed=config.seed,
             progress=bar.update,
         )

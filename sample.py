@@ -7,7 +7,7 @@ Picture k of a call uses seed + k, so it can be drawn again alone. Every PNG say
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated
@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from ldm import TextToImage
 from ldm.files import read_model_provenance
-from ldm.samplers import find_sampler
-from ldm.schedule import check_steps
-from training.bounds import Finite, Positive, Seed
+from ldm.guidance import Guidance
+from ldm.sampling import Sampling
+from training.bounds import Finite, Positive, Seed, Share
 from training.cli import parse, pick_device, run_main
 from training.grid import grid, pixels_of
 from training.run import make_folder
@@ -40,7 +40,12 @@ class Config:
     negative_prompt: str = ""  # what guidance leads away from
     steps: int = 25  # network evaluations per picture
     guidance_scale: Finite = 4.0  # 0 ignores the prompt, 1 follows it plainly, above 1 harder
-    sampler: str = "dpmpp_2m"  # ddpm, ddim, euler or dpmpp_2m
+    guidance_rescale: Share = 0.0  # above 0 against the overexposure of high scales; 0.7 is usual
+    guidance_interval: tuple[float, float] = (0.0, 1.0)  # guided there only; 0 clean, 1 noise
+    sampler: str = "dpmpp_2m"  # of those in ldm/samplers; an unknown name lists them
+    eta: float | None = None  # share of fresh noise, for ddim, euler_a, dpmpp_2m_sde, dpmpp_3m_sde
+    spacing: str = "trailing"  # of the steps: trailing, leading, linspace, karras, exponential
+    times: tuple[float, ...] | None = None  # the steps' times instead, from 999 (noise) down
     seed: Seed = 0  # of the first picture; picture k uses seed + k
     height: int | None = None  # pixels; the size trained on when left out
     width: int | None = None  # pixels
@@ -52,22 +57,19 @@ class Config:
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, __doc__)
     prompts = [text for text in read_prompts(config) for _ in range(config.count)]
-    find_sampler(config.sampler)
-    check_steps(config.steps)
+    sampling = how(config)
     device = pick_device(config.device)
     pipeline = TextToImage.load(config.model, device, config.ema)
     pipeline.latent_shape(config.height, config.width)
     warn_of_cut_prompts(pipeline, [*prompts, config.negative_prompt])
     warn_of_guidance(config)
     make_folder(config.out)
-    total = len(prompts) * config.steps
+    total = len(prompts) * sampling.calls()
     with tqdm(total=total, desc="sampling", unit=" image steps", dynamic_ncols=True) as bar:
         pictures = pipeline(
             prompts,
             negative_prompt=config.negative_prompt,
-            steps=config.steps,
-            guidance_scale=config.guidance_scale,
-            sampler=config.sampler,
+            sampling=sampling,
             seed=config.seed,
             height=config.height,
             width=config.width,
@@ -83,6 +85,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         columns = config.count if 1 < config.count < len(pictures) else int(len(pictures) ** 0.5)
         sheet = grid(pixels_of(pictures), columns)
         print(f"wrote {write_numbered(config.out, 'grid-{:04d}.png', png(sheet, {}))}")
+
+
+def how(config: Config) -> Sampling:
+    """The flags that say how to sample; wrong ones are refused here."""
+    return Sampling(
+        sampler=config.sampler,
+        steps=config.steps,
+        spacing=config.spacing,
+        times=config.times,
+        eta=config.eta,
+        guidance=Guidance(
+            scale=config.guidance_scale,
+            rescale=config.guidance_rescale,
+            interval=config.guidance_interval,
+        ),
+    )
 
 
 def read_prompts(config: Config) -> list[str]:
@@ -130,7 +148,10 @@ def warn_of_guidance(config: Config) -> None:
 
 
 def settings(config: Config, prompt: str, seed: int) -> dict:
-    """All that is needed to draw the picture again."""
+    """All that is needed to draw the picture again; of the rarer flags those that were given."""
+    rarer = ("ema", "guidance_rescale", "guidance_interval", "eta", "spacing", "times")
+    given = {name: getattr(config, name) for name in rarer}
+    usual = {field.name: field.default for field in fields(config)}
     return {
         "prompt": prompt,
         "negative_prompt": config.negative_prompt,
@@ -141,7 +162,7 @@ def settings(config: Config, prompt: str, seed: int) -> dict:
         "height": config.height,
         "width": config.width,
         "model": str(config.model),
-        "ema": config.ema or None,  # said only where it was asked for
+        **{name: value for name, value in given.items() if value != usual[name]},
     }
 
 

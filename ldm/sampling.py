@@ -10,7 +10,7 @@ from torch import Tensor
 from ldm.denoiser import Denoiser
 from ldm.guidance import Guidance, guide
 from ldm.noise import SeededNoise
-from ldm.samplers import find_sampler
+from ldm.samplers import CALLS_PER_STEP, find_sampler
 from ldm.schedule import Schedule, check_steps
 from ldm.shapes import Denoise, Latents
 from ldm.spacing import Times, find_spacing, listed
@@ -45,6 +45,13 @@ class Sampling:
         if self.times is not None:
             return listed(schedule, self.times)
         return find_spacing(self.spacing)(schedule, self.steps)
+
+    def calls(self) -> int:
+        """Of the network, per image; counting a guided pair, which is one call, as one."""
+        steps = self.steps if self.times is None else len(self.times)
+        if self.sampler == "plms":  # a mean of two in the first step
+            return steps + (steps > 1)
+        return (steps - 1) * CALLS_PER_STEP.get(self.sampler, 1) + 1
 
     def options(self) -> dict[str, float]:
         """What the sampler is told besides; only what was asked for."""

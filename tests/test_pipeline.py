@@ -12,7 +12,9 @@ from autoencoder.autoencoder import PRESETS as AUTOENCODERS
 from conditioning.clip import PRESETS as CLIPS
 from conditioning.clip import Clip
 from ldm import TextToImage
+from ldm.guidance import Guidance
 from ldm.samplers import SAMPLERS
+from ldm.sampling import Sampling, draw_latents
 from ldm.schedule import ScheduleConfig
 from ldm.unet import PRESETS as UNETS
 from ldm.unet import UNet
@@ -49,10 +51,13 @@ def test_an_image_does_not_depend_on_its_batch(pipeline, sampler):
     shape = pipeline.latent_shape(32, 32)
     contexts = torch.cat([pipeline.text_encoder([text]) for text in PROMPTS])
     uncond = pipeline.text_encoder([""])
-    options = {"group": 8, "steps": 4, "guidance_scale": 3.0, "sampler": sampler}
-    together = pipeline.sample(contexts, uncond, shape, seeds=range(5), **options)
+    guidance = Guidance(scale=3.0, rescale=0.5, parallel=0.5, max_norm=9.0, momentum=-0.5)
+    sampling = Sampling(sampler=sampler, steps=4, guidance=guidance)
+    fixed = (uncond, shape, sampling)
+    together = draw_latents(pipeline.denoiser, contexts, *fixed, seeds=range(5), group=8)
     for k in (4, 0, 2):
-        alone = pipeline.sample(contexts[k : k + 1], uncond, shape, seeds=[k], **options)
+        context = contexts[k : k + 1]
+        alone = draw_latents(pipeline.denoiser, context, *fixed, seeds=[k], group=8)
         assert torch.equal(alone[0], together[k])
 
 

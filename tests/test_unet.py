@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from ldm import files
 from ldm.denoiser import Denoiser
-from ldm.guidance import guide
+from ldm.guidance import Guidance, guide
 from ldm.samplers import ddim
 from ldm.schedule import ScheduleConfig, make_schedule
 from ldm.unet import PRESETS, UNet, UNetConfig
@@ -103,7 +103,14 @@ def test_the_denoiser_need_not_know_what_an_upscaler_is_told():
     drawn = []
     for level in (20, 300):
         denoiser = Denoiser(partial(network, level), schedule, "velocity")
-        drawn.append(ddim(guide(denoiser, *contexts, 9.0), noise, schedule, 2))
+        drawn.append(
+            ddim(
+                guide(denoiser, [(contexts[0], 1.0)], contexts[1], Guidance(scale=9.0)),
+                noise,
+                schedule,
+                2,
+            )
+        )
     assert drawn[0].shape == noise.shape and not torch.equal(*drawn)
 
 

@@ -1,0 +1,130 @@
+"""Guidance against its definitions, with denoisers whose answers are known."""
+
+import pytest
+import torch
+
+from ldm.denoiser import Denoiser
+from ldm.guidance import Guidance, guide
+from ldm.schedule import ScheduleConfig, make_schedule
+
+SCHEDULE = make_schedule(ScheduleConfig())
+SHAPE = (2, 4, 6, 6)
+T = torch.tensor([500, 500])
+
+
+class Lookup(torch.nn.Module):
+    """Answers with the pattern whose number the context holds; counts calls and images."""
+
+    def __init__(self, seed: int = 0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.patterns = torch.randn(9, *SHAPE[1:], generator=generator)
+        self.batches = []
+
+    def forward(self, z_t, t, context):
+        self.batches.append(len(z_t))
+        return self.patterns[context[:, 0, 0].long()]
+
+
+def context(number: int) -> torch.Tensor:
+    return torch.full((2, 3, 5), float(number))
+
+
+def draw(guidance: Guidance, conds=((1, 1.0),), t=T, weak=None, prediction="sample", network=None):
+    network = network or Lookup()
+    denoiser = Denoiser(network, SCHEDULE, prediction)
+    prompts = [(context(number), weight) for number, weight in conds]
+    z_t = torch.randn(SHAPE, generator=torch.Generator().manual_seed(5))
+    return guide(denoiser, prompts, context(0), guidance, weak)(z_t, t), network
+
+
+def test_prompts_are_drawn_together():
+    """a AND b: each pulls away from the empty prompt with its own weight, in one call."""
+    result, network = draw(Guidance(scale=3.0), conds=((1, 0.7), (2, 0.3)))
+    empty, a, b = network.patterns[:3]
+    expected = empty + 3.0 * (0.7 * (a - empty) + 0.3 * (b - empty))
+    torch.testing.assert_close(result, expected.expand(SHAPE))
+    assert network.batches == [6]
+
+
+@pytest.mark.parametrize(("time", "guided"), [(0, False), (200, True), (700, True), (900, False)])
+def test_outside_its_interval_one_call_is_enough(time, guided):
+    t = torch.tensor([time, time])
+    result, network = draw(Guidance(scale=4.0, interval=(0.1, 0.7)), t=t)
+    empty, a = network.patterns[:2]
+    expected = empty + 4.0 * (a - empty) if guided else a
+    torch.testing.assert_close(result, expected.expand(SHAPE))
+    assert network.batches == ([4] if guided else [2])
+
+
+@pytest.mark.parametrize("prediction", ["noise", "velocity"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_rescaling_is_that_of_lin_et_al(prediction, share):
+    """As diffusers' rescale_noise_cfg: on what the network gives."""
+    result, network = draw(Guidance(scale=7.0, rescale=share), prediction=prediction)
+    empty, a = network.patterns[:2].double()
+    output = empty + 7.0 * (a - empty)
+    output = output * (share * a.std() / output.std() + 1 - share)
+    alpha, sigma = (x.double() for x in SCHEDULE(T))
+    z_t = torch.randn(SHAPE, generator=torch.Generator().manual_seed(5)).double()
+    if prediction == "noise":
+        expected = (z_t - sigma * output) / alpha
+    else:
+        expected = alpha * z_t - sigma * output
+    torch.testing.assert_close(result.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_projected_guidance_keeps_what_is_orthogonal():
+    result, network = draw(Guidance(scale=5.0, parallel=0.0))
+    empty, a = network.patterns[:2]
+    update = result[0] - a
+    assert (update * a).sum().abs() < 1e-3 * update.norm() * a.norm()
+    full = 4.0 * (a - empty)
+    torch.testing.assert_close(update, full - (full * a).sum() / a.square().sum() * a)
+
+
+def test_the_norm_of_the_change_is_bounded():
+    result, network = draw(Guidance(scale=2.0, max_norm=1.5))
+    a = network.patterns[1]
+    assert (result[0] - a).norm().item() == pytest.approx(1.5, rel=1e-4)
+    loose, _ = draw(Guidance(scale=2.0, max_norm=1e6))
+    free, _ = draw(Guidance(scale=2.0))
+    torch.testing.assert_close(loose, free)
+
+
+def test_momentum_remembers_within_a_run_only():
+    network = Lookup()
+    denoiser = Denoiser(network, SCHEDULE, "sample")
+    empty, a = network.patterns[:2]
+    z_t, guidance = torch.zeros(SHAPE), Guidance(scale=2.0, momentum=-0.5)
+    for _ in range(2):  # each run anew
+        denoise = guide(denoiser, [(context(1), 1.0)], context(0), guidance)
+        first, second = denoise(z_t, T), denoise(z_t, T)
+        torch.testing.assert_close(first[0], a + (a - empty))
+        torch.testing.assert_close(second[0], a + 0.5 * (a - empty))
+
+
+def test_autoguidance_leads_away_from_the_weaker_model():
+    """Both are asked for the same prompt; the empty one is not needed."""
+    other = Lookup(seed=1)
+    weak = Denoiser(other, SCHEDULE, "sample")
+    result, network = draw(Guidance(scale=2.0), weak=weak)
+    good, bad = network.patterns[1], other.patterns[1]
+    torch.testing.assert_close(result, (bad + 2.0 * (good - bad)).expand(SHAPE))
+    assert network.batches == other.batches == [2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"interval": (0.5, 0.5)}, "0.5 to 0.5; it must rise"),
+        ({"interval": (0.2, 1.5)}, "must rise inside"),
+        ({"rescale": 1.5}, "rescale is 1.5"),
+        ({"parallel": -1.0}, "parallel is -1"),
+        ({"max_norm": 0.0}, "max_norm is 0"),
+        ({"momentum": 1.0}, "momentum is 1"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings, match):
+    with pytest.raises(ValueError, match=match):
+        Guidance(**settings)
