@@ -1,8 +1,8 @@
 """python benchmarks/samplers.py
 
 How far each sampler is from the exact solution, by calls of the network. On Gaussian data, for
-which the ideal denoiser and the solution of the ODE are known: a figure of the
-solver alone, with no model in it. Prints the Markdown table of docs/sampling.md; takes seconds.
+which the ideal denoiser and the solution of the ODE are known: a figure of the solver alone, with
+no model in it. Prints the Markdown table of docs/sampling.md; takes seconds.
 """
 
 import sys
