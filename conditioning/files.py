@@ -112,8 +112,9 @@ def write_text_encoder(
     weights: open_clip's names. facts: what transformers has no place for, for latentsmith.json.
     """
     content = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
-    dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
-    content |= {**asdict(config), "dtype": dtype, "torch_dtype": dtype}
+    # Whatever they are stored in: diffusers loads the other parts so unless told otherwise, and a
+    # pipeline of two precisions does not run.
+    content |= {**asdict(config), "dtype": "float32", "torch_dtype": "float32"}
     header = {"format": "pt", "latentsmith": json.dumps(facts)}
     texts = {"config.json": dump(content), "latentsmith.json": dump(facts), CARD: readme}
     write_files(folder, f"{STEM}.safetensors", to_hugging_face(weights), header, texts)
