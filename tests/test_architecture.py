@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LIBRARIES = {"autoencoder", "conditioning", "ldm"}
 WORKSHOP = {"training", "imagetext", "evaluation"}
-OURS = LIBRARIES | WORKSHOP | {"interop", "recipes", "benchmarks"}
+OURS = LIBRARIES | WORKSHOP | {"interop", "stages", "recipes", "benchmarks"}
 PIPELINE = Path("ldm/pipeline.py")  # the one file that sees all three libraries
 
 

@@ -1,0 +1,50 @@
+"""What stage 2 is bound to, and the latents and contexts that it trains on."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoencoder import Autoencoder
+from conditioning import TextEncoder
+from imagetext.cache import LatentCache, build_cache
+from imagetext.images import ImageTransform, to_model
+from stages.ldm import Config
+from training.loop import progress_bar
+from training.run import Run
+
+
+def hashes(config: Config, vae: Autoencoder, encoder: TextEncoder) -> dict[str, Any]:
+    """What the U-Net is bound to from its first step on: paths may come to hold other weights."""
+    statistics = *(vae.config.latents_mean or ()), *(vae.config.latents_std or ())
+    return {
+        "vae_sha256": vae.sha256,
+        "vae_scaling": [vae.config.scaling_factor, vae.config.shift_factor, *statistics],
+        "text_encoder_sha256": encoder.sha256,
+    }
+
+
+def cached(
+    config: Config,
+    run: Run,
+    parts: dict[str, Any],
+    pairs: list,
+    vae: Autoencoder,
+    encoder: TextEncoder,
+) -> LatentCache:
+    """Latents and contexts of all pairs, made on the first start and reused on the next."""
+    transform = ImageTransform(config.size, vae.config.in_channels)
+    identity = {**parts, "transform": transform.describe(), "encoded_in": "float32"}
+    folder = run.path / "cache"
+    if folder.exists():
+        return LatentCache.open(folder, identity, pairs)
+    device = next(vae.parameters()).device
+
+    @torch.no_grad()
+    def encode_images(pixels: Tensor) -> Tensor:
+        posterior = vae.encode(to_model(pixels.to(device)), check=False)
+        return torch.cat([posterior.mean, posterior.logvar], dim=1)
+
+    return build_cache(
+        pairs, transform, encode_images, encoder, folder, identity, progress=progress_bar
+    )
