@@ -42,20 +42,23 @@ def runs(tmp_path_factory) -> Path:
     return root
 
 
-def sample(runs: Path, out: Path, *prompts: str, seed: int = 0) -> list[Path]:
-    call("sample.py", *prompts, "--model", runs / "ldm", "--out", out, "--seed", seed)
+def sample(runs: Path, out: Path, *arguments: object, seed: int = 0) -> list[Path]:
+    call("sample.py", *arguments, "--model", runs / "ldm", "--out", out, "--seed", seed)
     return sorted(out.glob("[0-9]*.png"))
 
 
 def test_pictures_follow_their_prompts(runs, tmp_path):
-    """Two pictures of each of nine prompts; chance would get two of the eighteen right."""
-    files = sample(runs, tmp_path / "samples", *PROMPTS, *PROMPTS)
+    """Four pictures of each of nine prompts: by chance 12 would have the color and 4 be right.
+
+    Five trainings, with and without bf16, gave 34 to 36 colors and 33 to 36 right ones.
+    """
+    files = sample(runs, tmp_path / "samples", *PROMPTS * 4, "--guidance-scale", 2)
     named = [" ".join(name_shape(Image.open(file))) for file in files]
-    asked = [prompt.removeprefix("a ") for prompt in PROMPTS * 2]
+    asked = [prompt.removeprefix("a ") for prompt in PROMPTS * 4]
     colors = sum(a.split()[0] == n.split()[0] for a, n in zip(asked, named, strict=True))
     right = sum(a == n for a, n in zip(asked, named, strict=True))
-    assert colors >= 16, list(zip(asked, named, strict=True))
-    assert right >= 13, list(zip(asked, named, strict=True))
+    assert colors >= 30, list(zip(asked, named, strict=True))
+    assert right >= 27, list(zip(asked, named, strict=True))
 
 
 def test_a_picture_depends_on_its_own_seed_alone(runs, tmp_path):
