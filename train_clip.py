@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with replacing(run.model) as model:
         clip.text_encoder().save(model, {"config": run.config})
         clip.save(model / "clip")
+    run.finish(config.steps)
     print(f"the model is in {run.model}; go on with: train_ldm.py --text-encoder {run.path} ...")
 
 

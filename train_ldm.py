@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     stage = Stage(config, run, unet.to(device), vae, encoder, cache, order, prompts)
     train(run, config.plan(), stage.parts, stage.step, stage.look, "train_ldm")
     stage.pipeline.save(run.model, provenance)
+    run.finish(config.steps)
     print(f"the model is in {run.model}; draw with: python sample.py PROMPT --model {run.path}")
 
 

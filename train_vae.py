@@ -6,7 +6,7 @@ command is run again. The small presets need no download; from base-256 on the l
 
 from collections.abc import Sequence
 
-from autoencoder.optimization import TrainingStep
+from autoencoder.optimization import Training
 from imagetext.batches import ImageBatches, check_batch_size, read_pixels
 from imagetext.images import ImageTransform
 from stages.data import read_pairs
@@ -38,10 +38,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     stage = Stage(config, run, training, batches, judged)
     train(run, config.plan(), stage.parts, stage.step, stage.look, "train_vae")
     stage.save()
+    run.finish(config.steps)
     print(f"the autoencoder is in {run.model}; train on it with: train_ldm.py --vae {run.path}")
 
 
-def print_plan(config: Config, training: TrainingStep, images: int, held_out: int) -> None:
+def print_plan(config: Config, training: Training, images: int, held_out: int) -> None:
     autoencoder = training.autoencoder
     side, latent_channels = config.size // autoencoder.factor, autoencoder.config.latent_channels
     million = sum(weight.numel() for weight in autoencoder.parameters()) / 1e6

@@ -147,12 +147,18 @@ class Autoencoder(nn.Module):
         """`scale_and_shift`, where and in the precision in which the latents are."""
         return tuple(x.to(latents)[:, None, None] for x in self.config.scale_and_shift())
 
-    def forward(
-        self, images: Images, generator: torch.Generator | None = None
-    ) -> tuple[Images, Posterior]:
-        """A training step's view: the decoded sample and the posterior that it was drawn from."""
+    def forward(self, images: Images, noise: Latents) -> tuple[Images, Posterior]:
+        """A training step's view: the decoded sample and the posterior that it was drawn from.
+
+        noise: standard normal; given, so that it does not depend on how a batch is divided.
+        """
         posterior = self.encode(images, check=False)
-        return self.decode(posterior.sample(generator)), posterior
+        return self.decode(posterior.at(noise)), posterior
+
+    def latent_shape(self, images: Images) -> tuple[int, int, int, int]:
+        """Of what the images are encoded to."""
+        count, _, height, width = images.shape
+        return count, self.config.latent_channels, height // self.factor, width // self.factor
 
     def compile_for_training(self) -> None:
         """Compiles all but the decoder's last convolution: the loss asks for the gradient of that

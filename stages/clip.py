@@ -21,10 +21,10 @@ from imagetext.batches import ImageBatches, read_pixels
 from imagetext.folder import Pair
 from imagetext.images import ImageTransform
 from training.bounds import Bound, NotNegative, Positive, Share
-from training.learning_rate import set_learning_rate
 from training.precision import Precision
 from training.recipe import Recipe
 from training.seeding import derived_seed, generator
+from training.update import Update, undo
 
 KS = (1, 5, 10)
 Several = Annotated[int, Bound(lambda x: x > 1, "2 or more, to have something to tell apart")]
@@ -41,6 +41,15 @@ class Config(Recipe):
     tokens: Positive[int] | None = None  # context length of the text tower, else the preset's
     degrade: bool = False  # half of the images softer and shifted; for a judge of samples
     look_every: Positive[int] = 1000  # steps between retrieval tests, besides that at the end
+
+    def __post_init__(self):
+        if self.accumulate > 1:
+            raise ValueError(
+                f"--accumulate {self.accumulate} is not possible here: every pair is told apart "
+                "from all others of its batch, and the image tower normalizes over the batch, so "
+                "parts of it teach something else. Leave the flag out; if memory does not suffice, "
+                "use a smaller --batch-size."
+            )
 
 
 # Each preset is an architecture of the same name (conditioning/clip.py) and a recipe for it.
@@ -69,12 +78,13 @@ class Stage:
     def __init__(self, config: Config, clip: Clip, batches: ImageBatches):
         self.config, self.clip, self.batches = config, clip, batches
         self.device = clip.network.logit_scale.device
-        self.precision = Precision(self.device, config.bf16)
+        self.precision = Precision(self.device, config.precision)
         self.loss = ContrastiveLoss(clip)
-        self.optimizer = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             parameter_groups(clip, config.weight_decay), betas=(0.9, 0.98), eps=1e-6, fused=True
         )
-        self.parts = {"clip": clip, "optimizer": self.optimizer}
+        self.update = Update({"optimizer": optimizer}, scaler=self.precision.scaler())
+        self.parts = {"clip": clip, "update": self.update}
         self.stream: Iterator | None = None
 
     def step(self, step: int) -> dict[str, Tensor]:
@@ -85,14 +95,15 @@ class Stage:
         if config.degrade:
             images = degraded(images, generator(config.seed, "degrade", step))
         self.clip.train()
+        before = [buffer.clone() for buffer in self.clip.buffers()]
         with self.precision:
             loss = self.loss(images, self.clip.tokenizer(captions))
-        self.optimizer.zero_grad()
-        loss.backward()
-        set_learning_rate(self.optimizer, config.rate(step))
-        self.optimizer.step()
+        (loss * self.update.scale).backward()
+        metrics = {"loss": loss.detach()}
+        metrics |= self.update(metrics, {"optimizer": config.rate(step)})
+        undo(self.clip.buffers(), before, metrics["taken"])
         bound_logit_scale(self.clip)
-        return {"loss": loss, "logit_scale": self.clip.logit_scale}
+        return metrics | {"logit_scale": self.clip.logit_scale}
 
 
 def recalls(config: Config, clip: Clip, pairs: list[Pair], name: str) -> dict[str, float]:

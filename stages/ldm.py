@@ -21,12 +21,12 @@ from ldm.validation import Validation, verdict
 from training.bounds import Finite, NotNegative, Positive, Share
 from training.ema import EMA
 from training.grid import grid, pixels_of
-from training.learning_rate import set_learning_rate
 from training.loop import say
 from training.precision import Precision, compile_for
 from training.recipe import Recipe
 from training.run import Run
 from training.seeding import derived_seed, generator
+from training.update import Update
 
 PREVIEWS = 8  # prompts that a preview shows
 JUDGED = 256  # training pairs that the validation loss is measured on if none are held out
@@ -121,12 +121,14 @@ class Stage:
     ):
         self.config, self.run, self.unet, self.cache, self.order = config, run, unet, cache, order
         self.device = unet.conv_in.weight.device
-        self.precision = Precision(self.device, config.bf16)
+        self.precision = Precision(self.device, config.precision)
         self.ema = EMA(unet, config.ema_halflife * config.steps)
-        self.optimizer = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             unet.parameters(), betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
-        self.parts = {"unet": unet, "ema": self.ema, "optimizer": self.optimizer}
+        scaler = self.precision.scaler()
+        self.update = Update({"optimizer": optimizer}, config.clip_norm, scaler)
+        self.parts = {"unet": unet, "ema": self.ema, "update": self.update}
         schedule = make_schedule(config.schedule).to(self.device)
         self.denoiser = Denoiser(unet, schedule, config.objective.prediction)
         self.pipeline = TextToImage(
@@ -156,17 +158,23 @@ class Stage:
         latents, context = self.draw(self.order.indices(step), "train", step)
         random = generator(config.seed, "noise", step)
         t, noise = draw_noise(latents, self.denoiser.schedule, config.objective, random)
-        with self.precision:
-            loss = denoising_loss(
-                self.denoiser, latents, context, config.objective, t=t, noise=noise
-            ).mean()
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.unet.parameters(), config.clip_norm)
-        set_learning_rate(self.optimizer, config.rate(step))
-        self.optimizer.step()
-        self.ema.update(self.unet, step)
-        return {"loss": loss, "gradient_norm": norm}
+        metrics = {"loss": self.backward(latents, context, t, noise)}
+        metrics |= self.update(metrics, {"optimizer": config.rate(step)})
+        self.ema.update(self.unet, step, metrics["taken"])
+        return metrics
+
+    def backward(self, *batch: Tensor) -> Tensor:
+        """Adds the gradient of the batch's mean loss, and returns that loss. The batch (latents,
+        context, t, noise) is computed in equal parts, of which each adds its share."""
+        parts, losses = self.config.accumulate, []
+        for latents, context, t, noise in zip(*(x.chunk(parts) for x in batch), strict=True):
+            with self.precision:
+                loss = denoising_loss(
+                    self.denoiser, latents, context, self.config.objective, t=t, noise=noise
+                ).mean()
+            (loss * self.update.scale / parts).backward()
+            losses.append(loss.detach())
+        return torch.stack(losses).mean()
 
     def look(self, step: int) -> dict[str, float]:
         """Validation loss of the averaged weights, its verdict, and a picture of each prompt."""

@@ -10,7 +10,7 @@ from autoencoder import PRESETS as ARCHITECTURES
 from autoencoder import Autoencoder
 from autoencoder.discriminator import DiscriminatorConfig, balance
 from autoencoder.losses import LossConfig
-from autoencoder.optimization import TrainingStep, prepare
+from autoencoder.optimization import Training, prepare
 from autoencoder.statistics import fold, measure, without_scaling
 from evaluation.reconstruction import psnr
 from imagetext.batches import ImageBatches
@@ -24,6 +24,7 @@ from training.precision import Precision
 from training.recipe import Recipe
 from training.run import Run
 from training.seeding import derived_seed, generator
+from training.update import Update
 
 JUDGED = 256  # held-out images that the PSNR is measured on, at most
 SHOWN = 16  # of them in a preview
@@ -70,7 +71,7 @@ PRESETS = {
 }
 
 
-def build(config: Config, device: torch.device) -> TrainingStep:
+def build(config: Config, device: torch.device) -> Training:
     """Networks and losses, new or from `init_from`. Whatever is missing is reported here."""
     torch.manual_seed(derived_seed(config.seed, "weights"))
     if config.init_from is None:
@@ -91,9 +92,7 @@ def build(config: Config, device: torch.device) -> TrainingStep:
         size=config.size,
         steps=config.steps,
         device=device,
-        precision=Precision(device, config.bf16),
-        clip_norm=config.clip_norm,
-        discriminator_rate=config.discriminator_rate,
+        precision=Precision(device, config.precision),
     )
 
 
@@ -118,7 +117,7 @@ class Stage:
         self,
         config: Config,
         run: Run,
-        training: TrainingStep,
+        training: Training,
         batches: ImageBatches,
         judged: Tensor,
     ):
@@ -126,8 +125,11 @@ class Stage:
         self.batches, self.stream, self.judged = batches, None, judged
         self.device = training.autoencoder.decoder.conv_out.weight.device
         self.ema = EMA(training.autoencoder, config.ema_halflife * config.steps)
-        self.parts = {**training.parts, "ema": self.ema}
+        scaler = training.precision.scaler()
+        self.update = Update(training.optimizers, config.clip_norm, scaler)
         self.contest = Averages()
+        self.parts = {**training.networks, "update": self.update, "ema": self.ema}
+        self.parts["contest"] = self.contest
         if self.device.type == "cuda":
             training.autoencoder.compile_for_training()
 
@@ -135,9 +137,14 @@ class Stage:
         config = self.config
         self.stream = self.stream or self.batches.stream(step)
         images = to_model(next(self.stream)[0].to(self.device, non_blocking=True))
+        random = generator(config.seed, "posterior", step)
+        noise = torch.randn(self.training.autoencoder.latent_shape(images), generator=random)
+        noise = noise.to(self.device, non_blocking=True)
+        metrics = self.training.backward(images, noise, step, config.accumulate, self.update.scale)
         rate = config.rate(step)
-        metrics = self.training(images, step, rate, generator(config.seed, "posterior", step))
-        self.ema.update(self.training.autoencoder, step)
+        rates = {"optimizer": rate, "adversary": rate * config.discriminator_rate}
+        metrics |= self.update(metrics, rates)
+        self.ema.update(self.training.autoencoder, step, metrics["taken"])
         names = {"discriminator", "logits_real", "logits_fake"} & metrics.keys()
         self.contest.add({name: metrics[name] for name in names})
         return metrics

@@ -116,7 +116,7 @@ def test_a_folder_that_is_no_run_is_left_alone(world, tmp_path, capsys):
     [
         ("config.json", "config.json is damaged.*another --out"),
         ("state/step-0000002/autoencoder.safetensors", "from .*step-0000002.*delete that folder"),
-        ("state/step-0000002/optimizer.json", "from .*step-0000002.*delete that folder"),
+        ("state/step-0000002/update.json", "from .*step-0000002.*delete that folder"),
     ],
 )
 def test_a_damaged_run_says_what_to_do(world, runs, capsys, file, pattern):
@@ -170,7 +170,7 @@ def test_a_disk_too_full_for_the_state(world, tmp_path, capsys, script):
     given = command(script, world, tmp_path / "run")
     full(capsys, script, given, size=300_000)
     left = {Path(file).parts[1] for file in tree(tmp_path)}
-    assert left <= {"config.json", "metrics.jsonl", "tb", "previews"}
+    assert left <= {"config.json", "history.jsonl", "metrics.jsonl", "tb", "previews"}
     script.main(given)  # there is space again
     assert (tmp_path / "run" / "model").is_dir()
 

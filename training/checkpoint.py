@@ -2,11 +2,11 @@
 
 A nested state dict becomes one `.safetensors` file and one `.json` file. The JSON holds the tree;
 where the tree holds a tensor, the JSON says {"tensor": name}. A state is written into a hidden
-folder beside its place and renamed when complete, so a state that is there is a whole one.
+folder beside its place and renamed when it is complete and on the disk, so a state that is there is
+a whole one, whatever was killed, and even if the power failed.
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from training.durable import discard, put_in_place
 
 TENSOR = "tensor"  # the JSON key that stands for a tensor of the safetensors file
 INT_KEYS = "int_keys"  # JSON keys are strings; optimizers number their parameters
@@ -54,13 +56,15 @@ def save_state(states: Path, step: int, parts: dict[str, Any], keep: int = 2) ->
     """Writes `parts` (name -> object with `state_dict`) as `states/step-XXXXXXX`.
 
     Raises:
-        OSError, SafetensorError: the disk is full or the folder cannot be written; earlier states
-            are untouched.
+        OSError, SafetensorError: the disk is full, gone, or cannot be written; earlier states are
+            untouched.
     """
     folder = state_folder(states, step)
-    partial = folder.with_name("." + folder.name)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    states.mkdir(exist_ok=True)  # but not its parents, which a vanished disk may have taken along
+    for left in states.glob(".*"):  # by a save that was killed
+        shutil.rmtree(left)
+    partial = folder.with_name(f".{folder.name}.partial")
+    partial.mkdir()
     try:
         for name, part in parts.items():
             tensors: dict[str, torch.Tensor] = {}
@@ -68,12 +72,11 @@ def save_state(states: Path, step: int, parts: dict[str, Any], keep: int = 2) ->
             save_file(tensors, partial / f"{name}.safetensors")
             (partial / f"{name}.json").write_text(json.dumps(tree))
         (partial / "state.json").write_text(json.dumps({"step": step, "parts": list(parts)}))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
+        put_in_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for old in saved_states(states)[:-keep]:
-        shutil.rmtree(old)
+        discard(old)
     return folder
 
 

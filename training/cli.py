@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from training.allocation import keep_freed_memory
 from training.bounds import check_bounds
+from training.signals import interruptible
 
 Config = TypeVar("Config")
 
@@ -41,7 +42,7 @@ def parse(
         presets: name -> values of the fields it sets; the default of `config.preset` names the
             one that holds when none is asked for.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = with_overrides(list(sys.argv[1:] if argv is None else argv))
     description = description.rstrip()
     options = {"args": argv, "config": (tyro.conf.OmitArgPrefixes,)}
     if presets is None:
@@ -64,6 +65,24 @@ def parse(
     return given
 
 
+def with_overrides(argv: list[str]) -> list[str]:
+    """`--override steps=900 bf16=false` also sets the flags: `--steps 900 --no-bf16` follow."""
+    flags, inside = [], False
+    for word in argv:
+        inside = word == "--override" or (inside and not word.startswith("--"))
+        if not inside or word == "--override":
+            continue
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"--override takes NAME=VALUE, such as steps=900; got {word!r}.")
+        name = name.replace("_", "-").rpartition(".")[2]
+        if value.lower() in ("true", "false"):
+            flags.append(("--" if value.lower() == "true" else "--no-") + name)
+        else:
+            flags += [f"--{name}", value]
+    return argv + flags
+
+
 def given_preset(argv: Sequence[str]) -> str | None:
     """The value of the last `--preset NAME` or `--preset=NAME`."""
     name = None
@@ -82,7 +101,8 @@ def run_main(main: Callable[[], None]) -> None:
     """
     keep_freed_memory()
     try:
-        return main()
+        with interruptible():
+            return main()
     except KeyboardInterrupt as stop:
         message, status = "\n" + (str(stop) or "stopped."), 130  # after the ^C of the terminal
     except (ValueError, OSError, SafetensorError, FloatingPointError) as error:
@@ -104,6 +124,11 @@ def in_words(error: Exception) -> str:
     if error.strerror != os.strerror(error.errno):
         return error.strerror  # somebody explained it
     text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if error.errno in (errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV):
+        return (
+            f"the disk cannot be used, or not any more ({text}). What was complete before is "
+            "untouched. When it is back, run the same command again."
+        )
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return text
     return (

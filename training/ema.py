@@ -21,11 +21,20 @@ class EMA:
         self.module = copy.deepcopy(module).float().eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        """Moves towards `module` after optimizer step `step` (0 is the first)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+    def update(self, module: nn.Module, step: int, taken: Tensor | None = None) -> None:
+        """Moves towards `module` after optimizer step `step` (0 is the first).
+
+        taken: 0 if the step was left out: the average then stays where it is. None is 1.
+        """
+        towards = 1 - min(self.decay, (1 + step) / (10 + step))
         averages, weights = self._pairs(module)
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        if taken is None or taken.device.type == "cpu":
+            rate = towards if taken is None else towards * taken.item()
+            torch._foreach_lerp_(averages, weights, rate)
+        else:  # the same without waiting for the device; the gradients have just made room for it
+            difference = torch._foreach_sub(weights, averages)
+            torch._foreach_mul_(difference, towards * taken)
+            torch._foreach_add_(averages, difference)
         for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
             mine.copy_(theirs)
 

@@ -1,9 +1,8 @@
 """The loop: counts optimizer steps, shows progress, saves state, and stops cleanly when asked."""
 
-import signal
 import time
 from collections.abc import Callable, Iterable
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,8 @@ from tqdm import tqdm
 
 from training.metrics import Averages, MetricsFile
 from training.run import Run
+from training.signals import stop_requests
+from training.skips import Skips, diverged
 
 Metrics = dict[str, Tensor]
 
@@ -44,14 +45,16 @@ def train(
 
     Args:
         parts: name -> object with `state_dict` and `load_state_dict`: all that must survive.
-        step: does one optimizer step; returns 0-dim tensors, which are averaged without a sync.
+        step: does one optimizer step; returns 0-dim tensors, which are averaged without a sync, and
+            under `taken` 1, or 0 if the step was left out (training/update.py).
         look: after `look_every` steps and at the end: writes pictures and returns numbers.
 
     Raises:
         KeyboardInterrupt: asked to stop by a signal; the state is saved first.
+        FloatingPointError: nothing finite comes any more; the state is saved, too.
     """
-    averages = Averages()
-    parts = {**parts, "averages": averages}
+    averages, skips = Averages(), Skips()
+    parts = {**parts, "averages": averages, "skips": skips}
     first = run.resume(parts)
     with (
         closing(MetricsFile(run.path, first)) as metrics,
@@ -59,24 +62,38 @@ def train(
         stop_requests() as stop,
     ):
         for done in range(first + 1, plan.steps + 1):
-            averages.add(step(done - 1))
+            numbers = step(done - 1)
+            skips.add(numbers.pop("taken"))
+            averages.add(numbers)
             bar.advance()
-            last = done == plan.steps
+            last, reason = done == plan.steps, None
             if last or done % plan.log_every == 0:
-                means = averages.pop()
-                metrics.write(done, {**means, "images_per_second": bar.rate()})
-                bar.show(means)
+                reason = write_means(done, averages, skips, metrics, bar)
             if last or done % plan.look_every == 0:
                 numbers = look(done)
                 metrics.write(done, numbers)
                 bar.line(done, numbers)
-            if last or done % plan.save_every == 0 or stop.requested:
+            reason = reason or stop.reason(done)  # read once: a later signal waits for a step more
+            if last or reason or done % plan.save_every == 0:
+                metrics.sync()
                 run.save(done, parts)
-            if stop.requested and not last:
-                raise KeyboardInterrupt(
-                    f"stopped after step {done}; state saved in {run.states}. "
-                    "Run the same command again to go on."
-                )
+            if reason:
+                raise reason
+
+
+def write_means(
+    done: int, averages: Averages, skips: Skips, metrics: MetricsFile, bar: "ProgressBar"
+) -> FloatingPointError | None:
+    """Writes and shows what was averaged since the last time. Returns why the run must stop."""
+    means, (skipped, new, hopeless) = averages.pop(), skips.check()
+    metrics.write(done, {**means, "skipped_steps": skipped, "images_per_second": bar.rate()})
+    bar.show(means)
+    if new:
+        say(
+            f"step {done}: since the last line {new} steps were left out, because their loss or "
+            f"gradient was not finite ({skipped} so far)."
+        )
+    return FloatingPointError(diverged(done, skipped)) if hopeless else None
 
 
 class ProgressBar:
@@ -126,25 +143,3 @@ def progress_bar(items: Iterable, title: str, total: int) -> Iterable:
 def say(text: str) -> None:
     """A line above the progress bar."""
     tqdm.write(text)
-
-
-class StopRequest:
-    requested = False
-
-
-@contextmanager
-def stop_requests():
-    """SIGINT and SIGTERM ask for a stop after the current step; the second one stops at once."""
-    stop = StopRequest()
-
-    def ask(number: int, frame: object) -> None:
-        if stop.requested:
-            raise KeyboardInterrupt("stopped at once, without saving.")
-        stop.requested = True
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

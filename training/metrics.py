@@ -2,46 +2,51 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from training.run import write_text
+from training.durable import sync, write_text
 
 
 class Averages:
-    """Running means of 0-dim tensors. Adding costs no synchronization; reading costs one."""
+    """Running means of 0-dim tensors, each over the steps in which it was there and finite.
+
+    Adding costs no synchronization; reading costs one.
+    """
 
     def __init__(self):
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.names: list[str] = []
+        self.totals = torch.zeros(2, 0, dtype=torch.float64)  # sums and counts
 
     def add(self, metrics: dict[str, Tensor]) -> None:
-        for name, value in metrics.items():
-            value = value.detach().double()
-            if name in self.sums:
-                value = value + self.sums[name].to(value.device)
-            self.sums[name] = value
-            self.counts[name] = self.counts.get(name, 0) + 1
+        if not metrics:
+            return
+        new = [name for name in metrics if name not in self.names]
+        self.names += new
+        values = {name: value.detach().double() for name, value in metrics.items()}
+        absent = torch.full_like(next(iter(values.values())), math.nan)
+        given = torch.stack([values.get(name, absent) for name in self.names])
+        finite = given.isfinite()
+        before = F.pad(self.totals.to(given.device), (0, len(new)))
+        self.totals = before + torch.stack([given.where(finite, 0.0), finite.double()])
 
     def pop(self) -> dict[str, float]:
-        """The means since the last call."""
-        if not self.sums:
-            return {}
-        values = torch.stack(list(self.sums.values())).tolist()
-        means = {
-            name: value / self.counts[name] for name, value in zip(self.sums, values, strict=True)
-        }
-        self.sums, self.counts = {}, {}
+        """The means since the last call; NaN where no number was finite."""
+        sums, counts = self.totals
+        means = dict(zip(self.names, (sums / counts).tolist(), strict=True))
+        self.__init__()
         return means
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": self.sums, "counts": self.counts}
+        return {"names": self.names, "totals": self.totals}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sums, self.counts = state["sums"], state["counts"]
+        self.names, self.totals = state["names"], state["totals"]
 
 
 class MetricsFile:
@@ -49,20 +54,24 @@ class MetricsFile:
 
     def __init__(self, run: Path, first_step: int):
         self.file = run / "metrics.jsonl"
-        if self.file.exists():
-            lines = self.file.read_text().splitlines()
-            kept = [line for line in lines if step_of(line) <= first_step]
-            write_text(self.file, "".join(line + "\n" for line in kept))
+        lines = self.file.read_text().splitlines() if self.file.exists() else []
+        kept = [line for line in lines if step_of(line) <= first_step]
+        write_text(self.file, "".join(line + "\n" for line in kept))
         self.board = open_tensorboard(run / "tb", first_step)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         # JSON has no NaN; null says that the number did not exist
         finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
-        with self.file.open("a") as file:
+        with self.file.open("r+") as file:  # not made anew where the disk has gone
+            file.seek(0, os.SEEK_END)
             file.write(json.dumps({"step": step, **finite}) + "\n")
         if self.board is not None:
             for name, value in metrics.items():
                 self.board.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Waits until all lines are on the disk: a state of their step is about to be."""
+        sync(self.file)
 
     def close(self) -> None:
         if self.board is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from training.bounds import NotNegative, Part, Positive, Share
 from training.learning_rate import learning_rate
 from training.loop import Plan
+from training.precision import PrecisionName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,8 @@ class Recipe:
     warmup: NotNegative[int] = 100  # steps until the learning rate is reached
     cooldown: Share = 0.5  # share of the run, at its end, in which the rate falls to 0
     held_out: Part = 0.02  # share of the images kept to judge by
-    bf16: bool = True  # compute in bfloat16 where the hardware does; weights stay float32
+    accumulate: Positive[int] = 1  # parts that a batch is computed in, one by one; saves memory
+    precision: PrecisionName = "auto"  # of the arithmetic; auto: bf16 where the hardware has it
     log_every: Positive[int] = 20  # steps between lines of metrics.jsonl
     look_every: Positive[int] = 500  # steps between previews and measurements on what is held out
     save_every: Positive[int] = 500  # steps between saved states
@@ -30,6 +32,14 @@ class Recipe:
     seed: int = 0  # of everything that is random
     device: str = "auto"  # cpu, cuda, mps; auto takes what is there
     dry_run: bool = False  # print the plan and stop
+    override: tuple[str, ...] = ()  # steps=900 ...: flags that may differ from the run resumed
+
+    def __post_init__(self):
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"a batch of {self.batch_size} does not divide into {self.accumulate} equal parts. "
+                "Let --accumulate be a divisor of --batch-size."
+            )
 
     def plan(self) -> Plan:
         return Plan(
