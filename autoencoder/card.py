@@ -45,6 +45,9 @@ def card(
         "latents": f"{latents[1]} channels, {known}sides {factor} times smaller",
         "sha256 of the tensors": f"`{tensors_sha256(weights)}`",
     }
+    if "largest_activation" in provenance:
+        room = "float16 has room" if provenance.get("fits_float16") else "too much for float16"
+        facts["activations"] = f"up to {provenance['largest_activation']:.3g} measured, {room}"
     kind = f"A KL autoencoder of {millions(weights)} in diffusers' layout of `AutoencoderKL`"
     return model_card(
         f"Autoencoder: images to latents {factor} times smaller, and back",

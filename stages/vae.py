@@ -11,6 +11,7 @@ from autoencoder import Autoencoder
 from autoencoder.discriminator import DiscriminatorConfig, balance
 from autoencoder.losses import LossConfig
 from autoencoder.optimization import Training, prepare
+from autoencoder.overflow import fits_float16, largest_activation
 from autoencoder.statistics import fold, measure, without_scaling
 from evaluation.reconstruction import psnr
 from imagetext.batches import ImageBatches
@@ -171,9 +172,16 @@ class Stage:
         steps = range(max(1, count // self.config.batch_size))
         images = (to_model(self.batches[step][0].to(self.device)) for step in steps)
         statistics = measure(self.ema.module, images)
+        autoencoder = fold(self.ema.module, statistics)
+        some = to_model(self.batches[0][0].to(self.device))
+        activation = largest_activation(
+            autoencoder, lambda: autoencoder.decode(autoencoder.encode(some).mode())
+        )
         provenance = {
             "config": self.run.config,
             "weights": "averaged over the last steps (EMA)",
             "latent_statistics_folded_in": asdict(statistics),
+            "largest_activation": activation,  # over one batch, at any layer
+            "fits_float16": fits_float16(activation),
         }
-        fold(self.ema.module, statistics).save(self.run.model, provenance)
+        autoencoder.save(self.run.model, provenance)
