@@ -61,8 +61,7 @@ def save_state(states: Path, step: int, parts: dict[str, Any], keep: int = 2) ->
     """
     folder = state_folder(states, step)
     states.mkdir(exist_ok=True)  # but not its parents, which a vanished disk may have taken along
-    for left in states.glob(".*"):  # by a save that was killed
-        shutil.rmtree(left)
+    remove_leftovers(states)
     partial = folder.with_name(f".{folder.name}.partial")
     partial.mkdir()
     try:
@@ -78,6 +77,12 @@ def save_state(states: Path, step: int, parts: dict[str, Any], keep: int = 2) ->
     for old in saved_states(states)[:-keep]:
         discard(old)
     return folder
+
+
+def remove_leftovers(states: Path) -> None:
+    """Of a save that was killed while it wrote, or while it removed an old state."""
+    for left in states.glob(".*"):
+        shutil.rmtree(left)
 
 
 def saved_states(states: Path) -> list[Path]:

@@ -57,9 +57,14 @@ def hidden(target: Path) -> Path:
     return target.with_name(f".{target.name}.old")
 
 
+def partial_name(file: Path) -> str:
+    """Of what a process that was killed may leave beside the file."""
+    return file.name + ".partial"
+
+
 def write_text(file: Path, text: str) -> None:
     """A crash leaves the old file or the new one."""
-    partial = file.with_name(file.name + ".partial")
+    partial = file.with_name(partial_name(file))
     try:
         partial.write_text(text, encoding="utf-8")
         put_in_place(partial, file)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.durable import sync, write_text
+from training.run import require
 
 
 class Averages:
@@ -62,8 +62,8 @@ class MetricsFile:
     def write(self, step: int, metrics: dict[str, float]) -> None:
         # JSON has no NaN; null says that the number did not exist
         finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
-        with self.file.open("r+") as file:  # not made anew where the disk has gone
-            file.seek(0, os.SEEK_END)
+        require(self.file.parent)
+        with self.file.open("a") as file:
             file.write(json.dumps({"step": step, **finite}) + "\n")
         if self.board is not None:
             for name, value in metrics.items():

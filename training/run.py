@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from training.checkpoint import load_state, save_state, saved_states
-from training.durable import append_line, put_in_place, sync, write_text
+from training.checkpoint import load_state, remove_leftovers, save_state, saved_states
+from training.durable import append_line, partial_name, put_in_place, sync, write_text
 
 # Flags that say how to run, not what to compute; they may differ when a run is resumed.
 FREE_FLAGS = ("out", "device", "workers", "accumulate", "dry_run")
@@ -79,7 +79,7 @@ class Run:
         make_folder(self.path)
         if self.config_file.is_file():
             self.compare(read_json(self.config_file), named)
-        elif any(self.path.iterdir()):
+        elif {file.name for file in self.path.iterdir()} - {partial_name(self.config_file)}:
             raise ValueError(
                 f"{self.path} is not empty and is not a run folder (no config.json in it). "
                 "Choose another --out, or empty it."
@@ -124,26 +124,19 @@ class Run:
 
     def preview(self, step: int) -> Path:
         """Where the picture of this step goes."""
+        require(self.path)
         folder = self.path / "previews"
         folder.mkdir(exist_ok=True)
         return folder / f"step-{step:07d}.png"
 
     def save(self, step: int, parts: dict[str, Any]) -> None:
-        """
-        Raises:
-            OSError: nothing can be written; the states that were saved before are untouched.
-        """
-        if not self.config_file.is_file():
-            raise OSError(
-                f"{self.path} is no longer there, so the state of step {step} could not be saved. "
-                "Was a disk removed? With it back, run the same command again: it goes on from the "
-                "last state in it."
-            )
+        require(self.path)
         save_state(self.states, step, parts)
 
     def resume(self, parts: dict[str, Any]) -> int:
         """Loads the newest state into `parts`, or leaves them as they are if there is none; says
         which it was. Returns the step that the run is at."""
+        remove_leftovers(self.states)
         states = saved_states(self.states)
         step = load_state(states[-1], parts) if states else 0
         given = self.config.get("init_from")
@@ -185,6 +178,20 @@ class Run:
         if done:
             print(f"{self.path} is finished: {steps} steps. Its model is in {self.model}.")
         return done
+
+
+def require(run: Path) -> None:
+    """To be called before anything new is written: where a disk was mounted may now be an empty
+    folder of another one.
+
+    Raises:
+        FileNotFoundError: the run that is training here has gone.
+    """
+    if not (run / "config.json").is_file():
+        raise FileNotFoundError(
+            f"the run folder {run} is no longer there. Was its disk removed, or the folder moved? "
+            "With it back, the same command goes on from the last state in it."
+        )
 
 
 def flag_of(text: str) -> str:
