@@ -2,15 +2,13 @@
 
 import json
 import math
-import os
-import signal
 
 import pytest
 import torch
 from torch import nn
 
 from tests.toy import Toy
-from training.checkpoint import flatten, load_state, save_state, saved_states, unflatten
+from training.checkpoint import flatten, load_state, save_state, unflatten
 from training.ema import EMA
 from training.learning_rate import learning_rate
 from training.run import Run, replacing
@@ -39,22 +37,6 @@ def test_interrupted_run_equals_straight_run(tmp_path):
         torch.equal(a, b) for a, b in zip(straight.weights(), resumed.weights(), strict=True)
     )
     assert straight.metrics() == resumed.metrics()
-
-
-def test_signal_saves_and_stops(tmp_path):
-    toy = Toy(tmp_path / "run")
-    whole_step = toy.step
-
-    def step(number):
-        if number == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return whole_step(number)
-
-    toy.step = step
-    with pytest.raises(KeyboardInterrupt, match="stopped after step 7"):
-        toy.train()
-    assert saved_states(toy.run.states)[-1].name == "step-0000007"
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_other_settings_are_refused_with_the_difference(tmp_path):

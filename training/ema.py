@@ -27,16 +27,23 @@ class EMA:
         taken: 0 if the step was left out: the average then stays where it is. None is 1.
         """
         towards = 1 - min(self.decay, (1 + step) / (10 + step))
-        averages, weights = self._pairs(module)
         if taken is None or taken.device.type == "cpu":
             rate = towards if taken is None else towards * taken.item()
-            torch._foreach_lerp_(averages, weights, rate)
-        else:  # the same without waiting for the device; the gradients have just made room for it
-            difference = torch._foreach_sub(weights, averages)
-            torch._foreach_mul_(difference, towards * taken)
-            torch._foreach_add_(averages, difference)
+            torch._foreach_lerp_(*self._pairs(module), rate)
+        else:
+            self.move(module, towards * taken)
         for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
             mine.copy_(theirs)
+
+    def move(self, module: nn.Module, rate: Tensor) -> None:
+        """Towards `module`, by a share that only the device knows: the host does not wait for it.
+
+        Needs as much room as the gradients, which are gone by then.
+        """
+        averages, weights = self._pairs(module)
+        differences = torch._foreach_sub(weights, averages)
+        torch._foreach_mul_(differences, rate)
+        torch._foreach_add_(averages, differences)
 
     def _pairs(self, module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
         averages = list(self.module.parameters())

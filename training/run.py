@@ -176,7 +176,8 @@ class Run:
             "finished",
         )
         if done:
-            print(f"{self.path} is finished: {steps} steps. Its model is in {self.model}.")
+            late = ", so the override changes nothing" if self.changed else ""
+            print(f"{self.path} is finished: {steps} steps{late}. Its model is in {self.model}.")
         return done
 
 
