@@ -42,7 +42,7 @@ class Config(Recipe):
     degrade: bool = False  # half of the images softer and shifted; for a judge of samples
     look_every: Positive[int] = 1000  # steps between retrieval tests, besides that at the end
 
-    def __post_init__(self):
+    def check(self) -> None:
         if self.accumulate > 1:
             raise ValueError(
                 f"--accumulate {self.accumulate} is not possible here: every pair is told apart "

@@ -9,6 +9,7 @@ def read_pairs(
     recipe: Recipe, allow_missing_captions: bool = False
 ) -> tuple[list[Pair], list[Pair]]:
     """(to train on, held out)"""
+    recipe.check()
     folder = read_folder(recipe.data, allow_missing_captions)
     if not recipe.skip_unusable:
         folder.require_all_usable()

@@ -34,7 +34,8 @@ class Recipe:
     dry_run: bool = False  # print the plan and stop
     override: tuple[str, ...] = ()  # steps=900 ...: flags that may differ from the run resumed
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Refuses flags that do not go together."""
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"a batch of {self.batch_size} does not divide into {self.accumulate} equal parts. "
