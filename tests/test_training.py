@@ -2,13 +2,15 @@
 
 import json
 import math
+import os
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from tests.toy import Toy
-from training.checkpoint import flatten, load_state, save_state, unflatten
+from training.checkpoint import flatten, load_state, save_state, saved_states, unflatten
 from training.ema import EMA
 from training.learning_rate import learning_rate
 from training.run import Run, replacing
@@ -73,6 +75,33 @@ def test_full_disk_leaves_the_last_state_alone(tmp_path, monkeypatch):
         save_state(tmp_path, 2, {"model": model})
     assert [path.name for path in tmp_path.iterdir()] == ["step-0000001"]
     assert load_state(tmp_path / "step-0000001", {"model": nn.Linear(2, 2)}) == 1
+
+
+def test_all_is_on_the_disk_before_a_name_vouches_for_it(tmp_path, monkeypatch):
+    """As a power cut demands: contents, then the name, then the folder that holds the name; and
+    the metrics of a step before its state."""
+    events, replace = [], os.replace
+
+    def renamed(source, target):
+        events.append(("named", Path(target), os.stat(source).st_ino))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", lambda file: events.append(("synced", os.fstat(file).st_ino)))
+    monkeypatch.setattr(os, "replace", renamed)
+    toy = Toy(tmp_path / "run")
+    toy.train()
+    states = saved_states(toy.run.states)
+    assert len(states) == 2
+    for folder in states:
+        (moment,) = [k for k, event in enumerate(events) if event[1] == folder]
+        before = {event[1] for event in events[:moment] if event[0] == "synced"}
+        last = max(k for k, event in enumerate(events[:moment]) if event[0] == "named")
+        now = {event[1] for event in events[last:moment] if event[0] == "synced"}
+        files = [folder, *folder.iterdir()]
+        assert len(files) == 2 * len(toy.parts) + 6
+        assert {file.stat().st_ino for file in files} <= before
+        assert (toy.run.path / "metrics.jsonl").stat().st_ino in now
+        assert events[moment + 1] == ("synced", toy.run.states.stat().st_ino)
 
 
 def test_states_of_other_parts_are_refused(tmp_path):
