@@ -12,10 +12,10 @@ from imagetext.batches import ImageBatches, check_batch_size
 from imagetext.folder import Pair
 from imagetext.images import ImageTransform
 from stages.clip import PRESETS, Config, Stage, build_clip, recalls
-from stages.data import read_pairs
+from stages.data import data_identity, read_pairs
 from training.cli import parse, pick_device, run_main
 from training.loop import progress_bar, train
-from training.run import Run, replacing
+from training.run import Run, plain, replacing
 from training.seeding import derived_seed
 
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_plan(config, clip, pairs, held_out)
     if config.dry_run:
         return
-    run = Run(config.out, config)
+    run = Run(config.out, plain(config) | data_identity(config, pairs, held_out))
     if run.finished(config.steps):
         return
     batches = ImageBatches(

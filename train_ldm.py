@@ -16,7 +16,7 @@ from ldm.schedule import make_schedule
 from ldm.unet import UNet
 from ldm.validation import check_latents
 from stages.cache import cached, hashes
-from stages.data import read_pairs
+from stages.data import data_identity, read_pairs
 from stages.ldm import PRESETS, PREVIEWS, Config, Stage, build_unet
 from training.cli import parse, pick_device, run_main
 from training.loop import train
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.dry_run:
         return
     parts = hashes(config, vae, encoder)
-    run = Run(config.out, plain(config) | parts)
+    run = Run(config.out, plain(config) | parts | data_identity(config, pairs, held_out))
     if run.finished(config.steps):
         return
     provenance = {

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from autoencoder.optimization import Training
 from imagetext.batches import ImageBatches, check_batch_size, read_pixels
 from imagetext.images import ImageTransform
-from stages.data import read_pairs
+from stages.data import data_identity, read_pairs
 from stages.vae import JUDGED, PRESETS, Config, Stage, build
 from training.cli import parse, pick_device, run_main
 from training.loop import progress_bar, train
-from training.run import Run
+from training.run import Run, plain
 from training.seeding import derived_seed
 
 
@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_plan(config, training, len(pairs), len(held_out))
     if config.dry_run:
         return
-    run = Run(config.out, config)
+    identity = data_identity(config, pairs, held_out, captions=False)
+    run = Run(config.out, plain(config) | identity)
     if run.finished(config.steps):
         return
     seed = derived_seed(config.seed, "order")

@@ -1,5 +1,10 @@
 """The data folder of a training, read, checked and split."""
 
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
 from imagetext.folder import Pair, read_folder
 from imagetext.split import split
 from training.recipe import Recipe
@@ -14,3 +19,19 @@ def read_pairs(
     if not recipe.skip_unusable:
         folder.require_all_usable()
     return split(folder, recipe.held_out)
+
+
+def data_identity(
+    recipe: Recipe, pairs: Sequence[Pair], held_out: Sequence[Pair], captions: bool = True
+) -> dict[str, Any]:
+    """What a run is bound to besides its flags: with other files, or files of other names, a step
+    would see other images than before.
+
+    captions: whether they are trained on.
+    """
+    digest = hashlib.sha256()
+    for pair in (*pairs, *held_out):
+        name = pair.path.relative_to(recipe.data).as_posix()
+        digest.update(json.dumps([name, *(pair.captions if captions else ())]).encode())
+    counts = {"training": len(pairs), "held_out": len(held_out)}
+    return {"data_files": {**counts, "names_sha256": digest.hexdigest()}}

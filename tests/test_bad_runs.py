@@ -17,6 +17,7 @@ import train_clip
 import train_ldm
 import train_vae
 from tests.mistakes import TRAININGS, command, refusal, tree, unchanged
+from tests.pictures import captioned
 from training.cli import run_main
 
 
@@ -69,6 +70,23 @@ def test_a_run_of_stage_2_goes_on_with_no_other_part(world, runs, capsys, part):
         message = refusal(capsys, train_ldm, arguments(train_ldm, world, runs))
     replace(runs / part, world / part)
     assert re.search(r"_sha256: [0-9a-f]{64} -> [0-9a-f]{64}\n", message)
+
+
+@pytest.mark.parametrize("script", TRAININGS, ids=lambda s: s.__name__)
+def test_a_run_goes_on_with_no_other_images(world, runs, tmp_path, capsys, script):
+    """They would come in another order, even if the flags are the same."""
+    data = captioned(tmp_path / "data", 12)
+    given = [*command(script, world, tmp_path / "run"), "--data", str(data)]
+    script.main(given)
+    metadata = (data / "metadata.jsonl").read_text()
+    (data / "000.png").rename(data / "zzz.png")
+    (data / "metadata.jsonl").write_text(metadata.replace("000.png", "zzz.png"))
+    message = refusal(capsys, script, given)
+    assert re.search(r"data_files\.names_sha256: [0-9a-f]{64} -> [0-9a-f]{64}\n", message)
+    (data / "zzz.png").unlink()
+    captioned(data, 13)
+    message = refusal(capsys, script, given)
+    assert re.search(r"data_files\.(training|held_out): \d+ -> \d+\n", message)
 
 
 def replace(folder: Path, source: Path) -> None:
