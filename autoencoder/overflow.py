@@ -47,9 +47,10 @@ def finite(module: nn.Module, compute: Callable[[Tensor], Tensor], x: Tensor, wh
             stacklevel=3,
         )
         with torch.autocast(device, enabled=False):
-            module.to(at_least_float32(torch.empty(0, dtype=dtype)).dtype)
+            if dtype.itemsize < 4:
+                module.float()
             try:
-                result = compute(x.float())
+                result = compute(at_least_float32(x))
             finally:
                 module.to(dtype)
     if not result.isfinite().all():

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from training.durable import discard, put_in_place
+from training.durable import discard, put_in_place, sync_names
 
 TENSOR = "tensor"  # the JSON key that stands for a tensor of the safetensors file
 INT_KEYS = "int_keys"  # JSON keys are strings; optimizers number their parameters
@@ -60,7 +60,9 @@ def save_state(states: Path, step: int, parts: dict[str, Any], keep: int = 2) ->
             untouched.
     """
     folder = state_folder(states, step)
-    states.mkdir(exist_ok=True)  # but not its parents, which a vanished disk may have taken along
+    if not states.is_dir():
+        states.mkdir()  # but not its parents, which a vanished disk may have taken along
+        sync_names(states.parent)
     remove_leftovers(states)
     partial = folder.with_name(f".{folder.name}.partial")
     partial.mkdir()

@@ -39,7 +39,7 @@ class Averages:
         """The means since the last call; NaN where no number was finite."""
         sums, counts = self.totals
         means = dict(zip(self.names, (sums / counts).tolist(), strict=True))
-        self.__init__()
+        self.names, self.totals = [], torch.zeros(2, 0, dtype=torch.float64)
         return means
 
     def state_dict(self) -> dict[str, Any]:

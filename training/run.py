@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from training.checkpoint import load_state, remove_leftovers, save_state, saved_states
-from training.durable import append_line, partial_name, put_in_place, sync, write_text
+from training.durable import append_line, partial_name, put_in_place, sync, sync_names, write_text
 
 # Flags that say how to run, not what to compute; they may differ when a run is resumed.
 FREE_FLAGS = ("out", "device", "workers", "accumulate", "dry_run")
@@ -86,6 +86,7 @@ class Run:
             )
         else:
             write_json(self.config_file, self.config)
+            sync_names(self.path.parent)
 
     def compare(self, old: dict[str, Any], named: set[str]) -> None:
         """Refuses what differs from the config on disk, unless it is named."""
@@ -107,6 +108,10 @@ class Run:
     @property
     def config_file(self) -> Path:
         return self.path / "config.json"
+
+    @property
+    def history(self) -> Path:
+        return self.path / "history.jsonl"
 
     @property
     def model(self) -> Path:
@@ -158,9 +163,10 @@ class Run:
 
     def note(self, step: int, event: str) -> None:
         """Adds a line to the history."""
+        require(self.path)
         time = datetime.now(UTC).isoformat(timespec="seconds")
         line = json.dumps({"step": step, "event": event, "time": time}, ensure_ascii=False)
-        append_line(self.path / "history.jsonl", line)
+        append_line(self.history, line)
 
     def finish(self, steps: int) -> None:
         """To be called when the model is written: it is complete and on the disk from here on."""
@@ -171,10 +177,7 @@ class Run:
 
     def finished(self, steps: int) -> bool:
         """Whether all steps are done and the model is written; says so. Nothing is left to do."""
-        done = self.model.is_dir() and last_event(self.path / "history.jsonl") == (
-            steps,
-            "finished",
-        )
+        done = self.model.is_dir() and last_event(self.history) == (steps, "finished")
         if done:
             late = ", so the override changes nothing" if self.changed else ""
             print(f"{self.path} is finished: {steps} steps{late}. Its model is in {self.model}.")

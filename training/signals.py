@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; what kill, systemd and batch systems send
@@ -74,4 +74,5 @@ def first_signal(answer: Callable[[str], None]) -> Iterator[None]:
 
 def tell(text: str) -> None:
     """Writes past Python's buffers, which the handler may have interrupted in mid-write."""
-    os.write(2, text.encode())
+    with suppress(OSError):  # the terminal may have gone
+        os.write(2, text.encode())
