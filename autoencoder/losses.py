@@ -256,7 +256,11 @@ def adaptive_weight(gradients: Tensor, factor: Factor = 1.0) -> Scalar:
     """How many times the adversarial gradient at the last layer fits into that of the
     reconstruction: ||grad rec|| / (||grad adv|| + 1e-4), between 0 and 10,000.
 
-    Esser et al. 2021 (arXiv:2012.09841), eq. 7. factor: by which both gradients are too large.
+    Esser et al. 2021 (arXiv:2012.09841), eq. 7. NaN if a gradient overflowed, lest an infinite one
+    should look like a weight of 0.
+
+    factor: by which both gradients are too large.
     """
-    reconstruction, adversary = gradients.flatten(1).norm(dim=1)
-    return (reconstruction / (adversary + 1e-4 * factor)).clamp(0, LARGEST_ADAPTIVE_WEIGHT)
+    norms = gradients.float().flatten(1).norm(dim=1)
+    weight = (norms[0] / (norms[1] + 1e-4 * factor)).clamp(0, LARGEST_ADAPTIVE_WEIGHT)
+    return weight.where(norms.isfinite().all(), torch.nan)

@@ -130,6 +130,8 @@ def test_adaptive_weight_is_clamped_and_balances_the_gradients():
     assert value == pytest.approx(length / (0.01 * length + 1e-4)) and not value.requires_grad
     assert adaptive_weight(1024 * gradients, 1024.0) == value  # a loss scale changes nothing
     assert adaptive_weight(torch.tensor([1e3, 0.0])[:, None] * gradients) == 1e4
+    for overflowed in (0, 1):
+        assert adaptive_weight(gradients.index_fill(0, torch.tensor(overflowed), math.inf)).isnan()
 
 
 def test_weights_do_not_depend_on_the_resolution():
