@@ -124,7 +124,7 @@ def stages(folder: Path, world: Path) -> dict[str, object]:
     flags = {
         train_clip: ("--degrade",),
         train_vae: ("--accumulate", 2, *adversary),
-        train_ldm: ("--accumulate", 2),
+        train_ldm: ("--accumulate", 2, "--preview-prompts", "red"),
     }
     wrong = {}
     for k, (script, own) in enumerate(flags.items()):

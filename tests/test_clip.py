@@ -213,24 +213,6 @@ def test_the_run_folder_opens_as_text_encoder(run):
     assert 0 <= numbers[-1]["held_out_recall@10"] <= 1
 
 
-def test_a_resumed_run_equals_an_unbroken_one(run, shapes, tmp_path, monkeypatch):
-    original, calls = train_clip.Stage.step, []
-
-    def interrupted(self, step):
-        calls.append(step)
-        if len(calls) > 40:
-            raise OSError("the power failed")
-        return original(self, step)
-
-    monkeypatch.setattr(train_clip.Stage, "step", interrupted)
-    with pytest.raises(OSError, match="power"):
-        train_clip.main(command(shapes, tmp_path / "clip"))
-    monkeypatch.setattr(train_clip.Stage, "step", original)
-    train_clip.main(command(shapes, tmp_path / "clip"))
-    weights, unbroken = (load_clip(folder).state_dict() for folder in (tmp_path / "clip", run))
-    assert all(torch.equal(weights[name], unbroken[name]) for name in unbroken)
-
-
 def test_the_plan_warns_of_captions_that_are_cut(shapes, tmp_path, capsys):
     train_clip.main(command(shapes, tmp_path / "clip", "--tokens", "4", "--dry-run"))
     output = capsys.readouterr().out

@@ -14,7 +14,7 @@ from training.checkpoint import flatten
 
 ADVERSARY = ("--adversarial-weight", 0.5, "--discriminator-start", 0, "--adversarial-start", 0,
              "--discriminator-width", 16, "--discriminator-layers", 2)  # fmt: skip
-FLAGS = {train_clip: (), train_vae: ADVERSARY, train_ldm: ()}
+FLAGS = {train_clip: (), train_vae: ADVERSARY, train_ldm: ("--preview-prompts", "red")}
 
 
 def tensors(stage) -> dict[str, torch.Tensor]:
@@ -25,46 +25,35 @@ def tensors(stage) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in found.items() if not name.startswith("contest")}
 
 
-def with_step(monkeypatch, script, world, out, change, *flags) -> None:
-    """Runs a training in which change(stage, step, number) takes the place of every step."""
-    step = script.Stage.step
-    monkeypatch.setattr(script.Stage, "step", lambda stage, k: change(stage, step, k))
-    script.main(command(script, world, out, *FLAGS[script], *flags))
+def global_generators() -> tuple[torch.Tensor, np.ndarray]:
+    return torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
 
 
 @pytest.mark.parametrize("script", TRAININGS, ids=lambda s: s.__name__)
-def test_a_gradient_that_is_not_finite_moves_nothing(world, tmp_path, monkeypatch, script):
-    """Not the other network, the averages, the moments, nor the statistics of a norm."""
-
-    def spoil(stage, step, number):
-        if number != 1:
-            return step(stage, number)
-        network = next(part for part in stage.parts.values() if isinstance(part, torch.nn.Module))
-        before = tensors(stage)
-        handle = next(network.parameters()).register_hook(lambda gradient: gradient * torch.nan)
-        metrics = step(stage, number)
-        handle.remove()
-        assert metrics["taken"] == 0 and not metrics["gradient_norm"].isfinite()
-        after = tensors(stage)
-        assert before.keys() == after.keys()
-        assert [name for name in before if not torch.equal(before[name], after[name])] == []
-        return metrics
-
-    with_step(monkeypatch, script, world, tmp_path, spoil, "--steps", 3)
-
-
-@pytest.mark.parametrize("script", TRAININGS, ids=lambda s: s.__name__)
-def test_steps_draw_nothing_from_global_generators(world, tmp_path, monkeypatch, script):
-    """So there is no state of any to save, on any rank."""
+def test_what_a_step_leaves_alone(world, tmp_path, monkeypatch, script):
+    """The global generators, always: so there is no state of theirs to save, on any rank. And if a
+    gradient is not finite everything: the other network, the averages, the moments, the statistics
+    of a norm."""
 
     def watch(stage, step, number):
-        before = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
+        network = next(part for part in stage.parts.values() if isinstance(part, torch.nn.Module))
+        before, generators = tensors(stage), global_generators()
+        hook = next(network.parameters()).register_hook(lambda g: g * torch.nan if number else g)
         metrics = step(stage, number)
-        assert torch.equal(before[0], torch.get_rng_state())
-        assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+        hook.remove()
+        for old, new in zip(generators, global_generators(), strict=True):
+            assert np.array_equal(old, new)
+        assert metrics["taken"] == (number == 0)
+        assert metrics["gradient_norm"].isfinite() == (number == 0)
+        if number:
+            after = tensors(stage)
+            assert before.keys() == after.keys()
+            assert [name for name in before if not torch.equal(before[name], after[name])] == []
         return metrics
 
-    with_step(monkeypatch, script, world, tmp_path, watch)
+    step = script.Stage.step
+    monkeypatch.setattr(script.Stage, "step", lambda stage, k: watch(stage, step, k))
+    script.main(command(script, world, tmp_path, *FLAGS[script]))
 
 
 @pytest.mark.parametrize(("script", "network"), [(train_vae, "autoencoder"), (train_ldm, "unet")])

@@ -186,7 +186,10 @@ def scaled(**options) -> tuple[nn.Parameter, Update]:
 def descend(weight: nn.Parameter, update: Update) -> float:
     """By a gradient of (8, 8), whose norm is then clipped to 1."""
     (8 * weight.sum() * update.scale).backward()
-    return update({}, {"optimizer": 0.5})["taken"].item()
+    scale = update.scale
+    metrics = update({}, {"optimizer": 0.5})
+    assert metrics["loss_scale"] == scale
+    return metrics["taken"].item()
 
 
 def test_the_scale_falls_after_an_overflow_and_rises_after_a_while():

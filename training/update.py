@@ -54,14 +54,17 @@ class Update:
             rates: learning rate by optimizer.
 
         Returns:
-            `gradient_norm`, before clipping, and `taken`: 1, or 0 if the step was left out.
+            `gradient_norm`, before clipping, `loss_scale`, if there is one, and `taken`: 1, or 0 if
+            the step was left out.
         """
-        norms = {}
+        told = {}
         for name, optimizer in self.optimizers.items():
             self.scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(self.weights(optimizer), self.clip_norm)
-            norms["gradient_norm" if name == "optimizer" else f"{name}_gradient_norm"] = norm
-        values = [value.detach().float() for value in (*metrics.values(), *norms.values())]
+            told["gradient_norm" if name == "optimizer" else f"{name}_gradient_norm"] = norm
+        if self.scaler.is_enabled():
+            told["loss_scale"] = self.scale
+        values = [value.detach().float() for value in (*metrics.values(), *told.values())]
         taken = torch.stack(values).isfinite().all().float()
         for name, optimizer in self.optimizers.items():
             set_learning_rate(optimizer, rates[name])
@@ -69,7 +72,7 @@ class Update:
             optimizer.step()
             optimizer.zero_grad()
         self.scaler.update()
-        return {**norms, "taken": taken}
+        return {**told, "taken": taken}
 
     def weights(self, optimizer: Optimizer) -> list[nn.Parameter]:
         return [weight for group in optimizer.param_groups for weight in group["params"]]
