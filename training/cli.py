@@ -16,7 +16,9 @@ from safetensors import SafetensorError
 
 from training.allocation import keep_freed_memory
 from training.bounds import check_bounds
+from training.ranks import joined, local_rank, started
 from training.signals import interruptible
+from training.watch import STOPPED
 
 Config = TypeVar("Config")
 
@@ -100,18 +102,18 @@ def run_main(main: Callable[[], None]) -> None:
     Set LATENTSMITH_TRACEBACK=1 to see where the error came from.
     """
     keep_freed_memory()
-    try:
-        with interruptible():
-            return main()
-    except KeyboardInterrupt as stop:
-        message, status = "\n" + (str(stop) or "stopped."), 130  # after the ^C of the terminal
-    except (ValueError, OSError, SafetensorError, FloatingPointError) as error:
-        if os.environ.get("LATENTSMITH_TRACEBACK"):
-            raise
-        message, status = f"error: {in_words(error)}", 2
-    # Not before here: with the error its stack is gone, and the progress bars in it have ended.
-    print(message, file=sys.stderr)
-    sys.exit(status)
+    with joined() as watch:
+        try:
+            with interruptible():
+                return main()
+        except KeyboardInterrupt as stop:
+            message, status = "\n" + (str(stop) or "stopped."), STOPPED  # after the terminal's ^C
+        except (ValueError, OSError, SafetensorError, FloatingPointError) as error:
+            if os.environ.get("LATENTSMITH_TRACEBACK"):
+                raise
+            message, status = f"error: {in_words(error)}", 2
+        # Not before here: with the error its stack is gone, and the progress bars in it have ended.
+        watch.leave(message, status)
 
 
 def in_words(error: Exception) -> str:
@@ -138,11 +140,17 @@ def in_words(error: Exception) -> str:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first accelerator there is, otherwise the CPU."""
+    """`auto` is the first accelerator there is, otherwise the CPU.
+
+    Of several processes on a machine, each takes the GPU of its number.
+    """
     if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        found = torch.accelerator.current_accelerator(check_available=True)
+        name = found.type if found else "cpu"
     try:
         device = torch.device(name)
+        if started() and device.type == "cuda":
+            device = own_gpu(device)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
@@ -150,3 +158,19 @@ def pick_device(name: str) -> torch.device:
             "Use --device cpu, or leave it out to take what is there."
         ) from error
     return device
+
+
+def own_gpu(device: torch.device) -> torch.device:
+    """That of this process among those of its machine."""
+    if device.index is not None:
+        raise ValueError(
+            f"--device {device} names one GPU, and torchrun has started a process for each. "
+            "Use --device cuda; CUDA_VISIBLE_DEVICES says which GPUs there are."
+        )
+    if local_rank() >= torch.cuda.device_count():
+        raise ValueError(
+            f"torchrun has started more processes on this machine than its "
+            f"{torch.cuda.device_count()} GPUs. Lower --nproc-per-node to that."
+        )
+    torch.cuda.set_device(local_rank())
+    return torch.device("cuda", local_rank())
