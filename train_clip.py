@@ -13,6 +13,7 @@ from imagetext.folder import Pair
 from imagetext.images import ImageTransform
 from stages.clip import PRESETS, Config, Stage, build_clip, recalls
 from stages.data import data_identity, read_pairs
+from training import ranks
 from training.cli import parse, pick_device, run_main
 from training.loop import progress_bar, train
 from training.run import Run, plain, replacing
@@ -28,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_plan(config, clip, pairs, held_out)
     if config.dry_run:
         return
-    run = Run(config.out, plain(config) | data_identity(config, pairs, held_out))
+    with ranks.first():
+        run = Run(config.out, plain(config) | data_identity(config, pairs, held_out))
     if run.finished(config.steps):
         return
     batches = ImageBatches(
@@ -37,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         config.batch_size,
         derived_seed(config.seed, "order"),
         config.workers,
+        rank=ranks.rank(),
+        ranks=ranks.count(),
         progress=progress_bar,
     )
     stage = Stage(config, clip.to(device), batches)
@@ -46,9 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         return recalls(config, clip, pairs, "train") | recalls(config, clip, held_out, "held_out")
 
     train(run, config.plan(), stage.parts, stage.step, look, "train_clip")
-    with replacing(run.model) as model:
-        clip.text_encoder().save(model, {"config": run.config})
-        clip.save(model / "clip")
+    if not ranks.rank():
+        with replacing(run.model) as model:
+            clip.text_encoder().save(model, {"config": run.config})
+            clip.save(model / "clip")
     run.finish(config.steps)
     print(f"the model is in {run.model}; go on with: train_ldm.py --text-encoder {run.path} ...")
 

@@ -18,10 +18,11 @@ from ldm.validation import check_latents
 from stages.cache import cached, hashes
 from stages.data import data_identity, read_pairs
 from stages.ldm import PRESETS, PREVIEWS, Config, Stage, build_unet
+from training import ranks
 from training.cli import parse, pick_device, run_main
 from training.loop import train
 from training.run import Run, plain
-from training.seeding import derived_seed, generator
+from training.seeding import derived_seed, generators
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.dry_run:
         return
     parts = hashes(config, vae, encoder)
-    run = Run(config.out, plain(config) | parts | data_identity(config, pairs, held_out))
+    with ranks.first():
+        run = Run(config.out, plain(config) | parts | data_identity(config, pairs, held_out))
     if run.finished(config.steps):
         return
     provenance = {
@@ -46,13 +48,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         "autoencoder": autoencoder.files.read_provenance(config.vae),
         "text_encoder": conditioning.files.read_provenance(config.text_encoder),
     }
-    cache = cached(config, run, parts, pairs + held_out, vae, encoder)
-    check_latents(cache.batch(order.indices(0), generator(config.seed, "check"), 0)[0])
+    with ranks.first():
+        cache = cached(config, run, parts, pairs + held_out, vae, encoder)
+    first = range(config.batch_size)
+    check_latents(cache.batch(order.indices(0), generators(config.seed, "check", first), 0)[0])
     shown = (held_out or pairs)[:PREVIEWS]
     prompts = config.preview_prompts or [pair.captions[0] for pair in shown]
     stage = Stage(config, run, unet.to(device), vae, encoder, cache, order, prompts)
     train(run, config.plan(), stage.parts, stage.step, stage.look, "train_ldm")
-    stage.pipeline.save(run.model, provenance)
+    stage.save(provenance)
     run.finish(config.steps)
     print(f"the model is in {run.model}; draw with: python sample.py PROMPT --model {run.path}")
 

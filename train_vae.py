@@ -11,6 +11,7 @@ from imagetext.batches import ImageBatches, check_batch_size, read_pixels
 from imagetext.images import ImageTransform
 from stages.data import data_identity, read_pairs
 from stages.vae import JUDGED, PRESETS, Config, Stage, build
+from training import ranks
 from training.cli import parse, pick_device, run_main
 from training.loop import progress_bar, train
 from training.run import Run, plain
@@ -28,12 +29,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.dry_run:
         return
     identity = data_identity(config, pairs, held_out, captions=False)
-    run = Run(config.out, plain(config) | identity)
+    with ranks.first():
+        run = Run(config.out, plain(config) | identity)
     if run.finished(config.steps):
         return
     seed = derived_seed(config.seed, "order")
     batches = ImageBatches(
-        pairs, transform, config.batch_size, seed, config.workers, progress=progress_bar
+        pairs,
+        transform,
+        config.batch_size,
+        seed,
+        config.workers,
+        rank=ranks.rank(),
+        ranks=ranks.count(),
+        progress=progress_bar,
     )
     judged = read_pixels([pair.path for pair in (held_out or pairs)[:JUDGED]], transform)
     stage = Stage(config, run, training, batches, judged)

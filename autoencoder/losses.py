@@ -62,6 +62,11 @@ def start_step(start: Start, steps: int) -> int:
     return round(start * steps) if isinstance(start, float) else start
 
 
+def unchanged(tensor: Tensor) -> Tensor:
+    """The mean over processes where there is one."""
+    return tensor
+
+
 class AutoencoderLoss(nn.Module):
     """The losses of one training run, and the gradients that they send.
 
@@ -74,17 +79,19 @@ class AutoencoderLoss(nn.Module):
         steps: int,
         perceptual: Callable[[Images, Images], PerImage] | None = None,
         precision: AbstractContextManager | None = None,
+        average: Callable[[Tensor], Tensor] = unchanged,
     ):
         """
         Args:
             steps: length of the run.
             perceptual: a `PerceptualDistance`, or None for "none".
             precision: a context such as torch.autocast for the discriminator.
+            average: mean over the processes that share a batch.
         """
         super().__init__()
         assert (perceptual is None) == (config.perceptual == "none")
         self.config, self.perceptual = config, perceptual
-        self.precision = precision or nullcontext()
+        self.precision, self.average = precision or nullcontext(), average
         self.discriminator_start = start_step(config.discriminator_start, steps)
         self.adversarial_start = start_step(config.adversarial_start, steps)
         self.adversarial_ramp = start_step(config.adversarial_ramp, steps)
@@ -143,9 +150,9 @@ class AutoencoderLoss(nn.Module):
 
         Args:
             last_weight: of the decoder's last convolution, which must not be compiled.
-            discriminator: the bare module, not its DDP wrapper; None if its weight is 0.
+            discriminator: the bare module; None if its weight is 0.
             factor: of all gradients: the share of these images in the batch, times the loss scale.
-            balance: the adaptive weight, if these images are not the whole batch.
+            balance: the adaptive weight, if these images are but a part of this process' share.
         """
         pixels = reconstructions.detach().requires_grad_()
         error, metrics = self.reconstruction(images, pixels)
@@ -157,7 +164,7 @@ class AutoencoderLoss(nn.Module):
             if self.config.adaptive:
                 if balance is None:
                     gradients = at_last_layer(reconstructions, last_weight, gradient, against)
-                    balance = adaptive_weight(gradients, factor)
+                    balance = adaptive_weight(self.average(gradients), factor)
                 metrics["adaptive_weight"] = balance
                 metrics["adaptive_weight_at_clamp"] = (balance >= LARGEST_ADAPTIVE_WEIGHT).float()
                 weight = weight * balance

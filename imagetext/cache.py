@@ -147,14 +147,16 @@ class LatentCache:
     def batch(
         self,
         indices: Int[Tensor, " b"],
-        generator: torch.Generator,
+        generators: Sequence[torch.Generator],
         caption_dropout: float,
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b l d"]]:
         """Latents sampled from the posteriors of these pairs, and their contexts.
 
         Of several captions one is drawn; with chance `caption_dropout` it is the empty one.
+        generators: one for each pair, so that what is drawn for it does not depend on the others.
         """
-        chosen, dropped = torch.rand(2, len(indices), generator=generator, dtype=torch.float64)
+        chances = [torch.rand(2, generator=each, dtype=torch.float64) for each in generators]
+        chosen, dropped = torch.stack(chances, dim=1)
         starts = self.caption_starts.index_select(0, indices)
         counts = self.caption_starts.index_select(0, indices + 1) - starts
         rows = self.caption_rows.index_select(0, starts + (chosen * counts).long())
@@ -162,7 +164,7 @@ class LatentCache:
         context = self.context.index_select(0, rows).float()
         moments = self.moments.index_select(0, self.image_rows.index_select(0, indices)).float()
         mean, logvar = moments.chunk(2, dim=1)
-        noise = torch.randn(mean.shape, generator=generator)
+        noise = torch.stack([torch.randn(mean.shape[1:], generator=each) for each in generators])
         return mean + (0.5 * logvar).exp() * noise, context
 
 

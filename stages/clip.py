@@ -20,11 +20,13 @@ from evaluation.retrieval import recall_at
 from imagetext.batches import ImageBatches, read_pixels
 from imagetext.folder import Pair
 from imagetext.images import ImageTransform
+from training import ranks
 from training.bounds import Bound, NotNegative, Positive, Share
 from training.precision import Precision
 from training.recipe import Recipe
 from training.seeding import derived_seed, generator
 from training.update import Update, undo
+from training.watch import phase
 
 KS = (1, 5, 10)
 Several = Annotated[int, Bound(lambda x: x > 1, "2 or more, to have something to tell apart")]
@@ -79,7 +81,7 @@ class Stage:
         self.config, self.clip, self.batches = config, clip, batches
         self.device = clip.network.logit_scale.device
         self.precision = Precision(self.device, config.precision)
-        self.loss = ContrastiveLoss(clip)
+        self.loss = ranks.parallel(ContrastiveLoss(clip))
         optimizer = torch.optim.AdamW(
             parameter_groups(clip, config.weight_decay), betas=(0.9, 0.98), eps=1e-6, fused=True
         )
@@ -90,16 +92,20 @@ class Stage:
     def step(self, step: int) -> dict[str, Tensor]:
         config = self.config
         self.stream = self.stream or self.batches.stream(step)
+        phase("reading images")
         images, captions = next(self.stream)
         images = images.to(self.device, non_blocking=True)
         if config.degrade:
-            images = degraded(images, generator(config.seed, "degrade", step))
+            half = len(ranks.share(0, config.batch_size // 2))  # of the images, on all ranks
+            images = degraded(images, generator(config.seed, "degrade", step), half)
+        phase("computing gradients")
         self.clip.train()
         before = [buffer.clone() for buffer in self.clip.buffers()]
         with self.precision:
             loss = self.loss(images, self.clip.tokenizer(captions))
         (loss * self.update.scale).backward()
-        metrics = {"loss": loss.detach()}
+        phase("updating weights")
+        metrics = ranks.means({"loss": loss.detach()})
         metrics |= self.update(metrics, {"optimizer": config.rate(step)})
         undo(self.clip.buffers(), before, metrics["taken"])
         bound_logit_scale(self.clip)
@@ -113,12 +119,17 @@ def recalls(config: Config, clip: Clip, pairs: list[Pair], name: str) -> dict[st
     chosen = torch.randperm(len(pairs), generator=generator(config.seed, "retrieval"))
     pairs = [pairs[k] for k in chosen[:LARGEST_RETRIEVAL].tolist()]
     captions = [pair.captions[0] for pair in pairs]
-    pixels = read_pixels([pair.path for pair in pairs], ImageTransform(clip.size))
-    size = config.batch_size
+    own = ranks.places(len(pairs)).tolist()
+    pixels = read_pixels([pairs[k].path for k in own], ImageTransform(clip.size))
+    size = -(-config.batch_size // ranks.count())
     clip.eval()
     images = torch.cat([clip.encode_images(part) for part in pixels.split(size)])
     texts = torch.cat(
-        [clip.encode_texts(captions[k : k + size]) for k in range(0, len(captions), size)]
+        [
+            clip.encode_texts([captions[k] for k in own[first : first + size]])
+            for first in range(0, len(own), size)
+        ]
     )
+    images, texts = (ranks.gathered(part, len(pairs)) for part in (images, texts))
     found = recall_at(images @ texts.T, captions, KS)
     return {f"{name}_recall@{k}": value for k, value in found.items()}

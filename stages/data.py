@@ -7,6 +7,7 @@ from typing import Any
 
 from imagetext.folder import Pair, read_folder
 from imagetext.split import split
+from training.ranks import check_share
 from training.recipe import Recipe
 
 
@@ -15,6 +16,7 @@ def read_pairs(
 ) -> tuple[list[Pair], list[Pair]]:
     """(to train on, held out)"""
     recipe.check()
+    check_share(recipe.batch_size, recipe.accumulate)
     folder = read_folder(recipe.data, allow_missing_captions)
     if not recipe.skip_unusable:
         folder.require_all_usable()

@@ -1,8 +1,9 @@
 """Stage 2: latents and captions -> U-Net."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from ldm.schedule import ScheduleConfig, make_schedule
 from ldm.unet import PRESETS as ARCHITECTURES
 from ldm.unet import UNet
 from ldm.validation import Validation, verdict
+from training import ranks, sharding
 from training.bounds import Finite, NotNegative, Positive, Share
 from training.ema import EMA
 from training.grid import grid, pixels_of
@@ -25,8 +27,9 @@ from training.loop import say
 from training.precision import Precision, compile_for
 from training.recipe import Recipe
 from training.run import Run
-from training.seeding import derived_seed, generator
+from training.seeding import derived_seed, generator, generators
 from training.update import Update
+from training.watch import phase
 
 PREVIEWS = 8  # prompts that a preview shows
 JUDGED = 256  # training pairs that the validation loss is measured on if none are held out
@@ -45,6 +48,7 @@ class Config(Recipe):
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     gradient_checkpointing: bool = False  # a third slower, much less memory
+    shard: bool = False  # spread weights and optimizer over the GPUs; for what does not fit on one
     preview_prompts: tuple[str, ...] = ()  # drawn while training; the first held-out captions else
     preview_guidance: Finite = 4.0  # guidance scale of the previews
     allow_missing_captions: bool = False  # train images without a caption on the empty one
@@ -123,6 +127,9 @@ class Stage:
         self.device = unet.conv_in.weight.device
         self.precision = Precision(self.device, config.precision)
         self.ema = EMA(unet, config.ema_halflife * config.steps)
+        if config.shard:
+            spread(unet, self.precision)
+            spread(self.ema.module, self.precision)
         optimizer = torch.optim.AdamW(
             unet.parameters(), betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
@@ -130,35 +137,47 @@ class Stage:
         self.update = Update({"optimizer": optimizer}, config.clip_norm, scaler)
         self.parts = {"unet": unet, "ema": self.ema, "update": self.update}
         schedule = make_schedule(config.schedule).to(self.device)
-        self.denoiser = Denoiser(unet, schedule, config.objective.prediction)
+        self.network = unet if config.shard else ranks.parallel(unet)
+        self.denoiser = Denoiser(self.network, schedule, config.objective.prediction)
         self.pipeline = TextToImage(
             self.ema.module, vae, encoder, config.schedule, config.objective.prediction
         ).to(self.device)
         held_out = torch.arange(order.count, len(cache))
         judged = held_out if len(held_out) else torch.arange(min(order.count, JUDGED))
         self.validation = Validation(
-            *self.draw(judged, "validation", 0),
+            *self.draw(judged, "validation", judged.tolist()),
             schedule_steps=len(schedule),
             generator=generator(config.seed, "validation noise"),
             batch_size=config.batch_size,
+            places=ranks.places(len(judged)),
+            gather=ranks.gathered,
         )
         self.prompts = prompts
         self.baseline = self.validation.baseline(self.denoiser, config.objective)
         compile_for(self.device, unet)
 
-    def draw(self, indices: Tensor, purpose: str, step: int) -> tuple[Tensor, Tensor]:
-        """Latents and contexts of these pairs; captions are dropped in training only."""
+    def draw(self, indices: Tensor, purpose: str, numbers: Iterable[int]) -> tuple[Tensor, Tensor]:
+        """Latents and contexts of these pairs; captions are dropped in training only.
+
+        numbers: those of the images in the run, from which all that is random about them follows.
+        """
         dropout = self.config.caption_dropout if purpose == "train" else 0.0
-        random = generator(self.config.seed, purpose, step)
+        random = generators(self.config.seed, purpose, numbers)
         latents, context = self.cache.batch(indices, random, dropout)
         return latents.to(self.device), context.to(self.device)
 
     def step(self, step: int) -> dict[str, Tensor]:
         config = self.config
-        latents, context = self.draw(self.order.indices(step), "train", step)
-        random = generator(config.seed, "noise", step)
+        phase("reading latents")
+        numbers = ranks.share(step * config.batch_size, config.batch_size)
+        own = torch.tensor(ranks.share(0, config.batch_size))
+        latents, context = self.draw(self.order.indices(step)[own], "train", numbers)
+        random = generators(config.seed, "noise", numbers)
         t, noise = draw_noise(latents, self.denoiser.schedule, config.objective, random)
-        metrics = {"loss": self.backward(latents, context, t, noise)}
+        phase("computing gradients")
+        loss = self.backward(latents, context, t, noise)
+        phase("updating weights")
+        metrics = ranks.means({"loss": loss})
         metrics |= self.update(metrics, {"optimizer": config.rate(step)})
         self.ema.update(self.unet, step, metrics["taken"])
         return metrics
@@ -168,11 +187,12 @@ class Stage:
         context, t, noise) is computed in equal parts, of which each adds its share."""
         parts, losses = self.config.accumulate, []
         for latents, context, t, noise in zip(*(x.chunk(parts) for x in batch), strict=True):
-            with self.precision:
-                loss = denoising_loss(
-                    self.denoiser, latents, context, self.config.objective, t=t, noise=noise
-                ).mean()
-            (loss * self.update.scale / parts).backward()
+            with ranks.averaging(self.network, now=len(losses) == parts - 1):
+                with self.precision:
+                    loss = denoising_loss(
+                        self.denoiser, latents, context, self.config.objective, t=t, noise=noise
+                    ).mean()
+                (loss * self.update.scale / parts).backward()
             losses.append(loss.detach())
         return torch.stack(losses).mean()
 
@@ -181,8 +201,33 @@ class Stage:
         with self.precision:
             losses = self.validation.loss(self.pipeline.denoiser, self.config.objective)
         say(f"step {step}: {verdict(losses, self.baseline)}")
+        own, count = ranks.places(len(self.prompts)).tolist(), len(self.prompts)
         pictures = self.pipeline(
-            self.prompts, guidance_scale=self.config.preview_guidance, seed=self.config.seed
+            [self.prompts[k] for k in own],
+            guidance_scale=self.config.preview_guidance,
+            seed=self.config.seed + own[0],
         )
-        grid(pixels_of(pictures), columns=4).save(self.run.preview(step))
+        pixels = ranks.gathered(pixels_of(pictures), count)
+        if not ranks.rank():
+            grid(pixels, columns=4).save(self.run.preview(step))
         return losses
+
+    def save(self, provenance: dict[str, Any]) -> None:
+        """Writes the model: the averaged weights with all that is needed to draw."""
+        if self.config.shard:
+            averages = self.ema.module.state_dict()
+            weights = {name: sharding.whole(each).cpu() for name, each in averages.items()}
+            with torch.device("meta"):
+                unet = UNet(self.unet.config)
+            unet.load_state_dict(weights, assign=True)
+            self.pipeline.denoiser.network = unet
+        if not ranks.rank():
+            self.pipeline.save(self.run.model, provenance)
+
+
+def spread(unet: UNet, precision: Precision) -> None:
+    """Shares its weights out among the ranks."""
+    if precision.name == "fp16":
+        raise ValueError("--shard goes with --precision bf16 or fp32, not with fp16.")
+    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+    sharding.shard(unet, blocks, precision.dtype)

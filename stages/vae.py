@@ -16,6 +16,7 @@ from autoencoder.statistics import fold, measure, without_scaling
 from evaluation.reconstruction import psnr
 from imagetext.batches import ImageBatches
 from imagetext.images import to_model, to_uint8
+from training import ranks
 from training.bounds import Positive
 from training.ema import EMA
 from training.grid import grid
@@ -24,8 +25,9 @@ from training.metrics import Averages
 from training.precision import Precision
 from training.recipe import Recipe
 from training.run import Run
-from training.seeding import derived_seed, generator
+from training.seeding import derived_seed, generators
 from training.update import Update
+from training.watch import phase
 
 JUDGED = 256  # held-out images that the PSNR is measured on, at most
 SHOWN = 16  # of them in a preview
@@ -94,6 +96,8 @@ def build(config: Config, device: torch.device) -> Training:
         steps=config.steps,
         device=device,
         precision=Precision(device, config.precision),
+        parallel=ranks.parallel,
+        average=ranks.mean,
     )
 
 
@@ -137,11 +141,17 @@ class Stage:
     def step(self, step: int) -> dict[str, Tensor]:
         config = self.config
         self.stream = self.stream or self.batches.stream(step)
+        phase("reading images")
         images = to_model(next(self.stream)[0].to(self.device, non_blocking=True))
-        random = generator(config.seed, "posterior", step)
-        noise = torch.randn(self.training.autoencoder.latent_shape(images), generator=random)
+        shape = self.training.autoencoder.latent_shape(images)[1:]
+        numbers = ranks.share(step * config.batch_size, config.batch_size)
+        each = generators(config.seed, "posterior", numbers)
+        noise = torch.stack([torch.randn(shape, generator=random) for random in each])
         noise = noise.to(self.device, non_blocking=True)
+        phase("computing gradients")
         metrics = self.training.backward(images, noise, step, config.accumulate, self.update.scale)
+        phase("updating weights")
+        metrics = ranks.means(metrics)
         rate = config.rate(step)
         rates = {"optimizer": rate, "adversary": rate * config.discriminator_rate}
         metrics |= self.update(metrics, rates)
@@ -153,25 +163,28 @@ class Stage:
     @torch.no_grad()
     def look(self, step: int) -> dict[str, float]:
         """PSNR of the averaged weights on images that were held out, and a picture of some."""
-        values, shown = [], []
-        for pixels in self.judged.split(self.config.batch_size):
+        values, shown, count = [], [], len(self.judged)
+        for pixels in self.judged[ranks.places(count)].split(self.config.batch_size):
             posterior = self.ema.module.encode(to_model(pixels.to(self.device)))
             again = to_uint8(self.ema.module.decode(posterior.mode())).cpu()
             values.append(psnr(pixels, again))
             difference = (again.float() - pixels.float()) / 2 + 127.5  # gray where they agree
             shown.append(torch.stack([pixels, again, difference.to(torch.uint8)], dim=1))
-        rows = torch.cat(shown)[:SHOWN].flatten(0, 1)
-        grid(rows, columns=3 * min(4, len(self.judged))).save(self.run.preview(step))
+        rows = ranks.gathered(torch.cat(shown)[:SHOWN], min(SHOWN, count)).flatten(0, 1)
+        if not ranks.rank():
+            grid(rows, columns=3 * min(4, count)).save(self.run.preview(step))
         if contest := self.contest.pop():
             say(f"discriminator: {balance(*contest.values())}")
-        return {"psnr": torch.cat(values).mean().item()}
+        return {"psnr": ranks.gathered(torch.cat(values), count).mean().item()}
 
     def save(self) -> None:
         """Measures the latents of the averaged weights, folds that in, and writes the model."""
         count = min(self.config.statistics_images, self.batches.order.count)
         steps = range(max(1, count // self.config.batch_size))
         images = (to_model(self.batches[step][0].to(self.device)) for step in steps)
-        statistics = measure(self.ema.module, images)
+        statistics = measure(self.ema.module, images)  # over the images of all ranks
+        if ranks.rank():
+            return
         autoencoder = fold(self.ema.module, statistics)
         some = to_model(self.batches[0][0].to(self.device))
         activation = largest_activation(

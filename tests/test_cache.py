@@ -63,7 +63,8 @@ def build(root: Path, pairs: list[Pair] | None = None, **changes) -> LatentCache
 
 
 def draw(cache: LatentCache, indices=ALL, dropout: float = 0.0, seed: int = 0):
-    return cache.batch(indices, torch.Generator().manual_seed(seed), dropout)
+    each = [torch.Generator().manual_seed(10**6 * seed + k) for k in range(len(indices))]
+    return cache.batch(indices, each, dropout)
 
 
 def left_over(root: Path) -> list[str]:

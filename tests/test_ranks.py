@@ -12,18 +12,18 @@ def shared_out(total: int) -> dict:
     places = ranks.places(total)
     rows = torch.stack([places.float(), places.float() ** 2], dim=1)
     return {
-        "rows": list(range(10))[ranks.share()],
+        "share": list(ranks.share(20, 10)),
         "places": places.tolist(),
         "gathered": ranks.gathered(rows, total),
-        "mean": ranks.mean({"a": torch.tensor(1.0 + ranks.rank()), "b": torch.tensor(2.0)}),
+        "mean": ranks.means({"a": torch.tensor(1.0 + ranks.rank()), "b": torch.tensor(2.0)}),
         "any": [ranks.any_of(ranks.rank() == 1), ranks.any_of(False)],
     }
 
 
 def test_work_is_shared_out_by_place_and_comes_back_in_order():
     first, second = on_ranks(shared_out, 5)
-    assert first["rows"] == [0, 2, 4, 6, 8] and second["rows"] == [1, 3, 5, 7, 9]
-    assert first["places"] == [0, 2, 4] and second["places"] == [1, 3, 4]  # equally many
+    assert first["share"] == [20, 22, 24, 26, 28] and second["share"] == [21, 23, 25, 27, 29]
+    assert first["places"] == [0, 1, 2] and second["places"] == [3, 4, 4]  # equally many
     for found in (first, second):
         assert torch.equal(found["gathered"][:, 0], torch.arange(5.0))
         assert torch.equal(found["gathered"][:, 1], torch.arange(5.0) ** 2)
@@ -33,7 +33,7 @@ def test_work_is_shared_out_by_place_and_comes_back_in_order():
 
 def test_without_torchrun_there_is_one_rank_that_has_everything():
     assert (ranks.rank(), ranks.count()) == (0, 1)
-    assert list(range(5))[ranks.share()] == [0, 1, 2, 3, 4]
+    assert list(ranks.share(5, 3)) == [5, 6, 7]
     assert ranks.places(3).tolist() == [0, 1, 2] and len(ranks.places(0)) == 0
     module = nn.Linear(2, 2)
     assert ranks.parallel(module) is module
@@ -56,7 +56,7 @@ def gradients(parts: int) -> list[torch.Tensor]:
     """Of a mean over 8 rows, computed by all ranks, each in `parts`."""
     torch.manual_seed(ranks.rank())  # the weights are those of rank 0
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
-    rows = torch.linspace(-1, 1, 24).view(8, 3)[ranks.share()]
+    rows = torch.linspace(-1, 1, 24).view(8, 3)[ranks.share(0, 8)]
     called = ranks.parallel(network)
     for k, part in enumerate(rows.chunk(parts)):
         with ranks.averaging(called, now=k == parts - 1):

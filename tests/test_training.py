@@ -70,7 +70,7 @@ def test_full_disk_leaves_the_last_state_alone(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.checkpoint.save_file", full)
+    monkeypatch.setattr("training.sharding.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save_state(tmp_path, 2, {"model": model})
     assert [path.name for path in tmp_path.iterdir()] == ["step-0000001"]

@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from training.sharding import local
+
 
 class EMA:
     """Averages weights with a half-life stated in steps, ignoring the untrained beginning.
@@ -46,8 +48,8 @@ class EMA:
         torch._foreach_add_(averages, differences)
 
     def _pairs(self, module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-        averages = list(self.module.parameters())
-        weights = [weight.detach().float() for weight in module.parameters()]
+        averages = [local(average) for average in self.module.parameters()]
+        weights = [local(weight.detach()).float() for weight in module.parameters()]
         assert len(averages) == len(weights)
         return averages, weights
 

@@ -9,10 +9,12 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from training.metrics import Averages, MetricsFile
+from training import ranks
+from training.metrics import Averages, MetricsFile, NoMetricsFile
 from training.run import Run
 from training.signals import stop_requests
 from training.skips import Skips, diverged
+from training.watch import Watch, finished, phase
 
 Metrics = dict[str, Tensor]
 
@@ -26,6 +28,7 @@ class Plan:
     save_every: int
     look_every: int  # previews and validation
     log_every: int = 20
+    rank_timeout: float = Watch.patience  # seconds, of steps and looks
 
     def __post_init__(self):
         for name in ("steps", "images_per_step", "save_every", "look_every", "log_every"):
@@ -56,12 +59,14 @@ def train(
     averages, skips = Averages(), Skips()
     parts = {**parts, "averages": averages, "skips": skips}
     first = run.resume(parts)
+    Watch.patience = plan.rank_timeout
     with (
-        closing(MetricsFile(run.path, first)) as metrics,
+        closing(NoMetricsFile() if ranks.rank() else MetricsFile(run.path, first)) as metrics,
         closing(ProgressBar(title, first, plan)) as bar,
         stop_requests() as stop,
     ):
         for done in range(first + 1, plan.steps + 1):
+            phase("beginning", step=done, limited=True)
             numbers = step(done - 1)
             skips.add(numbers.pop("taken"))
             averages.add(numbers)
@@ -70,15 +75,19 @@ def train(
             if last or done % plan.log_every == 0:
                 reason = write_means(done, averages, skips, metrics, bar)
             if last or done % plan.look_every == 0:
+                phase("looking")
                 numbers = look(done)
                 metrics.write(done, numbers)
                 bar.line(done, numbers)
             reason = reason or stop.reason(done)  # read once: a later signal waits for a step more
             if last or reason or done % plan.save_every == 0:
+                phase("saving the state")
                 metrics.sync()
                 run.save(done, parts)
             if reason:
+                finished()
                 raise reason
+    phase("writing the model", limited=False)
 
 
 def write_means(
@@ -109,6 +118,7 @@ class ProgressBar:
             unit_scale=True,
             dynamic_ncols=True,
             mininterval=1.0,
+            disable=ranks.rank() > 0,
         )
         self.marked, self.images = time.monotonic(), 0
 
@@ -137,7 +147,14 @@ class ProgressBar:
 
 def progress_bar(items: Iterable, title: str, total: int) -> Iterable:
     """A bar around anything that takes long besides the steps."""
-    return tqdm(items, desc=title, total=total, dynamic_ncols=True, mininterval=1.0)
+    return tqdm(
+        items,
+        desc=title,
+        total=total,
+        dynamic_ncols=True,
+        mininterval=1.0,
+        disable=ranks.rank() > 0,
+    )
 
 
 def say(text: str) -> None:

@@ -78,6 +78,16 @@ class MetricsFile:
             self.board.close()
 
 
+class NoMetricsFile:
+    """What the ranks have that write none."""
+
+    def write(self, step: int, metrics: dict[str, float]) -> None: ...
+
+    def sync(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def step_of(line: str) -> float:
     """Infinite for a line that a crash or a full disk cut short: its step is done again."""
     try:

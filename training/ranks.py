@@ -1,8 +1,10 @@
 """The processes of one training: which one this is, and what all of them do together.
 
 torchrun starts them and tells each its place through the environment. Without torchrun there is
-one, and everything here does next to nothing. A batch, and whatever is measured, is shared out by
-place: of what is numbered 0, 1, 2, ... rank r of n has r, r + n, r + 2n, ...
+one, and everything here does next to nothing.
+
+Of a batch, rank r of n has the images r, r + n, r + 2n, ...; of what is measured, it has the r-th
+of n consecutive parts.
 """
 
 import os
@@ -94,43 +96,50 @@ def any_of(mine: bool) -> bool:
     return bool(flags)
 
 
-def mean(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-    """0-dim tensors of the same names on every rank, averaged over the ranks: of means over equal
-    shares of a batch, the means over the batch."""
+def mean(tensor: Tensor) -> Tensor:
+    """Over the ranks: of means over equal shares of a batch, the mean over the batch."""
+    if count() == 1:
+        return tensor
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total / count()
+
+
+def means(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same of 0-dim tensors with the same names everywhere, all at once."""
     if count() == 1 or not metrics:
         return metrics
-    values = torch.stack([value.detach().double() for value in metrics.values()])
-    dist.all_reduce(values)
-    return dict(zip(metrics, values / count(), strict=True))
+    values = mean(torch.stack([value.detach().double() for value in metrics.values()]))
+    return dict(zip(metrics, values, strict=True))
 
 
 def check_share(batch_size: int, parts: int = 1) -> None:
     """Refuses a batch that does not divide evenly among the ranks, and there into `parts`."""
-    if batch_size % (count() * parts):
-        step = count() * parts
+    unit = count() * parts
+    if batch_size % unit:
         raise ValueError(
             f"a batch of {batch_size} does not divide among {count()} processes"
             + (f" and there into {parts} parts" if parts > 1 else "")
-            + f". --batch-size counts the images of all of them together: it must be a multiple of "
-            f"{step}, for example {max(1, round(batch_size / step)) * step}."
+            + f". --batch-size counts the images of all of them together; let it be a multiple of "
+            f"{unit}, for example {max(1, round(batch_size / unit)) * unit}."
         )
 
 
-def share() -> slice:
-    """Which rows of something are this rank's; also of a range."""
-    return slice(rank(), None, count())
+def share(first: int, batch_size: int) -> range:
+    """Of `batch_size` things numbered from `first` on, those that are this rank's."""
+    return range(first + rank(), first + batch_size, count())
 
 
 def places(total: int) -> Tensor:
     """Which of `total` things this rank measures, equally many on every rank.
 
-    Where they do not divide evenly some ranks repeat the last one, and `gathered` drops it again:
-    networks whose weights are shared out must be called equally often everywhere.
+    Where they do not divide evenly the last one is repeated, and `gathered` drops it again:
+    networks whose weights are spread over the ranks must be called equally often everywhere.
     """
     if not total:
         return torch.arange(0)
     each = -(-total // count())
-    return torch.arange(rank(), each * count(), count()).clamp(max=total - 1)
+    return torch.arange(rank() * each, (rank() + 1) * each).clamp(max=total - 1)
 
 
 def gathered(rows: Tensor, total: int) -> Tensor:
@@ -140,7 +149,7 @@ def gathered(rows: Tensor, total: int) -> Tensor:
     rows = rows.contiguous()
     parts = [torch.empty_like(rows) for _ in range(count())]
     dist.all_gather(parts, rows)
-    return torch.stack(parts, dim=1).flatten(0, 1)[:total]
+    return torch.cat(parts)[:total]
 
 
 def parallel(module: nn.Module) -> nn.Module:

@@ -31,6 +31,7 @@ class Recipe:
     skip_unusable: bool = False  # leave out images that cannot be read
     seed: int = 0  # of everything that is random
     device: str = "auto"  # cpu, cuda, mps; auto takes what is there
+    rank_timeout: Positive[float] = 1800  # seconds without a step until a rank counts as hanging
     dry_run: bool = False  # print the plan and stop
     override: tuple[str, ...] = ()  # steps=900 ...: flags that may differ from the run resumed
 
@@ -49,6 +50,7 @@ class Recipe:
             save_every=self.save_every,
             look_every=self.look_every,
             log_every=self.log_every,
+            rank_timeout=self.rank_timeout,
         )
 
     def rate(self, step: int) -> float:

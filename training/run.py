@@ -17,11 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from training import ranks
 from training.checkpoint import load_state, remove_leftovers, save_state, saved_states
 from training.durable import append_line, partial_name, put_in_place, sync, sync_names, write_text
 
 # Flags that say how to run, not what to compute; they may differ when a run is resumed.
-FREE_FLAGS = ("out", "device", "workers", "accumulate", "dry_run")
+FREE_FLAGS = ("out", "device", "workers", "accumulate", "shard", "rank_timeout", "dry_run")
 ABSENT = object()  # the value of a flag that only the other side has
 
 
@@ -76,6 +77,11 @@ class Run:
         self.config = plain(config)
         named = {flag_of(text) for text in self.config.pop("override", ())}
         self.changed: dict[str, tuple[Any, Any]] = {}  # by --override, since the last start
+        if ranks.rank() and not self.config_file.is_file():
+            raise ValueError(
+                f"rank 0 has begun a run in {self.path}, and rank {ranks.rank()} does not see it. "
+                "Let --out be on a file system that all machines share."
+            )
         make_folder(self.path)
         if self.config_file.is_file():
             self.compare(read_json(self.config_file), named)
@@ -141,7 +147,8 @@ class Run:
     def resume(self, parts: dict[str, Any]) -> int:
         """Loads the newest state into `parts`, or leaves them as they are if there is none; says
         which it was. Returns the step that the run is at."""
-        remove_leftovers(self.states)
+        if not ranks.rank():
+            remove_leftovers(self.states)
         states = saved_states(self.states)
         step = load_state(states[-1], parts) if states else 0
         given = self.config.get("init_from")
@@ -154,7 +161,8 @@ class Run:
             text = f"a fresh run in {self.path}, {event}."
         print(text)
         if self.changed:
-            write_json(self.config_file, self.config)
+            if not ranks.rank():
+                write_json(self.config_file, self.config)
             changed = "; ".join(lines(self.changed))
             print(f"changed from step {step} on: {changed}")
             event += f", changed: {changed}"
@@ -163,6 +171,8 @@ class Run:
 
     def note(self, step: int, event: str) -> None:
         """Adds a line to the history."""
+        if ranks.rank():
+            return
         require(self.path)
         time = datetime.now(UTC).isoformat(timespec="seconds")
         line = json.dumps({"step": step, "event": event, "time": time}, ensure_ascii=False)
@@ -170,10 +180,12 @@ class Run:
 
     def finish(self, steps: int) -> None:
         """To be called when the model is written: it is complete and on the disk from here on."""
-        for left in self.path.glob(".model*"):  # by a process that was killed while it wrote
-            shutil.rmtree(left)
-        sync(self.model)
-        self.note(steps, "finished")
+        if not ranks.rank():
+            for left in self.path.glob(".model*"):  # by a process that was killed while it wrote
+                shutil.rmtree(left)
+            sync(self.model)
+            self.note(steps, "finished")
+        ranks.meet()
 
     def finished(self, steps: int) -> bool:
         """Whether all steps are done and the model is written; says so. Nothing is left to do."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from training import ranks
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; what kill, systemd and batch systems send
 
 
@@ -13,8 +15,9 @@ class StopRequest:
     requested = False
 
     def reason(self, step: int) -> KeyboardInterrupt | None:
-        """What to raise when the state of this step is saved; None to go on."""
-        if not self.requested:
+        """What to raise when the state of this step is saved; None to go on. One for all ranks,
+        whichever of them got the signal."""
+        if not ranks.any_of(self.requested):
             return None
         return KeyboardInterrupt(
             f"stopped after step {step}, with the state saved. Run the same command again to go on."
@@ -28,7 +31,8 @@ def stop_requests() -> Iterator[StopRequest]:
 
     def note(name: str) -> None:
         stop.requested = True
-        tell(f"\n{name}: stopping after this step; once more stops at once, without saving.\n")
+        if not ranks.rank():
+            tell(f"\n{name}: stopping after this step; once more stops at once, without saving.\n")
 
     with first_signal(note):
         yield stop

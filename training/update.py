@@ -14,6 +14,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from training.learning_rate import set_learning_rate
+from training.sharding import local, whole
 
 Metrics = dict[str, Tensor]
 
@@ -33,13 +34,15 @@ class Update:
     ):
         """
         Args:
-            optimizers: fused ones (they can be told on the device to stand still), by name.
+            optimizers: Adams by name, fused: they can be told on the device to stand still.
             clip_norm: the gradient of each is scaled down to this norm.
             scaler: of the losses, for float16; `scale` must then be on every gradient.
         """
         self.optimizers, self.clip_norm = dict(optimizers), clip_norm
         self.scaler = scaler or GradScaler(enabled=False)
         self.device = self.weights(next(iter(self.optimizers.values())))[0].device
+        for optimizer in self.optimizers.values():
+            self.begin(optimizer)
 
     @property
     def scale(self) -> Tensor:
@@ -61,6 +64,7 @@ class Update:
         for name, optimizer in self.optimizers.items():
             self.scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(self.weights(optimizer), self.clip_norm)
+            norm = whole(norm)
             told["gradient_norm" if name == "optimizer" else f"{name}_gradient_norm"] = norm
         if self.scaler.is_enabled():
             told["loss_scale"] = self.scale
@@ -73,6 +77,16 @@ class Update:
             optimizer.zero_grad()
         self.scaler.update()
         return {**told, "taken": taken}
+
+    def begin(self, optimizer: Optimizer) -> None:
+        """Makes the moments that Adam's first step would make, so that a saved state has a place to
+        go to, whatever piece of it is this rank's."""
+        for weight in self.weights(optimizer):
+            optimizer.state[weight] = {
+                "step": torch.zeros((), device=local(weight).device),
+                "exp_avg": torch.zeros_like(weight),
+                "exp_avg_sq": torch.zeros_like(weight),
+            }
 
     def weights(self, optimizer: Optimizer) -> list[nn.Parameter]:
         return [weight for group in optimizer.param_groups for weight in group["params"]]
