@@ -33,7 +33,7 @@ class BatchNormTogether(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        values = x.float()
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
         variances, means = torch.var_mean(values, dim=(0, 2, 3), correction=0)
         parts = gather(torch.stack([means, variances]))  # (processes, 2, c)
         means, variances = parts.unbind(dim=1)

@@ -12,6 +12,7 @@ from imagetext.images import ImageTransform, to_model
 from stages.ldm import Config
 from training.loop import progress_bar
 from training.run import Run
+from training.watch import phase
 
 
 def hashes(config: Config, vae: Autoencoder, encoder: TextEncoder) -> dict[str, Any]:
@@ -36,6 +37,7 @@ def cached(
     transform = ImageTransform(config.size, vae.config.in_channels)
     identity = {**parts, "transform": transform.describe(), "encoded_in": "float32"}
     folder = run.path / "cache"
+    phase("building the latent cache")
     if folder.exists():
         return LatentCache.open(folder, identity, pairs)
     device = next(vae.parameters()).device

@@ -9,6 +9,7 @@ from imagetext.folder import Pair, read_folder
 from imagetext.split import split
 from training.ranks import check_share
 from training.recipe import Recipe
+from training.watch import phase
 
 
 def read_pairs(
@@ -16,6 +17,7 @@ def read_pairs(
 ) -> tuple[list[Pair], list[Pair]]:
     """(to train on, held out)"""
     recipe.check()
+    phase("reading the data folder")
     check_share(recipe.batch_size, recipe.accumulate)
     folder = read_folder(recipe.data, allow_missing_captions)
     if not recipe.skip_unusable:

@@ -13,6 +13,7 @@ from conditioning import TextEncoder
 from imagetext.batches import Order
 from imagetext.cache import LatentCache
 from ldm import TextToImage
+from ldm.blocks import ResidualBlock, SpatialTransformer
 from ldm.denoiser import Denoiser
 from ldm.objective import ObjectiveConfig, denoising_loss, draw_noise
 from ldm.schedule import ScheduleConfig, make_schedule
@@ -154,7 +155,8 @@ class Stage:
         )
         self.prompts = prompts
         self.baseline = self.validation.baseline(self.denoiser, config.objective)
-        compile_for(self.device, unet)
+        if not config.shard:
+            compile_for(self.device, unet)
 
     def draw(self, indices: Tensor, purpose: str, numbers: Iterable[int]) -> tuple[Tensor, Tensor]:
         """Latents and contexts of these pairs; captions are dropped in training only.
@@ -214,20 +216,26 @@ class Stage:
 
     def save(self, provenance: dict[str, Any]) -> None:
         """Writes the model: the averaged weights with all that is needed to draw."""
-        if self.config.shard:
-            averages = self.ema.module.state_dict()
-            weights = {name: sharding.whole(each).cpu() for name, each in averages.items()}
-            with torch.device("meta"):
-                unet = UNet(self.unet.config)
-            unet.load_state_dict(weights, assign=True)
-            self.pipeline.denoiser.network = unet
-        if not ranks.rank():
-            self.pipeline.save(self.run.model, provenance)
+        averages = self.ema.module.state_dict()
+        weights = {name: sharding.whole(each).cpu() for name, each in averages.items()}
+        if ranks.rank():
+            return
+        with torch.device("meta"):
+            unet = UNet(self.unet.config)
+        unet.load_state_dict(weights, assign=True)
+        pipeline, config = self.pipeline, self.config
+        TextToImage(
+            unet,
+            pipeline.autoencoder,
+            pipeline.text_encoder,
+            config.schedule,
+            config.objective.prediction,
+        ).save(self.run.model, provenance)
 
 
 def spread(unet: UNet, precision: Precision) -> None:
     """Shares its weights out among the ranks."""
     if precision.name == "fp16":
         raise ValueError("--shard goes with --precision bf16 or fp32, not with fp16.")
-    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+    blocks = [m for m in unet.modules() if isinstance(m, ResidualBlock | SpatialTransformer)]
     sharding.shard(unet, blocks, precision.dtype)

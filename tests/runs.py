@@ -1,10 +1,8 @@
-"""Trainings as short as they can be, of all three stages."""
+"""Trainings of all three stages, as short as they can be."""
 
+import json
+import sys
 from pathlib import Path
-
-import train_clip
-import train_ldm
-import train_vae
 
 COMMON = ("--preset", "tiny-32", "--steps", "3", "--batch-size", "8", "--warmup", "1")
 COMMON += ("--held-out", "0.2", "--log-every", "1", "--precision", "fp32", "--device", "cpu")
@@ -13,13 +11,42 @@ ADVERSARY += ("--discriminator-start", "1", "--adversarial-start", "1", "--adver
 ADVERSARY += ("--learned-logvar", "--discriminator-width", "16", "--discriminator-layers", "2")
 
 
-def train_all(root: Path, out: Path, *flags: str) -> None:
-    """The three stages, from the images in root/data to out/clip, out/vae and out/ldm."""
-    shared = ("--data", str(root / "data"), *COMMON, *flags)
-    train_clip.main([*shared, "--out", str(out / "clip")])
-    train_vae.main([*shared, *ADVERSARY, "--out", str(out / "vae")])
-    train_ldm.main([*shared, *parts(out), "--out", str(out / "ldm")])
+def clip(root: Path, out: Path, *flags: str) -> None:
+    import train_clip
+
+    train_clip.main([*shared(root), "--out", str(out / "clip"), *flags])
 
 
-def parts(out: Path) -> tuple[str, ...]:
-    return ("--vae", str(out / "vae"), "--text-encoder", str(out / "clip"))
+def vae(root: Path, out: Path, *flags: str) -> None:
+    import train_vae
+
+    train_vae.main([*shared(root), *ADVERSARY, "--out", str(out / "vae"), *flags])
+
+
+def ldm(root: Path, out: Path, models: Path, *flags: str) -> None:
+    import train_ldm
+
+    parts = ("--vae", str(models / "vae"), "--text-encoder", str(models / "clip"))
+    train_ldm.main([*shared(root), *parts, "--out", str(out / "ldm"), *flags])
+
+
+def shared(root: Path) -> tuple[str, ...]:
+    return ("--data", str(root / "data"), *COMMON)
+
+
+def demo(root: Path, out: Path) -> None:
+    clip(root, out)
+    vae(root, out)
+    ldm(root, out, out)
+
+
+def numbers(run: Path) -> list[dict]:
+    """What a run has measured, line by line, but for its speed."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+
+if __name__ == "__main__":
+    from training.cli import run_main
+
+    run_main(lambda: demo(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -58,6 +58,7 @@ def train(
     """
     averages, skips = Averages(), Skips()
     parts = {**parts, "averages": averages, "skips": skips}
+    phase("reading the state")
     first = run.resume(parts)
     Watch.patience = plan.rank_timeout
     with (

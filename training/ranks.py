@@ -61,9 +61,11 @@ def joined() -> Iterator[Watch]:
             watch.await_verdict(SILENCE_AFTER_LOSS if connection_lost(error) else 0)
             watch.failed(f"{type(error).__name__}: {error}")
         raise
-    finally:
+    else:
         watch.stop()
         dist.destroy_process_group()
+    finally:  # after an error others may be missing, and taking leave of them would wait for them
+        watch.stop()
 
 
 @contextmanager

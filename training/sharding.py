@@ -5,6 +5,7 @@ it computes it. Training and averaged weights are then DTensors, which this file
 as safetensors, to which each rank adds its pieces, and which any number of ranks can read.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,7 +91,8 @@ def read_tensors(place: Path, places: dict[str, Tensor]) -> dict[str, Tensor]:
         return places
     reader = dcp.HuggingFaceStorageReader(str(place))
     check_names(reader.read_metadata().state_dict_metadata.keys(), places.keys())
-    with plain_errors():
+    with plain_errors(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one rank, as said
         dcp.load(places, storage_reader=reader, no_dist=not ranks.started())
     return places
 

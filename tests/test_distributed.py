@@ -1,0 +1,199 @@
+"""One batch on one rank, on two, or in parts: the same gradients, the same training."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from tests import runs
+from tests.ranked import on_ranks
+from tests.shapes import make_shapes
+from training import ranks
+
+ROOT = Path(__file__).parents[1]
+
+
+def gradients_of_stage_1(parts: int) -> dict[str, torch.Tensor]:
+    """Of both networks and of the learned variance, in float64, with the adaptive weight."""
+    from autoencoder import PRESETS, Autoencoder
+    from autoencoder.discriminator import Discriminator, DiscriminatorConfig
+    from autoencoder.losses import AutoencoderLoss, LossConfig
+    from autoencoder.optimization import Training
+
+    torch.manual_seed(0)
+    starts = {"discriminator_start": 0, "adversarial_start": 0, "adversarial_ramp": 0}
+    config = LossConfig(reconstruction="l2", perceptual="none", learned_logvar=True, **starts)
+    training = Training(
+        Autoencoder(PRESETS["tiny-32"]).double(),
+        Discriminator(DiscriminatorConfig(width=16, layers=2)).double(),
+        AutoencoderLoss(config, 10, average=ranks.mean).double(),
+        parallel=ranks.parallel,
+    )
+    images = torch.rand(8, 3, 32, 32, dtype=torch.float64) * 2 - 1
+    noise = torch.randn(8, 4, 8, 8, dtype=torch.float64)
+    own = torch.tensor(ranks.share(0, 8))
+    metrics = ranks.means(training.backward(images[own], noise[own], 0, parts))
+    return metrics | gradients_in(training.networks)
+
+
+def gradients_in(networks: dict[str, nn.Module]) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{key}": weight.grad
+        for name, network in networks.items()
+        for key, weight in network.named_parameters()
+    }
+
+
+def gradients_of_stage_0() -> dict[str, torch.Tensor]:
+    """Of what looks at the whole batch there: batch norms and the contrast of pairs, in float64."""
+    from conditioning.contrastive import contrast
+    from conditioning.together import normalize_together
+
+    torch.manual_seed(0)
+    tower = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 6), nn.BatchNorm2d(5)
+    ).double()
+    scale = nn.Parameter(torch.tensor(3.0).double())
+    texts = nn.Parameter(torch.randn(8, 5).double())
+    images = torch.randn(8, 3, 8, 8).double()
+    if ranks.count() > 1:
+        normalize_together(tower)
+    own = torch.tensor(ranks.share(0, 8))
+    called = ranks.parallel(tower)  # averages gradients for as long as it lives
+    features = F.normalize(called(images[own]).flatten(1), dim=-1)
+    loss = contrast(features, F.normalize(texts[own], dim=-1), scale)
+    loss.backward()
+    rest = {"loss": loss.detach(), "scale": scale.grad, "texts": texts.grad}
+    rest = {name: ranks.mean(value) for name, value in rest.items()}
+    return rest | dict(tower.named_buffers()) | gradients_in({"tower": tower})
+
+
+def compare(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Gradients have a dot in their names; losses are computed in float32."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        close = {"rtol": 1e-9, "atol": 1e-12} if "." in name else {"rtol": 1e-6, "atol": 1e-6}
+        torch.testing.assert_close(found[name].double(), value.double(), **close, msg=name)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_gradients_of_stage_1_are_those_of_the_whole_batch(parts):
+    whole = gradients_of_stage_1(1)
+    for found in on_ranks(gradients_of_stage_1, parts):
+        compare(found, whole)
+    if parts > 1:
+        compare(gradients_of_stage_1(parts), whole)
+
+
+def test_gradients_of_stage_0_are_those_of_the_whole_batch():
+    whole = gradients_of_stage_0()
+    for found in on_ranks(gradients_of_stage_0):
+        compare(found, whole)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    """Data, and the runs of three stages: `one` here, `two` on two ranks that torchrun starts."""
+    root = tmp_path_factory.mktemp("demo")
+    make_shapes(root / "data", count=30)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "tests.runs", str(root), str(root / "two")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("a fresh run in") == 3, "rank 0 alone prints"
+    runs.demo(root, root / "one")
+    return root
+
+
+def same_numbers(run: Path, other: Path) -> None:
+    ours, theirs = runs.numbers(run), runs.numbers(other)
+    assert len(ours) == len(theirs)
+    for line, expected in zip(ours, theirs, strict=True):
+        assert line == pytest.approx(expected, rel=5e-3, abs=1e-4)
+
+
+def same_weights(file: Path, other: Path) -> None:
+    """Adam's first steps go by the sign of a gradient, also of one that is mere rounding. So a few
+    weights differ by a whole step, and the comparison is by the length of all differences."""
+    ours, theirs = load_file(file), load_file(other)
+    assert ours.keys() == theirs.keys()
+    difference = sum((ours[name] - theirs[name]).square().sum() for name in ours).sqrt()
+    moved = sum(weight.square().sum() for weight in theirs.values()).sqrt()
+    assert difference < 2e-3 * moved, difference / moved
+
+
+WEIGHTS = {
+    "clip": "model/clip/open_clip_model.safetensors",
+    "vae": "model/diffusion_pytorch_model.safetensors",
+    "ldm": "model/unet/diffusion_pytorch_model.safetensors",
+}
+
+
+@pytest.mark.parametrize("stage", WEIGHTS)
+def test_two_ranks_train_as_one_does(demo, stage):
+    same_numbers(demo / "two" / stage, demo / "one" / stage)
+    same_weights(demo / "two" / stage / WEIGHTS[stage], demo / "one" / stage / WEIGHTS[stage])
+
+
+def test_previews_are_the_same(demo):
+    for stage in ("vae", "ldm"):
+        ours, theirs = (
+            torch.frombuffer(bytearray(Image.open(file).tobytes()), dtype=torch.uint8).float()
+            for file in sorted(demo.glob(f"*/{stage}/previews/step-0000003.png"))
+        )
+        assert (ours - theirs).abs().mean() < 0.5  # gray levels
+
+
+def test_a_model_trained_on_two_ranks_draws(demo, tmp_path):
+    from ldm import TextToImage
+
+    (picture,) = TextToImage.load(demo / "two" / "ldm")(["a red circle"], steps=2)
+    assert picture.size == (32, 32)
+
+
+@pytest.mark.parametrize("stage", ["vae", "ldm"])
+def test_a_batch_in_parts_trains_as_a_whole_one_does(demo, tmp_path, stage):
+    models = (demo / "one",) if stage == "ldm" else ()
+    getattr(runs, stage)(demo, tmp_path, *models, "--accumulate", "2")
+    same_numbers(tmp_path / stage, demo / "one" / stage)
+    same_weights(tmp_path / stage / WEIGHTS[stage], demo / "one" / stage / WEIGHTS[stage])
+
+
+def stopped(root: Path, out: Path, *flags: str) -> str:
+    """Trains stage 2; in its second step, rank 1 gets a SIGTERM. What it ended with."""
+    import stages.ldm
+
+    def step(self, step: int, unchanged=stages.ldm.Stage.step):
+        if step == 1 and ranks.rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return unchanged(self, step)
+
+    stages.ldm.Stage.step = step
+    try:
+        runs.ldm(root, out, root / "one", *flags)
+    except KeyboardInterrupt as stop:
+        return str(stop)
+    return "finished"
+
+
+@pytest.mark.parametrize("then", ["one rank", "two ranks"])
+def test_sharded_weights_train_the_same_and_go_on_on_any_number_of_ranks(demo, tmp_path, then):
+    messages = on_ranks(stopped, demo, tmp_path, "--shard")
+    assert all("stopped after step 2, with the state saved" in message for message in messages)
+    state = tmp_path / "ldm" / "state" / "step-0000002"
+    assert len(list((state / "unet").glob("*.safetensors"))) == 2  # each rank wrote its pieces
+    if then == "one rank":
+        runs.ldm(demo, tmp_path, demo / "one")
+    else:
+        on_ranks(runs.ldm, demo, tmp_path, demo / "one", "--shard")
+    same_numbers(tmp_path / "ldm", demo / "one" / "ldm")
+    same_weights(tmp_path / "ldm" / WEIGHTS["ldm"], demo / "one" / "ldm" / WEIGHTS["ldm"])
