@@ -10,9 +10,7 @@ from typing import Any
 import torch.distributed as dist
 
 FORKS = multiprocessing.get_context("forkserver")  # PyTorch is imported once, not by every process
-FORKS.set_forkserver_preload(
-    ["torch._dynamo", "torch.distributed.tensor", "training.ranks", "tests.runs"]
-)
+FORKS.set_forkserver_preload(["torch._dynamo", "torch.distributed.tensor", "train_ldm"])
 
 
 def on_ranks(function: Callable, *arguments: Any, count: int = 2) -> list[Any]:

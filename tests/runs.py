@@ -4,6 +4,8 @@ import json
 import sys
 from pathlib import Path
 
+from safetensors.torch import load_file
+
 COMMON = ("--preset", "tiny-32", "--steps", "3", "--batch-size", "8", "--warmup", "1")
 COMMON += ("--held-out", "0.2", "--log-every", "1", "--precision", "fp32", "--device", "cpu")
 ADVERSARY = ("--reconstruction", "l2", "--perceptual", "none", "--adversarial-weight", "0.5")
@@ -44,6 +46,16 @@ def numbers(run: Path) -> list[dict]:
     """What a run has measured, line by line, but for its speed."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+
+def same_weights(file: Path, other: Path) -> None:
+    """Adam's first steps go by the sign of a gradient, also of one that is mere rounding. So a few
+    weights differ by a whole step, and the comparison is by the length of all differences."""
+    ours, theirs = load_file(file), load_file(other)
+    assert ours.keys() == theirs.keys()
+    difference = sum((ours[name] - theirs[name]).square().sum() for name in ours).sqrt()
+    moved = sum(weight.square().sum() for weight in theirs.values()).sqrt()
+    assert difference < 2e-3 * moved, difference / moved
 
 
 if __name__ == "__main__":

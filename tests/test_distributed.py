@@ -1,6 +1,7 @@
 """One batch on one rank, on two, or in parts: the same gradients, the same training."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file
 from torch import nn
 
 from tests import runs
@@ -121,16 +121,6 @@ def same_numbers(run: Path, other: Path) -> None:
         assert line == pytest.approx(expected, rel=5e-3, abs=1e-4)
 
 
-def same_weights(file: Path, other: Path) -> None:
-    """Adam's first steps go by the sign of a gradient, also of one that is mere rounding. So a few
-    weights differ by a whole step, and the comparison is by the length of all differences."""
-    ours, theirs = load_file(file), load_file(other)
-    assert ours.keys() == theirs.keys()
-    difference = sum((ours[name] - theirs[name]).square().sum() for name in ours).sqrt()
-    moved = sum(weight.square().sum() for weight in theirs.values()).sqrt()
-    assert difference < 2e-3 * moved, difference / moved
-
-
 WEIGHTS = {
     "clip": "model/clip/open_clip_model.safetensors",
     "vae": "model/diffusion_pytorch_model.safetensors",
@@ -141,7 +131,7 @@ WEIGHTS = {
 @pytest.mark.parametrize("stage", WEIGHTS)
 def test_two_ranks_train_as_one_does(demo, stage):
     same_numbers(demo / "two" / stage, demo / "one" / stage)
-    same_weights(demo / "two" / stage / WEIGHTS[stage], demo / "one" / stage / WEIGHTS[stage])
+    runs.same_weights(demo / "two" / stage / WEIGHTS[stage], demo / "one" / stage / WEIGHTS[stage])
 
 
 def test_previews_are_the_same(demo):
@@ -158,14 +148,6 @@ def test_a_model_trained_on_two_ranks_draws(demo, tmp_path):
 
     (picture,) = TextToImage.load(demo / "two" / "ldm")(["a red circle"], steps=2)
     assert picture.size == (32, 32)
-
-
-@pytest.mark.parametrize("stage", ["vae", "ldm"])
-def test_a_batch_in_parts_trains_as_a_whole_one_does(demo, tmp_path, stage):
-    models = (demo / "one",) if stage == "ldm" else ()
-    getattr(runs, stage)(demo, tmp_path, *models, "--accumulate", "2")
-    same_numbers(tmp_path / stage, demo / "one" / stage)
-    same_weights(tmp_path / stage / WEIGHTS[stage], demo / "one" / stage / WEIGHTS[stage])
 
 
 def stopped(root: Path, out: Path, *flags: str) -> str:
@@ -185,15 +167,50 @@ def stopped(root: Path, out: Path, *flags: str) -> str:
     return "finished"
 
 
-@pytest.mark.parametrize("then", ["one rank", "two ranks"])
-def test_sharded_weights_train_the_same_and_go_on_on_any_number_of_ranks(demo, tmp_path, then):
-    messages = on_ranks(stopped, demo, tmp_path, "--shard")
+@pytest.fixture(scope="module")
+def sharded(demo, tmp_path_factory) -> Path:
+    """Stage 2 after two of three steps, with its weights spread over two ranks."""
+    root = tmp_path_factory.mktemp("sharded")
+    messages = on_ranks(stopped, demo, root, "--shard")
     assert all("stopped after step 2, with the state saved" in message for message in messages)
-    state = tmp_path / "ldm" / "state" / "step-0000002"
+    state = root / "ldm" / "state" / "step-0000002"
     assert len(list((state / "unet").glob("*.safetensors"))) == 2  # each rank wrote its pieces
-    if then == "one rank":
+    return root
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_spread_weights_train_the_same_and_go_on_on_any_number_of_ranks(
+    demo, sharded, tmp_path, count
+):
+    shutil.copytree(sharded / "ldm", tmp_path / "ldm")
+    if count == 1:
         runs.ldm(demo, tmp_path, demo / "one")
     else:
         on_ranks(runs.ldm, demo, tmp_path, demo / "one", "--shard")
     same_numbers(tmp_path / "ldm", demo / "one" / "ldm")
-    same_weights(tmp_path / "ldm" / WEIGHTS["ldm"], demo / "one" / "ldm" / WEIGHTS["ldm"])
+    runs.same_weights(tmp_path / "ldm" / WEIGHTS["ldm"], demo / "one" / "ldm" / WEIGHTS["ldm"])
+
+
+def test_a_state_of_whole_weights_is_read_into_spread_ones(tmp_path):
+    from training.checkpoint import save_state
+
+    torch.manual_seed(0)
+    network = nn.Linear(3, 5)
+    folder = save_state(tmp_path, 1, {"network": network})
+    for found in on_ranks(spread_and_read, folder):
+        assert torch.equal(found, network.weight)
+
+
+def spread_and_read(folder: Path) -> torch.Tensor:
+    from training.checkpoint import load_state
+    from training.sharding import shard, whole
+
+    network = nn.Linear(3, 5)
+    shard(network, [])
+    load_state(folder, {"network": network})
+    return whole(network.weight.detach())
+
+
+def test_spreading_over_nothing_is_refused(demo, tmp_path):
+    with pytest.raises(ValueError, match="torchrun --nproc-per-node"):
+        runs.ldm(demo, tmp_path, demo / "one", "--shard")

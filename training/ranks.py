@@ -8,6 +8,7 @@ of n consecutive parts.
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from datetime import timedelta
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training.watch import SILENCE_AFTER_LOSS, Watch, connection_lost
+from training.watch import SILENCE_AFTER_LOSS, Here, Watch, connection_lost
 
 NEVER = timedelta(
     days=365
@@ -60,6 +61,7 @@ def joined() -> Iterator[Watch]:
         if count() > 1:
             watch.await_verdict(SILENCE_AFTER_LOSS if connection_lost(error) else 0)
             watch.failed(f"{type(error).__name__}: {error}")
+            print(f"rank {rank()} of {count()}, in {Here.sign}, fails:", file=sys.stderr)
         raise
     else:
         watch.stop()

@@ -8,6 +8,7 @@ forever inside a library, so the thread ends the process.
 import hashlib
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -134,7 +135,10 @@ class Watch(threading.Thread):
                 self.stopping.wait(BEAT)
                 lost = "the place where the ranks meet is gone, and with it its process or machine."
                 self.end(self.missing() or lost)
-            self.end(self.missing() or self.hanging())
+            if any(sign.ended for sign in self.signs.values()):
+                self.end("")  # that rank says itself why
+            elif message := self.missing() or self.hanging():
+                self.end(message)
 
     def listen(self) -> None:
         """Reads those of the others."""
@@ -149,13 +153,13 @@ class Watch(threading.Thread):
                 self.moved = time.monotonic()
 
     def missing(self) -> str:
-        """The rank that has failed or died, in words; empty if there is none."""
+        """The rank that has died, in words; empty if there is none."""
         now = time.monotonic()
         for k, sign in self.signs.items():
             name = f"rank {k} of {self.count} ({sign.where})"
-            if sign.ended:
-                return f"{name} has failed in {sign}: {sign.ended}"
-            if not sign.over and (sign.gone() or now - self.heard[k] > self.silence):
+            if sign.over or sign.ended:
+                continue
+            if sign.gone() or now - self.heard[k] > self.silence:
                 return (
                     f"{name} is dead. What it did last: {sign}. The usual causes: the memory was "
                     "full, and the system killed it; somebody else did; its machine or the network "
@@ -181,9 +185,10 @@ class Watch(threading.Thread):
         )
 
     def end(self, message: str) -> None:
-        """Ends the process if there is something to say, unless it is about to end anyway."""
-        if message and not self.stopping.wait(2 * BEAT):
-            self.tell(f"error: {message}")
+        """Ends the process with a message, if there is one, unless it is about to end anyway."""
+        if not self.stopping.wait(2 * BEAT):
+            if message:
+                self.tell(f"error: {message}")
             os._exit(1)
 
     def tell(self, message: str) -> None:
@@ -216,12 +221,15 @@ class Watch(threading.Thread):
         sys.exit(status)
 
     def failed(self, message: str) -> None:
+        """Tells the other ranks that this one ends."""
         with suppress(RuntimeError, OSError):  # without a store they will miss it
             Here.tell(ended=message.strip().split("\n")[0])
 
     def await_verdict(self, seconds: float) -> None:
         """What went wrong here may come from the death of another rank: gives the thread, which
-        ends the process when it knows of one, the time to notice."""
+        ends the process when it knows of one, the time to notice. torchrun notices, too, and tells
+        this one to end; it would do so before it has said why."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.silence = SILENCE_AFTER_LOSS
         time.sleep(seconds + 4 * BEAT)
 
