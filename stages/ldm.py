@@ -25,7 +25,7 @@ from training.bounds import Finite, NotNegative, Positive, Share
 from training.ema import EMA
 from training.grid import grid, pixels_of
 from training.loop import say
-from training.precision import Precision, compile_for
+from training.precision import DTYPES, Precision, compile_for
 from training.recipe import Recipe
 from training.run import Run
 from training.seeding import derived_seed, generator, generators
@@ -129,8 +129,8 @@ class Stage:
         self.precision = Precision(self.device, config.precision)
         self.ema = EMA(unet, config.ema_halflife * config.steps)
         if config.shard:
-            spread(unet, self.precision)
-            spread(self.ema.module, self.precision)
+            spread(unet, self.precision.name)
+            spread(self.ema.module, "fp32")  # previews are drawn in it
         optimizer = torch.optim.AdamW(
             unet.parameters(), betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
@@ -233,9 +233,9 @@ class Stage:
         ).save(self.run.model, provenance)
 
 
-def spread(unet: UNet, precision: Precision) -> None:
-    """Shares its weights out among the ranks."""
-    if precision.name == "fp16":
+def spread(unet: UNet, precision: str) -> None:
+    """Shares its weights out among the ranks. precision: of what is computed with them."""
+    if precision == "fp16":
         raise ValueError("--shard goes with --precision bf16 or fp32, not with fp16.")
     blocks = [m for m in unet.modules() if isinstance(m, ResidualBlock | SpatialTransformer)]
-    sharding.shard(unet, blocks, precision.dtype)
+    sharding.shard(unet, blocks, DTYPES[precision])

@@ -101,7 +101,7 @@ def test_gradients_of_stage_0_are_those_of_the_whole_batch():
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:
-    """Data, and the runs of three stages: `one` here, `two` on two ranks that torchrun starts."""
+    """Data, and the runs of three stages: `two` on two ranks that torchrun starts, `one` here."""
     root = tmp_path_factory.mktemp("demo")
     make_shapes(root / "data", count=30)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -110,7 +110,9 @@ def demo(tmp_path_factory) -> Path:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("a fresh run in") == 3, "rank 0 alone prints"
-    runs.demo(root, root / "one")
+    runs.clip(root, root / "one")
+    runs.vae(root, root / "one")
+    runs.ldm(root, root / "one", root / "two")  # of equal latents and contexts
     return root
 
 
@@ -161,7 +163,7 @@ def stopped(root: Path, out: Path, *flags: str) -> str:
 
     stages.ldm.Stage.step = step
     try:
-        runs.ldm(root, out, root / "one", *flags)
+        runs.ldm(root, out, root / "two", *flags)
     except KeyboardInterrupt as stop:
         return str(stop)
     return "finished"
@@ -184,9 +186,9 @@ def test_spread_weights_train_the_same_and_go_on_on_any_number_of_ranks(
 ):
     shutil.copytree(sharded / "ldm", tmp_path / "ldm")
     if count == 1:
-        runs.ldm(demo, tmp_path, demo / "one")
+        runs.ldm(demo, tmp_path, demo / "two")
     else:
-        on_ranks(runs.ldm, demo, tmp_path, demo / "one", "--shard")
+        on_ranks(runs.ldm, demo, tmp_path, demo / "two", "--shard")
     same_numbers(tmp_path / "ldm", demo / "one" / "ldm")
     runs.same_weights(tmp_path / "ldm" / WEIGHTS["ldm"], demo / "one" / "ldm" / WEIGHTS["ldm"])
 
@@ -213,4 +215,4 @@ def spread_and_read(folder: Path) -> torch.Tensor:
 
 def test_spreading_over_nothing_is_refused(demo, tmp_path):
     with pytest.raises(ValueError, match="torchrun --nproc-per-node"):
-        runs.ldm(demo, tmp_path, demo / "one", "--shard")
+        runs.ldm(demo, tmp_path, demo / "two", "--shard")

@@ -45,11 +45,6 @@ class Precision:
     def __exit__(self, *error: object) -> None:
         self.entered.pop().close()
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the arithmetic."""
-        return DTYPES[self.name]
-
     def scaler(self) -> GradScaler:
         """Scales the losses, so that small gradients do not round to 0 in float16; else nothing."""
         return GradScaler(self.device.type, enabled=self.name == "fp16")

@@ -20,9 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.watch import SILENCE_AFTER_LOSS, Here, Watch, connection_lost
 
-NEVER = timedelta(
-    days=365
-)  # collectives do not time out: Watch ends a run that hangs, and says why
+NEVER = timedelta(days=365)  # a collective has no timeout of its own: Watch ends what hangs
 
 
 def rank() -> int:
