@@ -1,0 +1,25 @@
+"""A config as the run folder holds it, back as the dataclass that it was."""
+
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+Config = TypeVar("Config")
+
+
+def restored(kind: type[Config], values: dict[str, Any]) -> Config:
+    """Inverse of `training.run.plain` for dataclasses of flags; other keys are left alone."""
+    hints = get_type_hints(kind)
+    return kind(
+        **{field.name: typed(hints[field.name], values[field.name]) for field in fields(kind)}
+    )
+
+
+def typed(hint: Any, value: Any) -> Any:
+    if is_dataclass(hint):
+        return restored(hint, value)
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, str) and Path in (hint, *get_args(hint)):
+        return Path(value)
+    return value
