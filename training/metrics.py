@@ -1,13 +1,15 @@
-"""Numbers of a run: averaged on the device, written to metrics.jsonl and TensorBoard."""
+"""Numbers of a run: averaged on the device, written to metrics.jsonl, shown on boards."""
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from training.boards import Board
 from training.run import write_text
 
 
@@ -45,28 +47,36 @@ class Averages:
 
 
 class MetricsFile:
-    """metrics.jsonl, cut back to the step a run resumes from, and TensorBoard if installed."""
+    """metrics.jsonl, cut back to the step a run resumes from, and the boards beside it."""
 
-    def __init__(self, run: Path, first_step: int):
+    def __init__(self, run: Path, first_step: int, boards: Sequence[Board] = ()):
         self.file = run / "metrics.jsonl"
         if self.file.exists():
             lines = self.file.read_text().splitlines()
             kept = [line for line in lines if step_of(line) <= first_step]
             write_text(self.file, "".join(line + "\n" for line in kept))
-        self.board = open_tensorboard(run / "tb", first_step)
+        self.boards = boards
 
-    def write(self, step: int, metrics: dict[str, float]) -> None:
+    def write(self, step: int, seen: dict[str, float | str]) -> None:
+        """Numbers, and verdicts in words."""
+        words = {name: value for name, value in seen.items() if isinstance(value, str)}
+        numbers = {name: value for name, value in seen.items() if name not in words}
         # JSON has no NaN; null says that the number did not exist
-        finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
         with self.file.open("a") as file:
-            file.write(json.dumps({"step": step, **finite}) + "\n")
-        if self.board is not None:
-            for name, value in metrics.items():
-                self.board.add_scalar(name, value, step)
+            file.write(json.dumps({"step": step, **finite, **words}) + "\n")
+        for board in self.boards:
+            board.numbers(step, numbers)
+            board.words(step, words)
+
+    def picture(self, step: int, name: str, file: Path) -> None:
+        """Shows a picture that lies in the run folder on the boards."""
+        for board in self.boards:
+            board.picture(step, name, file)
 
     def close(self) -> None:
-        if self.board is not None:
-            self.board.close()
+        for board in self.boards:
+            board.close()
 
 
 def step_of(line: str) -> float:
@@ -75,12 +85,3 @@ def step_of(line: str) -> float:
         return json.loads(line)["step"]
     except ValueError:
         return math.inf
-
-
-def open_tensorboard(folder: Path, first_step: int):
-    """A SummaryWriter, or None where TensorBoard is not installed (it is in the `train` extra)."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(folder, purge_step=first_step + 1)

@@ -29,7 +29,10 @@ class Recipe:
     skip_unusable: bool = False  # leave out images that cannot be read
     seed: int = 0  # of everything that is random
     device: str = "auto"  # cpu, cuda, mps; auto takes what is there
+    wandb: str | None = None  # show the run in this project of Weights & Biases, too
     dry_run: bool = False  # print the plan and stop
+    find_batch_size: bool = False  # try larger and larger batches, say what fits and pays, and stop
+    overfit: NotNegative[int] = 0  # train on so many images, see that they are learned, and stop
 
     def plan(self) -> Plan:
         return Plan(
