@@ -14,7 +14,8 @@ from imagetext.images import ImageTransform
 from stages.clip import PRESETS, Config, Stage, build_clip, recalls
 from stages.data import read_pairs
 from training.cli import parse, pick_device, run_main
-from training.loop import progress_bar, train
+from training.loop import train
+from training.progress import progress_bar
 from training.run import Run, replacing
 from training.seeding import derived_seed
 

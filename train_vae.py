@@ -12,7 +12,8 @@ from imagetext.images import ImageTransform
 from stages.data import read_pairs
 from stages.vae import JUDGED, PRESETS, Config, Stage, build
 from training.cli import parse, pick_device, run_main
-from training.loop import progress_bar, train
+from training.loop import train
+from training.progress import progress_bar
 from training.run import Run
 from training.seeding import derived_seed
 

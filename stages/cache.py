@@ -10,7 +10,7 @@ from conditioning import TextEncoder
 from imagetext.cache import LatentCache, build_cache
 from imagetext.images import ImageTransform, to_model
 from stages.ldm import Config
-from training.loop import progress_bar
+from training.progress import progress_bar
 from training.run import Run
 
 

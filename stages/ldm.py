@@ -22,13 +22,13 @@ from training.bounds import Finite, NotNegative, Positive, Share
 from training.ema import EMA
 from training.grid import grid, pixels_of
 from training.learning_rate import set_learning_rate
-from training.loop import say
-from training.precision import Precision, compile_for
+from training.posthoc import stored_averages
+from training.precision import Precision, compile_for, uncompiled
 from training.recipe import Recipe
 from training.run import Run
 from training.seeding import derived_seed, generator
 
-PREVIEWS = 8  # prompts that a preview shows
+PREVIEWS = 8  # prompts that a preview shows, each drawn by averaged and by live weights
 JUDGED = 256  # training pairs that the validation loss is measured on if none are held out
 
 
@@ -40,7 +40,9 @@ class Config(Recipe):
     batch_size: Positive[int] = 32  # images per step
     weight_decay: NotNegative[float] = 0.01  # of AdamW
     clip_norm: Positive[float] = 1.0  # the gradient is scaled down to this norm
-    ema_halflife: Positive[float] = 0.02  # of the averaged weights, as a share of the run
+    ema_halflife: Positive[float] = 6400  # of the averaged weights, in images
+    averages_every: NotNegative[int] = 0  # steps between averages stored for training.posthoc
+    averages_half: bool = True  # store these in float16
     caption_dropout: Share = 0.1  # chance to train on the empty caption, which guidance needs
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -56,17 +58,31 @@ FLOW = {
 }
 # Each preset is an architecture of the same name (ldm/unet.py) and a recipe for it.
 PRESETS = {
-    "tiny-32": {"size": 32, "steps": 900, "look_every": 450, "save_every": 450, **FLOW},
+    "tiny-32": {
+        "size": 32,
+        "steps": 900,
+        "ema_halflife": 576,
+        "look_every": 450,
+        "save_every": 450,
+        **FLOW,
+    },
     "demo": {
         "size": 48,
         "steps": 2200,
         "learning_rate": 1.2e-3,
         "cooldown": 0.7,
+        "ema_halflife": 1408,
         "look_every": 550,
         "save_every": 550,
         **FLOW,
     },
-    "small-64": {"steps": 10_000, "cooldown": 0.7, "look_every": 1000, **FLOW},
+    "small-64": {
+        "steps": 10_000,
+        "cooldown": 0.7,
+        "ema_halflife": 6400,
+        "look_every": 1000,
+        **FLOW,
+    },
     "sd15": {
         "size": 512,
         "steps": 500_000,
@@ -74,6 +90,7 @@ PRESETS = {
         "learning_rate": 1e-4,
         "warmup": 10_000,
         "cooldown": 0.1,
+        "ema_halflife": 2_560_000,
         "objective": ObjectiveConfig(prediction="noise"),
         "schedule": ScheduleConfig(),
         "gradient_checkpointing": True,
@@ -122,38 +139,40 @@ class Stage:
         self.config, self.run, self.unet, self.cache, self.order = config, run, unet, cache, order
         self.device = unet.conv_in.weight.device
         self.precision = Precision(self.device, config.bf16)
-        self.ema = EMA(unet, config.ema_halflife * config.steps)
+        self.ema = EMA(unet, config.ema_halflife / config.batch_size)
         self.optimizer = torch.optim.AdamW(
             unet.parameters(), betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
         self.parts = {"unet": unet, "ema": self.ema, "optimizer": self.optimizer}
+        self.averages = stored_averages(
+            run.path,
+            "stages.ldm_averages",
+            unet,
+            every=config.averages_every,
+            steps=config.steps,
+            half=config.averages_half,
+        )
+        if self.averages is not None:
+            self.parts["power_averages"] = self.averages
         schedule = make_schedule(config.schedule).to(self.device)
         self.denoiser = Denoiser(unet, schedule, config.objective.prediction)
-        self.pipeline = TextToImage(
-            self.ema.module, vae, encoder, config.schedule, config.objective.prediction
-        ).to(self.device)
-        held_out = torch.arange(order.count, len(cache))
-        judged = held_out if len(held_out) else torch.arange(min(order.count, JUDGED))
-        self.validation = Validation(
-            *self.draw(judged, "validation", 0),
-            schedule_steps=len(schedule),
-            generator=generator(config.seed, "validation noise"),
-            batch_size=config.batch_size,
+        self.pipeline, self.live = (
+            TextToImage(network, vae, encoder, config.schedule, config.objective.prediction).to(
+                self.device
+            )
+            for network in (self.ema.module, unet)
         )
+        self.validation = held_out_loss(config, cache, order.count, len(schedule), self.device)
         self.prompts = prompts
         self.baseline = self.validation.baseline(self.denoiser, config.objective)
         compile_for(self.device, unet)
 
-    def draw(self, indices: Tensor, purpose: str, step: int) -> tuple[Tensor, Tensor]:
-        """Latents and contexts of these pairs; captions are dropped in training only."""
-        dropout = self.config.caption_dropout if purpose == "train" else 0.0
-        random = generator(self.config.seed, purpose, step)
-        latents, context = self.cache.batch(indices, random, dropout)
-        return latents.to(self.device), context.to(self.device)
-
     def step(self, step: int) -> dict[str, Tensor]:
         config = self.config
-        latents, context = self.draw(self.order.indices(step), "train", step)
+        latents, context = self.cache.batch(
+            self.order.indices(step), generator(config.seed, "train", step), config.caption_dropout
+        )
+        latents, context = latents.to(self.device), context.to(self.device)
         random = generator(config.seed, "noise", step)
         t, noise = draw_noise(latents, self.denoiser.schedule, config.objective, random)
         with self.precision:
@@ -166,15 +185,37 @@ class Stage:
         set_learning_rate(self.optimizer, config.rate(step))
         self.optimizer.step()
         self.ema.update(self.unet, step)
+        if self.averages is not None:
+            self.averages.update(self.unet, step)
         return {"loss": loss, "gradient_norm": norm}
 
-    def look(self, step: int) -> dict[str, float]:
-        """Validation loss of the averaged weights, its verdict, and a picture of each prompt."""
+    def look(self, step: int) -> dict[str, float | str]:
+        """Validation loss of the averaged weights, its verdict, and a picture of each prompt: by
+        the averaged weights above, by the live ones below, as sample.py draws them."""
         with self.precision:
             losses = self.validation.loss(self.pipeline.denoiser, self.config.objective)
-        say(f"step {step}: {verdict(losses, self.baseline)}")
-        pictures = self.pipeline(
-            self.prompts, guidance_scale=self.config.preview_guidance, seed=self.config.seed
-        )
-        grid(pixels_of(pictures), columns=4).save(self.run.preview(step))
-        return losses
+        how = {"guidance_scale": self.config.preview_guidance, "seed": self.config.seed}
+        pictures = self.pipeline(self.prompts, **how)
+        self.unet.eval()
+        with uncompiled(self.device):
+            pictures += self.live(self.prompts, **how)
+        self.unet.train()
+        columns = 4 if len(self.prompts) % 4 == 0 else len(self.prompts)
+        grid(pixels_of(pictures), columns).save(self.run.preview(step))
+        return {**losses, "verdict": verdict(losses, self.baseline)}
+
+
+def held_out_loss(
+    config: Config, cache: LatentCache, trained: int, schedule_steps: int, device: torch.device
+) -> Validation:
+    """On the pairs after the first `trained`; if there are none, on some that are trained on."""
+    held_out = torch.arange(trained, len(cache))
+    judged = held_out if len(held_out) else torch.arange(min(trained, JUDGED))
+    latents, context = cache.batch(judged, generator(config.seed, "validation", 0), 0.0)
+    return Validation(
+        latents.to(device),
+        context.to(device),
+        schedule_steps=schedule_steps,
+        generator=generator(config.seed, "validation noise"),
+        batch_size=config.batch_size,
+    )

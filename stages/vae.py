@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,20 +13,20 @@ from autoencoder.discriminator import DiscriminatorConfig, balance
 from autoencoder.losses import LossConfig
 from autoencoder.optimization import TrainingStep, prepare
 from autoencoder.statistics import fold, measure, without_scaling
-from evaluation.reconstruction import psnr
 from imagetext.batches import ImageBatches
-from imagetext.images import to_model, to_uint8
-from training.bounds import Positive
+from imagetext.images import to_model
+from stages.held_out import HeldOut, perceptual_at_hand
+from training.bounds import NotNegative, Positive
 from training.ema import EMA
 from training.grid import grid
-from training.loop import say
 from training.metrics import Averages
+from training.posthoc import stored_averages
 from training.precision import Precision
 from training.recipe import Recipe
 from training.run import Run
 from training.seeding import derived_seed, generator
 
-JUDGED = 256  # held-out images that the PSNR is measured on, at most
+JUDGED = 256  # held-out images that are measured, at most
 SHOWN = 16  # of them in a preview
 
 
@@ -35,7 +36,9 @@ class Config(Recipe):
     size: Positive[int] = 64  # side of the training images in pixels
     channels: int = 3  # 1 gray, 3 RGB, 4 RGBA
     clip_norm: Positive[float] = 1.0  # gradients are scaled down to this norm
-    ema_halflife: Positive[float] = 0.02  # of the averaged weights, as a share of the run
+    ema_halflife: Positive[float] = 800  # of the averaged weights, in images
+    averages_every: NotNegative[int] = 0  # steps between averages stored for training.posthoc
+    averages_half: bool = True  # store these in float16
     loss: LossConfig = field(default_factory=LossConfig)
     discriminator_rate: Positive[float] = 1.0  # learning rate, times that of the autoencoder
     discriminator_width: Positive[int] = 64  # channels of its first layer
@@ -46,13 +49,20 @@ class Config(Recipe):
 # Each preset is an architecture of the same name (autoencoder/autoencoder.py) and a recipe for it.
 OFFLINE = LossConfig(reconstruction="l2", perceptual="none", adversarial_weight=0.0)
 PRESETS = {
-    "tiny-32": {"size": 32, "steps": 300, "learning_rate": 3e-3, "loss": OFFLINE},
+    "tiny-32": {
+        "size": 32,
+        "steps": 300,
+        "learning_rate": 3e-3,
+        "ema_halflife": 96,
+        "loss": OFFLINE,
+    },
     "demo": {
         "size": 48,
         "steps": 1400,
         "batch_size": 8,  # at equal time 2 dB better than 16, on CPUs without bf16
         "learning_rate": 3e-3,
         "cooldown": 1.0,
+        "ema_halflife": 224,
         "look_every": 350,
         "save_every": 350,
         "loss": OFFLINE,
@@ -62,11 +72,24 @@ PRESETS = {
         "batch_size": 8,
         "learning_rate": 3e-3,
         "cooldown": 1.0,
+        "ema_halflife": 800,
         "look_every": 1000,
         "loss": OFFLINE,
     },
-    "base-256": {"size": 256, "steps": 200_000, "batch_size": 32, "learning_rate": 1e-4},
-    "sd15": {"size": 256, "steps": 400_000, "batch_size": 32, "learning_rate": 5e-5},
+    "base-256": {
+        "size": 256,
+        "steps": 200_000,
+        "batch_size": 32,
+        "learning_rate": 1e-4,
+        "ema_halflife": 128_000,
+    },
+    "sd15": {
+        "size": 256,
+        "steps": 400_000,
+        "batch_size": 32,
+        "learning_rate": 5e-5,
+        "ema_halflife": 256_000,
+    },
 }
 
 
@@ -123,10 +146,24 @@ class Stage:
         judged: Tensor,
     ):
         self.config, self.run, self.training = config, run, training
-        self.batches, self.stream, self.judged = batches, None, judged
+        self.batches, self.stream = batches, None
         self.device = training.autoencoder.decoder.conv_out.weight.device
-        self.ema = EMA(training.autoencoder, config.ema_halflife * config.steps)
+        perceptual = training.loss.perceptual or perceptual_at_hand(
+            config.size, config.channels, self.device
+        )
+        self.held_out = HeldOut(judged, config.batch_size, self.device, perceptual)
+        self.ema = EMA(training.autoencoder, config.ema_halflife / config.batch_size)
         self.parts = {**training.parts, "ema": self.ema}
+        self.averages = stored_averages(
+            run.path,
+            "stages.vae_averages",
+            training.autoencoder,
+            every=config.averages_every,
+            steps=config.steps,
+            half=config.averages_half,
+        )
+        if self.averages is not None:
+            self.parts["power_averages"] = self.averages
         self.contest = Averages()
         if self.device.type == "cuda":
             training.autoencoder.compile_for_training()
@@ -138,35 +175,44 @@ class Stage:
         rate = config.rate(step)
         metrics = self.training(images, step, rate, generator(config.seed, "posterior", step))
         self.ema.update(self.training.autoencoder, step)
+        if self.averages is not None:
+            self.averages.update(self.training.autoencoder, step)
         names = {"discriminator", "logits_real", "logits_fake"} & metrics.keys()
         self.contest.add({name: metrics[name] for name in names})
         return metrics
 
-    @torch.no_grad()
-    def look(self, step: int) -> dict[str, float]:
-        """PSNR of the averaged weights on images that were held out, and a picture of some."""
-        values, shown = [], []
-        for pixels in self.judged.split(self.config.batch_size):
-            posterior = self.ema.module.encode(to_model(pixels.to(self.device)))
-            again = to_uint8(self.ema.module.decode(posterior.mode())).cpu()
-            values.append(psnr(pixels, again))
-            difference = (again.float() - pixels.float()) / 2 + 127.5  # gray where they agree
-            shown.append(torch.stack([pixels, again, difference.to(torch.uint8)], dim=1))
-        rows = torch.cat(shown)[:SHOWN].flatten(0, 1)
-        grid(rows, columns=3 * min(4, len(self.judged))).save(self.run.preview(step))
+    def look(self, step: int) -> dict[str, float | str]:
+        """How well the averaged weights do on what was held out, and a picture of some of it."""
+        seen = self.held_out.judge(self.ema.module)
+        columns = 3 * min(4, len(self.held_out.pixels))
+        grid(seen.pictures[: 3 * SHOWN], columns).save(self.run.preview(step))
+        words = {"verdict/channels": seen.channels.describe()}
         if contest := self.contest.pop():
-            say(f"discriminator: {balance(*contest.values())}")
-        return {"psnr": torch.cat(values).mean().item()}
+            words["verdict/discriminator"] = f"discriminator: {balance(*contest.values())}"
+        return {**seen.numbers, **words}
 
     def save(self) -> None:
         """Measures the latents of the averaged weights, folds that in, and writes the model."""
-        count = min(self.config.statistics_images, self.batches.order.count)
-        steps = range(max(1, count // self.config.batch_size))
-        images = (to_model(self.batches[step][0].to(self.device)) for step in steps)
-        statistics = measure(self.ema.module, images)
-        provenance = {
-            "config": self.run.config,
-            "weights": "averaged over the last steps (EMA)",
-            "latent_statistics_folded_in": asdict(statistics),
-        }
-        fold(self.ema.module, statistics).save(self.run.model, provenance)
+        weights = "averaged over the last steps (EMA)"
+        write_model(self.run, self.config, self.ema.module, self.batches, {"weights": weights})
+
+
+def write_model(
+    run: Run,
+    config: Config,
+    autoencoder: Autoencoder,
+    batches: ImageBatches,
+    facts: dict[str, Any],
+    folder: Path | None = None,
+) -> None:
+    """With latents of zero mean and unit variance over a sample of the training images."""
+    device = autoencoder.decoder.conv_out.weight.device
+    count = min(config.statistics_images, batches.order.count)
+    steps = range(max(1, count // config.batch_size))
+    statistics = measure(autoencoder, (to_model(batches[k][0].to(device)) for k in steps))
+    provenance = {
+        "config": run.config,
+        **facts,
+        "latent_statistics_folded_in": asdict(statistics),
+    }
+    fold(autoencoder, statistics).save(folder or run.model, provenance)

@@ -1,6 +1,6 @@
 """bf16 wherever the hardware multiplies in it, and compiled code on CUDA, without being asked."""
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
 from torch import nn
@@ -43,3 +43,9 @@ def compile_for(device: torch.device, module: nn.Module) -> None:
     """Compiles in place, so that names in `state_dict` stay; on a CPU it would not pay its wait."""
     if device.type == "cuda":
         module.compile()
+
+
+def uncompiled(device: torch.device) -> AbstractContextManager:
+    """In it, a module compiled by `compile_for` runs as written: for batches of another size and
+    mode than those of the training, which would have it compiled again."""
+    return torch.compiler.set_stance("force_eager") if device.type == "cuda" else nullcontext()
