@@ -23,7 +23,7 @@ class ChannelUse:
         names = ", ".join(map(str, self.dead))
         return (
             f"latent channels: {names} DEAD, of {len(self.kl)}: noise without a picture in it. "
-            "Normal in the first hundred steps; later the KL weight is too high (--loss.kl-weight), "
+            "Normal in the first hundred steps; later the KL weight is too high (--kl-weight), "
             "or there are more channels than the images need"
         )
 

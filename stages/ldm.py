@@ -40,7 +40,7 @@ class Config(Recipe):
     batch_size: Positive[int] = 32  # images per step
     weight_decay: NotNegative[float] = 0.01  # of AdamW
     clip_norm: Positive[float] = 1.0  # the gradient is scaled down to this norm
-    ema_halflife: Positive[float] = 6400  # of the averaged weights, in images
+    ema_halflife: Positive[int] = 6400  # of the averaged weights, in images
     averages_every: NotNegative[int] = 0  # steps between averages stored for training.posthoc
     averages_half: bool = True  # store these in float16
     caption_dropout: Share = 0.1  # chance to train on the empty caption, which guidance needs

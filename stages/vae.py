@@ -36,7 +36,7 @@ class Config(Recipe):
     size: Positive[int] = 64  # side of the training images in pixels
     channels: int = 3  # 1 gray, 3 RGB, 4 RGBA
     clip_norm: Positive[float] = 1.0  # gradients are scaled down to this norm
-    ema_halflife: Positive[float] = 800  # of the averaged weights, in images
+    ema_halflife: Positive[int] = 800  # of the averaged weights, in images
     averages_every: NotNegative[int] = 0  # steps between averages stored for training.posthoc
     averages_half: bool = True  # store these in float16
     loss: LossConfig = field(default_factory=LossConfig)
