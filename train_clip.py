@@ -13,6 +13,9 @@ from imagetext.folder import Pair
 from imagetext.images import ImageTransform
 from stages.clip import PRESETS, Config, Stage, build_clip, recalls
 from stages.data import read_pairs
+from stages.overfit import learn_by_heart
+from stages.plan import clip_memory
+from stages.trials import clip_trials, tell_batch_size
 from training.cli import parse, pick_device, run_main
 from training.loop import train
 from training.progress import progress_bar
@@ -22,13 +25,24 @@ from training.seeding import derived_seed
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, __doc__, PRESETS)
+    if config.overfit:
+        learn_by_heart(config, start)
+    else:
+        start(config)
+
+
+def start(config: Config) -> None:
     device = pick_device(config.device)
     clip = build_clip(config)
     pairs, held_out = read_pairs(config)
     check_batch_size(config.batch_size, len(pairs))
     print_plan(config, clip, pairs, held_out)
     if config.dry_run:
+        print(clip_memory(config, clip).describe())
         return
+    if config.find_batch_size:
+        trials = clip_trials(config, clip.to(device), pairs)
+        return tell_batch_size(config, trials, clip_memory(config, clip), len(pairs), first=2)
     run = Run(config.out, config)
     if run.finished(config.steps):
         return

@@ -5,6 +5,8 @@ Stopped or killed, it goes on when the same command is run again.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import autoencoder.files
 import conditioning.files
@@ -18,6 +20,9 @@ from ldm.validation import check_latents
 from stages.cache import cached, hashes
 from stages.data import read_pairs
 from stages.ldm import PRESETS, PREVIEWS, Config, Stage, build_unet
+from stages.overfit import learn_by_heart
+from stages.plan import describe_averages, ldm_memory
+from stages.trials import ldm_trials, tell_batch_size
 from training.cli import parse, pick_device, run_main
 from training.loop import train
 from training.run import Run, plain
@@ -26,6 +31,13 @@ from training.seeding import derived_seed, generator
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, __doc__, PRESETS)
+    if config.overfit:
+        learn_by_heart(config, start)
+    else:
+        start(config)
+
+
+def start(config: Config) -> None:
     check_prediction(make_schedule(config.schedule), config.objective.prediction)
     device = pick_device(config.device)
     vae = Autoencoder.load(config.vae, device).requires_grad_(False)
@@ -35,7 +47,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     order = Order(len(pairs), config.batch_size, derived_seed(config.seed, "order"))
     print_plan(config, unet, vae, len(pairs), len(held_out))
     if config.dry_run:
+        print(ldm_memory(config, unet, vae, encoder).describe())
         return
+    if config.find_batch_size:
+        memory = ldm_memory(config, unet, vae, encoder)
+        with TemporaryDirectory() as folder:
+            trials = ldm_trials(config, unet.to(device), vae, encoder, Path(folder))
+            return tell_batch_size(config, trials, memory, most=len(pairs))
     parts = hashes(config, vae, encoder)
     run = Run(config.out, plain(config) | parts)
     if run.finished(config.steps):
@@ -65,6 +83,7 @@ def print_plan(config: Config, unet: UNet, vae: Autoencoder, images: int, held_o
         f"{vae.config.latent_channels}x{side}x{side}; {images} images ({held_out} held out), "
         f"{config.steps} steps of {config.batch_size}: {epochs:.1f} epochs."
     )
+    print(describe_averages(config, unet))
     if not held_out:
         print("note: nothing is held out, so the validation loss is one of images trained on.")
 

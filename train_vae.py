@@ -10,6 +10,9 @@ from autoencoder.optimization import TrainingStep
 from imagetext.batches import ImageBatches, check_batch_size, read_pixels
 from imagetext.images import ImageTransform
 from stages.data import read_pairs
+from stages.overfit import learn_by_heart
+from stages.plan import describe_averages, vae_memory
+from stages.trials import tell_batch_size, vae_trials
 from stages.vae import JUDGED, PRESETS, Config, Stage, build
 from training.cli import parse, pick_device, run_main
 from training.loop import train
@@ -20,6 +23,13 @@ from training.seeding import derived_seed
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, __doc__, PRESETS)
+    if config.overfit:
+        learn_by_heart(config, start)
+    else:
+        start(config)
+
+
+def start(config: Config) -> None:
     device = pick_device(config.device)
     training = build(config, device)
     pairs, held_out = read_pairs(config, allow_missing_captions=True)
@@ -27,7 +37,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     transform = ImageTransform(config.size, config.channels)
     print_plan(config, training, len(pairs), len(held_out))
     if config.dry_run:
+        print(vae_memory(config, training).describe())
         return
+    if config.find_batch_size:
+        memory = vae_memory(config, training)
+        return tell_batch_size(config, vae_trials(config, training), memory, most=len(pairs))
     run = Run(config.out, config)
     if run.finished(config.steps):
         return
@@ -52,6 +66,7 @@ def print_plan(config: Config, training: TrainingStep, images: int, held_out: in
         f"{images} images ({held_out} held out), {config.steps} steps of {config.batch_size}: "
         f"{config.steps * config.batch_size / images:.1f} epochs.\n{training.loss.describe()}"
     )
+    print(describe_averages(config, autoencoder))
 
 
 if __name__ == "__main__":

@@ -12,4 +12,6 @@ def read_pairs(
     folder = read_folder(recipe.data, allow_missing_captions)
     if not recipe.skip_unusable:
         folder.require_all_usable()
+    if recipe.overfit:
+        return folder.pairs[: recipe.overfit], []
     return split(folder, recipe.held_out)

@@ -202,7 +202,8 @@ class Stage:
         self.unet.train()
         columns = 4 if len(self.prompts) % 4 == 0 else len(self.prompts)
         grid(pixels_of(pictures), columns).save(self.run.preview(step))
-        return {**losses, "verdict": verdict(losses, self.baseline)}
+        share = {"share_of_nothing": losses["val"] / self.baseline}
+        return {**losses, **share, "verdict": verdict(losses, self.baseline)}
 
 
 def held_out_loss(

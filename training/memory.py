@@ -92,19 +92,19 @@ def estimate(
         trained: modules with gradients and Adam moments.
         frozen: modules with weights alone.
         forward: of a batch of so many images, to the loss.
-        averaged: copies of the trained weights that are kept as averages, in float32.
+        averaged: bytes of averages of weights, which are float32.
     """
     trained, frozen = list(trained), list(frozen)
     learned = size_of(weight for module in trained for weight in module.parameters())
     known = size_of(weight for module in frozen for weight in module.parameters())
-    one, two = (saved_for_backward(lambda k=k: forward(k)) for k in (1, 2))
+    two, three = (saved_for_backward(lambda k=k: forward(k)) for k in (2, 3))
     return MemoryEstimate(
         weights=learned + known,
         gradients=learned,
         optimizer=2 * learned,
         averages=averaged,
-        constant=max(2 * one - two, 0),
-        per_image=two - one,
+        constant=max(3 * two - 2 * three, 0),
+        per_image=three - two,
         batch_size=batch_size,
     )
 
