@@ -133,7 +133,9 @@ def legend(names: Sequence[str]) -> list[str]:
     """In the upper right corner; nothing for a single line, which the title names."""
     if len(names) < 2:
         return []
-    parts = []
+    width, height = 40 + 7 * max(map(len, names)), 16 * len(names) + 6
+    ground = f"x='{WIDTH - RIGHT - width}' y='{TOP}' width='{width}' height='{height}'"
+    parts = [f"<rect {ground} fill='white' fill-opacity='0.8'/>"]
     for k, name in enumerate(names):
         y = TOP + 14 + 16 * k
         parts.append(text(WIDTH - RIGHT - 22, y, name, "end"))

@@ -7,7 +7,9 @@ that a long run would only hide, and the course of its loss says of which kind.
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -43,7 +45,8 @@ def overfit(train: Callable[[Path], None], target: Target, loss: str, images: in
         ValueError: the target was not reached; says what is likely wrong.
     """
     with TemporaryDirectory(prefix="overfit-") as folder:
-        train(Path(folder) / "run")
+        with redirect_stdout(StringIO()):  # which tells of a model that nobody is to use
+            train(Path(folder) / "run")
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines]
     value = [line[target.metric] for line in found if target.metric in line][-1]

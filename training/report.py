@@ -133,12 +133,12 @@ def series(lines: list[dict[str, Any]]) -> dict[str, Points]:
 
 
 def grouped(found: dict[str, Points]) -> list[tuple[str, dict[str, Points]]]:
-    """(title, lines) of each chart: names that share what stands before a slash, or after the
-    first underscore (`train_recall@1`), are drawn together, at most six in one chart."""
+    """(title, lines) of each chart, of at most six lines: names that share what stands before a
+    slash are drawn together, and so are those that differ by a first `train_` or `held_out_`."""
     groups: dict[str, dict[str, Points]] = {}
     for name, points in found.items():
         first, _, rest = name.partition("/")
-        key = f"{first}/ by part" if rest else first
+        key = f"{first} by part" if rest else first
         if name.startswith(("train_", "held_out_")):
             key = name.removeprefix("train_").removeprefix("held_out_")
         groups.setdefault(key, {})[name] = points
