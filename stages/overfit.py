@@ -19,7 +19,7 @@ Config = TypeVar("Config", bound=Recipe)
 
 VAE = Target(
     metric="psnr",
-    bound=24.0,
+    bound=30.0,
     above=True,
     words="PSNR in dB",
     steps=400,

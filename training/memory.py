@@ -118,7 +118,8 @@ def saved_for_backward(forward: Callable[[], Any]) -> int:
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        if not (tensor.is_leaf and tensor.requires_grad):
+        whole = tensor if tensor._base is None else tensor._base  # a transposed weight is a weight
+        if not (whole.is_leaf and whole.requires_grad):
             kept.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
