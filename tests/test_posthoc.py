@@ -68,7 +68,8 @@ def test_a_tracked_length_of_stage_2_is_the_written_model_and_can_be_sampled(run
     loaded = TextToImage.load(out)
     assert loaded.autoencoder.sha256 == TextToImage.load(run).autoencoder.sha256
     sample.main(["red", "--model", str(out), "--steps", "1", "--out", str(tmp_path / "pictures")])
-    assert Image.open(tmp_path / "pictures" / "00000.png").size == (32, 32)
+    with Image.open(tmp_path / "pictures" / "00000.png") as picture:
+        assert picture.size == (32, 32)
     facts = json.loads((out / "model" / "latentsmith.json").read_text())["provenance"]
     assert facts["average"]["sigma_rel"] == 0.1 and facts["average"]["step"] == 6
 

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 STUCK = 0.95  # of the first loss: it did not move
 SLOW = 0.9  # of the loss of the third quarter: it was still falling in the fourth
-ROSE = 1.5  # times the lowest loss
+ROSE = 1.5  # times the loss of the lowest quarter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +77,9 @@ def causes(losses: Sequence[float | None], target: Target) -> str:
             "The loss became infinite or NaN: the learning rate is too high, or the images hold "
             "such values. Try a tenth of --learning-rate; then --no-bf16."
         )
-    quarter = max(len(losses) // 4, 1)
-    first, third, last = (
-        fmean(part) for part in (losses[:1], losses[-2 * quarter : -quarter], losses[-quarter:])
-    )
+    size = max(len(losses) // 4, 1)
+    quarters = [fmean(losses[k : k + size]) for k in range(len(losses) % size, len(losses), size)]
+    first, third, last = losses[0], quarters[-2:][0], quarters[-1]
     course = f"The loss went from {first:.3g} to {last:.3g}"
     if last > STUCK * first:
         return (
@@ -88,10 +87,10 @@ def causes(losses: Sequence[float | None], target: Target) -> str:
             "too low, or no gradient reaches the weights. Try a tenth and ten times "
             "--learning-rate."
         )
-    if last > ROSE * min(losses):
+    if last > ROSE * min(quarters):
         return (
-            f"{course}, by way of {min(losses):.3g}: it fell and rose again. The learning rate is "
-            "too high; try a third of it."
+            f"{course}, by way of {min(quarters):.3g}: it fell and rose again. The learning rate "
+            "is too high; try a third of it."
         )
     if last < SLOW * third:
         return (
