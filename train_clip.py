@@ -38,7 +38,7 @@ def start(config: Config) -> None:
     check_batch_size(config.batch_size, len(pairs))
     print_plan(config, clip, pairs, held_out)
     if config.dry_run:
-        print(clip_memory(config, clip).describe())
+        print(clip_memory(config, clip.to(device)).describe())
         return
     if config.find_batch_size:
         trials = clip_trials(config, clip.to(device), pairs)

@@ -47,12 +47,12 @@ def start(config: Config) -> None:
     order = Order(len(pairs), config.batch_size, derived_seed(config.seed, "order"))
     print_plan(config, unet, vae, len(pairs), len(held_out))
     if config.dry_run:
-        print(ldm_memory(config, unet, vae, encoder).describe())
+        print(ldm_memory(config, unet.to(device), vae, encoder).describe())
         return
     if config.find_batch_size:
-        memory = ldm_memory(config, unet, vae, encoder)
+        memory = ldm_memory(config, unet.to(device), vae, encoder)
         with TemporaryDirectory() as folder:
-            trials = ldm_trials(config, unet.to(device), vae, encoder, Path(folder))
+            trials = ldm_trials(config, unet, vae, encoder, Path(folder))
             return tell_batch_size(config, trials, memory, most=len(pairs))
     parts = hashes(config, vae, encoder)
     run = Run(config.out, plain(config) | parts)

@@ -12,6 +12,8 @@ def read_pairs(
     folder = read_folder(recipe.data, allow_missing_captions)
     if not recipe.skip_unusable:
         folder.require_all_usable()
+    if recipe.overfit > len(folder.pairs):
+        raise ValueError(f"--overfit {recipe.overfit}: there are {len(folder.pairs)} images.")
     if recipe.overfit:
         return folder.pairs[: recipe.overfit], []
     return split(folder, recipe.held_out)

@@ -24,7 +24,7 @@ from training.grid import grid, pixels_of
 from training.learning_rate import set_learning_rate
 from training.posthoc import stored_averages
 from training.precision import Precision, compile_for, uncompiled
-from training.recipe import Recipe
+from training.recipe import AveragingRecipe
 from training.run import Run
 from training.seeding import derived_seed, generator
 
@@ -33,16 +33,13 @@ JUDGED = 256  # training pairs that the validation loss is measured on if none a
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Recipe):
+class Config(AveragingRecipe):
     vae: Path  # run folder of train_vae.py, the folder of any AutoencoderKL, or a single file
     text_encoder: str  # run or CLIPTextModel folder, a whole model's single file, NAME:PRETRAINED
     size: Positive[int] = 64  # side of the training images in pixels
     batch_size: Positive[int] = 32  # images per step
     weight_decay: NotNegative[float] = 0.01  # of AdamW
     clip_norm: Positive[float] = 1.0  # the gradient is scaled down to this norm
-    ema_halflife: Positive[int] = 6400  # of the averaged weights, in images
-    averages_every: NotNegative[int] = 0  # steps between averages stored for training.posthoc
-    averages_half: bool = True  # store these in float16
     caption_dropout: Share = 0.1  # chance to train on the empty caption, which guidance needs
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -139,29 +136,19 @@ class Stage:
         self.config, self.run, self.unet, self.cache, self.order = config, run, unet, cache, order
         self.device = unet.conv_in.weight.device
         self.precision = Precision(self.device, config.bf16)
-        self.ema = EMA(unet, config.ema_halflife / config.batch_size)
+        self.ema = EMA(unet, config.ema_halflife_steps)
         self.optimizer = torch.optim.AdamW(
             unet.parameters(), betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
         self.parts = {"unet": unet, "ema": self.ema, "optimizer": self.optimizer}
-        self.averages = stored_averages(
-            run.path,
-            "stages.ldm_averages",
-            unet,
-            every=config.averages_every,
-            steps=config.steps,
-            half=config.averages_half,
-        )
+        self.averages = stored_averages(run.path, config, unet, "stages.ldm_averages")
         if self.averages is not None:
             self.parts["power_averages"] = self.averages
         schedule = make_schedule(config.schedule).to(self.device)
         self.denoiser = Denoiser(unet, schedule, config.objective.prediction)
-        self.pipeline, self.live = (
-            TextToImage(network, vae, encoder, config.schedule, config.objective.prediction).to(
-                self.device
-            )
-            for network in (self.ema.module, unet)
-        )
+        bound = vae, encoder, config.schedule, config.objective.prediction
+        self.pipeline = TextToImage(self.ema.module, *bound).to(self.device)
+        self.live = TextToImage(unet, *bound).to(self.device)
         self.validation = held_out_loss(config, cache, order.count, len(schedule), self.device)
         self.prompts = prompts
         self.baseline = self.validation.baseline(self.denoiser, config.objective)

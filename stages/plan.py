@@ -14,6 +14,7 @@ from stages import vae as vae_stage
 from training.memory import MemoryEstimate, estimate, in_words
 from training.power_ema import SIGMA_RELS, bytes_per_file
 from training.precision import Precision
+from training.recipe import AveragingRecipe
 
 
 def vae_memory(config: vae_stage.Config, training: TrainingStep) -> MemoryEstimate:
@@ -75,15 +76,15 @@ def clip_memory(config: clip_stage.Config, clip: Clip) -> MemoryEstimate:
     return estimate([clip], [], forward, batch_size=config.batch_size, averaged=0)
 
 
-def averaged(config: vae_stage.Config | ldm_stage.Config, module: nn.Module) -> int:
+def averaged(config: AveragingRecipe, module: nn.Module) -> int:
     """Bytes of the EMA, and of the power-function averages if they are stored."""
     copies = 1 + (len(SIGMA_RELS) if config.averages_every else 0)
     return 4 * copies * sum(weight.numel() for weight in module.parameters())
 
 
-def describe_averages(config: vae_stage.Config | ldm_stage.Config, module: nn.Module) -> str:
-    steps = config.ema_halflife / config.batch_size
-    text = f"averaged weights: half-life {config.ema_halflife:,} images, {steps:,.4g} steps"
+def describe_averages(config: AveragingRecipe, module: nn.Module) -> str:
+    steps = f"{config.ema_halflife_steps:,.4g} steps"
+    text = f"averaged weights: half-life {config.ema_halflife:,} images, {steps}"
     if not config.averages_every:
         return f"{text}."
     files = -(-config.steps // config.averages_every)

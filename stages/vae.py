@@ -16,13 +16,13 @@ from autoencoder.statistics import fold, measure, without_scaling
 from imagetext.batches import ImageBatches
 from imagetext.images import to_model
 from stages.held_out import HeldOut, perceptual_at_hand
-from training.bounds import NotNegative, Positive
+from training.bounds import Positive
 from training.ema import EMA
 from training.grid import grid
 from training.metrics import Averages
 from training.posthoc import stored_averages
 from training.precision import Precision
-from training.recipe import Recipe
+from training.recipe import AveragingRecipe
 from training.run import Run
 from training.seeding import derived_seed, generator
 
@@ -31,14 +31,11 @@ SHOWN = 16  # of them in a preview
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Recipe):
+class Config(AveragingRecipe):
     init_from: Path | None = None  # begin with this autoencoder, a folder or single file, instead
     size: Positive[int] = 64  # side of the training images in pixels
     channels: int = 3  # 1 gray, 3 RGB, 4 RGBA
     clip_norm: Positive[float] = 1.0  # gradients are scaled down to this norm
-    ema_halflife: Positive[int] = 800  # of the averaged weights, in images
-    averages_every: NotNegative[int] = 0  # steps between averages stored for training.posthoc
-    averages_half: bool = True  # store these in float16
     loss: LossConfig = field(default_factory=LossConfig)
     discriminator_rate: Positive[float] = 1.0  # learning rate, times that of the autoencoder
     discriminator_width: Positive[int] = 64  # channels of its first layer
@@ -152,15 +149,10 @@ class Stage:
             config.size, config.channels, self.device
         )
         self.held_out = HeldOut(judged, config.batch_size, self.device, perceptual)
-        self.ema = EMA(training.autoencoder, config.ema_halflife / config.batch_size)
+        self.ema = EMA(training.autoencoder, config.ema_halflife_steps)
         self.parts = {**training.parts, "ema": self.ema}
         self.averages = stored_averages(
-            run.path,
-            "stages.vae_averages",
-            training.autoencoder,
-            every=config.averages_every,
-            steps=config.steps,
-            half=config.averages_half,
+            run.path, config, training.autoencoder, "stages.vae_averages"
         )
         if self.averages is not None:
             self.parts["power_averages"] = self.averages

@@ -75,3 +75,8 @@ def test_the_other_stages_do_it_too(world, tmp_path, capsys, monkeypatch, script
     script.main(command(script, world, tmp_path / "out", "--overfit", 4))
     assert "learned by heart" in capsys.readouterr().out
     assert not tree(tmp_path)
+
+
+def test_more_images_than_there_are_cannot_be_learned(world, tmp_path, capsys):
+    given = command(train_vae, world, tmp_path / "out", "--overfit", 50)
+    assert "--overfit 50: there are 12 images" in refusal(capsys, train_vae, given)

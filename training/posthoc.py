@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from training.cli import parse, pick_device, run_main
 from training.curves import line_chart
 from training.power_ema import SIGMA_RELS, PowerAverages, average_of, stored_steps
+from training.recipe import AveragingRecipe
 from training.run import make_folder, read_json, write_json, write_text
 
 FOLDER = "averages"  # of a run: where they are stored
@@ -104,17 +105,23 @@ def open_judge(run: Path, device: torch.device) -> Judge:
 
 
 def stored_averages(
-    run: Path, judge: str, module: nn.Module, *, every: int, steps: int, half: bool
+    run: Path, recipe: AveragingRecipe, module: nn.Module, judge: str
 ) -> PowerAverages | None:
-    """For a training to update at every step; None if `every` is 0.
+    """For a training to update at every step; None if it is not asked for.
 
     judge: the module of stages/ that will judge them; its name is left in the run folder.
     """
-    if not every:
+    if not recipe.averages_every:
         return None
     make_folder(run / FOLDER)
     write_json(run / FOLDER / FACTS, {"judge": judge, "sigma_rels": SIGMA_RELS})
-    return PowerAverages(module, run / FOLDER, every=every, steps=steps, half=half)
+    return PowerAverages(
+        module,
+        run / FOLDER,
+        every=recipe.averages_every,
+        steps=recipe.steps,
+        half=recipe.averages_half,
+    )
 
 
 def choose(scores: dict[float, float], higher_is_better: bool) -> float:

@@ -52,3 +52,16 @@ class Recipe:
             warmup=self.warmup,
             cooldown=self.cooldown,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveragingRecipe(Recipe):
+    """Of a training whose model has averaged weights."""
+
+    ema_halflife: Positive[int] = 6400  # of the averaged weights, in images
+    averages_every: NotNegative[int] = 0  # steps between averages stored for training.posthoc
+    averages_half: bool = True  # store these in float16
+
+    @property
+    def ema_halflife_steps(self) -> float:
+        return self.ema_halflife / self.batch_size
