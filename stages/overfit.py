@@ -30,7 +30,7 @@ VAE = Target(
 )
 LDM = Target(
     metric="share_of_nothing",
-    bound=0.3,
+    bound=0.2,
     above=False,
     words="validation loss, as a share of what predicting nothing scores,",
     steps=600,
