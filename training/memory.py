@@ -84,9 +84,8 @@ def estimate(
 ) -> MemoryEstimate:
     """Without computing anything: the forward pass runs once on tensors that have no data.
 
-    The sum is what the tensors of a step take when all are alive at once, at the beginning of the
-    backward pass of the second step. Buffers of the kernels come on top, and the program itself;
-    against that, gradients come only as activations go.
+    The sum is what would be alive at once if all gradients came before any activation went, so it
+    is high by a part of the gradients. Buffers of the kernels, and the program itself, come on top.
 
     Args:
         trained: modules with gradients and Adam moments.

@@ -33,7 +33,7 @@ LARGEST_SIGMA_REL = 0.28  # near 0.29 gamma is 0, which is the plain mean of all
 
 def gamma_of(sigma_rel: float) -> float:
     """The exponent of this length: the largest root of
-    sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)).  Ibid., eq. 126."""
+    sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3))."""
     if not 0 < sigma_rel <= LARGEST_SIGMA_REL:
         raise ValueError(
             f"sigma_rel is {sigma_rel}; it must be above 0 and at most {LARGEST_SIGMA_REL}. It is "
@@ -74,7 +74,7 @@ class Fit:
 
 
 def fit(stored: Sequence[Profile], wanted: Profile) -> Fit:
-    """Least squares over profiles; ibid., appendix C.3."""
+    """Least squares over profiles."""
     target = float(inner_products([wanted], [wanted])[0, 0])
     products = inner_products(stored, stored)
     with_target = inner_products(stored, [wanted])[:, 0]
@@ -116,7 +116,7 @@ class PowerAverages:
     def update(self, module: nn.Module, step: int) -> None:
         """Takes in `module` after optimizer step `step` (0 is the first), and stores if it is time.
 
-        beta = (1 - 1 / t)^(gamma + 1) with t = step + 1; ibid., eq. 127. So after n steps the
+        beta = (1 - 1 / t)^(gamma + 1) with t = step + 1. So after n steps the
         weights of step k count k^(gamma + 1) - (k - 1)^(gamma + 1), over n^(gamma + 1).
         """
         done = step + 1
