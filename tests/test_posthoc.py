@@ -20,6 +20,7 @@ from ldm import TextToImage
 from ldm.unet import UNet
 from stages import ldm as ldm_stage
 from stages import vae as vae_stage
+from stages import vae_averages
 from tests.mistakes import command, unchanged
 from training import posthoc
 from training.cli import run_main
@@ -150,3 +151,9 @@ def test_presets_keep_an_average_of_a_fiftieth_of_the_run(stage):
         config = stage.Config(**needed, **preset)
         assert config.ema_halflife == 0.02 * config.steps * config.batch_size, name
         assert restored(stage.Config, json.loads(json.dumps(plain(config)))) == config
+
+
+def test_a_training_that_diverged_has_no_best_length(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(vae_averages.Judge, "score", lambda judge, weights: float("nan"))
+    check_refused(capsys, [str(runs / "train_vae"), "--out", str(tmp_path / "out")], "diverged")
+    assert not (tmp_path / "out" / "model").exists()

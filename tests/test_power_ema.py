@@ -176,7 +176,6 @@ def test_the_best_length_is_chosen_and_drawn():
     scores = {0.05: 2.0, 0.10: 1.0, 0.20: float("nan")}
     assert choose(scores, higher_is_better=False) == 0.10
     assert choose(scores, higher_is_better=True) == 0.05
-    with pytest.raises(FloatingPointError, match="diverged"):
-        choose({0.1: float("nan")}, higher_is_better=True)
+    assert choose({0.1: float("nan")}, higher_is_better=True) is None
     picture = curve("loss", scores, own=1.5, best=0.10)
     assert len(re.findall("<circle", picture)) == 2 and "best at 0.1" in picture

@@ -62,16 +62,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     make_folder(out)
     own = judge.own_score()
     print(f"the model of the run: {judge.measure} {own:.5g}")
-    scores = {}
+    scores: dict[float, float] = {}
+    best = None
     for sigma_rel in sorted(set(config.sigma_rel)):
         weights, error = average_of(config.run / FOLDER, sigma_rel, step)
         scores[sigma_rel] = judge.score(weights)
-        far = f"; profile met to {error:.0%} only" if error > LARGEST_ERROR else ""
+        far = f"; the profile is met to {error:.0%} only" if error > LARGEST_ERROR else ""
         print(f"sigma_rel {sigma_rel:g}: {judge.measure} {scores[sigma_rel]:.5g}{far}")
-    best = choose(scores, judge.higher_is_better)
-    weights, error = average_of(config.run / FOLDER, best, step)
-    facts = {"sigma_rel": best, "step": step, "profile_error": error}
-    judge.write(weights, out / "model", facts)
+        if choose(scores, judge.higher_is_better) == sigma_rel:
+            best, best_weights, best_error = sigma_rel, weights, error
+    if best is None:
+        raise FloatingPointError("no length has a finite score: the training has diverged.")
+    facts = {"sigma_rel": best, "step": step, "profile_error": best_error}
+    judge.write(best_weights, out / "model", facts)
     numbers = {str(sigma_rel): score for sigma_rel, score in scores.items()}
     about = {"measure": judge.measure, "model_of_the_run": own, "by_sigma_rel": numbers}
     write_json(out / "scores.json", {**facts, **about})
@@ -124,16 +127,10 @@ def stored_averages(
     )
 
 
-def choose(scores: dict[float, float], higher_is_better: bool) -> float:
-    """The best length.
-
-    Raises:
-        FloatingPointError: none has a finite score.
-    """
+def choose(scores: dict[float, float], higher_is_better: bool) -> float | None:
+    """The length of the best score; None if none is finite."""
     finite = {length: score for length, score in scores.items() if math.isfinite(score)}
-    if not finite:
-        raise FloatingPointError("no length has a finite score: the training has diverged.")
-    return (max if higher_is_better else min)(finite, key=finite.__getitem__)
+    return (max if higher_is_better else min)(finite, key=finite.__getitem__, default=None)
 
 
 def curve(measure: str, scores: dict[float, float], own: float, best: float) -> str:
