@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float32, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from imagetext.folder import Pair, listed
 from imagetext.images import ImageTransform, UnusableImage
 
-Images = UInt8[Tensor, "b c h w"]
+Images = UInt8[Tensor, "b c h w"] | Float32[Tensor, "b c h w"]  # as ImageTransform has them
 Progress = Callable[[Iterable, str, int], Iterable]  # passes items through; title; how many
 IN_MEMORY = 2**30  # bytes of decoded pixels that are kept rather than decoded again every epoch
 
@@ -99,7 +99,8 @@ class ImageBatches(Dataset):
         self.order = Order(len(pairs), batch_size, seed)
         self.pairs, self.transform, self.seed = list(pairs), transform, seed
         self.workers, self.flip, self.rank, self.ranks = workers, flip, rank, ranks
-        needed = len(pairs) * transform.channels * transform.size**2
+        bytes_each = transform.format.in_memory.itemsize
+        needed = len(pairs) * transform.channels * transform.size**2 * bytes_each
         self.pixels = None
         if needed <= in_memory and transform.crop != "random":
             self.pixels = read_pixels([pair.path for pair in pairs], transform, progress)
@@ -180,7 +181,7 @@ def read_pixels(
         ValueError: some cannot be used; each is named with its reason.
     """
     shape = (len(paths), transform.channels, transform.size, transform.size)
-    pixels = torch.empty(shape, dtype=torch.uint8)
+    pixels = torch.empty(shape, dtype=transform.format.in_memory)
     array = pixels.numpy()
 
     def read(k: int) -> UnusableImage | None:

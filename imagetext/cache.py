@@ -51,7 +51,8 @@ def build_cache(
     """Encodes all pairs and writes `folder`, as a whole or not at all.
 
     Args:
-        encode_images: uint8 pixels (b, c, h, w) -> moments (b, 2c, h, w), mean before log-variance.
+        encode_images: pixels (b, c, h, w), as the transform gives them, -> moments (b, 2c, h, w),
+            mean before log-variance.
         encode_texts: b texts -> (b, tokens, width).
         folder: replaced if it is an earlier latent cache.
         identity: JSON; all that the numbers depend on besides the files and captions: the

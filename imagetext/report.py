@@ -89,7 +89,7 @@ def sizes(folder: Folder, size: int | None) -> list[str]:
     else:
         shorter = histogram([min(both) for both in folder.sizes])
         lines = ["Shorter side, in pixels", *bars(shorter)]
-    kinds = Counter(MODES.get(mode, f"16-bit ({mode})") for mode in folder.modes)
+    kinds = Counter(MODES.get(mode, mode) for mode in folder.modes)
     lines.append("  " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
     kept = fmean(min(both) / max(both) for both in folder.sizes)
     if kept < 1:

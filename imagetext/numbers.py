@@ -1,0 +1,122 @@
+"""Which numbers the files of a folder hold: of one type and one range, or else it is an error.
+
+A file of another depth among the rest would be trained on as nearly black, or clipped to white, and
+nobody would see why.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from imagetext.folder import Folder
+from imagetext.images import kind_of
+from imagetext.pixel_format import NATURAL_RANGES
+from imagetext.rasters import read_raster
+
+APART = 100  # times; of two files whose largest numbers differ by more, one has another unit
+
+
+def the_type(folder: Folder) -> str:
+    """Of the numbers in all files, as numpy calls it.
+
+    Raises:
+        ValueError: there are several.
+    """
+    types = [kind_of(mode)[0] for mode in folder.modes]
+    counts = Counter(types).most_common()
+    if len(counts) > 1:
+        listed = ", ".join(
+            f"{count} of {name} ({folder.pairs[types.index(name)].path.name}"
+            + (", ...)" if count > 1 else ")")
+            for name, count in counts
+        )
+        raise ValueError(
+            f"the files of {folder.root} hold numbers of different depths: {listed}. The same "
+            "number would mean different things. Convert all to one type, or keep them in folders "
+            "of their own."
+        )
+    return types[0]
+
+
+def report_numbers(
+    folder: Folder, value_range: tuple[float, float] | None
+) -> tuple[list[str], list[str]]:
+    """Lines on channels, type and range of what is more than 8-bit pictures, and what is wrong.
+
+    Reads all files once more if there are such, or if another range is asked about.
+    """
+    kinds = Counter(map(kind_of, folder.modes))
+    odd = [kind for kind, _ in kinds.most_common() if kind[0] != "uint8" or kind[1] > 4]
+    lines = ["Channels and numbers"] if odd or value_range else []
+    lines += [f"  {kinds[kind]} files: {kind[1]} channels of {kind[0]}" for kind in odd]
+    problems = []
+    try:
+        dtype = the_type(folder)
+    except ValueError as error:
+        return lines, [str(error)]
+    if len(channels := {kind_of(mode)[1] for mode in folder.modes}) > 1 and max(channels) > 4:
+        problems.append(f"the files have different numbers of channels: {sorted(channels)}.")
+    if dtype == "uint8" and value_range is None:
+        return lines, problems
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        paths = [pair.path for pair in folder.pairs]
+        extents = np.array(list(pool.map(extent, paths)))
+    low, high = extents[:, 0].min(), extents[:, 1].max()
+    lines.append(f"  numbers from {low:g} to {high:g}")
+    problems += mixed_ranges(paths, extents)
+    return lines + clipped(dtype, value_range, extents), problems + unstated(
+        dtype, value_range, (low, high)
+    )
+
+
+def extent(path: Path) -> tuple[float, float]:
+    """Lowest and highest number of a file."""
+    raster = read_raster(path)
+    if raster is None:
+        return NATURAL_RANGES["uint8"]
+    return float(raster.values.min()), float(raster.values.max())
+
+
+def mixed_ranges(paths: Sequence[Path], extents: np.ndarray) -> list[str]:
+    peaks = np.abs(extents).max(axis=1)
+    peaks = np.where(extents[:, 0] == extents[:, 1], 0, peaks)  # empty pictures say nothing
+    if not peaks.any():
+        return []
+    least, most = int(np.where(peaks, peaks, np.inf).argmin()), int(peaks.argmax())
+    if peaks[most] <= APART * peaks[least]:
+        return []
+    return [
+        f"the files hold numbers of different ranges: {paths[least].name} from "
+        f"{extents[least][0]:g} to {extents[least][1]:g}, {paths[most].name} from "
+        f"{extents[most][0]:g} to {extents[most][1]:g}. Convert them to one unit, or keep them in "
+        "folders of their own."
+    ]
+
+
+def clipped(dtype: str, value_range: tuple[float, float] | None, extents: np.ndarray) -> list[str]:
+    """What the range leaves out, or leaves unused."""
+    low, high = value_range or NATURAL_RANGES.get(dtype) or (-np.inf, np.inf)
+    outside = int(((extents[:, 0] < low) | (extents[:, 1] > high)).sum())
+    lines = [f"  {outside} files reach beyond {low:g} to {high:g} and are clipped"] * bool(outside)
+    used = (extents[:, 1].max() - extents[:, 0].min()) / (high - low)
+    if used < 0.5:
+        lines.append(
+            f"  they use {used:.1%} of {low:g} to {high:g}; for more contrast in training, state "
+            "the range that they use: --value-range LOW HIGH"
+        )
+    return lines if np.isfinite(high) else []
+
+
+def unstated(
+    dtype: str, value_range: tuple[float, float] | None, found: tuple[float, float]
+) -> list[str]:
+    if value_range is not None or dtype in NATURAL_RANGES:
+        return []
+    return [
+        f"numbers of type {dtype} have no range of their own: train with --value-range LOW HIGH, "
+        f"which become -1 and 1. The files hold {found[0]:g} to {found[1]:g}."
+    ]
