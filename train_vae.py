@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 from autoencoder.optimization import TrainingStep
 from imagetext.batches import ImageBatches, check_batch_size, read_pixels
-from imagetext.images import ImageTransform
 from stages.data import read_pairs
-from stages.vae import JUDGED, PRESETS, Config, Stage, build
+from stages.vae import JUDGED, PRESETS, Config, Stage, build, transform_of
 from training.cli import parse, pick_device, run_main
 from training.loop import progress_bar, train
 from training.run import Run
@@ -23,8 +22,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     training = build(config, device)
     pairs, held_out = read_pairs(config, allow_missing_captions=True)
     check_batch_size(config.batch_size, len(pairs))
-    transform = ImageTransform(config.size, config.channels)
+    transform = transform_of(config, pairs[0].path)
     print_plan(config, training, len(pairs), len(held_out))
+    print(f"numbers in the files: {transform.format}")
     if config.dry_run:
         return
     run = Run(config.out, config)

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from autoencoder import Autoencoder
+from autoencoder.files import read_provenance
 from conditioning import TextEncoder
 from imagetext.cache import LatentCache, build_cache
 from imagetext.images import ImageTransform, to_model
+from imagetext.pixel_format import recorded_format
 from stages.ldm import Config
 from training.loop import progress_bar
 from training.run import Run
@@ -33,7 +35,8 @@ def cached(
     encoder: TextEncoder,
 ) -> LatentCache:
     """Latents and contexts of all pairs, made on the first start and reused on the next."""
-    transform = ImageTransform(config.size, vae.config.in_channels)
+    pixels = recorded_format(read_provenance(config.vae))
+    transform = ImageTransform(config.size, vae.config.in_channels, format=pixels)
     identity = {**parts, "transform": transform.describe(), "encoded_in": "float32"}
     folder = run.path / "cache"
     if folder.exists():

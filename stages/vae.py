@@ -14,7 +14,8 @@ from autoencoder.optimization import TrainingStep, prepare
 from autoencoder.statistics import fold, measure, without_scaling
 from evaluation.reconstruction import psnr
 from imagetext.batches import ImageBatches
-from imagetext.images import to_model, to_uint8
+from imagetext.images import ImageTransform, inspect_image, kind_of, like, to_model, to_uint8
+from imagetext.pixel_format import RECORD, Layout, choose_format
 from training.bounds import Positive
 from training.ema import EMA
 from training.grid import grid
@@ -33,7 +34,9 @@ SHOWN = 16  # of them in a preview
 class Config(Recipe):
     init_from: Path | None = None  # begin with this autoencoder, a folder or single file, instead
     size: Positive[int] = 64  # side of the training images in pixels
-    channels: int = 3  # 1 gray, 3 RGB, 4 RGBA
+    channels: Positive[int] = 3  # 1 gray, 3 RGB, 4 RGBA; any number that TIFF or .npy files have
+    value_range: tuple[float, float] | None = None  # becomes -1 to 1; all of 8 or 16 bits else
+    layout: Layout = "auto"  # of .npy files with three axes; auto: where --channels is found
     clip_norm: Positive[float] = 1.0  # gradients are scaled down to this norm
     ema_halflife: Positive[float] = 0.02  # of the averaged weights, as a share of the run
     loss: LossConfig = field(default_factory=LossConfig)
@@ -97,6 +100,15 @@ def build(config: Config, device: torch.device) -> TrainingStep:
     )
 
 
+def transform_of(config: Config, example: Path) -> ImageTransform:
+    """example: one of the files, which all hold numbers of the same type; it is tried."""
+    dtype, _ = kind_of(inspect_image(example)[1])
+    pixels = choose_format(dtype, config.value_range, config.layout, example)
+    transform = ImageTransform(config.size, config.channels, format=pixels)
+    transform(example)
+    return transform
+
+
 def check(config: Config, autoencoder: Autoencoder) -> None:
     factor, architecture = autoencoder.factor, autoencoder.config
     if config.size % factor:
@@ -148,8 +160,9 @@ class Stage:
         values, shown = [], []
         for pixels in self.judged.split(self.config.batch_size):
             posterior = self.ema.module.encode(to_model(pixels.to(self.device)))
-            again = to_uint8(self.ema.module.decode(posterior.mode())).cpu()
+            again = like(pixels, self.ema.module.decode(posterior.mode())).cpu()
             values.append(psnr(pixels, again))
+            pixels, again = (to_uint8(to_model(images)) for images in (pixels, again))
             difference = (again.float() - pixels.float()) / 2 + 127.5  # gray where they agree
             shown.append(torch.stack([pixels, again, difference.to(torch.uint8)], dim=1))
         rows = torch.cat(shown)[:SHOWN].flatten(0, 1)
@@ -167,6 +180,7 @@ class Stage:
         provenance = {
             "config": self.run.config,
             "weights": "averaged over the last steps (EMA)",
+            RECORD: self.batches.transform.format.describe(),
             "latent_statistics_folded_in": asdict(statistics),
         }
         fold(self.ema.module, statistics).save(self.run.model, provenance)
