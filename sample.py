@@ -8,15 +8,21 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 from tqdm import tqdm
 
+from imagetext.images import to_uint8
+from imagetext.pixel_format import PixelFormat, recorded_format
+from imagetext.write_images import file_ending, to_file
 from ldm import TextToImage
 from ldm.files import read_model_provenance
 from ldm.guidance import Guidance
@@ -63,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     pipeline.latent_shape(config.height, config.width)
     warn_of_cut_prompts(pipeline, [*prompts, config.negative_prompt])
     warn_of_guidance(config)
+    pixels = recorded_format(read_model_provenance(config.model))
+    deep = not pixels.eight_bit or pipeline.autoencoder.config.out_channels not in (1, 3, 4)
     make_folder(config.out)
     total = len(prompts) * sampling.calls()
     with tqdm(total=total, desc="sampling", unit=" image steps", dynamic_ncols=True) as bar:
@@ -75,15 +83,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             width=config.width,
             batch_size=config.batch_size,
             progress=bar.update,
+            numbers=deep,
         )
+    write = partial(write_numbers, pixels=pixels) if deep else write_picture
     files = [
-        write_picture(config.out, picture, settings(config, text, config.seed + k))
+        write(config.out, picture, made_by=settings(config, text, config.seed + k))
         for k, (picture, text) in enumerate(zip(pictures, prompts, strict=True))
     ]
     print(f"wrote {files[0]}" + (f" ... {files[-1].name}" if len(files) > 1 else ""))
     if config.grid and len(pictures) > 1:
         columns = config.count if 1 < config.count < len(pictures) else int(len(pictures) ** 0.5)
-        sheet = grid(pixels_of(pictures), columns)
+        shown = to_uint8(torch.stack(pictures)) if deep else pixels_of(pictures)
+        sheet = grid(shown, columns)
         print(f"wrote {write_numbered(config.out, 'grid-{:04d}.png', png(sheet, {}))}")
 
 
@@ -170,24 +181,41 @@ def write_picture(folder: Path, picture: Image.Image, made_by: dict) -> Path:
     return write_numbered(folder, "{:05d}.png", png(picture, made_by))
 
 
+def write_numbers(folder: Path, image: Tensor, made_by: dict, pixels: PixelFormat) -> Path:
+    """In the numbers of the files that the model was trained on."""
+    ending = file_ending(pixels, len(image))
+    path = next_path(folder, "{:05d}" + ending)
+    return to_file(image, path, pixels, texts(made_by))
+
+
+def texts(made_by: dict) -> dict[str, str]:
+    """`parameters` is what viewers show; `latentsmith` the same for programs."""
+    rest = {k: v for k, v in made_by.items() if k != "prompt" and v not in (None, "")}
+    readable = ", ".join(f"{k}: {v}" for k, v in rest.items())
+    return {
+        "parameters": f"{made_by['prompt']}\n{readable}",
+        "latentsmith": json.dumps(made_by, ensure_ascii=False),
+    }
+
+
 def png(picture: Image.Image, made_by: dict) -> bytes:
-    """`parameters` is the chunk that viewers show; `latentsmith` the same for programs."""
     info = PngInfo()
-    if made_by:
-        rest = {k: v for k, v in made_by.items() if k != "prompt" and v not in (None, "")}
-        readable = ", ".join(f"{k}: {v}" for k, v in rest.items())
-        info.add_itxt("parameters", f"{made_by['prompt']}\n{readable}")
-        info.add_itxt("latentsmith", json.dumps(made_by, ensure_ascii=False))
+    for name, text in texts(made_by).items() if made_by else ():
+        info.add_itxt(name, text)
     buffer = BytesIO()
     picture.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
 
 
-def write_numbered(folder: Path, pattern: str, content: bytes) -> Path:
-    """Under the number after the highest one there, so a deleted file frees no name in use."""
+def next_path(folder: Path, pattern: str) -> Path:
+    """With the number after the highest one there, so a deleted file frees no name in use."""
     like = re.compile(re.sub(r"\{:0\d+d\}", r"(\\d+)", pattern.replace(".", r"\.")))
     numbers = [int(m[1]) for file in folder.iterdir() if (m := like.fullmatch(file.name))]
-    path = folder / pattern.format(max(numbers, default=-1) + 1)
+    return folder / pattern.format(max(numbers, default=-1) + 1)
+
+
+def write_numbered(folder: Path, pattern: str, content: bytes) -> Path:
+    path = next_path(folder, pattern)
     with path.open("xb") as file:  # x: fails rather than overwrites
         try:
             file.write(content)

@@ -93,7 +93,8 @@ class TextToImage:
         width: int | None = None,
         batch_size: int = 16,
         progress: Callable[[int], None] | None = None,
-    ) -> list[Image.Image]:
+        numbers: bool = False,
+    ) -> list[Image.Image] | list[Float[Tensor, "_ _ _"]]:
         """One picture per prompt.
 
         Args:
@@ -106,6 +107,7 @@ class TextToImage:
             height, width: in pixels, by default the size trained on.
             batch_size: pictures drawn at once; a matter of memory, not of the result.
             progress: called with the number of pictures after each evaluation of the network.
+            numbers: give images (c, h, w) around [-1, 1] instead, to be written at full depth.
 
         Raises:
             ValueError: unknown sampler, a size that the networks cannot halve often enough, or a
@@ -135,14 +137,20 @@ class TextToImage:
                 group=group if cpu else len(chosen),
                 progress=progress,
             )
-            pictures += [self.picture(latent[None]) for latent in latents]
+            finish = self.decode if numbers else self.picture
+            pictures += [finish(latent[None]) for latent in latents]
         return pictures
 
     def picture(self, latents: Float[Tensor, "1 c h w"]) -> Image.Image:
-        """Decodes one image; alone, so that it does not depend on others and memory stays small."""
-        image = self.autoencoder.decode(latents)[0].float().clamp(-1, 1)
+        """One image in 8 bits. If it has other than 1, 3 or 4 channels, its first channel."""
+        image = self.decode(latents).clamp(-1, 1)
+        image = image if len(image) in (1, 3, 4) else image[:1]
         pixels = ((image + 1) * 127.5).round().to(torch.uint8).cpu().permute(1, 2, 0).numpy()
         return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+    def decode(self, latents: Float[Tensor, "1 c h w"]) -> Float[Tensor, "_ _ _"]:
+        """Decodes one image; alone, so that it does not depend on others and memory stays small."""
+        return self.autoencoder.decode(latents)[0].float()
 
     def latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         """For pictures of this size in pixels; a side that is None is as trained."""
