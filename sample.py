@@ -27,6 +27,7 @@ from ldm import TextToImage
 from ldm.files import read_model_provenance
 from ldm.guidance import Guidance
 from ldm.sampling import Sampling
+from stages.lora import apply_lora
 from training.bounds import Finite, Positive, Seed, Share
 from training.cli import parse, pick_device, run_main
 from training.grid import grid, pixels_of
@@ -40,6 +41,8 @@ class Config:
     prompt: Prompts = ()  # what to draw, one picture or more of each
     prompts: Path | None = None  # a text file with one prompt a line, drawn after those given
     model: Path  # a run folder of train_ldm.py, a pipeline folder, or a single file
+    lora: Path | None = None  # a run of train_ldm.py --lora, a folder or file, added to the model
+    lora_scale: Finite = 1.0  # how many times it is added
     ema: bool = False  # of a single file with two U-Nets, take the one averaged in training
     out: Path = Path("samples")  # folder for the PNG files
     count: Annotated[Positive[int], tyro.conf.arg(aliases=["-n"])] = 1  # pictures of each prompt
@@ -66,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sampling = how(config)
     device = pick_device(config.device)
     pipeline = TextToImage.load(config.model, device, config.ema)
+    if config.lora is not None:
+        apply_lora(pipeline, config.lora, config.lora_scale)
     pipeline.latent_shape(config.height, config.width)
     warn_of_cut_prompts(pipeline, [*prompts, config.negative_prompt])
     warn_of_guidance(config)
@@ -162,6 +167,8 @@ def settings(config: Config, prompt: str, seed: int) -> dict:
     """All that is needed to draw the picture again; of the rarer flags those that were given."""
     rarer = ("ema", "guidance_rescale", "guidance_interval", "eta", "spacing", "times")
     given = {name: getattr(config, name) for name in rarer}
+    if config.lora is not None:
+        given |= {"lora": str(config.lora), "lora_scale": config.lora_scale}
     usual = {field.name: field.default for field in fields(config)}
     return {
         "prompt": prompt,

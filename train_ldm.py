@@ -1,7 +1,8 @@
 """python train_ldm.py --data data/openmoji --vae runs/vae --text-encoder runs/clip --out runs/ldm
 
 Stage 2: latents and captions -> U-Net. Every image and caption is encoded once, then trained on.
-Stopped or killed, it goes on when the same command is run again.
+Stopped or killed, it goes on when the same command is run again. With --init-from MODEL it begins
+with the weights of another U-Net, and with --lora RANK besides it learns a small change of them.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ from ldm.unet import UNet
 from ldm.validation import check_latents
 from stages.cache import cached, hashes
 from stages.data import read_pairs
-from stages.ldm import PRESETS, PREVIEWS, Config, Stage, build_unet
+from stages.finetune import origin
+from stages.ldm import PRESETS, PREVIEWS, Config, Stage, adapt, build_unet
+from stages.lora import save_lora
 from training.cli import parse, pick_device, run_main
 from training.loop import train
 from training.run import Run, plain
@@ -34,9 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     pairs, held_out = read_pairs(config, config.allow_missing_captions)
     order = Order(len(pairs), config.batch_size, derived_seed(config.seed, "order"))
     print_plan(config, unet, vae, len(pairs), len(held_out))
+    parts = hashes(config, vae, encoder) | origin(config.init_from, unet)
+    adapt(config, unet)
     if config.dry_run:
         return
-    parts = hashes(config, vae, encoder)
     run = Run(config.out, plain(config) | parts)
     if run.finished(config.steps):
         return
@@ -52,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     prompts = config.preview_prompts or [pair.captions[0] for pair in shown]
     stage = Stage(config, run, unet.to(device), vae, encoder, cache, order, prompts)
     train(run, config.plan(), stage.parts, stage.step, stage.look, "train_ldm")
+    if config.lora is not None:
+        save_lora(stage.ema.module, run.model, provenance)
+        print(f"the LoRA is in {run.model}; draw with: python sample.py PROMPT --lora {run.path}")
+        return
     stage.pipeline.save(run.model, provenance)
     print(f"the model is in {run.model}; draw with: python sample.py PROMPT --model {run.path}")
 

@@ -155,7 +155,9 @@ class AutoencoderLoss(nn.Module):
         kl = posterior.kl().mean()
         metrics["kl_per_element"] = kl.detach() / posterior.mean[0].numel()
         kl_loss = self.config.kl_weight * kl / images[0].numel()
-        torch.autograd.backward((reconstructions, kl_loss), (gradient, None))
+        ends = [(reconstructions, gradient), (kl_loss, None)]
+        ends = ends[: 1 + kl_loss.requires_grad]  # a frozen encoder does not hear the KL
+        torch.autograd.backward(*zip(*ends, strict=True))
         return metrics
 
     def backward_reconstruction(self, images: Images, pixels: Images) -> Metrics:

@@ -18,6 +18,8 @@ from ldm.schedule import ScheduleConfig, make_schedule
 from ldm.unet import PRESETS as ARCHITECTURES
 from ldm.unet import UNet
 from ldm.validation import Validation, verdict
+from stages.finetune import check_process, load_unet
+from stages.lora import TARGETS, adapter_parts, add_adapter
 from training.bounds import Finite, NotNegative, Positive, Share
 from training.ema import EMA
 from training.grid import grid, pixels_of
@@ -36,6 +38,12 @@ JUDGED = 256  # training pairs that the validation loss is measured on if none a
 class Config(Recipe):
     vae: Path  # run folder of train_vae.py, the folder of any AutoencoderKL, or a single file
     text_encoder: str  # run or CLIPTextModel folder, a whole model's single file, NAME:PRETRAINED
+    init_from: Path | None = None  # begin with this U-Net: run, pipeline, U-Net folder, single file
+    lora: Positive[int] | None = (
+        None  # learn changes of this rank to its attention, not its weights
+    )
+    lora_alpha: Positive[float] | None = None  # they count alpha / rank times; once when left out
+    lora_targets: tuple[str, ...] = TARGETS  # the modules changed, by the end of their names
     size: Positive[int] = 64  # side of the training images in pixels
     batch_size: Positive[int] = 32  # images per step
     weight_decay: NotNegative[float] = 0.01  # of AdamW
@@ -82,27 +90,51 @@ PRESETS = {
 
 
 def build_unet(config: Config, vae: Autoencoder, encoder: TextEncoder) -> UNet:
-    """The preset's U-Net, fitted to this autoencoder and text encoder."""
-    halvings = len(ARCHITECTURES[config.preset].block_out_channels) - 1
-    factor = vae.factor * 2**halvings
-    if config.size % factor:
-        raise ValueError(
-            f"--size {config.size} is not a multiple of {factor}: the autoencoder shrinks images "
-            f"{vae.factor} times, and the U-Net its latents {2**halvings} times. "
-            f"Use --size {max(1, config.size // factor) * factor}."
+    """That of `init_from`, or else the preset's, fitted to this autoencoder and text encoder."""
+    if config.init_from is not None:
+        unet = load_unet(config.init_from, config.size, vae, encoder)
+        process = (config.schedule, config.objective.prediction)
+        check_process(config.init_from, unet, encoder, process)
+        check_size(config.size, vae.factor, levels=len(unet.config.block_out_channels))
+    else:
+        architecture = ARCHITECTURES[config.preset]
+        check_size(config.size, vae.factor, levels=len(architecture.block_out_channels))
+        torch.manual_seed(derived_seed(config.seed, "weights"))
+        unet = UNet(
+            replace(
+                architecture,
+                in_channels=vae.config.latent_channels,
+                out_channels=vae.config.latent_channels,
+                cross_attention_dim=encoder.width,
+                sample_size=config.size // vae.factor,
+            )
         )
-    torch.manual_seed(derived_seed(config.seed, "weights"))
-    unet = UNet(
-        replace(
-            ARCHITECTURES[config.preset],
-            in_channels=vae.config.latent_channels,
-            out_channels=vae.config.latent_channels,
-            cross_attention_dim=encoder.width,
-            sample_size=config.size // vae.factor,
-        )
-    )
     unet.gradient_checkpointing = config.gradient_checkpointing
     return unet
+
+
+def check_size(size: int, shrink: int, levels: int) -> None:
+    """shrink: of the autoencoder. levels: of the U-Net, which halves at all but the last."""
+    halving = 2 ** (levels - 1)
+    factor = shrink * halving
+    if size % factor:
+        raise ValueError(
+            f"--size {size} is not a multiple of {factor}: the autoencoder shrinks images "
+            f"{shrink} times, and the U-Net its latents {halving} times. "
+            f"Use --size {max(1, size // factor) * factor}."
+        )
+
+
+def adapt(config: Config, unet: UNet) -> None:
+    """With --lora: from here on it is not the U-Net itself that learns."""
+    if config.lora is None:
+        return
+    if config.init_from is None:
+        raise ValueError("--lora changes a model that is there; say which one: --init-from MODEL.")
+    torch.manual_seed(derived_seed(config.seed, "lora"))
+    add_adapter(unet, config.lora, config.lora_alpha or config.lora, config.lora_targets)
+    learned = sum(weight.numel() for weight in unet.parameters() if weight.requires_grad)
+    print(f"LoRA of rank {config.lora}: {learned / 1e6:.3g} million parameters learn.")
 
 
 class Stage:
@@ -127,6 +159,7 @@ class Stage:
             unet.parameters(), betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
         self.parts = {"unet": unet, "ema": self.ema, "optimizer": self.optimizer}
+        self.parts |= adapter_parts(unet, self.ema)
         schedule = make_schedule(config.schedule).to(self.device)
         self.denoiser = Denoiser(unet, schedule, config.objective.prediction)
         self.pipeline = TextToImage(

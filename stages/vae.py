@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,11 +12,12 @@ from autoencoder import Autoencoder
 from autoencoder.discriminator import DiscriminatorConfig, balance
 from autoencoder.losses import LossConfig
 from autoencoder.optimization import TrainingStep, prepare
-from autoencoder.statistics import fold, measure, without_scaling
+from autoencoder.statistics import fold, measure
 from evaluation.reconstruction import psnr
 from imagetext.batches import ImageBatches
 from imagetext.images import ImageTransform, inspect_image, kind_of, like, to_model, to_uint8
 from imagetext.pixel_format import RECORD, Layout, choose_format
+from stages.finetune import load_autoencoder, save_with_frozen_encoder
 from training.bounds import Positive
 from training.ema import EMA
 from training.grid import grid
@@ -33,6 +35,7 @@ SHOWN = 16  # of them in a preview
 @dataclass(frozen=True, kw_only=True)
 class Config(Recipe):
     init_from: Path | None = None  # begin with this autoencoder, a folder or single file, instead
+    freeze: Literal["none", "encoder"] = "none"  # encoder: its latents stay what they are
     size: Positive[int] = 64  # side of the training images in pixels
     channels: Positive[int] = 3  # 1 gray, 3 RGB, 4 RGBA; any number that TIFF or .npy files have
     value_range: tuple[float, float] | None = None  # becomes -1 to 1; all of 8 or 16 bits else
@@ -81,7 +84,7 @@ def build(config: Config, device: torch.device) -> TrainingStep:
         architecture = replace(ARCHITECTURES[config.preset], sample_size=config.size, **channels)
         autoencoder = Autoencoder(architecture)
     else:
-        autoencoder = without_scaling(Autoencoder.load(config.init_from))
+        autoencoder = load_autoencoder(config.init_from, config.freeze == "encoder")
     check(config, autoencoder)
     return prepare(
         autoencoder,
@@ -110,6 +113,8 @@ def transform_of(config: Config, example: Path) -> ImageTransform:
 
 
 def check(config: Config, autoencoder: Autoencoder) -> None:
+    if config.freeze != "none" and config.init_from is None:
+        raise ValueError("--freeze encoder keeps one that is there; say which: --init-from MODEL.")
     factor, architecture = autoencoder.factor, autoencoder.config
     if config.size % factor:
         raise ValueError(
@@ -172,15 +177,23 @@ class Stage:
         return {"psnr": torch.cat(values).mean().item()}
 
     def save(self) -> None:
-        """Measures the latents of the averaged weights, folds that in, and writes the model."""
+        """Measures the latents of the averaged weights, folds that in, and writes the model.
+
+        With a frozen encoder nothing is folded in, since its latents must not change.
+        """
+        facts = {
+            "config": self.run.config,
+            "weights": "averaged over the last steps (EMA)",
+            RECORD: self.batches.transform.format.describe(),
+        }
+        if self.config.freeze == "encoder":
+            images = to_model(self.judged[: self.config.batch_size].to(self.device))
+            source = self.config.init_from
+            save_with_frozen_encoder(self.ema.module, source, images, self.run.model, facts)
+            return
         count = min(self.config.statistics_images, self.batches.order.count)
         steps = range(max(1, count // self.config.batch_size))
         images = (to_model(self.batches[step][0].to(self.device)) for step in steps)
         statistics = measure(self.ema.module, images)
-        provenance = {
-            "config": self.run.config,
-            "weights": "averaged over the last steps (EMA)",
-            RECORD: self.batches.transform.format.describe(),
-            "latent_statistics_folded_in": asdict(statistics),
-        }
-        fold(self.ema.module, statistics).save(self.run.model, provenance)
+        facts["latent_statistics_folded_in"] = asdict(statistics)
+        fold(self.ema.module, statistics).save(self.run.model, facts)

@@ -71,7 +71,7 @@ def test_16_bits_through_both_stages_and_back(world, sixteen, tmp_path):
     error = (again - torch.from_numpy(np.stack(images))).square().mean(dim=(1, 2, 3))
     ours = 10 * torch.log10(4 / error)
     assert ours.min() - 3 < psnr < ours.max() + 3
-    text = ("--text-encoder", world / "clip")
+    text = ("--text-encoder", world / "clip", "--preview-prompts", "a cat")
     run(train_ldm, "--data", sixteen, "--out", ldm, "--vae", vae, *text, *FAST)
     run(sample, "a ramp", "--model", ldm, "-n", 2, "--steps", 1, "--out", out, "--device", "cpu")
     names = {"00000.png", "00001.png", "grid-0000.png"}
@@ -92,7 +92,7 @@ def test_five_channels_of_floats_through_both_stages_and_back(world, five, tmp_p
     assert not vae.exists()
     run(train_vae, *flags, "--value-range", -100, 800, "--layout", "chw")
     assert "-100 became -1, 800 became 1" in (vae / "model" / "README.md").read_text()
-    text = ("--text-encoder", world / "clip")
+    text = ("--text-encoder", world / "clip", "--preview-prompts", "a cat")
     run(train_ldm, "--data", five, "--out", ldm, "--vae", vae, *text, *FAST)
     run(sample, "a ramp", "--model", ldm, "--steps", 1, "--out", out, "--device", "cpu")
     values = np.load(out / "00000.npy")

@@ -11,7 +11,7 @@ from PIL import Image
 import train_vae
 from autoencoder import Autoencoder
 from autoencoder.files import read_provenance
-from imagetext.images import to_model
+from imagetext.images import ImageTransform, to_model
 from training.cli import run_main
 
 FAST = ["--preset", "tiny-32", "--steps", "6", "--batch-size", "4", "--look-every", "3",
@@ -79,7 +79,7 @@ def test_same_command_goes_on_and_ends_with_the_same_weights(data, tmp_path, mon
 def test_latents_of_the_training_images_are_standardized(data, tmp_path):
     train(data, tmp_path / "run", "--held-out", "0", "--batch-size", "12", "--channels", "1")
     autoencoder = Autoencoder.load(tmp_path / "run")
-    images = train_vae.read_pixels(sorted(data.glob("*.png")), train_vae.ImageTransform(32, 1))
+    images = train_vae.read_pixels(sorted(data.glob("*.png")), ImageTransform(32, 1))
     with torch.no_grad():
         posterior = autoencoder.encode(to_model(images))
     variance = posterior.mean.var(dim=(0, 2, 3)) + posterior.std.square().mean(dim=(0, 2, 3))
