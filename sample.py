@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from tqdm import tqdm
 
+import autoencoder.files
 from imagetext.images import to_uint8
 from imagetext.pixel_format import PixelFormat, recorded_format
 from imagetext.write_images import file_ending, to_file
@@ -74,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     pipeline.latent_shape(config.height, config.width)
     warn_of_cut_prompts(pipeline, [*prompts, config.negative_prompt])
     warn_of_guidance(config)
-    pixels = recorded_format(read_model_provenance(config.model))
+    told = read_model_provenance(config.model), autoencoder.files.read_provenance(config.model)
+    pixels = recorded_format(*told)
     deep = not pixels.eight_bit or pipeline.autoencoder.config.out_channels not in (1, 3, 4)
     make_folder(config.out)
     total = len(prompts) * sampling.calls()

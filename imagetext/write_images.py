@@ -57,7 +57,10 @@ def to_file(
     Raises:
         FileExistsError: there is a file already.
         ValueError: this kind cannot hold it.
+        FloatingPointError: a value is not finite.
     """
+    if not image.isfinite().all():
+        raise FloatingPointError(f"{path}: the image has values that are not finite.")
     ending, made_by = path.suffix, made_by or {}
     file_ending(pixels, len(image), ending)
     values = np.moveaxis(pixels.restore(image), 0, -1)

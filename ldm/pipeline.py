@@ -21,11 +21,12 @@ from PIL import Image
 from torch import Tensor
 
 from autoencoder import Autoencoder
+from autoencoder.files import read_provenance
 from conditioning import TextEncoder
 from interop import single_file
 from interop.card import CARD
 from ldm import scheduler_files
-from ldm.bindings import bindings, check_bindings
+from ldm.bindings import SAME_LATENTS, bindings, check_bindings
 from ldm.card import pipeline_card
 from ldm.denoiser import Denoiser, Prediction
 from ldm.files import MODEL_INDEX, find_pipeline, read_json, write_json
@@ -240,7 +241,8 @@ class TextToImage:
         if (folder / "latentsmith.json").exists():
             facts = read_json(folder / "latentsmith.json")
             found = bindings(pipeline.autoencoder.sha256, pipeline.text_encoder)
-            check_bindings(facts.get("bindings", {}), found, folder)
+            same = read_provenance(folder / "vae").get(SAME_LATENTS, ())
+            check_bindings(facts.get("bindings", {}), found, folder, same)
         return pipeline
 
     @classmethod

@@ -12,6 +12,7 @@ from conditioning import TextEncoder
 from interop.card import tensors_sha256
 from interop.weights import read_json
 from ldm import files, scheduler_files
+from ldm.bindings import SAME_LATENTS
 from ldm.denoiser import Prediction
 from ldm.parts import check_parts
 from ldm.prediction_probe import measure_prediction
@@ -70,11 +71,12 @@ def save_with_frozen_encoder(
 ) -> None:
     """Verified, and without anything folded in."""
     verify_encoder(autoencoder.eval(), source, images)
+    kept = autoencoder_provenance(source)
+    same = [*kept.get(SAME_LATENTS, []), Autoencoder.load(source).sha256]
     facts = {
         "encoder": f"frozen: encodings are bit for bit those of {source}",
-        "encoder_of_sha256": Autoencoder.load(source).sha256,
+        SAME_LATENTS: same,
     }
-    kept = autoencoder_provenance(source)
     if statistics := kept.get("latent_statistics_folded_in"):
         facts["latent_statistics_folded_in"] = statistics
     autoencoder.save(folder, {**provenance, **facts})
@@ -130,7 +132,10 @@ def check_process(source: Path, unet: UNet, encoder: TextEncoder, ours: Process)
 def known_process(source: Path, unet: UNet, encoder: TextEncoder) -> Process | None:
     if source.is_file():
         schedule, prediction = scheduler_files.from_single_file(source)
-        return schedule, prediction or measure_prediction(unet.eval(), encoder([""]).cpu())
+        if prediction is None:
+            prediction = measure_prediction(unet.eval(), encoder([""]).cpu())
+            unet.train()
+        return schedule, prediction
     for folder in (source / "model", source, source.parent):
         file = folder / "scheduler" / "scheduler_config.json"
         if file.is_file() and (folder / "unet").is_dir():

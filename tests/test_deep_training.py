@@ -1,6 +1,7 @@
 """From files of 16 bits, floats and five channels through both stages to files of the same kind."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +17,11 @@ from imagetext.images import ImageTransform
 from imagetext.pixel_format import recorded_format
 from imagetext.rasters import read_raster
 from imagetext.write_images import png_bytes
+from tests.snippets import python_blocks
+from tests.snippets import run as snippet
 from training.cli import run_main
 
+ROOT = Path(__file__).parents[1]
 FAST = ("--preset", "tiny-32", "--steps", 2, "--batch-size", 4, "--device", "cpu", "--warmup", 1,
         "--held-out", 0.2)  # fmt: skip
 
@@ -57,7 +61,7 @@ def refused(script, capsys, *flags) -> str:
     return capsys.readouterr().err
 
 
-def test_16_bits_through_both_stages_and_back(world, sixteen, tmp_path):
+def test_16_bits_through_both_stages_and_back(world, sixteen, tmp_path, monkeypatch):
     vae, ldm, out = (tmp_path / name for name in ("vae", "ldm", "out"))
     run(train_vae, "--data", sixteen, "--out", vae, *FAST)
     pixels = recorded_format(read_provenance(vae))
@@ -81,6 +85,14 @@ def test_16_bits_through_both_stages_and_back(world, sixteen, tmp_path):
     assert (raster.values % 257 != 0).any()  # more than 8 bits
     with Image.open(out / "00001.png") as image:
         assert json.loads(image.text["latentsmith"])["seed"] == 1
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "scans").symlink_to(sixteen)
+    (tmp_path / "runs").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (program,) = python_blocks((ROOT / "docs" / "images.md").read_text(encoding="utf-8"))
+    snippet(program)
+    assert read_raster(tmp_path / "again.png").dtype == "uint16"
 
 
 def test_five_channels_of_floats_through_both_stages_and_back(world, five, tmp_path, capsys):

@@ -67,8 +67,25 @@ def test_a_frozen_encoder_encodes_to_the_last_bit_as_before(data, tmp_path, scal
     assert before.config == after.config
     assert "bit for bit" in capsys.readouterr().out
     facts = read_provenance(tmp_path / "run")
-    assert "frozen" in facts["encoder"] and facts["encoder_of_sha256"] == before.sha256
+    assert "frozen" in facts["encoder"] and facts["same_latents_as_sha256"] == [before.sha256]
     assert "latent_statistics_folded_in" not in facts
+
+
+def test_a_pipeline_takes_another_decoder_of_the_same_latents(data, model, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
+    first = train_autoencoder(data, model, tmp_path / "first", "--freeze", "encoder")
+    flags = ("--freeze", "encoder", "--seed", 1)
+    train_autoencoder(data, tmp_path / "first", tmp_path / "second", *flags)
+    train_autoencoder(data, model, tmp_path / "other")
+    for run in ("first", "second", "other"):
+        shutil.rmtree(tmp_path / "model" / "vae")
+        shutil.copytree(tmp_path / run / "model", tmp_path / "model" / "vae")
+        if run == "other":
+            with pytest.raises(ValueError, match="trained with the autoencoder of sha256"):
+                TextToImage.load(tmp_path / "model")
+        else:
+            loaded = TextToImage.load(tmp_path / "model").autoencoder
+            assert (loaded.sha256 == first.sha256) == (run == "first")
 
 
 def test_without_freezing_all_learns_and_the_scale_is_folded_in(data, tmp_path):

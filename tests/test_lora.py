@@ -250,6 +250,8 @@ def test_a_lora_run_resumes_exactly_and_samples(data, base, tmp_path, monkeypatc
     whole, parts = (load_file(tmp_path / x / "model" / WEIGHTS) for x in ("whole", "parts"))
     assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
     assert any(weight.any() for name, weight in whole.items() if "lora_B" in name)
+    with pytest.raises(FileNotFoundError, match="It holds a LoRA: give it with --lora"):
+        TextToImage.load(tmp_path / "whole")
     state = tmp_path / "whole" / "state" / "step-0000004" / "unet.safetensors"
     assert state.stat().st_size < 0.2 * (base / "unet" / "diffusion_pytorch_model.safetensors"
                                          ).stat().st_size  # fmt: skip
