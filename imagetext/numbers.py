@@ -14,9 +14,10 @@ import numpy as np
 
 from imagetext.folder import Folder
 from imagetext.images import kind_of
-from imagetext.pixel_format import NATURAL_RANGES
+from imagetext.pixel_format import NATURAL_RANGES, PixelFormat
 from imagetext.rasters import read_raster
 
+TRIED = 64  # files that a training looks at
 APART = 100  # times; of two files whose largest numbers differ by more, one has another unit
 
 
@@ -73,6 +74,17 @@ def report_numbers(
     )
 
 
+def notes_on(paths: Sequence[Path], pixels: PixelFormat) -> list[str]:
+    """What one should know of a training on these files, by a few of them; check.py tries all."""
+    if pixels.eight_bit:
+        return []
+    tried = paths[:: -(-len(paths) // TRIED)]
+    extents = np.array([extent(path) for path in tried])
+    value_range = (pixels.low, pixels.high)
+    lines = clipped(pixels.dtype, value_range, extents) + mixed_ranges(tried, extents)
+    return [line.strip() for line in lines]
+
+
 def extent(path: Path) -> tuple[float, float]:
     """Lowest and highest number of a file."""
     raster = read_raster(path)
@@ -101,7 +113,9 @@ def clipped(dtype: str, value_range: tuple[float, float] | None, extents: np.nda
     """What the range leaves out, or leaves unused."""
     low, high = value_range or NATURAL_RANGES.get(dtype) or (-np.inf, np.inf)
     outside = int(((extents[:, 0] < low) | (extents[:, 1] > high)).sum())
-    lines = [f"  {outside} files reach beyond {low:g} to {high:g} and are clipped"] * bool(outside)
+    lines = [
+        f"  {outside} of {len(extents)} files reach beyond {low:g} to {high:g} and are clipped"
+    ] * bool(outside)
     used = (extents[:, 1].max() - extents[:, 0].min()) / (high - low)
     if used < 0.5:
         lines.append(

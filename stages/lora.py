@@ -14,6 +14,7 @@ from training.ema import EMA
 
 ADAPTER = "default"  # peft's name for the only one
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of every attention
+BYPASSED = ("proj_in", "proj_out")  # their weights are used without calling the module
 USE = """## Use
 
 ```
@@ -36,6 +37,8 @@ def add_adapter(network: nn.Module, rank: int, alpha: float, targets: Sequence[s
     ends = [f".{target}" for target in targets]
     names = [name for name, module in network.named_modules() if hasattr(module, "weight")]
     for target, end in zip(targets, ends, strict=True):
+        if end.endswith(BYPASSED):
+            raise ValueError(f"--lora-targets: {target} cannot learn a change here. Leave it out.")
         if not any(name.endswith(end) for name in names):
             raise ValueError(
                 f"--lora-targets: no module of this U-Net is called {target}. Those of attention "

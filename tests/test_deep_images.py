@@ -318,7 +318,7 @@ def test_check_reports_channels_depth_and_range(tmp_path, capsys):
     assert "3 files: 5 channels of float32" in text and "to 1002" in text
     assert "PROBLEM: numbers of type float32 have no range of their own" in text
     text = checked(tmp_path, capsys, "--value-range", "0", "1000")
-    assert "2 files reach beyond 0 to 1000 and are clipped" in text and "No problems" in text
+    assert "2 of 3 files reach beyond 0 to 1000 and are clipped" in text and "No problems" in text
     npy(tmp_path / "3.npy", values / 1000)
     text = checked(tmp_path, capsys, "--value-range", "0", "1000")
     assert "PROBLEM: the files hold numbers of different ranges: 3.npy from" in text

@@ -57,11 +57,11 @@ def randomize(unet: torch.nn.Module) -> None:
             torch.nn.init.normal_(weight.data, std=0.1)
 
 
-@pytest.fixture(scope="module")
-def trained(base, tmp_path_factory) -> tuple[Path, Tensor]:
+@pytest.fixture(scope="module", params=[(), ("ff.net.0.proj", "conv1")], ids=["usual", "more"])
+def trained(base, tmp_path_factory, request) -> tuple[Path, Tensor]:
     """A LoRA as it is saved, and what the U-Net gives that learned it."""
     unet = UNet.load(base).eval()
-    add_adapter(unet, rank=3, alpha=6.0, targets=TARGETS)
+    add_adapter(unet, rank=3, alpha=6.0, targets=(*TARGETS, *request.param))
     randomize(unet)
     folder = tmp_path_factory.mktemp("lora")
     save_lora(unet, folder, {"config": {"init_sha256": "abc"}})
@@ -282,5 +282,6 @@ def test_mistakes_end_with_one_message(data, base, tmp_path, capsys, monkeypatch
         return capsys.readouterr().err
 
     assert "no module of this U-Net is called to_x" in message("--lora-targets", "to_q", "to_x")
+    assert "proj_in cannot learn a change here" in message("--lora-targets", "proj_in")
     monkeypatch.setitem(sys.modules, "peft", None)
     assert "pip install peft" in message()
