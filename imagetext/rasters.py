@@ -10,6 +10,7 @@ A TIFF of several pages is one image only if it says that they are channels.
 
 import importlib
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -90,17 +91,17 @@ def read_raster(path: Path) -> Raster | None:
     """
     with path.open("rb") as file:
         head = file.read(26)
-    if head.startswith(NPY):
-        return read_npy(path)
-    if head.startswith(PNG) and len(head) == 26 and head[24] == 16:  # its bit depth
-        return read_deep_png(path, gray=head[25] == 0)  # its kind of color
-    if head.startswith(TIFF):
-        return read_deep_tiff(path)
-    return None
+        deep = head.startswith(PNG) and len(head) == 26 and head[24] == 16  # its bit depth
+        if not deep and not head.startswith((NPY, *TIFF)):
+            return None
+        content = head + file.read()
+    if deep:
+        return read_deep_png(content, path, gray=head[25] == 0)  # its kind of color
+    return (read_npy if head.startswith(NPY) else read_deep_tiff)(content, path)
 
 
-def read_npy(path: Path) -> Raster:
-    values = native(np.load(path, allow_pickle=False))
+def read_npy(content: bytes, path: Path) -> Raster:
+    values = native(np.load(BytesIO(content), allow_pickle=False))
     if values.dtype.name not in INTEGERS + FLOATS or values.ndim not in (2, 3) or not values.size:
         raise UnusableImage(
             path,
@@ -110,22 +111,22 @@ def read_npy(path: Path) -> Raster:
     return Raster(values, "auto")
 
 
-def read_deep_png(path: Path, gray: bool) -> Raster:
-    with Image.open(path, formats=("PNG",)) as image:
+def read_deep_png(content: bytes, path: Path, gray: bool) -> Raster:
+    with Image.open(BytesIO(content), formats=("PNG",)) as image:
         orientation = image.getexif().get(ORIENTATION, 1)
         if gray:
             return Raster(upright(np.asarray(image), orientation), color=True)
     imagecodecs = library("imagecodecs", path, "16-bit PNG in color")
     try:
-        values = imagecodecs.png_decode(path.read_bytes())
+        values = imagecodecs.png_decode(content)
     except imagecodecs.PngError as error:
         raise UnusableImage(path, f"cannot be read: {error}") from error
     return Raster(upright(values, orientation), color=True, alpha=values.shape[2] in (2, 4))
 
 
-def read_deep_tiff(path: Path) -> Raster | None:
+def read_deep_tiff(content: bytes, path: Path) -> Raster | None:
     try:
-        with Image.open(path, formats=("TIFF",)) as image:
+        with Image.open(BytesIO(content), formats=("TIFF",)) as image:
             bits = max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
             samples = image.tag_v2.get(SAMPLES_PER_PIXEL, 1)
             whole = samples == 1 or (len(image.getbands()) > 1 and samples <= 4)
@@ -137,7 +138,7 @@ def read_deep_tiff(path: Path) -> Raster | None:
         pass  # more than four channels, for one
     tifffile = library("tifffile", path, "TIFF of this kind")
     try:
-        with tifffile.TiffFile(path) as file:
+        with tifffile.TiffFile(BytesIO(content)) as file:
             return tiff_raster(file, path)
     except (tifffile.TiffFileError, IndexError) as error:
         raise UnusableImage(path, f"cannot be read: {error}") from error

@@ -146,12 +146,12 @@ class TextToImage:
         """One image in 8 bits. If it has other than 1, 3 or 4 channels, its first channel."""
         image = self.decode(latents).clamp(-1, 1)
         image = image if len(image) in (1, 3, 4) else image[:1]
-        pixels = ((image + 1) * 127.5).round().to(torch.uint8).cpu().permute(1, 2, 0).numpy()
+        pixels = ((image + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
         return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
     def decode(self, latents: Float[Tensor, "1 c h w"]) -> Float[Tensor, "_ _ _"]:
         """Decodes one image; alone, so that it does not depend on others and memory stays small."""
-        return self.autoencoder.decode(latents)[0].float()
+        return self.autoencoder.decode(latents)[0].float().cpu()
 
     def latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         """For pictures of this size in pixels; a side that is None is as trained."""

@@ -21,7 +21,7 @@ USE = """## Use
 python sample.py PROMPT --model BASE --lora {folder}
 ```
 
-```python
+```
 pipeline = StableDiffusionPipeline.from_pretrained(BASE)  # of diffusers
 pipeline.load_lora_weights("{folder}")
 ```
