@@ -27,20 +27,24 @@ def the_type(folder: Folder) -> str:
     Raises:
         ValueError: there are several.
     """
-    types = [kind_of(mode)[0] for mode in folder.modes]
-    counts = Counter(types).most_common()
+    modes = folder.modes
+    counts: Counter[str] = Counter()
+    examples: dict[str, str] = {}  # the first mode of a type
+    for mode, count in Counter(modes).items():
+        name, _ = kind_of(mode)
+        counts[name] += count
+        examples.setdefault(name, mode)
     if len(counts) > 1:
         listed = ", ".join(
-            f"{count} of {name} ({folder.pairs[types.index(name)].path.name}"
-            + (", ...)" if count > 1 else ")")
-            for name, count in counts
+            f"{count} of {name} (such as {folder.pairs[modes.index(examples[name])].path})"
+            for name, count in counts.most_common()
         )
         raise ValueError(
             f"the files of {folder.root} hold numbers of different depths: {listed}. The same "
             "number would mean different things. Convert all to one type, or keep them in folders "
             "of their own."
         )
-    return types[0]
+    return next(iter(counts))
 
 
 def report_numbers(
@@ -102,8 +106,8 @@ def mixed_ranges(paths: Sequence[Path], extents: np.ndarray) -> list[str]:
     if peaks[most] <= APART * peaks[least]:
         return []
     return [
-        f"the files hold numbers of different ranges: {paths[least].name} from "
-        f"{extents[least][0]:g} to {extents[least][1]:g}, {paths[most].name} from "
+        f"the files hold numbers of different ranges: {paths[least]} from "
+        f"{extents[least][0]:g} to {extents[least][1]:g}, {paths[most]} from "
         f"{extents[most][0]:g} to {extents[most][1]:g}. Convert them to one unit, or keep them in "
         "folders of their own."
     ]

@@ -118,8 +118,8 @@ def choose_format(
     if value_range is None and dtype not in NATURAL_RANGES:
         raise ValueError(
             f"{example} holds numbers of type {dtype}, which have no range of their own. Say which "
-            "numbers are to become -1 and 1: --value-range LOW HIGH. What the files hold shows: "
-            f"python check.py {example.parent}"
+            "of them are to become -1 and 1: --value-range LOW HIGH. What the files hold is shown "
+            "by check.py."
         )
     low, high = value_range or NATURAL_RANGES[dtype]
     return PixelFormat(dtype, float(low), float(high), layout)

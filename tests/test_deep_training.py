@@ -1,6 +1,7 @@
 """From files of 16 bits, floats and five channels through both stages to files of the same kind."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -125,5 +126,6 @@ def test_another_depth_than_the_autoencoders_is_refused(world, five, tmp_path, c
 def test_mixed_depths_end_with_one_message(sixteen, tmp_path, capsys):
     Image.new("RGB", (32, 32)).save(sixteen / "shallow one.png")
     message = refused(train_vae, capsys, "--data", sixteen, "--out", tmp_path / "vae", *FAST)
-    assert "10 of uint16" in message and "1 of uint8 (shallow one.png)" in message
+    assert "10 of uint16" in message
+    assert re.search("1 of uint8 .such as .*shallow one.png", message)
     assert not (tmp_path / "vae").exists()
