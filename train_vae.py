@@ -10,6 +10,7 @@ from autoencoder.optimization import TrainingStep
 from imagetext.batches import ImageBatches, check_batch_size, read_pixels
 from imagetext.numbers import notes_on
 from stages.data import read_pairs
+from stages.finetune import note_format
 from stages.vae import JUDGED, PRESETS, Config, Stage, build, transform_of
 from training.cli import parse, pick_device, run_main
 from training.loop import progress_bar, train
@@ -26,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     transform = transform_of(config, pairs[0].path)
     print_plan(config, training, len(pairs), len(held_out))
     print(f"numbers in the files: {transform.format}")
+    if config.init_from is not None:
+        note_format(config.init_from, transform.format)
     for note in notes_on([pair.path for pair in pairs], transform.format):
         print(f"note: {note}")
     if config.dry_run:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from imagetext.folder import Folder
-from imagetext.images import kind_of
+from imagetext.images import kind_of, load_image
 from imagetext.pixel_format import NATURAL_RANGES, PixelFormat
 from imagetext.rasters import read_raster
 
@@ -93,7 +93,9 @@ def extent(path: Path) -> tuple[float, float]:
     """Lowest and highest number of a file."""
     raster = read_raster(path)
     if raster is None:
-        return NATURAL_RANGES["uint8"]
+        image = load_image(path)
+        extrema = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB").getextrema()
+        return float(np.min(extrema)), float(np.max(extrema))
     return float(raster.values.min()), float(raster.values.max())
 
 

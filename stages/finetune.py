@@ -9,6 +9,7 @@ from autoencoder import Autoencoder
 from autoencoder.files import read_provenance as autoencoder_provenance
 from autoencoder.statistics import without_scaling
 from conditioning import TextEncoder
+from imagetext.pixel_format import RECORD, PixelFormat, recorded_format
 from interop.card import tensors_sha256
 from interop.weights import read_json
 from ldm import files, scheduler_files
@@ -34,6 +35,15 @@ def load_autoencoder(source: Path, frozen_encoder: bool) -> Autoencoder:
     for part in (autoencoder.encoder, autoencoder.quant_conv):
         part.requires_grad_(False)
     return autoencoder
+
+
+def note_format(source: Path, pixels: PixelFormat) -> None:
+    """Says so if the numbers in the files are others than the autoencoder was trained on."""
+    told = autoencoder_provenance(source)
+    if RECORD in told and (known := recorded_format(told)) != pixels:
+        print(
+            f"note: {source} was trained on numbers of another kind: {known}; these are {pixels}."
+        )
 
 
 @torch.no_grad()

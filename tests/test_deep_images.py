@@ -326,6 +326,13 @@ def test_check_reports_channels_depth_and_range(tmp_path, capsys):
     assert "PROBLEM: the files hold numbers of different ranges: " in text and "3.npy from" in text
 
 
+def test_check_looks_at_the_numbers_of_8_bits_if_another_range_is_planned(tmp_path, capsys):
+    Image.new("RGB", (SIDE, SIDE), (10, 90, 40)).save(tmp_path / "a.png")
+    text = checked(tmp_path, capsys, "--value-range", "0", "60")
+    assert "numbers from 10 to 90" in text and "1 of 1 files reach beyond 0 to 60" in text
+    assert "Channels and numbers" not in checked(tmp_path, capsys)
+
+
 def test_check_says_that_12_bits_leave_16_unused(tmp_path, capsys):
     png(tmp_path / "a.png", numbers(SIDE, SIDE, 3, high=4096))
     text = checked(tmp_path, capsys)

@@ -57,15 +57,18 @@ def randomize(unet: torch.nn.Module) -> None:
             torch.nn.init.normal_(weight.data, std=0.1)
 
 
-@pytest.fixture(scope="module", params=[(), ("ff.net.0.proj", "conv1")], ids=["usual", "more"])
-def trained(base, tmp_path_factory, request) -> tuple[Path, Tensor]:
+def learned(base: Path, folder: Path, *more: str) -> tuple[Path, Tensor]:
     """A LoRA as it is saved, and what the U-Net gives that learned it."""
     unet = UNet.load(base).eval()
-    add_adapter(unet, rank=3, alpha=6.0, targets=(*TARGETS, *request.param))
+    add_adapter(unet, rank=3, alpha=6.0, targets=(*TARGETS, *more))
     randomize(unet)
-    folder = tmp_path_factory.mktemp("lora")
     save_lora(unet, folder, {"config": {"init_sha256": "abc"}})
     return folder, output(unet)
+
+
+@pytest.fixture(scope="module")
+def trained(base, tmp_path_factory) -> tuple[Path, Tensor]:
+    return learned(base, tmp_path_factory.mktemp("lora"))
 
 
 def test_a_change_is_the_scaled_product():
@@ -109,8 +112,9 @@ def theirs(unet) -> Tensor:
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.6])
-def test_diffusers_loads_what_is_trained_here(base, trained, scale):
-    folder, expected = trained
+def test_diffusers_loads_what_is_trained_here(base, tmp_path, scale):
+    """Convolutions and feed-forward layers, too."""
+    folder, expected = learned(base, tmp_path, "ff.net.0.proj", "conv1")
     their, ours = peer(base), TextToImage.load(base)
     their.load_lora_weights(folder, adapter_name="a")
     their.set_adapters("a", scale)
