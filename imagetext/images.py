@@ -15,14 +15,14 @@ channels, range, crop and resize. Training, caches and metrics share them.
 
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Shaped, UInt8
+from jaxtyping import Float, Float32, Shaped, UInt8, UInt16
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -81,7 +81,7 @@ class ImageTransform:
             planes = [Image.fromarray(plane) for plane in numbers.transpose(2, 0, 1)]
             sized = np.stack([self.fit(plane, path, place, k) for k, plane in enumerate(planes)])
             return sized if self.format.eight_bit else sized.clip(-1, 1)  # Lanczos overshoots
-        image = load_image(path, shrink_to=None if self.crop == "none" else 2 * self.size)
+        image, _ = open_image(path, shrink_to=None if self.crop == "none" else 2 * self.size)
         if self.channels not in (1, 3, 4):
             raise UnusableImage(
                 path,
@@ -117,9 +117,7 @@ class ImageTransform:
             raise UnusableImage(path, str(error)) from error
         if not self.format.eight_bit:
             return self.format.normalize(values, path)
-        if scaled:  # 65535 -> 255, rounded
-            values = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        return values
+        return eight_bits(values) if scaled else values
 
     def fit(
         self, image: Image.Image, path: Path, place: tuple[float, float], channel: int | None = None
@@ -172,7 +170,7 @@ def draw_position(generator: torch.Generator | None) -> tuple[float, float]:
 
 
 def load_image(path: Path, shrink_to: int | None = None) -> Image.Image:
-    """Decodes an 8-bit picture and turns it upright.
+    """Decodes a picture and turns it upright, in 8 bits: 16 are scaled, 65535 -> 255.
 
     shrink_to: a JPEG may be decoded at 1/2, 1/4 or 1/8 if both sides keep so many pixels; large
         photos then load several times faster.
@@ -180,8 +178,23 @@ def load_image(path: Path, shrink_to: int | None = None) -> Image.Image:
     Raises:
         UnusableImage: it is none, or ends too early.
     """
-    image, _ = open_image(path, shrink_to)
+    with told_of(path):
+        raster = read_raster(path)
+    if raster is None:
+        image, _ = open_image(path, shrink_to)
+        return image
+    if not raster.color or raster.dtype != "uint16":
+        raise UnusableImage(path, f"holds numbers of type {raster.dtype}, and is no picture")
+    pixels = eight_bits(raster.interleaved(channels=None))
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    with suppress(Image.UnidentifiedImageError), Image.open(path, formats=FORMATS) as header:
+        image.info = dict(header.info)  # what is told in texts beside the pixels
     return image
+
+
+def eight_bits(values: UInt16[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """0 ... 65535 -> 0 ... 255, rounded."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def inspect_image(path: Path) -> tuple[tuple[int, int], str]:

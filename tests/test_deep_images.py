@@ -19,6 +19,7 @@ from imagetext.images import (
     inspect_image,
     kind_of,
     like,
+    load_image,
     to_model,
 )
 from imagetext.pixel_format import EIGHT_BIT, PixelFormat, choose_format, recorded_format
@@ -172,6 +173,18 @@ def test_a_model_of_8_bits_takes_16_bit_color_scaled(tmp_path):
     assert (pixels == np.round(values / 257).transpose(2, 0, 1)).all()
     with pytest.raises(UnusableImage, match=r"holds numbers of type float32.*--value-range"):
         ImageTransform(SIDE)(npy(tmp_path / "a.npy", values.astype(np.float32)))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_deep_picture_is_also_loaded_as_one_of_8_bits(tmp_path, channels):
+    values = numbers(SIDE, SIDE, channels)
+    (tmp_path / "a.png").write_bytes(png_bytes(values, {"title": "a scan"}))
+    image = load_image(tmp_path / "a.png")
+    assert image.mode == {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+    assert (np.atleast_3d(np.asarray(image)) == np.round(values / 257)).all()
+    assert image.info["title"] == "a scan"
+    with pytest.raises(UnusableImage, match="float32, and is no picture"):
+        load_image(npy(tmp_path / "a.npy", values.astype(np.float32)))
 
 
 def test_channels_of_deep_pictures_are_converted_as_those_of_others(tmp_path):
