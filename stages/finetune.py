@@ -41,9 +41,7 @@ def note_format(source: Path, pixels: PixelFormat) -> None:
     """Says so if the numbers in the files are others than the autoencoder was trained on."""
     told = autoencoder_provenance(source)
     if RECORD in told and (known := recorded_format(told)) != pixels:
-        print(
-            f"note: {source} was trained on numbers of another kind: {known}; these are {pixels}."
-        )
+        print(f"note: {source} was trained on other numbers: {known}; these are {pixels}.")
 
 
 @torch.no_grad()
