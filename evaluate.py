@@ -18,8 +18,9 @@ from conditioning.clip import Clip, load_clip
 from evaluation.reconstruction import psnr
 from evaluation.retrieval import recall_at
 from imagetext.batches import read_pixels
-from imagetext.folder import Pair, read_folder
+from imagetext.folder import read_folder
 from imagetext.images import ImageTransform, to_model, to_uint8
+from imagetext.pairs import Pair
 from imagetext.split import split
 from ldm import TextToImage
 from ldm.guidance import Guidance

@@ -8,9 +8,10 @@ run again. A judge of samples is a second one: --preset judge-64 --seed 1 --out 
 from collections.abc import Sequence
 
 from conditioning.clip import Clip
-from imagetext.batches import ImageBatches, check_batch_size
-from imagetext.folder import Pair
+from imagetext.batches import ImageBatches
 from imagetext.images import ImageTransform
+from imagetext.order import check_batch_size
+from imagetext.pairs import Pair
 from stages.clip import PRESETS, Config, Stage, build_clip, recalls
 from stages.data import read_pairs
 from training.cli import parse, pick_device, run_main
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"the model is in {run.model}; go on with: train_ldm.py --text-encoder {run.path} ...")
 
 
-def print_plan(config: Config, clip: Clip, pairs: list[Pair], held_out: list[Pair]) -> None:
+def print_plan(config: Config, clip: Clip, pairs: Sequence[Pair], held_out: Sequence[Pair]) -> None:
     image, whole = (
         sum(weight.numel() for weight in part.parameters()) / 1e6
         for part in (clip.network.visual, clip)

@@ -10,7 +10,7 @@ import autoencoder.files
 import conditioning.files
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
-from imagetext.batches import Order
+from imagetext.order import Order
 from ldm.denoiser import check_prediction
 from ldm.schedule import make_schedule
 from ldm.unet import UNet

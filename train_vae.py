@@ -7,8 +7,9 @@ command is run again. The small presets need no download; from base-256 on the l
 from collections.abc import Sequence
 
 from autoencoder.optimization import TrainingStep
-from imagetext.batches import ImageBatches, check_batch_size, read_pixels
+from imagetext.batches import ImageBatches, read_pixels
 from imagetext.images import ImageTransform
+from imagetext.order import check_batch_size
 from stages.data import read_pairs
 from stages.vae import JUDGED, PRESETS, Config, Stage, build
 from training.cli import parse, pick_device, run_main

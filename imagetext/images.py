@@ -47,7 +47,7 @@ class UnusableImage(ValueError):
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """File -> uint8 pixels (channels, size, size). Calling it opens the file.
+    """File -> uint8 pixels (channels, height, width). Calling it opens the file.
 
     Args:
         size: side of the square result, in pixels.
@@ -64,6 +64,7 @@ class ImageTransform:
     channels: int = 3
     crop: Crop = "center"
     background: tuple[int, int, int] = (255, 255, 255)
+    sides: tuple[int, int] | None = None  # width and height, if the result is no square
 
     def __post_init__(self):
         if self.size < 1:
@@ -76,10 +77,15 @@ class ImageTransform:
             raise ValueError(f"background {self.background} must be red, green, blue in 0 to 255.")
 
     def __call__(self, path: Path, generator: torch.Generator | None = None) -> Pixels:
-        image = load_image(path, shrink_to=None if self.crop == "none" else 2 * self.size)
+        image = load_image(path, shrink_to=None if self.crop == "none" else 2 * max(self.shape))
         image = to_channels(image, self.channels, self.background)
         pixels = np.asarray(self.fit(image, path, generator))
         return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Width and height of the result."""
+        return self.sides or (self.size, self.size)
 
     def describe(self) -> dict:
         """All that the pixels depend on besides the file, as JSON; part of a cache's identity."""
@@ -90,27 +96,28 @@ class ImageTransform:
         if self.crop == "letterbox":
             return self.letterbox(image)
         if self.crop == "none":
-            if image.size != (self.size, self.size):
+            if image.size != self.shape:
                 raise UnusableImage(
                     path,
                     f"is {image.width}x{image.height} pixels, and without cropping it must be "
-                    f"{self.size}x{self.size}",
+                    f"{self.shape[0]}x{self.shape[1]}",
                 )
             return image
         assert self.crop in ("center", "random"), self.crop
-        side = min(image.size)
+        width = min(image.width, image.height * self.shape[0] / self.shape[1])
+        height = min(image.height, image.width * self.shape[1] / self.shape[0])
         where = (0.5, 0.5) if self.crop == "center" else draw_position(generator)
-        left = (image.width - side) * where[0]
-        top = (image.height - side) * where[1]
-        box = (left, top, left + side, top + side)
-        return image.resize((self.size, self.size), Image.Resampling.LANCZOS, box=box)
+        left = (image.width - width) * where[0]
+        top = (image.height - height) * where[1]
+        box = (left, top, left + width, top + height)
+        return image.resize(self.shape, Image.Resampling.LANCZOS, box=box)
 
     def letterbox(self, image: Image.Image) -> Image.Image:
-        scale = self.size / max(image.size)
+        scale = min(self.shape[0] / image.width, self.shape[1] / image.height)
         inner = [max(1, round(side * scale)) for side in image.size]
         image = image.resize(inner, Image.Resampling.LANCZOS)
-        bars = Image.new("RGBA", (self.size, self.size), (*self.background, 0)).convert(image.mode)
-        bars.paste(image, ((self.size - inner[0]) // 2, (self.size - inner[1]) // 2))
+        bars = Image.new("RGBA", self.shape, (*self.background, 0)).convert(image.mode)
+        bars.paste(image, ((self.shape[0] - inner[0]) // 2, (self.shape[1] - inner[1]) // 2))
         return bars
 
 
@@ -145,7 +152,7 @@ def open_image(path: Path, shrink_to: int | None) -> tuple[Image.Image, tuple[in
     try:
         if path.stat().st_size == 0:
             raise UnusableImage(path, "is empty (0 bytes)")
-        with Image.open(path, formats=FORMATS) as image:
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
             size = image.size
             if image.mode not in EIGHT_BITS | SIXTEEN_BITS:
                 raise UnusableImage(

@@ -4,7 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from imagetext.folder import NO_CAPTION, Folder, Pair, listed
+from imagetext.captions import listed
+from imagetext.folder import Folder
+from imagetext.pairs import NO_CAPTION, Pair
 
 BAR = 30  # characters of the longest bar
 BINS = 8  # rows of a histogram, at most
@@ -33,9 +35,7 @@ def report(
         tokens: how many the text encoder takes, its start and end mark included.
         count_tokens: of a text, uncut, start and end mark included.
     """
-    sections = [counts(folder)]
-    if folder.sizes:
-        sections.append(sizes(folder, size))
+    sections = [counts(folder), sizes(folder, size)]
     captioned = [pair for pair in folder.pairs if pair.captions != NO_CAPTION]
     if captioned:
         sections += [captions(captioned, tokens, count_tokens), samples(captioned)]
@@ -50,7 +50,7 @@ def problems(folder: Folder, batch_size: int, allow_missing_captions: bool = Fal
     """What would make a training on this folder go wrong, or do other than one expects."""
     found = []
     if folder.missing and not allow_missing_captions:
-        paths = listed([pair.path for pair in folder.missing])
+        paths = listed(folder.missing.paths)
         found.append(f"{len(folder.missing)} images have no caption:\n{paths}")
     if folder.unusable:
         found.append(f"{len(folder.unusable)} files cannot be used (see Left out).")

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
-from imagetext.cache import LatentCache, build_cache
+from imagetext.cache import LatentCache
+from imagetext.cache_build import build_cache
 from imagetext.images import ImageTransform, to_model
+from imagetext.pairs import Pairs
 from stages.ldm import Config
 from training.loop import progress_bar
 from training.run import Run
@@ -28,7 +30,7 @@ def cached(
     config: Config,
     run: Run,
     parts: dict[str, Any],
-    pairs: list,
+    pairs: Pairs,
     vae: Autoencoder,
     encoder: TextEncoder,
 ) -> LatentCache:

@@ -1,6 +1,6 @@
 """Stage 0: a CLIP of your own, whose text tower then conditions stage 2."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated
@@ -18,8 +18,8 @@ from conditioning.contrastive import (
 )
 from evaluation.retrieval import recall_at
 from imagetext.batches import ImageBatches, read_pixels
-from imagetext.folder import Pair
 from imagetext.images import ImageTransform
+from imagetext.pairs import Pair
 from training.bounds import Bound, NotNegative, Positive, Share
 from training.learning_rate import set_learning_rate
 from training.precision import Precision
@@ -95,7 +95,7 @@ class Stage:
         return {"loss": loss, "logit_scale": self.clip.logit_scale}
 
 
-def recalls(config: Config, clip: Clip, pairs: list[Pair], name: str) -> dict[str, float]:
+def recalls(config: Config, clip: Clip, pairs: Sequence[Pair], name: str) -> dict[str, float]:
     """Retrieval among these pairs, or among a random choice of them if they are many."""
     if not pairs:
         return {}

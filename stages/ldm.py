@@ -9,8 +9,8 @@ from torch import Tensor
 
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
-from imagetext.batches import Order
 from imagetext.cache import LatentCache
+from imagetext.order import Order
 from ldm import TextToImage
 from ldm.denoiser import Denoiser
 from ldm.objective import ObjectiveConfig, denoising_loss, draw_noise

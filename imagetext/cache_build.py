@@ -1,0 +1,284 @@
+"""The latent cache is built by all processes together, and over several attempts if it must be.
+
+Until it is complete it lies in <folder>.partial. Each process encodes every `ranks`-th block of
+rows. After a kill the next build keeps all blocks that are on the disk as their hashes say.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, Shaped, UInt8
+from torch import Tensor
+
+from imagetext.atomic import check_target, put_in_place, remove
+from imagetext.batches import read_pixels
+from imagetext.blocks import BlockFile, disk_full_explained, to_float16
+from imagetext.buckets import Buckets
+from imagetext.cache import MARK, LatentCache, about, data_hash
+from imagetext.images import ImageTransform
+from imagetext.pairs import Pairs, captions_hash
+from imagetext.progress import Progress, silent
+
+PLAN = "plan.json"  # of an unfinished cache: what it will be
+
+
+@dataclass(frozen=True)
+class Process:
+    """Which of the processes that build together this one is.
+
+    Args:
+        barrier: returns when all of them have called it.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+    barrier: Callable[[], None] = lambda: None
+
+
+ALONE = Process()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which row belongs to what; equal images share one, and so do equal captions.
+
+    Args:
+        images: for each shape the pairs whose images make its rows.
+        image_rows: of each pair, in the array of its shape.
+        shape: of each pair's image, its number.
+        captions: of the rows; row 0 is the empty one.
+        caption_rows: of every caption of every pair.
+        caption_starts: where a pair's captions begin in caption_rows.
+    """
+
+    images: list[Int64[np.ndarray, " rows"]]
+    image_rows: Int64[np.ndarray, " pairs"]
+    shape: UInt8[np.ndarray, " pairs"]
+    captions: Sequence[str]
+    caption_rows: Int64[np.ndarray, " captions"]
+    caption_starts: Int64[np.ndarray, " pairs_1"]
+
+
+def build_cache(
+    pairs: Pairs,
+    transform: ImageTransform,
+    encode_images: Callable[[Tensor], Tensor],
+    encode_texts: Callable[[list[str]], Tensor],
+    folder: Path | str,
+    identity: dict[str, Any],
+    batch_size: int = 32,
+    *,
+    buckets: Buckets | None = None,
+    process: Process = ALONE,
+    progress: Progress = silent,
+) -> LatentCache:
+    """Encodes all pairs, or those that an interrupted build has left.
+
+    Args:
+        encode_images: uint8 pixels (b, c, h, w) -> moments (b, 2c, h, w), mean before log-variance.
+        encode_texts: b texts -> (b, tokens, width).
+        folder: replaced if it is an earlier latent cache.
+        identity: JSON; all that the numbers depend on besides the files and captions: the
+            transform, the weights' hashes, the precision of the encoding, the shapes.
+
+    Raises:
+        ValueError: an image cannot be used, or an encoding is not finite or beyond float16.
+        OSError: the disk is full.
+    """
+    folder = Path(folder).resolve()
+    unfinished = folder.with_name(folder.name + ".partial")
+    if transform.crop == "random":
+        raise ValueError(
+            "a random crop is new at every reading, and here each image is read once and kept. "
+            "Use crop center or letterbox."
+        )
+    with disk_full_explained(folder):
+        plan = about(identity, data_hash(pairs))
+        if process.rank == 0:
+            check_target(folder, MARK)
+            prepare(unfinished, plan)
+        process.barrier()
+        journal = f"{attempt(unfinished):04d}-{process.rank:05d}"
+        rows = assign_rows(pairs, buckets)
+        encoding = Encoding(process, journal, batch_size, progress)
+        texts = BlockFile(unfinished / "context.npy", len(rows.captions))
+        encoding.write(texts, rows.captions, list, encode_texts, "the caption {!r}")
+        files = [texts]
+        for k, members in enumerate(rows.images):
+            paths = Pairs(pairs.table, pairs.rows[members]).paths
+            file = BlockFile(unfinished / f"moments-{k}.npy", len(paths))
+            shaped = buckets.transforms(transform)[k] if buckets else transform
+            read = partial(read_pixels, transform=shaped)
+            encoding.write(file, paths, read, encode_images, "{}")
+            files.append(file)
+        process.barrier()
+        if process.rank == 0:
+            finish(unfinished, plan, pairs, rows, files)
+            put_in_place(unfinished, folder)
+            for notes in (folder / PLAN, *folder.glob("*.done")):  # not needed any more
+                notes.unlink()
+        process.barrier()
+    return LatentCache.open(folder, identity)
+
+
+def prepare(unfinished: Path, plan: dict[str, Any]) -> None:
+    """Keeps an unfinished cache if it is to become the same."""
+    try:
+        found = json.loads((unfinished / PLAN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = {}
+    number = found.pop("attempt", 0)
+    if found != plan:
+        remove(unfinished)
+        unfinished.mkdir(parents=True)
+    new = unfinished / f"{PLAN}.new"
+    new.write_text(json.dumps(plan | {"attempt": number + 1}, indent=1), encoding="utf-8")
+    new.replace(unfinished / PLAN)
+
+
+def attempt(unfinished: Path) -> int:
+    return json.loads((unfinished / PLAN).read_text(encoding="utf-8"))["attempt"]
+
+
+def assign_rows(pairs: Pairs, buckets: Buckets | None) -> Rows:
+    shape = buckets.of(pairs) if buckets else np.zeros(len(pairs), np.uint8)
+    hashes = np.ascontiguousarray(pairs.column("sha256")).view("V32").ravel()
+    image_rows = np.zeros(len(pairs), np.int64)
+    images = []
+    for k in range(len(buckets.shapes) if buckets else 1):
+        members = np.flatnonzero(shape == k)
+        own, firsts = numbered(hashes[members])
+        image_rows[members] = own
+        images.append(members[firsts])
+    table = pairs.table
+    counts = np.diff(table.caption_starts)[pairs.rows]
+    starts = np.concatenate([[0], counts.cumsum()])
+    within = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
+    places = np.repeat(table.caption_starts[pairs.rows], counts) + within  # in table.captions
+    keys = bytearray(captions_hash([""]))
+    for place in places.tolist():
+        keys += captions_hash([table.captions[place]])
+    caption_rows, firsts = numbered(np.frombuffer(keys, "V16"))
+    texts = Texts(table.captions, places, firsts)
+    return Rows(images, image_rows, shape, texts, caption_rows[1:], starts)
+
+
+class Texts(Sequence[str]):
+    """The distinct captions, read as they are needed."""
+
+    def __init__(self, strings: Sequence[str], places: np.ndarray, firsts: np.ndarray):
+        self.strings, self.places, self.firsts = strings, places, firsts
+
+    def __len__(self) -> int:
+        return len(self.firsts)
+
+    def __getitem__(self, k: int | slice) -> str | list[str]:
+        if isinstance(k, slice):
+            return [self[j] for j in range(len(self))[k]]
+        return "" if k == 0 else self.strings[int(self.places[self.firsts[k] - 1])]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What a process does block by block.
+
+    Args:
+        journal: where it notes what is done.
+        batch_size: images or captions that are encoded at once.
+    """
+
+    process: Process
+    journal: str
+    batch_size: int
+    progress: Progress
+
+    def write(
+        self,
+        file: BlockFile,
+        items: Sequence,
+        read: Callable[[Sequence], Any],
+        encode: Callable[[Any], Tensor],
+        form: str,
+    ) -> None:
+        """This process's share of the blocks, unless they are there already.
+
+        form: how an item is named in a message.
+        """
+        todo = self.todo(file)
+        parts = [
+            range(start, min(start + self.batch_size, file.block(k).stop))
+            for k in todo
+            for start in file.block(k)[:: self.batch_size]
+        ]
+        shown = self.progress(parts, f"encoding for {file.path.name}", len(parts))
+        values = ahead(lambda part: read(items[part.start : part.stop]), shown)
+        for block in todo:
+            count = -(-len(file.block(block)) // self.batch_size)
+            encoded = torch.cat([encode(next(values)) for _ in range(count)])
+            names = [form.format(items[k]) for k in file.block(block)]
+            file.write(block, to_float16(encoded, names).numpy(), self.journal)
+
+    def todo(self, file: BlockFile) -> list[int]:
+        rank, ranks = self.process.rank, self.process.ranks
+        done = {block: sha256 for block, sha256 in file.done().items() if block % ranks == rank}
+        whole = done.keys() - set(file.damaged(done))
+        return [k for k in range(rank, file.count, ranks) if k not in whole]
+
+
+def ahead(function: Callable, items: Iterable, depth: int = 2) -> Iterator:
+    """function(item) for each item, computed in a thread while earlier results are used."""
+    with ThreadPoolExecutor(1) as pool:
+        results = deque()
+        for item in items:
+            results.append(pool.submit(function, item))
+            if len(results) > depth:
+                yield results.popleft().result()
+        while results:
+            yield results.popleft().result()
+
+
+def finish(
+    unfinished: Path, plan: dict[str, Any], pairs: Pairs, rows: Rows, files: list[BlockFile]
+) -> None:
+    """Writes the rest; the mark, by which a cache is known, last."""
+    hashes = {}
+    for file in files:
+        done = file.done()
+        missing = set(range(file.count)) - done.keys()
+        if missing:
+            raise ValueError(
+                f"{len(missing)} blocks of {file.path} were not written, though every process "
+                "says it has finished. Do all of them see the same folder?"
+            )
+        hashes[file.path.name] = [done[k] for k in range(file.count)]
+    arrays = {
+        "image_rows": rows.image_rows,
+        "shape": rows.shape,
+        "caption_starts": rows.caption_starts,
+        "caption_rows": rows.caption_rows,
+        "sha256": pairs.column("sha256"),
+        "captions_hash": pairs.column("captions_hash"),
+    }
+    for name, values in arrays.items():
+        np.save(unfinished / f"{name}.npy", values)
+    text = json.dumps(plan | {"blocks": hashes}, indent=1)
+    (unfinished / MARK).write_text(text, encoding="utf-8")
+
+
+def numbered(
+    keys: Shaped[np.ndarray, " n"],
+) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " rows"]]:
+    """The row of each key if equal keys share one, and the position of the first of each row."""
+    _, firsts, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    order = firsts.argsort()
+    row_of = np.empty_like(order)
+    row_of[order] = np.arange(len(order))
+    return row_of[inverse.ravel()], firsts[order]
