@@ -4,7 +4,6 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from imagetext.buckets import Buckets
 from imagetext.captions import listed
 from imagetext.images import ImageTransform, UnusableImage
+from imagetext.members import Source
 from imagetext.order import BucketOrder, members_of, places_within, seeded
 from imagetext.pairs import Pair
 from imagetext.progress import Progress, silent
@@ -141,7 +141,7 @@ def unchanged(batch):
 
 
 def read_pixels(
-    paths: Sequence[Path], transform: ImageTransform, progress: Progress = silent
+    paths: Sequence[Source], transform: ImageTransform, progress: Progress = silent
 ) -> Images:
     """Decodes all files into one tensor.
 

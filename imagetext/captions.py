@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
-from imagetext.members import Member
+from imagetext.members import Source
 
 SIDECARS = (".txt", ".caption")  # in this order
 NOT_CAPTIONS = frozenset(("attribution", "classes", "copying", "labels", "license", "readme"))
@@ -31,7 +31,7 @@ Row = tuple[str, list[str], str]  # image relative to the captions' file, its ca
 class Unusable:
     """A file or an entry that was left out, and why."""
 
-    path: Path | Member
+    path: Source
     reason: str
 
     def __str__(self) -> str:

@@ -18,7 +18,7 @@ from imagetext.listing import (
 )
 from imagetext.pairs import NO_CAPTION, Pairs, captions_hash
 from imagetext.progress import Progress, silent
-from imagetext.shards import expand, is_shards, read_shards, shards_fingerprint
+from imagetext.shards import expand, is_shards, read_shards, shards_fingerprint, shards_hash
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def read_folder(
         root, shards = expand(data)
         stamp = shards_fingerprint(root, shards)
         read = partial(read_shards, root, shards, progress)
-        index = kept_index(root, "shards", stamp, read, progress)
+        index = kept_index(root, f"shards-{shards_hash(shards)}", stamp, read, progress)
     else:
         root = existing_folder(Path(data))
         read = partial(find_pairs, root)

@@ -13,7 +13,6 @@ color, channels, crop and resize. Training, caches and metrics share them.
 
 import struct
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,6 +20,8 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
+
+from imagetext.members import Source
 
 Image.init()  # otherwise Pillow knows TIFF and WebP only after a first failure
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -36,7 +37,7 @@ Pixels = UInt8[np.ndarray, "c h w"]
 class UnusableImage(ValueError):
     """A file that cannot be trained on, and why."""
 
-    def __init__(self, path: Path, reason: str):
+    def __init__(self, path: Source, reason: str):
         super().__init__(path, reason)  # as they came, so that it survives pickling
         self.path = path
         self.reason = reason
@@ -76,7 +77,7 @@ class ImageTransform:
         if len(self.background) != 3 or not all(0 <= v <= 255 for v in self.background):
             raise ValueError(f"background {self.background} must be red, green, blue in 0 to 255.")
 
-    def __call__(self, path: Path, generator: torch.Generator | None = None) -> Pixels:
+    def __call__(self, path: Source, generator: torch.Generator | None = None) -> Pixels:
         image = load_image(path, shrink_to=None if self.crop == "none" else 2 * max(self.shape))
         image = to_channels(image, self.channels, self.background)
         pixels = np.asarray(self.fit(image, path, generator))
@@ -92,7 +93,9 @@ class ImageTransform:
         described = {"version": 1, "resample": "lanczos", **asdict(self)}
         return described | {"background": list(self.background)}
 
-    def fit(self, image: Image.Image, path: Path, generator: torch.Generator | None) -> Image.Image:
+    def fit(
+        self, image: Image.Image, path: Source, generator: torch.Generator | None
+    ) -> Image.Image:
         if self.crop == "letterbox":
             return self.letterbox(image)
         if self.crop == "none":
@@ -131,7 +134,7 @@ def draw_position(generator: torch.Generator | None) -> list[float]:
     return torch.rand(2, generator=generator, dtype=torch.float64).tolist()
 
 
-def load_image(path: Path, shrink_to: int | None = None) -> Image.Image:
+def load_image(path: Source, shrink_to: int | None = None) -> Image.Image:
     """Decodes and turns upright. Raises UnusableImage, also for a file that ends too early.
 
     shrink_to: a JPEG may be decoded at 1/2, 1/4 or 1/8 if both sides keep so many pixels; large
@@ -141,13 +144,13 @@ def load_image(path: Path, shrink_to: int | None = None) -> Image.Image:
     return image
 
 
-def inspect_image(path: Path) -> tuple[tuple[int, int], str]:
+def inspect_image(path: Source) -> tuple[tuple[int, int], str]:
     """Width and height upright, and Pillow's mode, of a file that decodes to its end."""
     image, size = open_image(path, shrink_to=1)
     return size, image.mode
 
 
-def open_image(path: Path, shrink_to: int | None) -> tuple[Image.Image, tuple[int, int]]:
+def open_image(path: Source, shrink_to: int | None) -> tuple[Image.Image, tuple[int, int]]:
     """The upright picture, and the size it has in the file, upright."""
     try:
         if path.stat().st_size == 0:

@@ -10,22 +10,22 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from imagetext.captions import Unusable
 from imagetext.images import UnusableImage, inspect_image
-from imagetext.members import Member
-from imagetext.pairs import COLUMNS, Rows, Strings, Table
+from imagetext.members import Member, Source
+from imagetext.pairs import Rows, Table
 from imagetext.progress import Progress
 
 FORMAT = 1
 MARK = "index.json"
 BLOCK = 4096  # images that are looked at side by side
+KEEP_EVERY = 60.0  # seconds, after which what was found so far is kept, too
 STAMP = ("size", "mtime_ns", "offset")  # a file in which these are the same is the same
 
 
@@ -52,7 +52,7 @@ class Catalog:
     root: Path
     rule: str
     captions: dict[str, tuple[str, ...]]
-    path: Callable[[str], Path | Member]
+    path: Callable[[str], Source]
     unusable: list[Unusable] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     shards: dict[str, int] = field(default_factory=dict)
@@ -71,19 +71,19 @@ def kept_index(
     place = index_place(root) / f"{kind}-{fingerprint}-{FORMAT}"
     if (index := load(place, root)) is not None:
         return index
-    older = sorted(place.parent.glob(f"{kind}-*-{FORMAT}/{MARK}"))
-    earlier = load(older[-1].parent, root) if older else None
-    index = examine(read(), earlier.table if earlier else None, progress)
-    try:
-        save(index, place)
-    except OSError as error:
-        index.notes.append(
-            f"the index of {root} cannot be kept in {place.parent} ({error.strerror}), so every "
-            "start decodes all images. Set LATENTSMITH_INDEX to a folder that can be written."
-        )
+    older = [path.parent for path in sorted(place.parent.glob(f"{kind}-*-{FORMAT}/{MARK}"))]
+    earlier = [index.table for path in older if (index := load(path, root)) is not None]
+    unfinished = place.with_name(f"{kind}-unfinished-{FORMAT}")
+
+    def keep_meanwhile(so_far: Index) -> None:
+        discard(unfinished)
+        keep(so_far, unfinished)
+
+    index = examine(read(), earlier, progress, keep_meanwhile)
+    discard(place)  # damaged, if it is there
+    if not keep(index, place):
         return index
-    for path in older:
-        shutil.rmtree(path.parent, ignore_errors=True)
+    discard(unfinished, *(path for path in older if path != place))
     return load(place, root) or index
 
 
@@ -95,11 +95,19 @@ def index_place(root: Path) -> Path:
     return Path(elsewhere) / f"{root.resolve().name}-{digest[:16]}"
 
 
-def examine(catalog: Catalog, earlier: Table | None, progress: Progress) -> Index:
-    """Opens every image that `earlier` does not know."""
+def examine(
+    catalog: Catalog,
+    earlier: list[Table],
+    progress: Progress,
+    keep_meanwhile: Callable[[Index], None],
+) -> Index:
+    """Opens every image that the earlier tables do not know."""
     known = Known(earlier)
     rows, unusable = Rows(), list(catalog.unusable)
-    tars = {catalog.root / name: (k, time) for k, (name, time) in enumerate(catalog.shards.items())}
+    kept = time.monotonic()
+    tars = {
+        catalog.root / name: (k, mtime) for k, (name, mtime) in enumerate(catalog.shards.items())
+    }
 
     def look(name: str) -> tuple[dict, str] | Unusable:
         path = catalog.path(name)
@@ -108,7 +116,7 @@ def examine(catalog: Catalog, earlier: Table | None, progress: Progress) -> Inde
         except UnusableImage as error:
             return Unusable(path, error.reason)
         except OSError as error:
-            return Unusable(path, f"cannot be read: {error.strerror}")
+            return Unusable(path, f"cannot be read: {error.strerror or error}")
 
     names = list(catalog.captions)
     looked = progress(side_by_side(look, names), "checking images", len(names))
@@ -117,6 +125,11 @@ def examine(catalog: Catalog, earlier: Table | None, progress: Progress) -> Inde
             unusable.append(found)
         else:
             rows.add(name, catalog.captions[name], *found)
+        if time.monotonic() - kept > KEEP_EVERY:
+            table = rows.table(catalog.root, catalog.shards)
+            keep_meanwhile(Index(table, catalog.rule, [], []))
+            del table  # its arrays are the rows' own memory, which cannot grow while they are seen
+            kept = time.monotonic()
     table = rows.table(catalog.root, catalog.shards)
     return Index(table, catalog.rule, unusable, list(catalog.notes))
 
@@ -129,36 +142,34 @@ def side_by_side(function: Callable, items: list) -> Iterator:
 
 
 class Known:
-    """Rows of an earlier index, by name."""
+    """Rows of earlier tables, by name."""
 
-    def __init__(self, table: Table | None):
-        self.table = table
-        self.row_of = {name: row for row, name in enumerate(table.names)} if table else {}
+    def __init__(self, tables: list[Table]):
+        self.rows = {name: (table, row) for table in tables for row, name in enumerate(table.names)}
 
     def find(self, name: str, stamp: dict[str, int]) -> tuple[dict, str] | None:
-        row = self.row_of.get(name)
-        if row is None or any(self.table.columns[key][row] != stamp[key] for key in STAMP):
+        table, row = self.rows.get(name, (None, 0))
+        if table is None or any(table.columns[key][row] != stamp[key] for key in STAMP):
             return None
-        columns = self.table.columns
-        same = {key: int(columns[key][row]) for key in ("width", "height")}
-        sha256 = columns["sha256"][row].tobytes()
-        return same | {"sha256": sha256}, self.table.modes[columns["mode"][row]]
+        same = {key: int(table.columns[key][row]) for key in ("width", "height")}
+        sha256 = table.columns["sha256"][row].tobytes()
+        return same | {"sha256": sha256}, table.modes[table.columns["mode"][row]]
 
 
 def facts(
-    name: str, path: Path | Member, tars: dict[Path, tuple[int, int]], known: Known
+    name: str, path: Source, tars: dict[Path, tuple[int, int]], known: Known
 ) -> tuple[dict, str]:
     """What `Rows.add` takes of an image: its columns, and the kind of its pixels.
 
     tars: number and time of each shard.
     """
     if isinstance(path, Member):
-        shard, time = tars[path.shard]
+        shard, mtime = tars[path.shard]
         size, offset = path.size, path.offset
     else:
         stat = path.stat()
-        size, time, shard, offset = stat.st_size, stat.st_mtime_ns, -1, 0
-    stamp = {"size": size, "mtime_ns": time, "shard": shard, "offset": offset}
+        size, mtime, shard, offset = stat.st_size, stat.st_mtime_ns, -1, 0
+    stamp = {"size": size, "mtime_ns": mtime, "shard": shard, "offset": offset}
     if found := known.find(name, stamp):
         return stamp | found[0], found[1]
     (width, height), mode = inspect_image(path)
@@ -167,55 +178,57 @@ def facts(
     return stamp | {"width": width, "height": height, "sha256": sha256}, mode
 
 
-def save(index: Index, place: Path) -> None:
-    """Appears whole or not at all; of two processes that write the same one, the first wins."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
-    table = index.table
+def keep(index: Index, place: Path) -> bool:
+    """Appears whole or not at all. Where it cannot be written a note says so."""
+    unfinished = None
     try:
-        arrays = {
-            "names": table.names.data,
-            "name_starts": table.names.starts,
-            "captions": table.captions.data,
-            "text_starts": table.captions.starts,
-            "caption_starts": table.caption_starts,
-            **table.columns,
-        }
-        for name, values in arrays.items():
-            np.save(partial / f"{name}.npy", values)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
+        index.table.save(unfinished)
         about = {
             "rule": index.rule,
             "notes": index.notes,
-            "unusable": [[str(entry.path), entry.reason] for entry in index.unusable],
-            "root": str(table.root),
-            "shards": table.shards,
-            "modes": table.modes,
+            "unusable": [kept_reason(entry, index.table.root) for entry in index.unusable],
         }
         text = json.dumps(about, ensure_ascii=False, indent=1)
-        (partial / MARK).write_text(text, encoding="utf-8")
-        partial.chmod(0o755)  # mkdtemp makes it private
-        if not (place / MARK).is_file():
-            partial.rename(place)
+        (unfinished / MARK).write_text(text, encoding="utf-8")
+        unfinished.chmod(0o755)  # mkdtemp makes it private
+        unfinished.rename(place)
+    except OSError as error:
+        if (place / MARK).is_file():  # another process was faster
+            return True
+        index.notes.append(
+            f"the index of the data cannot be kept in {place.parent} ({error.strerror}), so every "
+            "start decodes all images. Set LATENTSMITH_INDEX to a folder that can be written."
+        )
+        return False
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if unfinished is not None:
+            discard(unfinished)
+    return True
+
+
+def discard(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def kept_reason(entry: Unusable, root: Path) -> list[str]:
+    """Relative to the root, since a data folder may move."""
+    inside = isinstance(entry.path, Member)
+    path = entry.path.shard if inside else entry.path
+    return [os.path.relpath(path, root), entry.path.name if inside else "", entry.reason]
 
 
 def load(place: Path, root: Path) -> Index | None:
     """None: there is none, or it is damaged and has to be made again."""
     try:
         about = json.loads((place / MARK).read_text(encoding="utf-8"))
-        names = ("names", "name_starts", "captions", "text_starts", "caption_starts", *COLUMNS)
-        arrays = {name: np.load(place / f"{name}.npy", mmap_mode="r") for name in names}
+        table = Table.open(place, root)
     except (OSError, ValueError, EOFError):
         return None
-    table = Table(
-        root,
-        tuple(about["shards"]),
-        tuple(about["modes"]),
-        Strings(arrays["names"], arrays["name_starts"]),
-        Strings(arrays["captions"], arrays["text_starts"]),
-        arrays["caption_starts"],
-        {name: arrays[name] for name in COLUMNS},
-    )
-    unusable = [Unusable(Path(path), reason) for path, reason in about["unusable"]]
+    unusable = []
+    for name, inside, reason in about["unusable"]:
+        path = root / name
+        unusable.append(Unusable(Member(path, inside, 0, 0) if inside else path, reason))
     return Index(table, about["rule"], unusable, about["notes"])

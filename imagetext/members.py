@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from imagetext.images import UnusableImage
-
 
 class Size(NamedTuple):
     st_size: int  # as os.stat calls it
@@ -43,12 +41,11 @@ class Member:
             file.seek(self.offset)
             content = file.read(self.size)
         if len(content) < self.size:
-            raise UnusableImage(self, f"is cut off: the tar file ends after {file_end(self)} bytes")
+            raise OSError(f"its tar file ends after {self.shard.stat().st_size} bytes")
         return content
 
     def __str__(self) -> str:
         return f"{self.shard}: {self.name}"
 
 
-def file_end(member: Member) -> int:
-    return member.shard.stat().st_size
+Source = Path | Member  # where an image is

@@ -5,9 +5,10 @@ other facts in one array per column. `Pairs` is a choice of rows that behaves li
 """
 
 import hashlib
+import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from unicodedata import normalize
@@ -15,7 +16,7 @@ from unicodedata import normalize
 import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
 
-from imagetext.members import Member
+from imagetext.members import Member, Source
 
 NO_CAPTION = ("",)  # what an image without a caption is trained on: the null text
 COLUMNS = {
@@ -36,7 +37,7 @@ COLUMNS = {
 class Pair:
     """An image and its captions, at least one; NO_CAPTION if it has none."""
 
-    path: Path | Member
+    path: Source
     captions: tuple[str, ...]
 
 
@@ -63,6 +64,7 @@ class Table:
     captions: of the first image, of the second, ...
     caption_starts: where those of an image begin.
     columns: those of COLUMNS.
+    kept: the folder it is memory-mapped from, if it is.
     """
 
     root: Path
@@ -72,6 +74,44 @@ class Table:
     captions: Strings
     caption_starts: Int64[np.ndarray, " images_1"]
     columns: dict[str, Shaped[np.ndarray, "images ..."]]
+    kept: Path | None = None
+
+    def save(self, folder: Path) -> None:
+        arrays = {
+            "names": self.names.data,
+            "name_starts": self.names.starts,
+            "captions": self.captions.data,
+            "text_starts": self.captions.starts,
+            "caption_starts": self.caption_starts,
+            **self.columns,
+        }
+        for name, values in arrays.items():
+            np.save(folder / f"{name}.npy", values)
+        text = json.dumps({"shards": self.shards, "modes": self.modes}, ensure_ascii=False)
+        (folder / "table.json").write_text(text, encoding="utf-8")
+
+    @classmethod
+    def open(cls, folder: Path, root: Path) -> "Table":
+        """Raises OSError, ValueError or EOFError if it is not there, or damaged."""
+        lists = json.loads((folder / "table.json").read_text(encoding="utf-8"))
+        names = ("names", "name_starts", "captions", "text_starts", "caption_starts", *COLUMNS)
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+        return cls(
+            root,
+            tuple(lists["shards"]),
+            tuple(lists["modes"]),
+            Strings(arrays["names"], arrays["name_starts"]),
+            Strings(arrays["captions"], arrays["text_starts"]),
+            arrays["caption_starts"],
+            {name: arrays[name] for name in COLUMNS},
+            folder,
+        )
+
+    def __reduce__(self) -> tuple:
+        """To another process goes the place of the files, not their content."""
+        if self.kept is not None:
+            return Table.open, (self.kept, self.root)
+        return Table, tuple(getattr(self, field.name) for field in fields(self))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -80,7 +120,7 @@ class Table:
         first, end = self.caption_starts[row : row + 2].tolist()
         return Pair(self.path(row), tuple(self.captions[k] for k in range(first, end)))
 
-    def path(self, row: int) -> Path | Member:
+    def path(self, row: int) -> Source:
         name, shard = self.names[row], int(self.columns["shard"][row])
         if shard < 0:
             return self.root / name
@@ -116,7 +156,7 @@ class Pairs(Sequence[Pair]):
         return Pairs(self.table, np.concatenate([self.rows, other.rows]))
 
     @property
-    def paths(self) -> Sequence[Path | Member]:
+    def paths(self) -> Sequence[Source]:
         return Paths(self)
 
     def column(self, name: str) -> Shaped[np.ndarray, "pairs ..."]:
@@ -126,7 +166,7 @@ class Pairs(Sequence[Pair]):
         return Pairs(self.table, self.rows[chosen])
 
 
-class Paths(Sequence[Path | Member]):
+class Paths(Sequence[Source]):
     """Where the images of pairs are."""
 
     def __init__(self, pairs: Pairs):
@@ -135,7 +175,7 @@ class Paths(Sequence[Path | Member]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, k: int | slice) -> "Path | Member | Paths":
+    def __getitem__(self, k: int | slice) -> "Source | Paths":
         if isinstance(k, slice):
             return Paths(self.pairs[k])
         return self.pairs.table.path(int(self.pairs.rows[k]))

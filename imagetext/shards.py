@@ -30,12 +30,13 @@ LIST = re.compile(r"\{([^{}]*,[^{}]*)\}")  # {a,b}
 TAR = re.compile(r"\.tar(\.\w+)?$|\.tgz$")
 TEXT_FIELDS = ("text", "caption")  # of a .json member, in this order
 BLOCK = 512  # bytes; a tar file ends with a block of zeros
-URL = re.compile(r"^(\w+:/|pipe:)")
+URL = re.compile(r"^(\w{2,}:/|pipe:)")
 
 
 def is_shards(data: Path | str) -> bool:
     """Whether this names tar files, and no folder."""
-    return bool(TAR.search(str(data)) or URL.match(str(data)))
+    text = str(data)
+    return bool(TAR.search(text) or URL.match(text)) and not Path(text).is_dir()
 
 
 def expand(pattern: Path | str) -> tuple[Path, list[str]]:
@@ -87,6 +88,11 @@ def common(paths: Sequence[tuple[str, ...]]) -> list[str]:
     """The folders that all begin with."""
     together = zip(*paths, strict=False)
     return [parts[0] for parts in together if len(set(parts)) == 1] if paths else []
+
+
+def shards_hash(shards: Sequence[str]) -> str:
+    """Of their names alone."""
+    return hashlib.blake2b("\0".join(shards).encode(), digest_size=8).hexdigest()
 
 
 def shards_fingerprint(root: Path, shards: Sequence[str]) -> str:
