@@ -88,6 +88,11 @@ class LatentCache:
     def __len__(self) -> int:
         return len(self.image_rows)
 
+    def of_one_shape(self, indices: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
+        """Those of these pairs whose images have the shape that most of them have."""
+        shapes = self.shape.index_select(0, indices)
+        return indices[shapes == shapes.mode().values]
+
     def batch(
         self,
         indices: Int[Tensor, " b"],

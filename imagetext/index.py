@@ -16,10 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imagetext.captions import Unusable
+import numpy as np
+
+from imagetext.captions import Unusable, listed
 from imagetext.images import UnusableImage, inspect_image
 from imagetext.members import Member, Source
-from imagetext.pairs import Rows, Table
+from imagetext.pairs import Pairs, Rows, Table
 from imagetext.progress import Progress
 
 FORMAT = 1
@@ -206,6 +208,29 @@ def keep(index: Index, place: Path) -> bool:
         if unfinished is not None:
             discard(unfinished)
     return True
+
+
+def verify_images(pairs: Pairs, progress: Progress) -> None:
+    """Reads every file again, whatever its time says.
+
+    Raises:
+        ValueError: some are not what was indexed; they are named.
+    """
+    hashes = pairs.table.columns["sha256"]
+
+    def changed(row: int) -> bool:
+        with pairs.table.path(row).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest() != hashes[row].tobytes()
+
+    rows = pairs.rows.tolist()
+    other = list(progress(side_by_side(changed, rows), "verifying images", len(rows)))
+    if any(other):
+        paths = pairs.where(np.array(other)).paths
+        raise ValueError(
+            f"{len(paths)} images have changed, though their sizes and times are as before:\n"
+            f"{listed(paths)}\n"
+            "Restore them, or give them a new time (touch) to have them read anew."
+        )
 
 
 def discard(*folders: Path) -> None:
