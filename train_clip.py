@@ -19,6 +19,8 @@ from training.loop import progress_bar, train
 from training.run import Run, replacing
 from training.seeding import derived_seed
 
+COUNTED = 10_000  # pairs whose captions are looked at, whether they are too long
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, __doc__, PRESETS)
@@ -65,7 +67,7 @@ def print_plan(config: Config, clip: Clip, pairs: Sequence[Pair], held_out: Sequ
         f"{config.steps} steps of {config.batch_size}: {epochs:.1f} epochs."
     )
     length = clip.tokenizer.context_length
-    captions = [caption for pair in pairs for caption in pair.captions]
+    captions = [caption for pair in pairs[:COUNTED] for caption in pair.captions]
     cut = sum(clip.tokenizer.count(caption) > length for caption in captions)
     if cut:
         print(

@@ -10,14 +10,14 @@ import autoencoder.files
 import conditioning.files
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
-from imagetext.order import Order
+from imagetext.order import BucketOrder
 from ldm.denoiser import check_prediction
 from ldm.schedule import make_schedule
 from ldm.unet import UNet
 from ldm.validation import check_latents
 from stages.cache import cached, hashes
-from stages.data import read_pairs
-from stages.ldm import PRESETS, PREVIEWS, Config, Stage, build_unet
+from stages.data import read_pairs, read_shapes
+from stages.ldm import PRESETS, PREVIEWS, Config, Stage, build_unet, side_multiple
 from training.cli import parse, pick_device, run_main
 from training.loop import train
 from training.run import Run, plain
@@ -32,7 +32,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     encoder = TextEncoder.load(config.text_encoder, device)
     unet = build_unet(config, vae, encoder)
     pairs, held_out = read_pairs(config, config.allow_missing_captions)
-    order = Order(len(pairs), config.batch_size, derived_seed(config.seed, "order"))
+    multiple = side_multiple(config, vae)
+    buckets = read_shapes(pairs, config.max_aspect, config.size, multiple, config.batch_size)
+    seed = derived_seed(config.seed, "order")
+    order = BucketOrder(buckets.of(pairs), config.batch_size, seed)
     print_plan(config, unet, vae, len(pairs), len(held_out))
     if config.dry_run:
         return
@@ -46,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "autoencoder": autoencoder.files.read_provenance(config.vae),
         "text_encoder": conditioning.files.read_provenance(config.text_encoder),
     }
-    cache = cached(config, run, parts, pairs + held_out, vae, encoder)
+    cache = cached(config, run, parts, pairs + held_out, buckets, vae, encoder)
     check_latents(cache.batch(order.indices(0), generator(config.seed, "check"), 0)[0])
     shown = (held_out or pairs)[:PREVIEWS]
     prompts = config.preview_prompts or [pair.captions[0] for pair in shown]

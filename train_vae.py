@@ -10,7 +10,7 @@ from autoencoder.optimization import TrainingStep
 from imagetext.batches import ImageBatches, read_pixels
 from imagetext.images import ImageTransform
 from imagetext.order import check_batch_size
-from stages.data import read_pairs
+from stages.data import read_pairs, read_shapes
 from stages.vae import JUDGED, PRESETS, Config, Stage, build
 from training.cli import parse, pick_device, run_main
 from training.loop import progress_bar, train
@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     pairs, held_out = read_pairs(config, allow_missing_captions=True)
     check_batch_size(config.batch_size, len(pairs))
     transform = ImageTransform(config.size, config.channels)
+    multiple = training.autoencoder.factor
+    buckets = read_shapes(pairs, config.max_aspect, config.size, multiple, config.batch_size)
     print_plan(config, training, len(pairs), len(held_out))
     if config.dry_run:
         return
@@ -33,9 +35,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     seed = derived_seed(config.seed, "order")
     batches = ImageBatches(
-        pairs, transform, config.batch_size, seed, config.workers, progress=progress_bar
+        pairs,
+        transform,
+        config.batch_size,
+        seed,
+        config.workers,
+        buckets=buckets,
+        progress=progress_bar,
     )
-    judged = read_pixels([pair.path for pair in (held_out or pairs)[:JUDGED]], transform)
+    judged = read_pixels((held_out or pairs)[:JUDGED].paths, transform)
     stage = Stage(config, run, training, batches, judged)
     train(run, config.plan(), stage.parts, stage.step, stage.look, "train_vae")
     stage.save()

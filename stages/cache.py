@@ -7,9 +7,11 @@ from torch import Tensor
 
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
-from imagetext.cache import LatentCache
-from imagetext.cache_build import build_cache
+from imagetext.buckets import Buckets
+from imagetext.cache import LatentCache, verify_cache
+from imagetext.cache_build import ALONE, Process, build_cache
 from imagetext.images import ImageTransform, to_model
+from imagetext.index import verify_images
 from imagetext.pairs import Pairs
 from stages.ldm import Config
 from training.loop import progress_bar
@@ -31,14 +33,20 @@ def cached(
     run: Run,
     parts: dict[str, Any],
     pairs: Pairs,
+    buckets: Buckets,
     vae: Autoencoder,
     encoder: TextEncoder,
+    process: Process = ALONE,
 ) -> LatentCache:
     """Latents and contexts of all pairs, made on the first start and reused on the next."""
     transform = ImageTransform(config.size, vae.config.in_channels)
     identity = {**parts, "transform": transform.describe(), "encoded_in": "float32"}
+    identity["shapes"] = buckets.shapes
     folder = run.path / "cache"
     if folder.exists():
+        if config.verify_cache and process.rank == 0:
+            verify_cache(folder, progress_bar)
+            verify_images(pairs, progress_bar)
         return LatentCache.open(folder, identity, pairs)
     device = next(vae.parameters()).device
 
@@ -48,5 +56,13 @@ def cached(
         return torch.cat([posterior.mean, posterior.logvar], dim=1)
 
     return build_cache(
-        pairs, transform, encode_images, encoder, folder, identity, progress=progress_bar
+        pairs,
+        transform,
+        encode_images,
+        encoder,
+        folder,
+        identity,
+        buckets=buckets,
+        process=process,
+        progress=progress_bar,
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
 from imagetext.cache import LatentCache
-from imagetext.order import Order
+from imagetext.order import BucketOrder
 from ldm import TextToImage
 from ldm.denoiser import Denoiser
 from ldm.objective import ObjectiveConfig, denoising_loss, draw_noise
@@ -18,6 +18,7 @@ from ldm.schedule import ScheduleConfig, make_schedule
 from ldm.unet import PRESETS as ARCHITECTURES
 from ldm.unet import UNet
 from ldm.validation import Validation, verdict
+from stages.data import Aspect
 from training.bounds import Finite, NotNegative, Positive, Share
 from training.ema import EMA
 from training.grid import grid, pixels_of
@@ -37,6 +38,7 @@ class Config(Recipe):
     vae: Path  # run folder of train_vae.py, the folder of any AutoencoderKL, or a single file
     text_encoder: str  # run or CLIPTextModel folder, a whole model's single file, NAME:PRETRAINED
     size: Positive[int] = 64  # side of the training images in pixels
+    max_aspect: Aspect = 1.0  # 2: also shapes up to 2:1 and 1:2, of the same area; 1: squares
     batch_size: Positive[int] = 32  # images per step
     weight_decay: NotNegative[float] = 0.01  # of AdamW
     clip_norm: Positive[float] = 1.0  # the gradient is scaled down to this norm
@@ -48,6 +50,7 @@ class Config(Recipe):
     preview_prompts: tuple[str, ...] = ()  # drawn while training; the first held-out captions else
     preview_guidance: Finite = 4.0  # guidance scale of the previews
     allow_missing_captions: bool = False  # train images without a caption on the empty one
+    verify_cache: bool = False  # read the cache and all images again, whether they are as they were
 
 
 FLOW = {
@@ -81,10 +84,15 @@ PRESETS = {
 }
 
 
+def side_multiple(config: Config, vae: Autoencoder) -> int:
+    """What the sides of an image must be a multiple of."""
+    return vae.factor * 2 ** (len(ARCHITECTURES[config.preset].block_out_channels) - 1)
+
+
 def build_unet(config: Config, vae: Autoencoder, encoder: TextEncoder) -> UNet:
     """The preset's U-Net, fitted to this autoencoder and text encoder."""
     halvings = len(ARCHITECTURES[config.preset].block_out_channels) - 1
-    factor = vae.factor * 2**halvings
+    factor = side_multiple(config, vae)
     if config.size % factor:
         raise ValueError(
             f"--size {config.size} is not a multiple of {factor}: the autoencoder shrinks images "
@@ -116,7 +124,7 @@ class Stage:
         vae: Autoencoder,
         encoder: TextEncoder,
         cache: LatentCache,
-        order: Order,
+        order: BucketOrder,
         prompts: Sequence[str],
     ):
         self.config, self.run, self.unet, self.cache, self.order = config, run, unet, cache, order
@@ -134,6 +142,7 @@ class Stage:
         ).to(self.device)
         held_out = torch.arange(order.count, len(cache))
         judged = held_out if len(held_out) else torch.arange(min(order.count, JUDGED))
+        judged = cache.of_one_shape(judged)
         self.validation = Validation(
             *self.draw(judged, "validation", 0),
             schedule_steps=len(schedule),

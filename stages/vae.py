@@ -14,7 +14,9 @@ from autoencoder.optimization import TrainingStep, prepare
 from autoencoder.statistics import fold, measure, without_scaling
 from evaluation.reconstruction import psnr
 from imagetext.batches import ImageBatches
+from imagetext.buckets import shapes_up_to
 from imagetext.images import to_model, to_uint8
+from stages.data import Aspect
 from training.bounds import Positive
 from training.ema import EMA
 from training.grid import grid
@@ -33,6 +35,7 @@ SHOWN = 16  # of them in a preview
 class Config(Recipe):
     init_from: Path | None = None  # begin with this autoencoder, a folder or single file, instead
     size: Positive[int] = 64  # side of the training images in pixels
+    max_aspect: Aspect = 1.0  # 2: also shapes up to 2:1 and 1:2, of the same area; 1: squares
     channels: int = 3  # 1 gray, 3 RGB, 4 RGBA
     clip_norm: Positive[float] = 1.0  # gradients are scaled down to this norm
     ema_halflife: Positive[float] = 0.02  # of the averaged weights, as a share of the run
@@ -80,6 +83,7 @@ def build(config: Config, device: torch.device) -> TrainingStep:
     else:
         autoencoder = without_scaling(Autoencoder.load(config.init_from))
     check(config, autoencoder)
+    shapes = shapes_up_to(config.max_aspect, config.size, autoencoder.factor)
     return prepare(
         autoencoder,
         config.loss,
@@ -88,7 +92,7 @@ def build(config: Config, device: torch.device) -> TrainingStep:
             width=config.discriminator_width,
             layers=config.discriminator_layers,
         ),
-        size=config.size,
+        size=min(map(min, shapes)),
         steps=config.steps,
         device=device,
         precision=Precision(device, config.bf16),

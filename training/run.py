@@ -20,7 +20,7 @@ from typing import Any
 from training.checkpoint import load_state, save_state, saved_states, state_folder
 
 # Flags that say how to run, not what to compute; they may differ when a run is resumed.
-FREE_FLAGS = ("out", "device", "workers", "dry_run")
+FREE_FLAGS = ("out", "device", "workers", "dry_run", "verify_cache")
 
 
 def plain(value: Any) -> Any:
