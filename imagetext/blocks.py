@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,8 +139,11 @@ def sync(file) -> None:
 
 
 def map_array(file: Path) -> Tensor:
-    """The array as a tensor whose pages are read as they are used.
+    """The array as a tensor whose pages are read as they are used, and which must not be written.
 
-    Copy-on-write, since torch knows no read-only tensors: writing to it would not reach the file.
+    torch warns of that. Copy-on-write would be safe, but the system counts such a map as memory in
+    use, so that an array larger than its memory could not be opened.
     """
-    return torch.from_numpy(np.load(file, mmap_mode="c"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(np.load(file, mmap_mode="r"))

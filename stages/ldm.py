@@ -31,6 +31,7 @@ from training.seeding import derived_seed, generator
 
 PREVIEWS = 8  # prompts that a preview shows
 JUDGED = 256  # training pairs that the validation loss is measured on if none are held out
+HELD_OUT = 1024  # held-out pairs that it is measured on, at most; their latents stay in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +141,8 @@ class Stage:
         self.pipeline = TextToImage(
             self.ema.module, vae, encoder, config.schedule, config.objective.prediction
         ).to(self.device)
-        held_out = torch.arange(order.count, len(cache))
+        count = len(cache) - order.count
+        held_out = torch.arange(order.count, len(cache), max(1, -(-count // HELD_OUT)))
         judged = held_out if len(held_out) else torch.arange(min(order.count, JUDGED))
         judged = cache.of_one_shape(judged)
         self.validation = Validation(
