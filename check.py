@@ -16,11 +16,12 @@ from imagetext.folder import read_folder
 from imagetext.report import problems, report
 from training.bounds import Positive
 from training.cli import parse, run_main
+from training.loop import progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    data: tyro.conf.Positional[Path]  # the data folder
+    data: tyro.conf.Positional[Path]  # the data folder, or shards: 'shards/{000..099}.tar'
     size: Positive[int] | None = None  # side of the training images, in pixels
     tokens: Positive[int] = 77  # how many tokens the text encoder takes; CLIP's number
     batch_size: Positive[int] = 32  # images per step of the training that is planned
@@ -29,7 +30,7 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse(Options, argv, __doc__)
-    folder = read_folder(options.data, allow_missing_captions=True)
+    folder = read_folder(options.data, allow_missing_captions=True, progress=progress_bar)
     print(report(folder, options.size, options.tokens, token_counter()) + "\n")
     found = problems(folder, options.batch_size, options.allow_missing_captions)
     for problem in found:

@@ -82,7 +82,6 @@ def kept_index(
         keep(so_far, unfinished)
 
     index = examine(read(), earlier, progress, keep_meanwhile)
-    discard(place)  # damaged, if it is there
     if not keep(index, place):
         return index
     discard(unfinished, *(path for path in older if path != place))
@@ -195,9 +194,11 @@ def keep(index: Index, place: Path) -> bool:
         text = json.dumps(about, ensure_ascii=False, indent=1)
         (unfinished / MARK).write_text(text, encoding="utf-8")
         unfinished.chmod(0o755)  # mkdtemp makes it private
+        if place.exists() and load(place, index.table.root) is None:
+            discard(place)  # damaged
         unfinished.rename(place)
     except OSError as error:
-        if (place / MARK).is_file():  # another process was faster
+        if load(place, index.table.root) is not None:  # another process was faster
             return True
         index.notes.append(
             f"the index of the data cannot be kept in {place.parent} ({error.strerror}), so every "

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from imagetext import index
 from imagetext.folder import Folder, read_folder
+from imagetext.listing import fingerprint
 from imagetext.pairs import COLUMNS, Strings
 from tests.pictures import captioned, picture, table, truncated, write_metadata
 
@@ -139,6 +141,45 @@ def test_a_copied_file_is_another_file(tmp_path):
     changed = read_folder(tmp_path).pairs.column("sha256")
     assert (changed[0] == changed[1]).all()
     assert (changed[1] == one[1]).all()
+
+
+def test_processes_that_start_together_find_the_same(tmp_path):
+    captioned(tmp_path, 30)
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda _: everything(read_folder(tmp_path)), range(6)))
+    assert all(one == found[0] for one in found)
+    assert len(list((tmp_path / ".latentsmith").iterdir())) == 1
+    assert everything(read_folder(tmp_path)) == found[0]
+
+
+def test_the_fingerprint_is_of_the_files_that_count(tmp_path):
+    data = captioned(tmp_path / "data", 3)
+    elsewhere = captioned(tmp_path / "elsewhere", 2)
+    (data / "link").symlink_to(elsewhere, target_is_directory=True)
+    (elsewhere / "loop").symlink_to(data, target_is_directory=True)
+    (data / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    prints = [fingerprint(data)]
+    picture(data / ".hidden" / "a.png")
+    picture(data / "__MACOSX" / "a.png")
+    (data / ".hidden.png").write_bytes(b"x")
+    assert fingerprint(data) == prints[0]
+    (data / "notes").mkdir()
+    assert fingerprint(data) == prints[0]
+
+    def seen() -> None:
+        prints.append(fingerprint(data))
+        assert len(set(prints)) == len(prints)
+
+    (data / "000.png").rename(data / "notes" / "000.png")
+    seen()
+    picture(elsewhere / "001.png", seed=55)
+    seen()
+    (data / "000.txt").write_text("a caption")
+    seen()
+    os.utime(data / "001.png", ns=(1, 1))
+    seen()
+    (data / "gone.png").unlink()
+    seen()
 
 
 def test_pairs_behave_like_a_list_of_pairs(tmp_path):

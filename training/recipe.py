@@ -12,7 +12,7 @@ from training.loop import Plan
 class Recipe:
     """A stage adds its own flags below these, and may change a default."""
 
-    data: Path  # folder of captioned images
+    data: Path  # folder of captioned images, or shards: 'shards/{000..099}.tar'
     out: Path  # run folder; the same command again resumes it
     preset: str = "small-64"  # architecture and recipe
     steps: Positive[int] = 20_000  # optimizer steps
