@@ -24,7 +24,7 @@ from imagetext.blocks import BlockFile, disk_full_explained, to_float16
 from imagetext.buckets import Buckets
 from imagetext.cache import MARK, LatentCache, about, data_hash
 from imagetext.images import ImageTransform
-from imagetext.pairs import Pairs, captions_hash
+from imagetext.pairs import Pairs, Paths, captions_hash
 from imagetext.progress import Progress, silent
 
 PLAN = "plan.json"  # of an unfinished cache: what it will be
@@ -89,44 +89,38 @@ def build_cache(
         identity: JSON; all that the numbers depend on besides the files and captions: the
             transform, the weights' hashes, the precision of the encoding, the shapes.
 
-    Raises:
-        ValueError: an image cannot be used, or an encoding is not finite or beyond float16.
-        OSError: the disk is full.
+    Raises ValueError if an image cannot be used, or an encoding is not finite or beyond float16,
+    and OSError if the disk is full.
     """
+    refuse_random_crop(transform)
     folder = Path(folder).resolve()
     unfinished = folder.with_name(folder.name + ".partial")
-    if transform.crop == "random":
-        raise ValueError(
-            "a random crop is new at every reading, and here each image is read once and kept. "
-            "Use crop center or letterbox."
-        )
+    transforms = buckets.transforms(transform) if buckets else [transform]
     with disk_full_explained(folder):
         plan = about(identity, data_hash(pairs))
         if process.rank == 0:
             check_target(folder, MARK)
             prepare(unfinished, plan)
         process.barrier()
-        journal = f"{attempt(unfinished):04d}-{process.rank:05d}"
+        encoding = Encoding(unfinished, process, batch_size, progress)
         rows = assign_rows(pairs, buckets)
-        encoding = Encoding(process, journal, batch_size, progress)
-        texts = BlockFile(unfinished / "context.npy", len(rows.captions))
-        encoding.write(texts, rows.captions, list, encode_texts, "the caption {!r}")
-        files = [texts]
-        for k, members in enumerate(rows.images):
-            paths = Pairs(pairs.table, pairs.rows[members]).paths
-            file = BlockFile(unfinished / f"moments-{k}.npy", len(paths))
-            shaped = buckets.transforms(transform)[k] if buckets else transform
-            read = partial(read_pixels, transform=shaped)
-            encoding.write(file, paths, read, encode_images, "{}")
-            files.append(file)
+        files = [encoding.texts(rows.captions, encode_texts)]
+        for k, shaped in enumerate(transforms):
+            paths = Pairs(pairs.table, pairs.rows[rows.images[k]]).paths
+            files.append(encoding.images(f"moments-{k}.npy", paths, shaped, encode_images))
         process.barrier()
         if process.rank == 0:
-            finish(unfinished, plan, pairs, rows, files)
-            put_in_place(unfinished, folder)
-            for notes in (folder / PLAN, *folder.glob("*.done")):  # not needed any more
-                notes.unlink()
+            finish(unfinished, folder, plan, pairs, rows, files)
         process.barrier()
     return LatentCache.open(folder, identity)
+
+
+def refuse_random_crop(transform: ImageTransform) -> None:
+    if transform.crop == "random":
+        raise ValueError(
+            "a random crop is new at every reading, and here each image is read once and kept. "
+            "Use crop center or letterbox."
+        )
 
 
 def prepare(unfinished: Path, plan: dict[str, Any]) -> None:
@@ -142,10 +136,6 @@ def prepare(unfinished: Path, plan: dict[str, Any]) -> None:
     new = unfinished / f"{PLAN}.new"
     new.write_text(json.dumps(plan | {"attempt": number + 1}, indent=1), encoding="utf-8")
     new.replace(unfinished / PLAN)
-
-
-def attempt(unfinished: Path) -> int:
-    return json.loads((unfinished / PLAN).read_text(encoding="utf-8"))["attempt"]
 
 
 def assign_rows(pairs: Pairs, buckets: Buckets | None) -> Rows:
@@ -186,19 +176,30 @@ class Texts(Sequence[str]):
         return "" if k == 0 else self.strings[int(self.places[self.firsts[k] - 1])]
 
 
-@dataclass(frozen=True)
 class Encoding:
     """What a process does block by block.
 
     Args:
-        journal: where it notes what is done.
         batch_size: images or captions that are encoded at once.
     """
 
-    process: Process
-    journal: str
-    batch_size: int
-    progress: Progress
+    def __init__(self, folder: Path, process: Process, batch_size: int, progress: Progress):
+        self.folder, self.process = folder, process
+        self.batch_size, self.progress = batch_size, progress
+        attempt = json.loads((folder / PLAN).read_text(encoding="utf-8"))["attempt"]
+        self.journal = f"{attempt:04d}-{process.rank:05d}"  # a later attempt is the one that counts
+
+    def texts(self, captions: Sequence[str], encode: Callable[[list[str]], Tensor]) -> BlockFile:
+        file = BlockFile(self.folder / "context.npy", len(captions))
+        self.write(file, captions, list, encode, "the caption {!r}")
+        return file
+
+    def images(
+        self, name: str, paths: Paths, transform: ImageTransform, encode: Callable[[Tensor], Tensor]
+    ) -> BlockFile:
+        file = BlockFile(self.folder / name, len(paths))
+        self.write(file, paths, partial(read_pixels, transform=transform), encode, "{}")
+        return file
 
     def write(
         self,
@@ -246,9 +247,14 @@ def ahead(function: Callable, items: Iterable, depth: int = 2) -> Iterator:
 
 
 def finish(
-    unfinished: Path, plan: dict[str, Any], pairs: Pairs, rows: Rows, files: list[BlockFile]
+    unfinished: Path,
+    folder: Path,
+    plan: dict[str, Any],
+    pairs: Pairs,
+    rows: Rows,
+    files: list[BlockFile],
 ) -> None:
-    """Writes the rest; the mark, by which a cache is known, last."""
+    """Writes the rest; the mark, by which a cache is known, last. Then it takes its place."""
     hashes = {}
     for file in files:
         done = file.done()
@@ -271,6 +277,9 @@ def finish(
         np.save(unfinished / f"{name}.npy", values)
     text = json.dumps(plan | {"blocks": hashes}, indent=1)
     (unfinished / MARK).write_text(text, encoding="utf-8")
+    put_in_place(unfinished, folder)
+    for notes in (folder / PLAN, *folder.glob("*.done")):  # not needed any more
+        notes.unlink()
 
 
 def numbered(

@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from imagetext.captions import Unusable, listed
-from imagetext.images import UnusableImage, inspect_image
+from imagetext.images import EXTENSIONS, UnusableImage, inspect_image
 from imagetext.members import Member, Source
 from imagetext.pairs import Pairs, Rows, Table
 from imagetext.progress import Progress
 
-FORMAT = 1
+# Another number, or another set of extensions, makes every index anew.
+FORMAT = "1-" + hashlib.blake2b(" ".join(sorted(EXTENSIONS)).encode(), digest_size=4).hexdigest()
 MARK = "index.json"
 BLOCK = 4096  # images that are looked at side by side
 KEEP_EVERY = 60.0  # seconds, after which what was found so far is kept, too
