@@ -24,7 +24,7 @@ import torch
 from imagetext.blocks import PAGE, npy_header
 from imagetext.buckets import choose_buckets, shapes_up_to
 from imagetext.cache import MARK, LatentCache, about, data_hash
-from imagetext.cache_build import assign_rows
+from imagetext.cache_rows import assign_rows
 from imagetext.folder import read_folder
 from imagetext.index import FORMAT, Index, index_place, keep
 from imagetext.listing import fingerprint

@@ -1,5 +1,6 @@
 """A folder of captioned images, or shards, read and checked before anything is trained on it."""
 
+import shlex
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -55,7 +56,7 @@ class Folder:
                 f"{len(self.unusable)} files of {self.root} cannot be used:\n"
                 f"{listed(self.unusable)}\n"
                 "Repair or remove them, or leave them out with --skip-unusable. "
-                f"All of them: python check.py {self.root}"
+                f"All of them: python check.py {shlex.quote(str(self.root))}"
             )
 
 

@@ -56,15 +56,17 @@ class Strings(Sequence[str]):
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Args:
-    root: the data folder.
-    shards: tar files, relative to it; none where every image is a file of its own.
-    modes: Pillow's names of the kinds of pixels.
-    names: of the images relative to the root; in a shard, behind the shard's name.
-    captions: of the first image, of the second, ...
-    caption_starts: where those of an image begin.
-    columns: those of COLUMNS.
-    kept: the folder it is memory-mapped from, if it is.
+    """What is known of the images of a data folder, a row for each.
+
+    Args:
+        root: the data folder.
+        shards: tar files, relative to it; none where every image is a file of its own.
+        modes: Pillow's names of the kinds of pixels.
+        names: of the images relative to the root; in a shard, behind the shard's name.
+        captions: of the first image, of the second, ...
+        caption_starts: where those of an image begin.
+        columns: those of COLUMNS.
+        kept: the folder it is memory-mapped from, if it is.
     """
 
     root: Path
