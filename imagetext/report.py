@@ -4,6 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
+import numpy as np
+
+from imagetext.buckets import Buckets, shapes_up_to
 from imagetext.captions import listed
 from imagetext.folder import Folder
 from imagetext.pairs import NO_CAPTION, Pair
@@ -93,11 +96,23 @@ def sizes(folder: Folder, size: int | None) -> list[str]:
     lines.append("  " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
     kept = fmean(min(both) / max(both) for both in folder.sizes)
     if kept < 1:
-        lines.append(f"  a centered square cuts off {1 - kept:.0%} of the pixels on average")
+        lines.append(
+            f"  a centered square cuts off {1 - kept:.0%} of the pixels on average; "
+            f"with --max-aspect 2 it is {1 - kept_by_shapes(folder):.0%}"
+        )
     if size is not None:
         small = sum(min(both) < size for both in folder.sizes)
         lines.append(f"  {small} are smaller than {size} pixels and would be enlarged")
     return lines
+
+
+def kept_by_shapes(folder: Folder) -> float:
+    """Share of the pixels that is left on average if the trainings crop to shapes up to 2:1."""
+    buckets = Buckets(shapes_up_to(2.0, 512, 32))
+    ratios = np.array([width / height for width, height in buckets.shapes])
+    own = folder.pairs.column("width") / folder.pairs.column("height")
+    nearest = ratios[buckets.of(folder.pairs)]
+    return float(np.minimum(own / nearest, nearest / own).mean())
 
 
 def captions(

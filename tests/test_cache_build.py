@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,32 @@ def test_a_block_that_was_damaged_meanwhile_is_encoded_again(tmp_path):
     build(tmp_path, encode_images=encode)
     assert seen == [2, 2, 1]
     assert content(tmp_path / "cache") == content(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_build_may_stop_at_any_write(tmp_path, monkeypatch, before):
+    """Before or after each of the moments at which something has to be on the disk."""
+    build(tmp_path, "straight")
+    sync, calls = blocks.sync, []
+
+    def stopping(file, at: int) -> None:
+        calls.append(1)
+        if before and len(calls) == at:
+            raise InterruptedError("stopped")
+        sync(file)
+        if len(calls) == at:
+            raise InterruptedError("stopped")
+
+    for at in range(1, 1000):
+        calls.clear()
+        monkeypatch.setattr(blocks, "sync", partial(stopping, at=at))
+        try:
+            build(tmp_path)
+        except InterruptedError:
+            continue
+        break
+    assert content(tmp_path / "cache") == content(tmp_path / "straight")
+    assert at > 2  # several stops, each of which left a little more done
 
 
 def test_a_line_that_a_kill_tore_is_ignored(tmp_path):
