@@ -23,7 +23,7 @@ class Rows:
         caption_starts: where a pair's captions begin in caption_rows.
     """
 
-    images: list[Int64[np.ndarray, "_"]]
+    images: list[Int64[np.ndarray, " _"]]
     image_rows: Int64[np.ndarray, " pairs"]
     shape: UInt8[np.ndarray, " pairs"]
     captions: Sequence[str]

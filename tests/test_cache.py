@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from imagetext import blocks
 from imagetext.cache import LatentCache
 from imagetext.cache_build import build_cache
 from imagetext.folder import read_folder
@@ -260,3 +261,17 @@ def test_a_disk_that_fills_up_meanwhile(tmp_path):
     wide = build(tmp_path, pairs, encode_images=lambda x: torch.zeros(len(x), 2, 128, 128))
     assert len(wide) == 4
     assert left_over(tmp_path) == ["cache"]
+
+
+def test_an_array_larger_than_memory_can_be_mapped(tmp_path):
+    """Four terabytes of nothing, in a sparse file."""
+    shape = (2**31, 1024)
+    with (tmp_path / "large.npy").open("wb") as file:
+        file.write(blocks.npy_header(shape))
+        try:
+            file.truncate(blocks.PAGE + 2 * 2**41)
+        except OSError as error:
+            pytest.skip(f"no sparse file of this size here: {error}")
+    array = blocks.map_array(tmp_path / "large.npy")
+    assert array.shape == shape
+    assert array.index_select(0, torch.tensor([0, 2**31 - 1])).abs().sum() == 0

@@ -292,17 +292,3 @@ def test_latents_of_several_shapes(tmp_path):
         assert torch.allclose(latents, expected, atol=2e-3)
     with pytest.raises(AssertionError, match="one shape"):
         cache.batch(torch.tensor([0, 1]), torch.Generator(), 0.0)
-
-
-def test_an_array_larger_than_memory_can_be_mapped(tmp_path):
-    """Four terabytes of nothing, in a sparse file."""
-    shape = (2**31, 1024)
-    with (tmp_path / "large.npy").open("wb") as file:
-        file.write(blocks.npy_header(shape))
-        try:
-            file.truncate(blocks.PAGE + 2 * 2**41)
-        except OSError as error:
-            pytest.skip(f"no sparse file of this size here: {error}")
-    array = blocks.map_array(tmp_path / "large.npy")
-    assert array.shape == shape
-    assert array.index_select(0, torch.tensor([0, 2**31 - 1])).abs().sum() == 0
