@@ -56,7 +56,7 @@ class TextToImage:
         self.autoencoder = autoencoder
         self.text_encoder = text_encoder
         self.schedule_config = schedule
-        self.denoiser = Denoiser(unet, make_schedule(schedule), prediction)
+        self.denoiser = Denoiser(unet, make_schedule(schedule), prediction, unet.prepare)
         check_parts(
             unet.config, autoencoder.config.latent_channels, context_width=text_encoder.width
         )
