@@ -9,7 +9,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -85,7 +84,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Features, shift: Float[Tensor, "_ width"]) -> Float[Tensor, "b width h w"]:
         h = self.conv1(silu(self.norm1(x)))
-        h = h + as_many(shift, len(h))[:, :, None, None]
+        h = h + (shift if len(shift) == 1 else as_many(shift, len(h)))[:, :, None, None]
         h = self.conv2(self.dropout(silu(self.norm2(h))))
         return self.conv_shortcut(x) + h
 
@@ -105,12 +104,12 @@ class Attention(nn.Module):
         return self.split(self.to_k(source)), self.split(self.to_v(source))
 
     def split(self, x: Tokens) -> Float[Tensor, "b heads n _"]:
-        return rearrange(x, "b n (heads c) -> b heads n c", heads=self.heads)
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def forward(self, x: Tokens, keys_values: KeysValues | None = None) -> Tokens:
         q = self.split(self.to_q(x))
         attended = F.scaled_dot_product_attention(q, *(keys_values or self.keys_values(x)))
-        return self.to_out[0](rearrange(attended, "b heads n c -> b n (heads c)"))
+        return self.to_out[0](attended.transpose(1, 2).flatten(2))
 
 
 class GatedLinear(nn.Module):
@@ -194,12 +193,11 @@ class SpatialTransformer(nn.Module):
         return self.transformer_blocks[0].read(context)
 
     def forward(self, x: Features, text: Text) -> Float[Tensor, "_ c h w"]:
-        tokens = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        tokens = self.norm(x).flatten(2).mT  # (b, h w, c); in channels_last a view
         tokens = F.linear(tokens, self.proj_in.weight.flatten(1), self.proj_in.bias)
         tokens = self.transformer_blocks[0](tokens, text)
         tokens = F.linear(tokens, self.proj_out.weight.flatten(1), self.proj_out.bias)
-        tokens = rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[-2])
-        return as_many(x, len(tokens)) + tokens
+        return as_many(x, len(tokens)) + tokens.mT.unflatten(-1, x.shape[-2:])
 
 
 class Downsample(nn.Module):
@@ -209,6 +207,12 @@ class Downsample(nn.Module):
 
     def forward(self, x: Features) -> Float[Tensor, "b c _ _"]:
         return self.conv(x)
+
+
+# From a 3x3 kernel, flipped as a transposed convolution wants it, to the 4x4 one: in each direction
+# a tap of the latter is the sum of one or two of the former that see the same input pixel.
+PAIRS = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+DOUBLED = torch.kron(PAIRS, PAIRS).T.contiguous()
 
 
 class Upsample(nn.Module):
@@ -226,7 +230,7 @@ class Upsample(nn.Module):
     def forward(self, x: Features) -> Float[Tensor, "b c _ _"]:
         if torch.is_grad_enabled() or x.device.type != "cpu":
             return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
-        kernel = F.pad(self.conv.weight.transpose(0, 1).flip(2, 3), (1, 1, 1, 1))
-        kernel = kernel[..., :-1] + kernel[..., 1:]  # sums of neighbors
-        kernel = kernel[..., :-1, :] + kernel[..., 1:, :]
+        width = len(self.conv.weight)
+        kernel = (self.conv.weight.flatten(2) @ DOUBLED.to(x.dtype)).view(width, width, 4, 4)
+        kernel = kernel.transpose(0, 1)
         return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
