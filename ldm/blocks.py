@@ -16,11 +16,11 @@ from ldm.shapes import Context, Timesteps
 
 Features = Float[Tensor, "b c h w"]
 Tokens = Float[Tensor, "b n c"]
-TimeFeatures = Float[Tensor, "b e"]
+TimeFeatures = Float[Tensor, "_ e"]
 
 # What a layer makes of time and text, which for all steps of a sampler can be computed once.
 Shift = Float[Tensor, "_ _"]  # of a residual block's features
-KeysValues = tuple[Float[Tensor, "_ heads l _"], Float[Tensor, "_ heads l _"]]
+KeysValues = tuple[Float[Tensor, "_ _ l _"], Float[Tensor, "_ _ l _"]]  # b, heads, l, c
 Text = list[KeysValues]  # of a transformer's layers that look at the text, in their order
 
 

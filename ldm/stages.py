@@ -5,6 +5,7 @@ Attribute names make the `state_dict` keys of diffusers.
 
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,6 +24,11 @@ from ldm.blocks import (
 )
 from ldm.shapes import Context
 from ldm.unet_config import UNetConfig, per_level
+
+
+def directly(function: Callable, *args: Any) -> Any:
+    """A `call` of a stage: without gradient checkpointing. (operator.call stops the compiler.)"""
+    return function(*args)
 
 
 def layer(

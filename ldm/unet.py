@@ -6,7 +6,6 @@ UNet2DConditionModel, so that either library opens the other's files. The networ
 probability: what it predicts, and at which noise, is the business of `ldm.denoiser`.
 """
 
-import operator
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from interop.single_file import read_unet
 from ldm import files
 from ldm.blocks import Shift, Text, TimeEmbedding, TimeFeatures, silu, zero_init
 from ldm.shapes import Context, Timesteps
-from ldm.stages import Stage, down_blocks, mid_block, up_blocks
+from ldm.stages import Stage, directly, down_blocks, mid_block, up_blocks
 from ldm.unet_config import PRESETS, UNetConfig
 
 __all__ = ["PRESETS", "Prepared", "UNet", "UNetConfig"]
@@ -100,7 +99,7 @@ class UNet(nn.Module):
     ) -> Float[Tensor, "_ c_out h w"]:
         """The network itself, of tensors alone; the lists have one entry per stage."""
         checkpointing = self.gradient_checkpointing and torch.is_grad_enabled()
-        call = partial(checkpoint, use_reentrant=False) if checkpointing else operator.call
+        call = partial(checkpoint, use_reentrant=False) if checkpointing else directly
         told = iter(zip(times, texts, strict=True))
         if latents.device.type != "cpu":
             latents = latents.contiguous(memory_format=torch.channels_last)  # see blocks.py
