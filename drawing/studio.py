@@ -1,0 +1,95 @@
+"""An opened model at work: the same pictures whatever happens on the way, or a clear end."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drawing.lines import Picture
+from drawing.record import record_of
+from ldm import TextToImage
+from ldm.requests import Request
+from ldm.task import Task
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+AT_ONCE = 32  # pictures drawn before they are written
+
+
+class Studio:
+    def __init__(
+        self,
+        model: Path,
+        device: torch.device,
+        *,
+        ema: bool = False,
+        dtype: str = "fp32",
+        compiled: bool = False,
+        batch_size: int = 16,
+    ):
+        """batch_size: on an accelerator."""
+        self.model, self.ema, self.batch_size = model, ema, batch_size
+        self.pipeline = TextToImage.load(model, ema=ema)
+        self.hashes = self.pipeline.hashes()  # of the weights as they are in the file
+        self.pipeline.to(device, DTYPES[dtype])
+        if compiled:
+            self.pipeline.unet.compile()
+
+    @property
+    def dtype(self) -> str:
+        now = self.pipeline.unet.conv_in.weight.dtype
+        return next(name for name, dtype in DTYPES.items() if dtype == now)
+
+    def jobs(self, pictures: Sequence[Picture]) -> list[tuple[list[Picture], Task]]:
+        """Pictures of the same options one after the other, and what to draw them with.
+
+        What cannot be drawn is refused here, before the first picture is.
+        """
+        jobs = []
+        for options, alike in groupby(pictures, lambda p: replace(p.options, negative_prompt="")):
+            task = options.task(self.pipeline)
+            self.pipeline.latent_shape(*(task.size or (options.height, options.width)))
+            alike = list(alike)
+            jobs += [(alike[k : k + AT_ONCE], task) for k in range(0, len(alike), AT_ONCE)]
+        return jobs
+
+    def requests(self, pictures: Sequence[Picture]) -> list[Request]:
+        prompts, negatives, seeds = zip(
+            *((p.prompt, p.options.negative_prompt, p.seed) for p in pictures), strict=True
+        )
+        return self.pipeline.requests(prompts, negatives, seeds)
+
+    def draw(
+        self, requests: Sequence[Request], picture: Picture, task: Task, **watch: Callable
+    ) -> list[Tensor]:
+        """Latents of pictures with the options of this one; once more in fp32 if they come to
+        nothing in half precision. watch: progress and preview, as the pipeline takes them."""
+        options = picture.options
+        draw = partial(
+            self.pipeline.draw,
+            requests,
+            options.sampling(),
+            task=task,
+            height=options.height,
+            width=options.width,
+            window=options.window,
+            batch_size=self.batch_size,
+            **watch,
+        )
+        try:
+            return draw()
+        except FloatingPointError as error:
+            if self.dtype == "fp32":
+                raise
+            print(f"warning: in {self.dtype}, {error} Now once more in fp32.", file=sys.stderr)
+        exact = TextToImage.load(self.model, ema=self.ema).unet
+        self.pipeline.unet.float().load_state_dict(exact.state_dict())
+        return draw()
+
+    def record(self, picture: Picture) -> dict[str, Any]:
+        return record_of(picture, self.model, self.ema, self.dtype, self.hashes)
