@@ -68,8 +68,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         lines = [Line(prompt, config.options) for prompt in config.prompt]
         if config.prompts is not None:
             lines += read_lines(config.prompts, config.options)
+        if not lines and config.options.guidance_scale == 0:
+            lines = [Line("", config.options)]
         if not lines:
-            raise ValueError('no prompt given. For example: python sample.py "red heart"')
+            raise ValueError(
+                'no prompt given. For example: python sample.py "red heart". For pictures of '
+                "anything: --guidance-scale 0."
+            )
     else:
         config, lines, record = as_recorded(config)
     pictures = pictures_of(lines)

@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ldm.guidance import Guidance
@@ -32,7 +33,10 @@ def adapted(unet: UNet) -> Network:
     """The U-Net as a function of latents, times and such a context, in the precision it has."""
 
     def call(
-        latents: Latents, t: Timesteps, context: Context, level: Tensor | None = None
+        latents: Float[Tensor, "b c_in h w"],
+        t: Timesteps,
+        context: Context,
+        level: Tensor | None = None,
     ) -> Latents:
         dtype = unet.conv_in.weight.dtype
         latents = latents.to(dtype)

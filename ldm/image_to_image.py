@@ -14,12 +14,18 @@ from ldm.task import Task, check_share
 
 class ImageToImage(Task):
     def __init__(self, latents: Float[Tensor, "1 c h w"], size: tuple[int, int], strength: float):
-        """size: of the picture. strength: 0 gives it back as the autoencoder does, 1 ignores it."""
+        """
+        Args:
+            latents: of the picture.
+            size: of the picture, height and width.
+            strength: share of the steps; 0 gives the picture back as the autoencoder does, and 1
+                begins with noise alone, as text to image does.
+        """
         check_share("strength", strength)
         self.latents, self.size, self.strength = latents, size, strength
 
     def start(self, noise: Latents, schedule: Schedule, times: Times) -> Latents:
-        return noised(self.latents, noise, schedule, times)
+        return noise if self.strength == 1 else noised(self.latents, noise, schedule, times)
 
 
 def noised(

@@ -24,11 +24,11 @@ from ldm.shapes import Denoise, Latents, Timesteps
 from ldm.spacing import Times
 from ldm.task import Network
 
-Mask = Float[Tensor, "1 1 h w"]
+Mask = Float[Tensor, "1 1 height width"]
 
 
 class Inpainting(ImageToImage):
-    """By a plain model. strength 1 knows nothing of what was there before."""
+    """By a plain model."""
 
     def __init__(
         self,
@@ -102,7 +102,9 @@ class NativeInpainting(Inpainting):
         return denoise
 
 
-def pinned(denoise: Denoise, known: Float[Tensor, "1 c h w"], cells: Mask) -> Denoise:
+def pinned(
+    denoise: Denoise, known: Float[Tensor, "1 c h w"], cells: Float[Tensor, "1 1 h w"]
+) -> Denoise:
     """The same, but sure of what is known.
 
     A sampler then carries the known part along from noise by itself: where the estimate stays the

@@ -35,11 +35,11 @@ def invert(
         z_t = z
         for _ in range(rounds):
             estimate = denoise(z_t, times[i].expand(len(z)))
-            if alpha[i] > 0:
+            if alpha[i] > sigma[i] or sigma_s == 0:
                 noise = (z_t - alpha[i] * estimate) / sigma[i]
                 z_t = alpha[i] / alpha_s * (z - sigma_s * noise) + sigma[i] * noise
-            else:  # noise alone, where its share in the end of the step is all that is known
-                z_t = (z - alpha_s * estimate) * (sigma[i] / sigma_s)
+            else:  # the same, as converges where there is more noise than picture
+                z_t = sigma[i] / sigma_s * (z - alpha_s * estimate) + alpha[i] * estimate
         z, alpha_s, sigma_s = z_t, alpha[i], sigma[i]
     return z
 

@@ -7,7 +7,9 @@ which every image is treated alike, so that none depends on the others.
 import math
 from collections.abc import Callable
 
+from jaxtyping import Real
 from PIL import Image
+from torch import Tensor
 
 from ldm.noise import SeededNoise
 from ldm.samplers import find_sampler
@@ -52,7 +54,7 @@ class Task:
 TEXT_TO_IMAGE = Task()
 
 
-def last(times: Times, strength: float) -> Times:
+def last(times: Times, strength: float) -> Real[Tensor, " taken"]:
     """This share of the times, rounded up to whole steps: those with the least noise."""
     return times[len(times) - steps_taken(len(times), strength) :]
 

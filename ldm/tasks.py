@@ -19,7 +19,7 @@ from ldm.task import Task
 
 
 def image_to_image(pipeline, picture: Image.Image, strength: float = 0.6) -> Task:
-    """strength: 0 gives the picture back as the autoencoder does, 1 hardly knows it."""
+    """strength: 0 gives the picture back as the autoencoder does, 1 ignores it."""
     check_size(picture, pipeline.factor, pipeline.factor)
     return ImageToImage(pipeline.encode(picture), (picture.height, picture.width), strength)
 

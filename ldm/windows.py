@@ -29,7 +29,7 @@ def windowed(network: Network, side: int, overlap: int) -> Network:
             f"windows of {side} latent pixels cannot overlap by {overlap}; give 0 to {side - 1}."
         )
 
-    def call(latents: Float[Tensor, "b c h w"], t: Timesteps, *more: Tensor | None) -> Latents:
+    def call(latents: Float[Tensor, "b c_in h w"], t: Timesteps, *more: Tensor | None) -> Latents:
         height, width = latents.shape[-2:]
         if max(height, width) <= side:
             return network(latents, t, *more)
