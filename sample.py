@@ -5,8 +5,7 @@ Picture k of a call uses seed + k, so it can be drawn again alone. Every file sa
 and --from-png FILE draws the very same picture from that.
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Annotated, Any, Literal
 import tyro
 from PIL import Image
 from safetensors.torch import save as to_safetensors
-from torch import Tensor
 from tqdm import tqdm
 
 from drawing.animation import WRITERS
@@ -23,9 +21,9 @@ from drawing.files import plan_names, write_new
 from drawing.lines import Line, Picture, pictures_of, read_lines
 from drawing.metadata import SUFFIXES, encoded
 from drawing.options import Options
+from drawing.previews import Previews
 from drawing.record import check_hashes, check_same, line_from
 from drawing.studio import Studio
-from ldm.files import read_model_provenance
 from ldm.requests import between
 from training.bounds import Bound, NotNegative, Positive
 from training.cli import parse, pick_device, run_main
@@ -79,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         config, lines, record = as_recorded(config)
     pictures = pictures_of(lines)
     studio = open_studio(config)
-    check_hashes(record, studio.hashes, config.from_png)
-    warn_of_cut_prompts(studio, pictures)
-    warn_of_guidance(studio, pictures)
+    if config.from_png is not None:
+        check_hashes(record, studio.hashes, config.from_png)
+    studio.warn(pictures)
     if config.interpolate:
         return animate(config, studio, pictures)
     drawn = draw(config, studio, pictures)
@@ -105,8 +103,8 @@ def draw(config: Config, studio: Studio, pictures: Sequence[Picture]) -> list[Im
     with progress(total) as bar:
         for alike, task in jobs:
             here = paths[len(drawn) : len(drawn) + len(alike)]
-            watch = {"progress": bar.update, "preview": previewer(config, studio, here)}
-            latents = studio.draw(studio.requests(alike), alike[0], task, **watch)
+            previews = Previews(studio.pipeline, config.out, here, every=config.preview_every)
+            latents = studio.draw(studio.requests(alike), alike[0], task, bar.update, previews)
             for picture, path, z in zip(alike, here, latents, strict=True):
                 drawn.append(studio.pipeline.picture(z, task))
                 content = encoded(drawn[-1], studio.record(picture), config.format, config.quality)
@@ -132,7 +130,7 @@ def animate(config: Config, studio: Studio, pictures: Sequence[Picture]) -> None
     frames.append(waypoints[-1])
     make_folder(config.out)
     with progress(len(frames) * pictures[0].options.sampling().calls(task)) as bar:
-        latents = studio.draw(frames, pictures[0], task, progress=bar.update)
+        latents = studio.draw(frames, pictures[0], task, bar.update)
     images = [studio.pipeline.picture(z, task) for z in latents]
     content = WRITERS[config.video](images, config.fps)
     path = write_one(config, config.name, SUFFIXES[config.video], content, **named(pictures[0]))
@@ -182,46 +180,6 @@ def named(picture: Picture) -> dict[str, Any]:
 def write_one(config: Config, pattern: str, suffix: str, content: bytes, **fields: Any) -> Path:
     (path,) = plan_names(config.out, pattern, [suffix], [fields])
     return write_new(path, suffix, content)
-
-
-def previewer(config: Config, studio: Studio, paths: Sequence[Path]) -> Callable | None:
-    """Writes OUT/previews/NAME-CALL.png at every so many calls of the network."""
-    if not config.preview_every:
-        return None
-    calls: Counter[int] = Counter()
-    make_folder(config.out / "previews")
-
-    def preview(places: list[int], z_0: Tensor) -> None:
-        calls[places[0]] += 1
-        call = calls[places[0]]
-        if call % config.preview_every == 0:
-            for place, z in zip(places, z_0.split(1), strict=True):
-                file = config.out / "previews" / f"{paths[place].name}-{call:03d}.png"
-                studio.pipeline.picture(z).save(file)
-
-    return preview
-
-
-def warn_of_cut_prompts(studio: Studio, pictures: Sequence[Picture]) -> None:
-    encoder = studio.pipeline.text_encoder
-    for text in dict.fromkeys(x for p in pictures for x in (p.prompt, p.options.negative_prompt)):
-        needed = encoder.count_tokens(text)
-        if needed > encoder.tokens:
-            print(
-                f"warning: {needed} tokens, but this model reads {encoder.tokens}; "
-                f"the end is cut: {text!r}"
-            )
-
-
-def warn_of_guidance(studio: Studio, pictures: Sequence[Picture]) -> None:
-    """Guidance leads away from the empty prompt, which a model learns by caption dropout alone."""
-    trained = read_model_provenance(studio.model).get("config", {})
-    guided = any(picture.options.guidance_scale != 1 for picture in pictures)
-    if trained.get("caption_dropout") == 0 and guided:
-        print(
-            f"warning: {studio.model} was trained with --caption-dropout 0, so it does not know "
-            "the empty prompt that guidance leads away from. Use --guidance-scale 1."
-        )
 
 
 if __name__ == "__main__":

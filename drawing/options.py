@@ -70,6 +70,11 @@ class Options:
             raise ValueError("--strength is for --init-image or --style-image; neither is given.")
         if self.resample > 1 and not (self.given("mask") or self.given("outpaint")):
             raise ValueError("--resample is for --mask or --outpaint; neither is given.")
+        if self.resample > 1 and self.sampler != "ddpm":
+            raise ValueError(
+                "--resample goes with the sampler ddpm, whose steps can be taken back, not with "
+                f"{self.sampler}."
+            )
 
     def given(self, name: str) -> bool:
         return getattr(self, name) != DEFAULTS[name]

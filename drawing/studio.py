@@ -14,6 +14,7 @@ from torch import Tensor
 from drawing.lines import Picture
 from drawing.record import record_of
 from ldm import TextToImage
+from ldm.files import read_model_provenance
 from ldm.requests import Request
 from ldm.task import Task
 
@@ -65,10 +66,18 @@ class Studio:
         return self.pipeline.requests(prompts, negatives, seeds)
 
     def draw(
-        self, requests: Sequence[Request], picture: Picture, task: Task, **watch: Callable
+        self,
+        requests: Sequence[Request],
+        picture: Picture,
+        task: Task,
+        progress: Callable[[int], Any],
+        preview: Callable[[list[int], Tensor], None] | None = None,
     ) -> list[Tensor]:
-        """Latents of pictures with the options of this one; once more in fp32 if they come to
-        nothing in half precision. watch: progress and preview, as the pipeline takes them."""
+        """Latents of pictures with the options of this one.
+
+        What comes to nothing in half precision is drawn once more in fp32, as is all that follows.
+        progress, preview: as the pipeline takes them.
+        """
         options = picture.options
         draw = partial(
             self.pipeline.draw,
@@ -79,7 +88,8 @@ class Studio:
             width=options.width,
             window=options.window,
             batch_size=self.batch_size,
-            **watch,
+            progress=progress,
+            preview=preview,
         )
         try:
             return draw()
@@ -93,3 +103,25 @@ class Studio:
 
     def record(self, picture: Picture) -> dict[str, Any]:
         return record_of(picture, self.model, self.ema, self.dtype, self.hashes)
+
+    def warn(self, pictures: Sequence[Picture]) -> None:
+        """Of prompts that are cut, and of guidance that leads away from what was never learned.
+
+        That is the empty prompt, which a model learns by caption dropout alone.
+        """
+        encoder = self.pipeline.text_encoder
+        texts = [text for p in pictures for text in (p.prompt, p.options.negative_prompt)]
+        for text in dict.fromkeys(texts):
+            needed = encoder.count_tokens(text)
+            if needed > encoder.tokens:
+                print(
+                    f"warning: {needed} tokens, but this model reads {encoder.tokens}; "
+                    f"the end is cut: {text!r}"
+                )
+        trained = read_model_provenance(self.model).get("config", {})
+        guided = any(picture.options.guidance_scale != 1 for picture in pictures)
+        if trained.get("caption_dropout") == 0 and guided:
+            print(
+                f"warning: {self.model} was trained with --caption-dropout 0, so it does not know "
+                "the empty prompt that guidance leads away from. Use --guidance-scale 1."
+            )
