@@ -62,6 +62,7 @@ class Config:
 
 def main(argv: Sequence[str] | None = None) -> None:
     config, record = parse(Config, argv, __doc__), {}
+    config.options.check()
     if config.from_png is None:
         lines = [Line(prompt, config.options) for prompt in config.prompt]
         if config.prompts is not None:

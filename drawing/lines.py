@@ -90,7 +90,9 @@ def line_of(entries: Mapping[str, Any], options: Options) -> Line:
             known = ", ".join(["prompt", *HINTS])
             raise ValueError(f"there is no option {name!r}.{hint} There are: {known}.")
         changes[name] = of_kind(name, str(value) if name == "seed" else value, HINTS[name])
-    return Line(entries.get("prompt", ""), replace(options, **changes), "seed" in changes)
+    options = replace(options, **changes)
+    options.check()
+    return Line(entries.get("prompt", ""), options, "seed" in changes)
 
 
 def of_kind(name: str, value: Any, kind: Any) -> Any:

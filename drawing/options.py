@@ -45,8 +45,8 @@ class Options:
     source_prompt: str = ""  # what --style-image shows, to edit it
     variation: Share = 0.0  # how far noise of its own leads each picture from --style-image
 
-    def __post_init__(self):
-        """What the types allow and still makes no sense."""
+    def check(self) -> None:
+        """Refuses what the types allow and still makes no sense."""
         check_bounds(self, Options)
         self.sampling()
         parse_seeds(self.seed, self.count)
