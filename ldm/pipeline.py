@@ -194,9 +194,8 @@ class TextToImage:
             )
 
         cpu = self.device.type == "cpu"
-        if cpu:
-            batch_size = cpu_group(shape if window is None else self.latent_shape(window, window))
-        return draw_in_batches(draw, requests, batch_size, cpu, progress, preview)
+        size = cpu_group(shape) if cpu else batch_size
+        return draw_in_batches(draw, requests, size, cpu, progress, preview)
 
     def windowed(self, window: int | None) -> Denoiser:
         """What samplers call; with a window's side in pixels, it sees one after the other."""
