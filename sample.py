@@ -120,7 +120,7 @@ def draw(config: Config, studio: Studio, pictures: Sequence[Picture]) -> list[Im
 def animate(config: Config, studio: Studio, pictures: Sequence[Picture]) -> None:
     """The way from each picture to the next, as one animation."""
     jobs = studio.jobs(pictures)
-    if len(pictures) < 2 or len({p.options for p in pictures}) > 1:
+    if len(pictures) < 2 or len({replace(p.options, negative_prompt="") for p in pictures}) > 1:
         raise ValueError(
             f"--interpolate goes from picture to picture of the same options, and here "
             f"{len(pictures)} are asked for. Give several prompts or seeds."
@@ -143,7 +143,7 @@ def as_recorded(config: Config) -> tuple[Config, list[Line], dict[str, Any]]:
     if config.prompt or config.prompts is not None:
         raise ValueError("--from-png draws the picture of the file again; give no prompts.")
     line, record = line_from(config.from_png, config.options)
-    model = config.model or Path(record["model"])
+    model = config.model or (Path(record["model"]) if "model" in record else None)
     used = {"ema": record.get("ema", False), "dtype": record.get("dtype", "fp32")}
     return replace(config, model=model, options=line.options, **used), [line], record
 

@@ -50,6 +50,16 @@ class Options:
         check_bounds(self, Options)
         self.sampling()
         parse_seeds(self.seed, self.count)
+        if self.times is not None and (self.given("steps") or self.given("spacing")):
+            raise ValueError("--times are all steps there are; leave out --steps and --spacing.")
+        if self.guidance_scale in (0, 1):
+            ignored = ["guidance_rescale", "guidance_interval"]
+            ignored += ["negative_prompt"] * (self.guidance_scale == 1)
+            for name in filter(self.given, ignored):
+                raise ValueError(
+                    f"{flag(name)} is for guided pictures, and at --guidance-scale "
+                    f"{self.guidance_scale:g} nothing is guided; leave one of them out."
+                )
         needs = {
             "mask": "init_image",
             "outpaint": "init_image",

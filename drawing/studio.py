@@ -53,6 +53,7 @@ class Studio:
         """
         jobs = []
         for options, alike in groupby(pictures, lambda p: replace(p.options, negative_prompt="")):
+            self.pipeline.windowed(options.window)
             task = options.task(self.pipeline)
             self.pipeline.latent_shape(*(task.size or (options.height, options.width)))
             alike = list(alike)

@@ -49,7 +49,7 @@ def given(tmp_path_factory) -> Path:
 FLAGS = {
     "text": ("--seed", 7, "-n", 2, "--negative-prompt", "café", "--guidance-interval", 0, 0.5),
     "sampler": ("--sampler", "dpmpp_2m_sde", "--steps", 3, "--eta", 0.5, "--spacing", "karras"),
-    "times": ("--times", 999, 500.5, 20, "--guidance-scale", 1),
+    "times": ("--times", 999, 500.5, 20, "--steps", 25, "--guidance-scale", 1),
     "image": ("--init-image", "GIVEN", "--strength", 0.5, "--steps", 2),
     "style": ("--style-image", "GIVEN", "--source-prompt", "a cat", "--variation", 0.3),
     "window": ("--width", 64, "--window", 32),
@@ -140,7 +140,7 @@ def test_lines_have_options_of_their_own(world, tmp_path):
     lines = [
         {"prompt": "red", "steps": 2, "seed": 40, "count": 2},
         {"prompt": "green"},
-        {"prompt": "blue", "seed": "5,9", "guidance_scale": 1, "height": 40, "times": [999, 300]},
+        {"prompt": "blue", "seed": "5,9", "guidance_scale": 1, "height": 40, "spacing": "linspace"},
     ]
     file = write(tmp_path, "p.jsonl", "\n\n".join(json.dumps(line) for line in lines) + "\n")
     arguments = command(sample, world, tmp_path / "out", "--prompts", file, "--seed", 3)
@@ -159,7 +159,7 @@ def test_lines_have_options_of_their_own(world, tmp_path):
         ("blue", 5, 1, 1.0),
         ("blue", 9, 1, 1.0),
     ]
-    assert records[-1]["times"] == [999.0, 300.0]
+    assert records[-1]["spacing"] == "linspace"
 
 
 BROKEN = {
@@ -382,6 +382,9 @@ def test_options_that_make_no_sense(refused, given):
         "--source-prompt is for --style-image": ("--source-prompt", "x"),
         "steps, not 1001": ("--steps", 1001),
         "the sampler dpmpp_2m has no eta": ("--eta", 0.5),
+        "--times are all steps there are": ("--times", 999, 500),
+        "--negative-prompt is for guided": ("--guidance-scale", 1, "--negative-prompt", "x"),
+        "--guidance-rescale is for guided": ("--guidance-scale", 0, "--guidance-rescale", 0.5),
         "--quality is 101; it must be from 1 to 100": ("--quality", 101),
         "--seed 3-1 is not understood": ("--seed", "3-1"),
     }.items():

@@ -225,6 +225,8 @@ def test_an_upscaling_model_sees_the_small_picture_with_noise(pipeline):
     assert noise.std() == pytest.approx(1, rel=0.1) and abs(noise.mean()) < 0.1
     both = native.draw(native.requests(PROMPT * 2, seed=[4, 5]), GUIDED, task=task)
     assert torch.equal(both[1], drawn[300])
+    (seen_by_windows,) = native.draw(native.requests(PROMPT), GUIDED, task=task, window=SIDE)
+    assert seen_by_windows.shape == (1, 4, 16, 16) and seen[-1][0].shape[-2:] == (8, 8)
     with pytest.raises(ValueError, match="level is 351"):
         tasks.upscale(native, small, level=351)
 
