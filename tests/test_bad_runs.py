@@ -191,13 +191,13 @@ def test_a_disk_too_full_for_the_model_loses_nothing(world, runs, capsys, script
 
 def test_a_disk_too_full_for_a_picture_keeps_the_others(world, tmp_path, capsys, monkeypatch):
     sample.main(command(sample, world, tmp_path))
-    before, write, calls = tree(tmp_path), sample.png, []
+    before, write, calls = tree(tmp_path), sample.encoded, []
 
-    def larger(picture, made_by):
+    def larger(picture, *how):
         calls.append(picture)
-        return write(picture, made_by) + bytes(100_000 * (len(calls) > 1))
+        return write(picture, *how) + bytes(100_000 * (len(calls) > 1))
 
-    monkeypatch.setattr(sample, "png", larger)
+    monkeypatch.setattr(sample, "encoded", larger)
     full(capsys, sample, command(sample, world, tmp_path, "-n", 3), size=50_000)
     assert {file: tree(tmp_path)[file] for file in before} == before
     assert sorted(tree(tmp_path)) == ["00000.png", "00001.png"]
