@@ -1,6 +1,6 @@
 """What a user should know about how a prompt is read, before anything is drawn."""
 
-from conditioning.prompt import is_plain, parse, plain
+from conditioning.prompt import Part, is_plain, parse, plain
 from conditioning.weighting import cut_off
 from ldm import TextToImage
 
@@ -14,15 +14,15 @@ def notes(pipeline: TextToImage, text: str, signs: bool) -> list[str]:
     for part in parts:
         cut = cut_off(pipeline.text_encoder, part.text, pipeline.chunks)
         if cut:
-            places = pipeline.chunks * (pipeline.text_encoder.tokens - 2)
+            encoder = pipeline.text_encoder
             lines.append(
-                f"warning: this model reads {places} tokens of a prompt; of {part.text!r} it does "
-                f"not see: {cut!r}"
+                f"warning: {encoder.count_tokens(part.text)} tokens, but this model reads "
+                f"{encoder.tokens * pipeline.chunks}; of {part.text!r} it does not see {cut!r}"
             )
     return lines
 
 
-def told(parts) -> str:
+def told(parts: tuple[Part, ...]) -> str:
     """The prompts with their weights, those of 1 left out."""
     texts = []
     for part in parts:
