@@ -54,6 +54,7 @@ class Config:
     data: Path  # the data folder it was trained on
     judge: Path  # run folder of a CLIP with another seed and architecture than the one inside
     calls: tuple[int, ...] = (5, 10, 20)  # of the network, at most, per picture
+    samplers: tuple[str, ...] = ()  # only these; all when left out
     samples: Positive[int] = 64  # captions drawn at random, one picture of each
     candidates: Positive[int] = 256  # captions that the judge chooses from, these included
     guidance_scale: Finite = 4.0  # as in sample.py
@@ -76,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(line("(real images)", 0, real, texts, captions, real), flush=True)
     for calls in config.calls:
         for sampler, order_ in SAMPLERS:
+            if config.samplers and sampler not in config.samplers:
+                continue
             steps = (calls - 1) // CALLS_PER_STEP.get(sampler, 1) + 1 - (sampler == "plms")
             sampling = Sampling(
                 sampler=sampler,

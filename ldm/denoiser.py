@@ -64,7 +64,7 @@ class Denoiser(nn.Module):
             many = torch.cat([z_t] * count)
             alike = t[:1].expand(len(many))
             if prepared is None:
-                output = self.predict(many, alike, context)
+                output = self.predict(many, alike.to(z_t.device), context)
             else:  # which shares the work on the latents up to where the text comes in
                 output = self.predict(z_t, t, prepared)
             return self.from_output(output, many, alike)

@@ -138,6 +138,11 @@ class UNet(nn.Module):
             )
         if not isinstance(context, Prepared):
             self.check_context(context)
+        elif context.rows % len(latents):
+            raise ValueError(
+                f"the prepared context has {context.rows} rows for {len(latents)} images; it must "
+                "have one for each, or one for each under every prompt."
+            )
 
     def check_context(self, context: Context | None) -> None:
         if self.config.conditional and context is None:
@@ -195,7 +200,7 @@ class Prepared:
     def __init__(self, unet: UNet, context: Context):
         """context: of each image; or of each under one prompt, of each under the next, ..."""
         unet.check_context(context)
-        self.unet = unet
+        self.unet, self.rows = unet, len(context)
         self.texts: list[list[Text]] = [stage.read(context) for stage in unet.stages]
         self.known: dict[float, list[list[Shift]]] = {}
 
@@ -203,9 +208,9 @@ class Prepared:
         """Of every stage. Looks at the timesteps, so a GPU is not waited for if they lie on the
         CPU."""
         t = float(timesteps[0])
+        if not (timesteps == t).all():
+            raise ValueError("a prepared context is for one time a call, alike for all images.")
         if t not in self.known:
-            if not (timesteps == t).all():
-                raise ValueError("a prepared context is for one time a call, alike for all images.")
             device = self.unet.conv_in.weight.device
             time = self.unet.time_features(torch.full((1,), t, device=device))
             self.known[t] = [stage.shifts(time) for stage in self.unet.stages]

@@ -92,11 +92,14 @@ def test_sampling_with_a_prepared_unet_is_the_same(config):
     torch.testing.assert_close(*drawn, rtol=0, atol=1e-4)
 
 
-def test_several_times_at_once_are_refused():
+def test_what_a_prepared_context_is_not_for_is_refused():
     unet = make_unet(SMALL_UNET)
     prepared = unet.prepare(randn(2, 5, 24))
+    unet(randn(2, 4, 8, 8), torch.tensor([1, 1]), prepared)
     with pytest.raises(ValueError, match="one time a call"):
         unet(randn(2, 4, 8, 8), torch.tensor([1, 2]), prepared)
+    with pytest.raises(ValueError, match="2 rows for 3 images"):
+        unet(randn(3, 4, 8, 8), torch.tensor([1, 1, 1]), prepared)
     with pytest.raises(ValueError, match="width 20"):
         unet.prepare(randn(2, 5, 20))
 
