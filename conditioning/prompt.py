@@ -147,5 +147,6 @@ def joined(spans: list[Span]) -> tuple[Span, ...]:
 def unmatched(text: str, bracket: str) -> str:
     return (
         f"{text!r}: the bracket {bracket} has no partner. Brackets weight words, as in (red:1.3) "
-        f"heart; for the bracket itself write \\{bracket}, or read all prompts as they are written."
+        f"heart; for the bracket itself write \\{bracket}, or read all prompts as they are "
+        "written: sample.py --plain-prompts."
     )

@@ -83,7 +83,7 @@ def test_what_has_no_signs_is_plain(text):
         ("(a", r"bracket \( has no partner"),
         ("[a", r"bracket \[ has no partner"),
         ("(a]", r"bracket \] has no partner"),
-        ("smile :-)", "as they are written"),
+        ("smile :-)", "as they are written: sample.py --plain-prompts"),
         ("(a AND b", r"bracket \( has no partner"),
         ("[red:0.5]", "square brackets take no number"),
         ("cat :0.7 AND dog", "to some of its prompts only"),
