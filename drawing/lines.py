@@ -114,11 +114,14 @@ def of_kind(name: str, value: Any, kind: Any) -> Any:
         return int(value)
     if kind in (str, Path) and isinstance(value, str):
         return kind(value)
+    if kind is bool and isinstance(value, bool):
+        return value
     raise ValueError(f"{name} is {json.dumps(value)}, which is not of the kind {spelled(kind)}.")
 
 
 def spelled(kind: Any) -> str:
     words = {str: "text", Path: "file name", int: "whole number", float: "number"}
+    words |= {bool: "true or false"}
     return words.get(kind) or f"list of {len(get_args(kind))} numbers".replace("2 n", "n", 1)
 
 

@@ -54,12 +54,16 @@ FLAGS = {
     "style": ("--style-image", "GIVEN", "--source-prompt", "a cat", "--variation", 0.3),
     "window": ("--width", 64, "--window", 32),
     "dtype": ("--dtype", "bf16"),
+    "prompt": ("--negative-prompt", "a (cat:1.5)", "--guidance-parallel", 0, "--steps", 2),
+    "caption": ("--plain-prompts", "--negative-prompt", "a (cat", "--guidance-max-norm", 9),
+    "weak": ("--weak-model", "WORLD/ldm", "--guidance-momentum", -0.5, "--steps", 2),
 }
 
 
 @pytest.mark.parametrize("kind", FLAGS)
 def test_a_picture_is_drawn_again_from_its_file(world, tmp_path, capsys, given, kind):
-    flags = [given if flag == "GIVEN" else flag for flag in FLAGS[kind]]
+    places = {"GIVEN": given, "WORLD/ldm": world / "ldm"}
+    flags = [places.get(flag, flag) for flag in FLAGS[kind]]
     drawn(world, tmp_path / "first", *flags)
     file = max((tmp_path / "first").glob("0*.png"))
     again = draw_again(capsys, tmp_path / "again", file)
