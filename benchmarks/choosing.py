@@ -4,7 +4,7 @@ Which sampler draws best with a trained model, by calls of the network? A CLIP t
 the training judges: recall, how often it finds the prompt of a picture among --candidates captions;
 similarity, the mean cosine of picture and prompt; distance, between the pictures and the images
 trained on, all in its space. Prints Markdown lines as they come. With `checkpoints/demo`, about
-twenty minutes on one core.
+half an hour on one core.
 """
 
 import sys
