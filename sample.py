@@ -125,6 +125,8 @@ def animate(config: Config, studio: Studio, pictures: Sequence[Picture]) -> None
             f"--interpolate goes from picture to picture of the same options, and here "
             f"{len(pictures)} are asked for. Give several prompts or seeds."
         )
+    if config.save_latents or config.preview_every:
+        raise ValueError("--save-latents and --preview-every are not for --interpolate.")
     waypoints, task = studio.requests(pictures), jobs[0][1]
     shares = [k / config.interpolate for k in range(config.interpolate)]
     frames = [between(a, b, share) for a, b in pairwise(waypoints) for share in shares]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from drawing.lines import Picture
 from drawing.record import record_of
+from interop.card import tensors_sha256
 from ldm import TextToImage
 from ldm.files import read_model_provenance
 from ldm.requests import Request
@@ -36,7 +37,11 @@ class Studio:
         """batch_size: on an accelerator."""
         self.model, self.ema, self.batch_size = model, ema, batch_size
         self.pipeline = TextToImage.load(model, ema=ema)
-        self.hashes = self.pipeline.hashes()  # of the weights as they are in the file
+        self.hashes = {  # of the weights as they are in the file
+            "unet": tensors_sha256(self.pipeline.unet.state_dict()),
+            "autoencoder": self.pipeline.autoencoder.sha256,
+            "text_encoder": self.pipeline.text_encoder.sha256,
+        }
         self.pipeline.to(device, DTYPES[dtype])
         if compiled:
             self.pipeline.unet.compile()
@@ -55,7 +60,7 @@ class Studio:
         for options, alike in groupby(pictures, lambda p: replace(p.options, negative_prompt="")):
             self.pipeline.windowed(options.window)
             task = options.task(self.pipeline)
-            self.pipeline.latent_shape(*(task.size or (options.height, options.width)))
+            self.pipeline.task_shape(task, options.height, options.width)
             alike = list(alike)
             jobs += [(alike[k : k + AT_ONCE], task) for k in range(0, len(alike), AT_ONCE)]
         return jobs

@@ -15,7 +15,6 @@ from autoencoder import Autoencoder
 from autoencoder.tiling import decode_tiled, encode_tiled
 from conditioning import TextEncoder
 from interop import single_file
-from interop.card import tensors_sha256
 from ldm import scheduler_files
 from ldm.bindings import bindings, check_bindings
 from ldm.conditions import adapted, context_without_text, possible_guidance, reads_text
@@ -89,14 +88,6 @@ class TextToImage:
             raise ValueError("the model does not say its pictures' size; give height and width.")
         return (side if isinstance(side, int) else side[0]) * self.autoencoder.factor
 
-    def hashes(self) -> dict[str, str]:
-        """sha256 of each part's weights, in the precision that they have now."""
-        return {
-            "unet": tensors_sha256(self.unet.state_dict()),
-            "autoencoder": self.autoencoder.sha256,
-            "text_encoder": self.text_encoder.sha256,
-        }
-
     def __call__(
         self,
         prompts: Sequence[str],
@@ -128,9 +119,8 @@ class TextToImage:
             FloatingPointError: the result is not finite.
         """
         check_task(self.unet, task)
-        if sampling is None:  # checked here: a typing mistake should not cost the encoding below
-            guidance = Guidance(scale=guidance_scale)
-            sampling = Sampling(sampler=sampler, steps=steps, guidance=guidance)
+        guidance = Guidance(scale=guidance_scale)
+        sampling = sampling or Sampling(sampler=sampler, steps=steps, guidance=guidance)
         requests = self.requests(prompts, negative_prompt, seed)
         return [self.picture(z, task) for z in self.draw(requests, sampling, task=task, **how)]
 
@@ -184,7 +174,7 @@ class TextToImage:
         check_task(self.unet, task)
         guidance = possible_guidance(self.unet, requests, sampling.guidance)
         sampling = replace(sampling, guidance=guidance)
-        shape = self.latent_shape(*(task.size or (height, width)))
+        shape = self.task_shape(task, height, width)
         denoiser = self.windowed(window)
         weaker = None if weak is None else weak.windowed(window)
 
@@ -230,6 +220,15 @@ class TextToImage:
         large = images.shape[-2] * images.shape[-1] > WHOLE * factor**2
         encode = partial(encode_tiled, self.autoencoder) if large else self.autoencoder.encode
         return encode(images).mode()
+
+    def task_shape(self, task: Task, height: int | None, width: int | None) -> tuple[int, int, int]:
+        """Of its latents; the size that a task fixes may be given again, but no other."""
+        size = task.size or (height, width)
+        if (height or size[0], width or size[1]) != size:
+            raise ValueError(
+                f"the picture of this task is {size[1]}x{size[0]}; leave out height and width."
+            )
+        return self.latent_shape(*size)
 
     def latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         """For pictures of this size in pixels; a side that is None is as trained."""

@@ -344,6 +344,8 @@ def test_the_kind_of_task_must_fit_the_model(pipeline):
         tasks.image_to_image(pipeline, picture(37, 32))
     with pytest.raises(ValueError, match="2x2 pixels; both sides must be at least 8"):
         tasks.image_to_image(pipeline, picture(2, 2))
+    with pytest.raises(ValueError, match="this task is 32x32; leave out height and width"):
+        pipeline(PROMPT, task=tasks.image_to_image(pipeline, picture()), height=64)
     with pytest.raises(ValueError, match="mode L; this model takes 3 channels"):
         tasks.image_to_image(pipeline, picture().convert("L"))
     with pytest.raises(ValueError, match="the mask is 16x32, the picture 32x32"):
