@@ -76,7 +76,7 @@ def draw_in_batches(
 
     Args:
         draw: gives those of a batch, and shows its second argument the estimates on the way.
-        size: of a batch; halved for those that the memory does not suffice for.
+        size: of a batch; halved for those that an accelerator's memory does not suffice for.
         fill: every batch up to one size, with copies that are thrown away.
         progress: called with the number of pictures after each evaluation of the network.
         preview: called then with the pictures' places and the estimates of their latents.
@@ -97,10 +97,13 @@ def draw_in_batches(
         try:
             drawn.update(zip(places, draw(chosen, watch).split(1), strict=not fill))
             continue
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
             half = len(places) // 2
-            if fill or half == 0:
-                raise
+            if half == 0:
+                raise ValueError(
+                    "the memory does not suffice for one picture of this size. Draw a smaller one, "
+                    "or through windows of the size that the model was trained on."
+                ) from error
         tell(f"the memory does not suffice for {len(places)} pictures at once; now {half}.")
         waiting += [places[half:], places[:half]]
     return [drawn[k] for k in range(len(requests))]

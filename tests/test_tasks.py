@@ -337,6 +337,12 @@ def test_batches_become_smaller_until_they_fit(capsys):
     assert sizes == [7, 3, 1, 2, 4, 2, 2]
     assert "does not suffice for 7 pictures at once; now 3" in capsys.readouterr().err
 
+    def never(chosen, watch):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(ValueError, match=r"one picture of this size.*windows"):
+        draw_in_batches(never, requests, 8, fill=False)
+
 
 def test_the_kind_of_task_must_fit_the_model(pipeline):
     assert TEXT_TO_IMAGE.beside == 0
