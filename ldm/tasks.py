@@ -94,9 +94,9 @@ def upscale(
     pipeline,
     picture: Image.Image,
     scale: int | None = None,
-    strength: float = 0.3,
+    strength: float | None = None,
     *,
-    level: int = 20,
+    level: int | None = None,
 ) -> Task:
     """Super-resolution: native by a model that was made for it, otherwise in two passes.
 
@@ -104,20 +104,25 @@ def upscale(
 
     Args:
         scale: by which the sides grow; a native model fixes it.
-        strength: in two passes, how much is drawn anew.
-        level: of a native model, the noise on the small picture, 0 to 350.
+        strength: in two passes, how much is drawn anew; 0.3 if left out.
+        level: of a native model, the noise on the small picture, 0 to 350; 20 if left out.
     """
-    if beside(pipeline.unet.config) == upscaling.NativeUpscaling.beside:
-        check_size(picture, pipeline.factor // pipeline.autoencoder.factor, 1)
-        own = pipeline.autoencoder.factor
-        if scale not in (None, own):
-            raise ValueError(f"this model enlarges {own} times, not {scale} times.")
-        small = to_images(picture, 3).to(pipeline.device)
-        size = (picture.height * own, picture.width * own)
-        return upscaling.NativeUpscaling(small, size, level)
-    scale = 4 if scale is None else scale
-    if scale < 2:
-        raise ValueError(f"the scale is {scale}; a picture is enlarged 2 times or more.")
-    large = upscaling.enlarged(picture, scale)
-    check_size(large, pipeline.factor, pipeline.factor)
-    return upscaling.TwoPass(pipeline.encode(large), picture, scale, strength)
+    if beside(pipeline.unet.config) != upscaling.NativeUpscaling.beside:
+        if level is not None:
+            raise ValueError("a noise level is for models made for upscaling; give a strength.")
+        scale = 4 if scale is None else scale
+        if scale < 2:
+            raise ValueError(f"the scale is {scale}; a picture is enlarged 2 times or more.")
+        large = upscaling.enlarged(picture, scale)
+        check_size(large, pipeline.factor, pipeline.factor)
+        share = 0.3 if strength is None else strength
+        return upscaling.TwoPass(pipeline.encode(large), picture, scale, share)
+    own = pipeline.autoencoder.factor
+    if strength is not None:
+        raise ValueError("this model begins with noise alone; give a noise level, no strength.")
+    if scale not in (None, own):
+        raise ValueError(f"this model enlarges {own} times, not {scale} times.")
+    check_size(picture, pipeline.factor // own, 1)
+    small = to_images(picture, 3).to(pipeline.device)
+    size = (picture.height * own, picture.width * own)
+    return upscaling.NativeUpscaling(small, size, 20 if level is None else level)

@@ -227,6 +227,10 @@ def test_an_upscaling_model_sees_the_small_picture_with_noise(pipeline):
     assert torch.equal(both[1], drawn[300])
     (seen_by_windows,) = native.draw(native.requests(PROMPT), GUIDED, task=task, window=SIDE)
     assert seen_by_windows.shape == (1, 4, 16, 16) and seen[-1][0].shape[-2:] == (8, 8)
+    with pytest.raises(ValueError, match="give a noise level, no strength"):
+        tasks.upscale(native, small, strength=0.5)
+    with pytest.raises(ValueError, match="noise level is for models made for upscaling"):
+        tasks.upscale(pipeline, small, 2, level=20)
     with pytest.raises(ValueError, match="level is 351"):
         tasks.upscale(native, small, level=351)
 
