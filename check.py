@@ -1,8 +1,8 @@
 """python check.py data/openmoji --size 64 --batch-size 32
 
 Looks at a data folder before anything is trained on it: counts, where the captions come from, files
-that cannot be used, image sizes, caption lengths, samples. Ends with status 1 if a training on this
-folder would go wrong.
+that cannot be used, image sizes, channels, depth and range, caption lengths, samples. Ends with
+status 1 if a training on this folder would go wrong.
 """
 
 import sys
@@ -13,25 +13,31 @@ from pathlib import Path
 import tyro
 
 from imagetext.folder import read_folder
+from imagetext.numbers import report_numbers
 from imagetext.report import problems, report
 from training.bounds import Positive
 from training.cli import parse, run_main
+from training.progress import progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    data: tyro.conf.Positional[Path]  # the data folder
+    data: tyro.conf.Positional[Path]  # the data folder, or shards: 'shards/{000..099}.tar'
     size: Positive[int] | None = None  # side of the training images, in pixels
     tokens: Positive[int] = 77  # how many tokens the text encoder takes; CLIP's number
     batch_size: Positive[int] = 32  # images per step of the training that is planned
+    value_range: tuple[float, float] | None = None  # of the training that is planned
     allow_missing_captions: bool = False  # do not call them a problem
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse(Options, argv, __doc__)
-    folder = read_folder(options.data, allow_missing_captions=True)
+    folder = read_folder(options.data, allow_missing_captions=True, progress=progress_bar)
     print(report(folder, options.size, options.tokens, token_counter()) + "\n")
-    found = problems(folder, options.batch_size, options.allow_missing_captions)
+    lines, found = report_numbers(folder, options.value_range)
+    if lines:
+        print("\n".join(lines) + "\n")
+    found += problems(folder, options.batch_size, options.allow_missing_captions)
     for problem in found:
         print(f"PROBLEM: {problem}")
     if found:

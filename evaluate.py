@@ -18,10 +18,13 @@ from conditioning.clip import Clip, load_clip
 from evaluation.reconstruction import psnr
 from evaluation.retrieval import recall_at
 from imagetext.batches import read_pixels
-from imagetext.folder import Pair, read_folder
-from imagetext.images import ImageTransform, to_model, to_uint8
+from imagetext.folder import read_folder
+from imagetext.images import ImageTransform, like, to_model
+from imagetext.pairs import Pair
+from imagetext.pixel_format import EIGHT_BIT, PixelFormat, recorded_format
 from imagetext.split import split
 from ldm import TextToImage
+from ldm.files import read_model_provenance
 from ldm.guidance import Guidance
 from ldm.sampling import Sampling
 from training.bounds import Finite, Part, Positive, Seed
@@ -63,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         make_folder(config.out)
     if not held_out:
         print("nothing is held out, so reconstructions are those of images trained on.")
-    figures = reconstruction(pipeline, held_out or train[: config.samples])
+    pixels = recorded_format(read_model_provenance(config.model))
+    figures = reconstruction(pipeline, held_out or train[: config.samples], pixels)
     figures |= alignment(config, sampling, pipeline, judge, train)
     print(json.dumps(figures, indent=2))
     if config.out is not None:
@@ -71,14 +75,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 @torch.no_grad()
-def reconstruction(pipeline: TextToImage, held_out: Sequence[Pair]) -> dict[str, float]:
-    """PSNR of encode -> most likely latent -> decode, as 8-bit images, mean over images."""
+def reconstruction(
+    pipeline: TextToImage, held_out: Sequence[Pair], file_format: PixelFormat
+) -> dict[str, float]:
+    """PSNR of encode -> most likely latent -> decode, mean over images; 8-bit ones are rounded."""
     vae: Autoencoder = pipeline.autoencoder
-    pixels = load(held_out, pipeline.size, vae.config.in_channels)
+    pixels = load(held_out, pipeline.size, vae.config.in_channels, file_format)
     values = [
         psnr(
             block,
-            to_uint8(vae.decode(vae.encode(to_model(block).to(pipeline.device)).mode())).cpu(),
+            like(block, vae.decode(vae.encode(to_model(block).to(pipeline.device)).mode())).cpu(),
         )
         for block in pixels.split(64)
     ]
@@ -116,8 +122,11 @@ def recalls(name: str, judge: Clip, images: Tensor, captions: list[str]) -> dict
     return {f"{name}@{k}": value for k, value in recall_at(similarity, captions, KS).items()}
 
 
-def load(pairs: Sequence[Pair], size: int, channels: int) -> Tensor:
-    return read_pixels([pair.path for pair in pairs], ImageTransform(size, channels))
+def load(
+    pairs: Sequence[Pair], size: int, channels: int, file_format: PixelFormat = EIGHT_BIT
+) -> Tensor:
+    transform = ImageTransform(size, channels, format=file_format)
+    return read_pixels([pair.path for pair in pairs], transform)
 
 
 if __name__ == "__main__":

@@ -1,201 +1,230 @@
-"""python sample.py "red heart" "woman astronaut" --model runs/ldm -n 4 --seed 0 --out samples
+"""python sample.py "red heart" "woman astronaut" -n 4 --seed 0 --out samples
 
 Draws pictures from a trained model: OUT/00000.png, 00001.png, ... and never over an older one.
-Picture k of a call uses seed + k, so it can be drawn again alone. Every PNG says how it was made.
+Picture k of a call uses seed + k, so it can be drawn again alone. Every file says how it was made,
+and --from-png FILE draws the very same picture from that.
 """
 
-import json
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from io import BytesIO
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from safetensors.torch import save as to_safetensors
 from tqdm import tqdm
 
+from autoencoder.files import read_provenance
+from drawing.animation import WRITERS
+from drawing.files import plan_names, write_new
+from drawing.lines import Line, Picture, pictures_of, read_lines
+from drawing.metadata import SUFFIXES, encoded, texts
+from drawing.options import Options
+from drawing.previews import Previews
+from drawing.record import check_hashes, check_same, line_from, sha256_of
+from drawing.studio import Studio
+from imagetext.pixel_format import PixelFormat, recorded_format
+from imagetext.write_images import file_ending, to_file
+from interop.lora import find_lora
 from ldm import TextToImage
 from ldm.files import read_model_provenance
-from ldm.guidance import Guidance
-from ldm.sampling import Sampling
-from training.bounds import Finite, Positive, Seed, Share
+from ldm.requests import between
+from stages.lora import apply_lora
+from training.bounds import Bound, Finite, NotNegative, Positive
 from training.cli import parse, pick_device, run_main
 from training.grid import grid, pixels_of
 from training.run import make_folder
 
 Prompts = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[PROMPT ...]")]
+DEMO = Path("checkpoints/demo")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     prompt: Prompts = ()  # what to draw, one picture or more of each
-    prompts: Path | None = None  # a text file with one prompt a line, drawn after those given
-    model: Path  # a run folder of train_ldm.py, a pipeline folder, or a single file
+    prompts: Path | None = None  # a file of prompts, one a line; .jsonl: with any option of a line
+    from_png: Path | None = None  # draw this picture again, as its file says it was made
+    model: Path | None = None  # run of train_ldm.py, pipeline folder, or single file; else the demo
+    lora: Path | None = None  # a run of train_ldm.py --lora, a folder or file, added to the model
+    lora_scale: Finite = 1.0  # how many times it is added
     ema: bool = False  # of a single file with two U-Nets, take the one averaged in training
-    out: Path = Path("samples")  # folder for the PNG files
-    count: Annotated[Positive[int], tyro.conf.arg(aliases=["-n"])] = 1  # pictures of each prompt
-    negative_prompt: str = ""  # what guidance leads away from
-    steps: int = 25  # network evaluations per picture
-    guidance_scale: Finite = 4.0  # 0 ignores the prompt, 1 follows it plainly, above 1 harder
-    guidance_rescale: Share = 0.0  # above 0 against the overexposure of high scales; 0.7 is usual
-    guidance_interval: tuple[float, float] = (0.0, 1.0)  # guided there only; 0 clean, 1 noise
-    sampler: str = "dpmpp_2m"  # of those in ldm/samplers; an unknown name lists them
-    eta: float | None = None  # share of fresh noise, for ddim, euler_a, dpmpp_2m_sde, dpmpp_3m_sde
-    spacing: str = "trailing"  # of the steps: trailing, leading, linspace, karras, exponential
-    times: tuple[float, ...] | None = None  # the steps' times instead, from 999 (noise) down
-    seed: Seed = 0  # of the first picture; picture k uses seed + k
-    height: int | None = None  # pixels; the size trained on when left out
-    width: int | None = None  # pixels
+    options: Options = field(default_factory=Options)
+
+    out: Path = Path("samples")  # folder for the files
+    name: str = "{number:05d}"  # of a file; also {seed}, {prompt}, {sampler}, {steps}
+    format: Literal["png", "jpeg", "webp"] = "png"  # of 8 bits; else .png or .npy, as it fits
+    quality: Annotated[int, Bound(lambda x: 1 <= x <= 100, "from 1 to 100")] = 95  # but of PNG
+    grid: bool = True  # also write all pictures side by side, as grid-0000
+    save_latents: bool = False  # also write each picture's latents, as safetensors
+    preview_every: NotNegative[int] = 0  # show it on the way, in OUT/previews, each so many calls
+    interpolate: NotNegative[int] = 0  # draw so many frames from each picture to the next instead
+    video: Literal["gif", "mp4"] = "gif"  # of these frames; mp4 needs PyAV
+    fps: Positive[float] = 12.0  # frames per second
+
     batch_size: Positive[int] = 16  # pictures drawn at once on an accelerator; changes no picture
-    grid: bool = True  # also write all pictures side by side, grid-0000.png
     device: str = "auto"  # cpu, cuda, mps; auto takes what is there
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the U-Net
+    compile: bool = False  # the U-Net; pays off for many pictures of one size
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    config = parse(Config, argv, __doc__)
-    prompts = [text for text in read_prompts(config) for _ in range(config.count)]
-    sampling = how(config)
-    device = pick_device(config.device)
-    pipeline = TextToImage.load(config.model, device, config.ema)
-    pipeline.latent_shape(config.height, config.width)
-    warn_of_cut_prompts(pipeline, [*prompts, config.negative_prompt])
-    warn_of_guidance(config)
+    config, record = parse(Config, argv, __doc__), {}
+    config.options.check()
+    if config.from_png is None:
+        lines = [Line(prompt, config.options) for prompt in config.prompt]
+        if config.prompts is not None:
+            lines += read_lines(config.prompts, config.options)
+        if not lines and config.options.guidance_scale == 0:
+            lines = [Line("", config.options)]
+        if not lines:
+            raise ValueError(
+                'no prompt given. For example: python sample.py "red heart". For pictures of '
+                "anything: --guidance-scale 0."
+            )
+    else:
+        config, lines, record = as_recorded(config)
+    pictures = pictures_of(lines)
+    studio = open_studio(config)
+    if config.from_png is not None:
+        check_hashes(record, studio.hashes, config.from_png)
+    studio.warn(pictures)
+    if config.interpolate:
+        return animate(config, studio, pictures)
+    drawn = draw(config, studio, pictures)
+    if config.from_png is not None:
+        check_same(drawn[0], config.from_png)
+    if config.grid and len({(image.size, image.mode) for image in drawn}) == 1 < len(drawn):
+        count = config.options.count
+        columns = count if 1 < count < len(drawn) else int(len(drawn) ** 0.5)
+        content = encoded(grid(pixels_of(drawn), columns), {}, config.format, config.quality)
+        print(f"wrote {write_one(config, 'grid-{number:04d}', SUFFIXES[config.format], content)}")
+
+
+def draw(config: Config, studio: Studio, pictures: Sequence[Picture]) -> list[Image.Image]:
+    """And writes them as they come."""
+    jobs = studio.jobs(pictures)
+    deep = deep_format(config, studio)
+    suffixes = [SUFFIXES[config.format] if deep is None else deep[1]]
+    suffixes += [".safetensors"] * config.save_latents
+    paths = plan_names(config.out, config.name, suffixes, [named(p) for p in pictures])
     make_folder(config.out)
-    total = len(prompts) * sampling.calls()
-    with tqdm(total=total, desc="sampling", unit=" image steps", dynamic_ncols=True) as bar:
-        pictures = pipeline(
-            prompts,
-            negative_prompt=config.negative_prompt,
-            sampling=sampling,
-            seed=config.seed,
-            height=config.height,
-            width=config.width,
-            batch_size=config.batch_size,
-            progress=bar.update,
+    drawn: list[Image.Image] = []
+    total = sum(len(alike) * alike[0].options.sampling().calls(task) for alike, task in jobs)
+    with progress(total) as bar:
+        for alike, task in jobs:
+            here = paths[len(drawn) : len(drawn) + len(alike)]
+            previews = Previews(studio.pipeline, config.out, here, every=config.preview_every)
+            latents = studio.draw(studio.requests(alike), alike[0], task, bar.update, previews)
+            for picture, path, z in zip(alike, here, latents, strict=True):
+                drawn.append(studio.pipeline.picture(z, task))
+                record = recorded(config, studio, picture)
+                if deep is None:
+                    content = encoded(drawn[-1], record, config.format, config.quality)
+                    write_new(path, suffixes[0], content)
+                else:  # as the training files are; the picture in 8 bits is for the grid
+                    file = path.with_name(path.name + suffixes[0])
+                    to_file(studio.pipeline.decode(z)[0], file, deep[0], texts(record))
+                if config.save_latents:
+                    write_new(path, suffixes[1], to_safetensors({"latents": z.cpu()}))
+    more = f" ... {paths[-1].name}" if len(paths) > 1 else ""
+    print(f"wrote {paths[0]}{more}{suffixes[0]}")
+    return drawn
+
+
+def deep_format(config: Config, studio: Studio) -> tuple[PixelFormat, str] | None:
+    """Numbers and ending of the files of a model that was not trained on 8-bit pictures."""
+    model = config.model or DEMO
+    pixels = recorded_format(read_model_provenance(model), read_provenance(model))
+    channels = studio.pipeline.autoencoder.config.out_channels
+    if pixels.eight_bit and channels in (1, 3, 4):
+        return None
+    return pixels, file_ending(pixels, channels)
+
+
+def recorded(config: Config, studio: Studio, picture: Picture) -> dict[str, Any]:
+    record = studio.record(picture)
+    if config.lora is not None:
+        record |= {"lora": str(config.lora), "lora_scale": config.lora_scale}
+    return record
+
+
+def animate(config: Config, studio: Studio, pictures: Sequence[Picture]) -> None:
+    """The way from each picture to the next, as one animation."""
+    jobs = studio.jobs(pictures)
+    if len(pictures) < 2 or len({replace(p.options, negative_prompt="") for p in pictures}) > 1:
+        raise ValueError(
+            f"--interpolate goes from picture to picture of the same options, and here "
+            f"{len(pictures)} are asked for. Give several prompts or seeds."
         )
-    files = [
-        write_picture(config.out, picture, settings(config, text, config.seed + k))
-        for k, (picture, text) in enumerate(zip(pictures, prompts, strict=True))
-    ]
-    print(f"wrote {files[0]}" + (f" ... {files[-1].name}" if len(files) > 1 else ""))
-    if config.grid and len(pictures) > 1:
-        columns = config.count if 1 < config.count < len(pictures) else int(len(pictures) ** 0.5)
-        sheet = grid(pixels_of(pictures), columns)
-        print(f"wrote {write_numbered(config.out, 'grid-{:04d}.png', png(sheet, {}))}")
+    if config.save_latents or config.preview_every:
+        raise ValueError("--save-latents and --preview-every are not for --interpolate.")
+    waypoints, task = studio.requests(pictures), jobs[0][1]
+    shares = [k / config.interpolate for k in range(config.interpolate)]
+    frames = [between(a, b, share) for a, b in pairwise(waypoints) for share in shares]
+    frames.append(waypoints[-1])
+    make_folder(config.out)
+    with progress(len(frames) * pictures[0].options.sampling().calls(task)) as bar:
+        latents = studio.draw(frames, pictures[0], task, bar.update)
+    images = [studio.pipeline.picture(z, task) for z in latents]
+    content = WRITERS[config.video](images, config.fps)
+    path = write_one(config, config.name, SUFFIXES[config.video], content, **named(pictures[0]))
+    print(f"wrote {path}: {len(frames)} frames")
 
 
-def how(config: Config) -> Sampling:
-    """The flags that say how to sample; wrong ones are refused here."""
-    return Sampling(
-        sampler=config.sampler,
-        steps=config.steps,
-        spacing=config.spacing,
-        times=config.times,
-        eta=config.eta,
-        guidance=Guidance(
-            scale=config.guidance_scale,
-            rescale=config.guidance_rescale,
-            interval=config.guidance_interval,
-        ),
+def as_recorded(config: Config) -> tuple[Config, list[Line], dict[str, Any]]:
+    """The picture of --from-png instead of prompts, and the model that it was drawn with."""
+    if config.prompt or config.prompts is not None:
+        raise ValueError("--from-png draws the picture of the file again; give no prompts.")
+    line, record = line_from(config.from_png, config.options)
+    model = config.model or (Path(record["model"]) if "model" in record else None)
+    used = {"ema": record.get("ema", False), "dtype": record.get("dtype", "fp32")}
+    if "lora" in record and config.lora is None:
+        used |= {"lora": Path(record["lora"]), "lora_scale": record["lora_scale"]}
+    return replace(config, model=model, options=line.options, **used), [line], record
+
+
+def open_studio(config: Config) -> Studio:
+    model = config.model
+    if model is None:
+        model = DEMO
+        print(f"no --model is given, so the demo's: {DEMO}")
+    return Studio(
+        model,
+        pick_device(config.device),
+        ema=config.ema,
+        dtype=config.dtype,
+        compiled=config.compile,
+        batch_size=config.batch_size,
+        adapt=partial(adapt, config) if config.lora is not None else None,
     )
 
 
-def read_prompts(config: Config) -> list[str]:
-    """The prompts of the command line, then those of the file."""
-    prompts = list(config.prompt)
-    if config.prompts is not None:
-        try:
-            lines = config.prompts.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            raise ValueError(
-                f"--prompts {config.prompts} cannot be read ({reason}). It must be a text file in "
-                "UTF-8 with one prompt a line."
-            ) from error
-        written = [line.strip() for line in lines if line.strip()]
-        if not written:
-            raise ValueError(f"{config.prompts} has no prompts in it; write one a line.")
-        prompts += written
-    if not prompts:
-        raise ValueError(
-            'no prompt given. For example: python sample.py "red heart" --model runs/ldm'
-        )
-    return prompts
+def adapt(config: Config, pipeline: TextToImage) -> dict[str, str]:
+    apply_lora(pipeline, config.lora, config.lora_scale)
+    return {"lora": sha256_of(find_lora(config.lora))}
 
 
-def warn_of_cut_prompts(pipeline: TextToImage, prompts: Sequence[str]) -> None:
-    encoder = pipeline.text_encoder
-    for text in dict.fromkeys(prompts):
-        needed = encoder.count_tokens(text)
-        if needed > encoder.tokens:
-            print(
-                f"warning: {needed} tokens, but this model reads {encoder.tokens}; "
-                f"the end is cut: {text!r}"
-            )
+def progress(total: int) -> tqdm:
+    return tqdm(total=total, desc="sampling", unit=" image steps", dynamic_ncols=True)
 
 
-def warn_of_guidance(config: Config) -> None:
-    """Guidance leads away from the empty prompt, which a model learns by caption dropout alone."""
-    trained = read_model_provenance(config.model).get("config", {})
-    if trained.get("caption_dropout") == 0 and config.guidance_scale != 1:
-        print(
-            f"warning: {config.model} was trained with --caption-dropout 0, so it does not know "
-            "the empty prompt that guidance leads away from. Use --guidance-scale 1."
-        )
-
-
-def settings(config: Config, prompt: str, seed: int) -> dict:
-    """All that is needed to draw the picture again; of the rarer flags those that were given."""
-    rarer = ("ema", "guidance_rescale", "guidance_interval", "eta", "spacing", "times")
-    given = {name: getattr(config, name) for name in rarer}
-    usual = {field.name: field.default for field in fields(config)}
+def named(picture: Picture) -> dict[str, Any]:
+    """What may stand in a name."""
+    options = picture.options
     return {
-        "prompt": prompt,
-        "negative_prompt": config.negative_prompt,
-        "seed": seed,
-        "steps": config.steps,
-        "guidance_scale": config.guidance_scale,
-        "sampler": config.sampler,
-        "height": config.height,
-        "width": config.width,
-        "model": str(config.model),
-        **{name: value for name, value in given.items() if value != usual[name]},
+        "seed": picture.seed,
+        "prompt": picture.prompt,
+        "sampler": options.sampler,
+        "steps": options.steps,
     }
 
 
-def write_picture(folder: Path, picture: Image.Image, made_by: dict) -> Path:
-    return write_numbered(folder, "{:05d}.png", png(picture, made_by))
-
-
-def png(picture: Image.Image, made_by: dict) -> bytes:
-    """`parameters` is the chunk that viewers show; `latentsmith` the same for programs."""
-    info = PngInfo()
-    if made_by:
-        rest = {k: v for k, v in made_by.items() if k != "prompt" and v not in (None, "")}
-        readable = ", ".join(f"{k}: {v}" for k, v in rest.items())
-        info.add_itxt("parameters", f"{made_by['prompt']}\n{readable}")
-        info.add_itxt("latentsmith", json.dumps(made_by, ensure_ascii=False))
-    buffer = BytesIO()
-    picture.save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()
-
-
-def write_numbered(folder: Path, pattern: str, content: bytes) -> Path:
-    """Under the number after the highest one there, so a deleted file frees no name in use."""
-    like = re.compile(re.sub(r"\{:0\d+d\}", r"(\\d+)", pattern.replace(".", r"\.")))
-    numbers = [int(m[1]) for file in folder.iterdir() if (m := like.fullmatch(file.name))]
-    path = folder / pattern.format(max(numbers, default=-1) + 1)
-    with path.open("xb") as file:  # x: fails rather than overwrites
-        try:
-            file.write(content)
-            file.flush()
-        except OSError:  # a full disk: no half picture stays behind
-            path.unlink()
-            raise
-    return path
+def write_one(config: Config, pattern: str, suffix: str, content: bytes, **fields: Any) -> Path:
+    (path,) = plan_names(config.out, pattern, [suffix], [fields])
+    return write_new(path, suffix, content)
 
 
 if __name__ == "__main__":

@@ -8,27 +8,47 @@ run again. A judge of samples is a second one: --preset judge-64 --seed 1 --out 
 from collections.abc import Sequence
 
 from conditioning.clip import Clip
-from imagetext.batches import ImageBatches, check_batch_size
-from imagetext.folder import Pair
+from imagetext.batches import ImageBatches
 from imagetext.images import ImageTransform
+from imagetext.order import check_batch_size
+from imagetext.pairs import Pair
 from stages.clip import PRESETS, Config, Stage, build_clip, recalls
-from stages.data import read_pairs
+from stages.data import data_identity, read_pairs
+from stages.overfit import learn_by_heart
+from stages.plan import clip_memory
+from stages.trials import clip_trials, tell_batch_size
+from training import ranks
 from training.cli import parse, pick_device, run_main
-from training.loop import progress_bar, train
-from training.run import Run, replacing
+from training.loop import train
+from training.progress import progress_bar
+from training.run import Run, plain, replacing
 from training.seeding import derived_seed
+
+COUNTED = 10_000  # pairs whose captions are looked at, whether they are too long
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, __doc__, PRESETS)
+    if config.overfit:
+        learn_by_heart(config, start)
+    else:
+        start(config)
+
+
+def start(config: Config) -> None:
     device = pick_device(config.device)
     clip = build_clip(config)
     pairs, held_out = read_pairs(config)
     check_batch_size(config.batch_size, len(pairs))
     print_plan(config, clip, pairs, held_out)
     if config.dry_run:
+        print(clip_memory(config, clip.to(device)).describe())
         return
-    run = Run(config.out, config)
+    if config.find_batch_size:
+        trials = clip_trials(config, clip.to(device), pairs)
+        return tell_batch_size(config, trials, clip_memory(config, clip), len(pairs), first=2)
+    with ranks.first():
+        run = Run(config.out, plain(config) | data_identity(pairs, held_out))
     if run.finished(config.steps):
         return
     batches = ImageBatches(
@@ -37,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         config.batch_size,
         derived_seed(config.seed, "order"),
         config.workers,
+        rank=ranks.rank(),
+        ranks=ranks.count(),
         progress=progress_bar,
     )
     stage = Stage(config, clip.to(device), batches)
@@ -46,13 +68,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         return recalls(config, clip, pairs, "train") | recalls(config, clip, held_out, "held_out")
 
     train(run, config.plan(), stage.parts, stage.step, look, "train_clip")
-    with replacing(run.model) as model:
-        clip.text_encoder().save(model, {"config": run.config})
-        clip.save(model / "clip")
+    if not ranks.rank():
+        with replacing(run.model) as model:
+            clip.text_encoder().save(model, {"config": run.config})
+            clip.save(model / "clip")
+    run.finish(config.steps)
     print(f"the model is in {run.model}; go on with: train_ldm.py --text-encoder {run.path} ...")
 
 
-def print_plan(config: Config, clip: Clip, pairs: list[Pair], held_out: list[Pair]) -> None:
+def print_plan(config: Config, clip: Clip, pairs: Sequence[Pair], held_out: Sequence[Pair]) -> None:
     image, whole = (
         sum(weight.numel() for weight in part.parameters()) / 1e6
         for part in (clip.network.visual, clip)
@@ -64,7 +88,7 @@ def print_plan(config: Config, clip: Clip, pairs: list[Pair], held_out: list[Pai
         f"{config.steps} steps of {config.batch_size}: {epochs:.1f} epochs."
     )
     length = clip.tokenizer.context_length
-    captions = [caption for pair in pairs for caption in pair.captions]
+    captions = [caption for pair in pairs[:COUNTED] for caption in pair.captions]
     cut = sum(clip.tokenizer.count(caption) > length for caption in captions)
     if cut:
         print(

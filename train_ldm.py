@@ -1,43 +1,70 @@
 """python train_ldm.py --data data/openmoji --vae runs/vae --text-encoder runs/clip --out runs/ldm
 
 Stage 2: latents and captions -> U-Net. Every image and caption is encoded once, then trained on.
-Stopped or killed, it goes on when the same command is run again.
+Stopped or killed, it goes on when the same command is run again. With --init-from MODEL it begins
+with the weights of another U-Net, and with --lora RANK besides it learns a small change of them.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import autoencoder.files
 import conditioning.files
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
-from imagetext.batches import Order
+from imagetext.order import BucketOrder
 from ldm.denoiser import check_prediction
 from ldm.schedule import make_schedule
 from ldm.unet import UNet
 from ldm.validation import check_latents
 from stages.cache import cached, hashes
-from stages.data import read_pairs
-from stages.ldm import PRESETS, PREVIEWS, Config, Stage, build_unet
+from stages.data import data_identity, read_pairs, read_shapes
+from stages.finetune import origin
+from stages.ldm import PRESETS, PREVIEWS, Config, Stage, adapt, build_unet, side_multiple
+from stages.lora import save_lora
+from stages.overfit import learn_by_heart
+from stages.plan import describe_averages, ldm_memory
+from stages.trials import ldm_trials, tell_batch_size
+from training import ranks
 from training.cli import parse, pick_device, run_main
 from training.loop import train
 from training.run import Run, plain
-from training.seeding import derived_seed, generator
+from training.seeding import derived_seed, generators
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, __doc__, PRESETS)
+    if config.overfit:
+        learn_by_heart(config, start)
+    else:
+        start(config)
+
+
+def start(config: Config) -> None:
     check_prediction(make_schedule(config.schedule), config.objective.prediction)
     device = pick_device(config.device)
     vae = Autoencoder.load(config.vae, device).requires_grad_(False)
     encoder = TextEncoder.load(config.text_encoder, device)
     unet = build_unet(config, vae, encoder)
     pairs, held_out = read_pairs(config, config.allow_missing_captions)
-    order = Order(len(pairs), config.batch_size, derived_seed(config.seed, "order"))
+    multiple = side_multiple(unet, vae)
+    buckets = read_shapes(pairs, config.max_aspect, config.size, multiple, config.batch_size)
+    seed = derived_seed(config.seed, "order")
+    order = BucketOrder(buckets.of(pairs), config.batch_size, seed)
     print_plan(config, unet, vae, len(pairs), len(held_out))
+    parts = hashes(config, vae, encoder) | origin(config.init_from, unet)
+    adapt(config, unet)
     if config.dry_run:
+        print(ldm_memory(config, unet.to(device), vae, encoder).describe())
         return
-    parts = hashes(config, vae, encoder)
-    run = Run(config.out, plain(config) | parts)
+    if config.find_batch_size:
+        memory = ldm_memory(config, unet.to(device), vae, encoder)
+        with TemporaryDirectory() as folder:
+            trials = ldm_trials(config, unet, vae, encoder, Path(folder))
+            return tell_batch_size(config, trials, memory, most=len(pairs))
+    with ranks.first():
+        run = Run(config.out, plain(config) | parts | data_identity(pairs, held_out))
     if run.finished(config.steps):
         return
     provenance = {
@@ -46,13 +73,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         "autoencoder": autoencoder.files.read_provenance(config.vae),
         "text_encoder": conditioning.files.read_provenance(config.text_encoder),
     }
-    cache = cached(config, run, parts, pairs + held_out, vae, encoder)
-    check_latents(cache.batch(order.indices(0), generator(config.seed, "check"), 0)[0])
+    cache = cached(config, run, parts, pairs + held_out, buckets, vae, encoder)
+    first = range(config.batch_size)
+    check_latents(cache.batch(order.indices(0), generators(config.seed, "check", first), 0)[0])
     shown = (held_out or pairs)[:PREVIEWS]
     prompts = config.preview_prompts or [pair.captions[0] for pair in shown]
     stage = Stage(config, run, unet.to(device), vae, encoder, cache, order, prompts)
     train(run, config.plan(), stage.parts, stage.step, stage.look, "train_ldm")
-    stage.pipeline.save(run.model, provenance)
+    if config.lora is not None:
+        if not ranks.rank():
+            save_lora(stage.ema.module, run.model, provenance)
+        run.finish(config.steps)
+        print(f"the LoRA is in {run.model}; draw with: python sample.py PROMPT --lora {run.path}")
+        return
+    stage.save(provenance)
+    run.finish(config.steps)
     print(f"the model is in {run.model}; draw with: python sample.py PROMPT --model {run.path}")
 
 
@@ -65,6 +100,7 @@ def print_plan(config: Config, unet: UNet, vae: Autoencoder, images: int, held_o
         f"{vae.config.latent_channels}x{side}x{side}; {images} images ({held_out} held out), "
         f"{config.steps} steps of {config.batch_size}: {epochs:.1f} epochs."
     )
+    print(describe_averages(config, unet))
     if not held_out:
         print("note: nothing is held out, so the validation loss is one of images trained on.")
 

@@ -6,42 +6,78 @@ command is run again. The small presets need no download; from base-256 on the l
 
 from collections.abc import Sequence
 
-from autoencoder.optimization import TrainingStep
-from imagetext.batches import ImageBatches, check_batch_size, read_pixels
-from imagetext.images import ImageTransform
-from stages.data import read_pairs
-from stages.vae import JUDGED, PRESETS, Config, Stage, build
+from autoencoder.optimization import Training
+from imagetext.batches import ImageBatches, read_pixels
+from imagetext.numbers import notes_on
+from imagetext.order import check_batch_size
+from stages.data import data_identity, read_pairs, read_shapes
+from stages.finetune import note_format
+from stages.overfit import learn_by_heart
+from stages.plan import describe_averages, vae_memory
+from stages.trials import tell_batch_size, vae_trials
+from stages.vae import JUDGED, PRESETS, Config, Stage, build, transform_of
+from training import ranks
 from training.cli import parse, pick_device, run_main
-from training.loop import progress_bar, train
-from training.run import Run
+from training.loop import train
+from training.progress import progress_bar
+from training.run import Run, plain
 from training.seeding import derived_seed
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, __doc__, PRESETS)
+    if config.overfit:
+        learn_by_heart(config, start)
+    else:
+        start(config)
+
+
+def start(config: Config) -> None:
     device = pick_device(config.device)
     training = build(config, device)
     pairs, held_out = read_pairs(config, allow_missing_captions=True)
     check_batch_size(config.batch_size, len(pairs))
-    transform = ImageTransform(config.size, config.channels)
+    transform = transform_of(config, pairs[0].path)
+    multiple = training.autoencoder.factor
+    buckets = read_shapes(pairs, config.max_aspect, config.size, multiple, config.batch_size)
     print_plan(config, training, len(pairs), len(held_out))
+    print(f"numbers in the files: {transform.format}")
+    if config.init_from is not None:
+        note_format(config.init_from, transform.format)
+    for note in notes_on(pairs.paths, transform.format):
+        print(f"note: {note}")
     if config.dry_run:
+        print(vae_memory(config, training).describe())
         return
-    run = Run(config.out, config)
+    if config.find_batch_size:
+        memory = vae_memory(config, training)
+        return tell_batch_size(config, vae_trials(config, training), memory, most=len(pairs))
+    identity = data_identity(pairs, held_out, captions=False)
+    with ranks.first():
+        run = Run(config.out, plain(config) | identity)
     if run.finished(config.steps):
         return
     seed = derived_seed(config.seed, "order")
     batches = ImageBatches(
-        pairs, transform, config.batch_size, seed, config.workers, progress=progress_bar
+        pairs,
+        transform,
+        config.batch_size,
+        seed,
+        config.workers,
+        buckets=buckets,
+        rank=ranks.rank(),
+        ranks=ranks.count(),
+        progress=progress_bar,
     )
-    judged = read_pixels([pair.path for pair in (held_out or pairs)[:JUDGED]], transform)
+    judged = read_pixels((held_out or pairs)[:JUDGED].paths, transform)
     stage = Stage(config, run, training, batches, judged)
     train(run, config.plan(), stage.parts, stage.step, stage.look, "train_vae")
     stage.save()
+    run.finish(config.steps)
     print(f"the autoencoder is in {run.model}; train on it with: train_ldm.py --vae {run.path}")
 
 
-def print_plan(config: Config, training: TrainingStep, images: int, held_out: int) -> None:
+def print_plan(config: Config, training: Training, images: int, held_out: int) -> None:
     autoencoder = training.autoencoder
     side, latent_channels = config.size // autoencoder.factor, autoencoder.config.latent_channels
     million = sum(weight.numel() for weight in autoencoder.parameters()) / 1e6
@@ -51,6 +87,7 @@ def print_plan(config: Config, training: TrainingStep, images: int, held_out: in
         f"{images} images ({held_out} held out), {config.steps} steps of {config.batch_size}: "
         f"{config.steps * config.batch_size / images:.1f} epochs.\n{training.loss.describe()}"
     )
+    print(describe_averages(config, autoencoder))
 
 
 if __name__ == "__main__":

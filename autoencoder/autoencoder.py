@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from autoencoder import files
 from autoencoder.blocks import at_least_float32
 from autoencoder.coder import Decoder, Encoder
+from autoencoder.overflow import finite
 from autoencoder.posterior import Posterior
-from autoencoder.shapes import Images, Latents, PerChannel
+from autoencoder.shapes import Images, Latents, Moments, PerChannel
 from interop.card import tensors_sha256
 from interop.diffusers_vae import autoencoder_fields
 from interop.single_file import read_autoencoder
 
+ENCODING, DECODING = "encoding of the images", "decoding of the latents"  # in messages
 RANGE_TOLERANCE = 1e-3  # rounding of a resize or of a half-precision image; far below a gray level
 
 
@@ -129,30 +131,44 @@ class Autoencoder(nn.Module):
 
         images: pixels in [-1, 1], both sides multiples of `factor`.
         check: also look at the values, which makes the host wait for a GPU. Training turns it off.
+            What overflows in half precision is then computed again in float32, with a warning.
         """
         check_images(images, self.config.in_channels, self.factor, values=check)
-        moments = self.quant_conv(self.encoder(images.to(self.dtype)))
-        posterior = Posterior.from_moments(at_least_float32(moments))
+        moments = finite(self, self.moments, images, ENCODING) if check else self.moments(images)
+        posterior = Posterior.from_moments(moments)
         return posterior.scaled(*self.scaling(posterior.mean)) if self.config.scaled else posterior
 
-    def decode(self, latents: Latents) -> Images:
-        """Images around [-1, 1], not clamped, in float32 or better."""
+    def decode(self, latents: Latents, check: bool = True) -> Images:
+        """Images around [-1, 1], not clamped, in float32 or better. check: as in `encode`."""
         check_latents(latents, self.config.latent_channels)
         if self.config.scaled:
             scale, shift = self.scaling(at_least_float32(latents))
             latents = latents / scale + shift
+        return finite(self, self.pixels, latents, DECODING) if check else self.pixels(latents)
+
+    def moments(self, images: Images) -> Moments:
+        """What the networks alone give, here and below: unchecked and unscaled."""
+        return at_least_float32(self.quant_conv(self.encoder(images.to(self.dtype))))
+
+    def pixels(self, latents: Latents) -> Images:
         return at_least_float32(self.decoder(self.post_quant_conv(latents.to(self.dtype))))
 
     def scaling(self, latents: Latents) -> tuple[PerChannel, PerChannel]:
         """`scale_and_shift`, where and in the precision in which the latents are."""
         return tuple(x.to(latents)[:, None, None] for x in self.config.scale_and_shift())
 
-    def forward(
-        self, images: Images, generator: torch.Generator | None = None
-    ) -> tuple[Images, Posterior]:
-        """A training step's view: the decoded sample and the posterior that it was drawn from."""
+    def forward(self, images: Images, noise: Latents) -> tuple[Images, Posterior]:
+        """A training step's view: the decoded sample and the posterior that it was drawn from.
+
+        noise: standard normal; given, so that it does not depend on how a batch is divided.
+        """
         posterior = self.encode(images, check=False)
-        return self.decode(posterior.sample(generator)), posterior
+        return self.decode(posterior.at(noise), check=False), posterior
+
+    def latent_shape(self, images: Images) -> tuple[int, int, int, int]:
+        """Of what the images are encoded to."""
+        count, _, height, width = images.shape
+        return count, self.config.latent_channels, height // self.factor, width // self.factor
 
     def compile_for_training(self) -> None:
         """Compiles all but the decoder's last convolution: the loss asks for the gradient of that

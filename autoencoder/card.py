@@ -45,6 +45,12 @@ def card(
         "latents": f"{latents[1]} channels, {known}sides {factor} times smaller",
         "sha256 of the tensors": f"`{tensors_sha256(weights)}`",
     }
+    if "largest_activation" in provenance:
+        room = "float16 has room" if provenance.get("fits_float16") else "too much for float16"
+        facts["activations"] = f"up to {provenance['largest_activation']:.3g} measured, {room}"
+    if pixels := mapping(provenance.get("pixels")):
+        low, high = pixels["value_range"]
+        facts["numbers in the files"] = f"{pixels['dtype']}; {low:g} became -1, {high:g} became 1"
     kind = f"A KL autoencoder of {millions(weights)} in diffusers' layout of `AutoencoderKL`"
     return model_card(
         f"Autoencoder: images to latents {factor} times smaller, and back",

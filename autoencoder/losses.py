@@ -27,6 +27,7 @@ from autoencoder.posterior import Posterior
 from autoencoder.shapes import Images, PerImage, Scalar
 
 Metrics = dict[str, Tensor]  # 0-dim tensors: reading them is up to the caller, who pays the wait
+Factor = float | Scalar
 Start = int | float  # a step, or below 1 and with a decimal point a fraction of the run
 
 LARGEST_ADAPTIVE_WEIGHT = 1e4
@@ -61,6 +62,11 @@ def start_step(start: Start, steps: int) -> int:
     return round(start * steps) if isinstance(start, float) else start
 
 
+def unchanged(tensor: Tensor) -> Tensor:
+    """The mean over processes where there is one."""
+    return tensor
+
+
 class AutoencoderLoss(nn.Module):
     """The losses of one training run, and the gradients that they send.
 
@@ -73,17 +79,19 @@ class AutoencoderLoss(nn.Module):
         steps: int,
         perceptual: Callable[[Images, Images], PerImage] | None = None,
         precision: AbstractContextManager | None = None,
+        average: Callable[[Tensor], Tensor] = unchanged,
     ):
         """
         Args:
             steps: length of the run.
             perceptual: a `PerceptualDistance`, or None for "none".
             precision: a context such as torch.autocast for the discriminator.
+            average: mean over the processes that share a batch.
         """
         super().__init__()
         assert (perceptual is None) == (config.perceptual == "none")
         self.config, self.perceptual = config, perceptual
-        self.precision = precision or nullcontext()
+        self.precision, self.average = precision or nullcontext(), average
         self.discriminator_start = start_step(config.discriminator_start, steps)
         self.adversarial_start = start_step(config.adversarial_start, steps)
         self.adversarial_ramp = start_step(config.adversarial_ramp, steps)
@@ -117,6 +125,10 @@ class AutoencoderLoss(nn.Module):
         risen = (step + 1 - self.adversarial_start) / max(1, self.adversarial_ramp)
         return self.config.adversarial_weight * min(1.0, max(0.0, risen))
 
+    def balances(self, step: int) -> bool:
+        """Whether this step needs the adaptive weight."""
+        return self.config.adaptive and self.adversarial_factor(step) > 0
+
     def backward_autoencoder(
         self,
         images: Images,
@@ -125,6 +137,9 @@ class AutoencoderLoss(nn.Module):
         last_weight: Tensor,
         discriminator: Discriminator | None,
         step: int,
+        *,
+        factor: Factor = 1.0,
+        balance: Scalar | None = None,
     ) -> Metrics:
         """Adds the gradient of the whole loss to the autoencoder's parameters, and to ours.
 
@@ -135,31 +150,51 @@ class AutoencoderLoss(nn.Module):
 
         Args:
             last_weight: of the decoder's last convolution, which must not be compiled.
-            discriminator: the bare module, not its DDP wrapper; None if its weight is 0.
+            discriminator: the bare module; None if its weight is 0.
+            factor: of all gradients: the share of these images in the batch, times the loss scale.
+            balance: the adaptive weight, if these images are but a part of this process' share.
         """
         pixels = reconstructions.detach().requires_grad_()
-        metrics = self.backward_reconstruction(images, pixels)
+        error, metrics = self.reconstruction(images, pixels)
+        (error * factor).backward()
         gradient = pixels.grad
-        if (factor := self.adversarial_factor(step)) > 0:
-            with self.precision:
-                logits = frozen(discriminator)(pixels)
-            adversarial = -logits.float().mean()
-            (against,) = torch.autograd.grad(adversarial, pixels)
-            metrics["adversarial"] = adversarial.detach()
+        if (weight := self.adversarial_factor(step)) > 0:
+            adversarial, against = self.against(pixels, discriminator, factor)
+            metrics["adversarial"] = adversarial
             if self.config.adaptive:
-                weight = adaptive_weight(reconstructions, last_weight, gradient, against)
-                metrics["adaptive_weight"] = weight
-                metrics["adaptive_weight_at_clamp"] = (weight >= LARGEST_ADAPTIVE_WEIGHT).float()
-                factor = factor * weight
-            gradient = gradient + factor * against
+                if balance is None:
+                    gradients = at_last_layer(reconstructions, last_weight, gradient, against)
+                    balance = adaptive_weight(self.average(gradients), factor)
+                metrics["adaptive_weight"] = balance
+                metrics["adaptive_weight_at_clamp"] = (balance >= LARGEST_ADAPTIVE_WEIGHT).float()
+                weight = weight * balance
+            gradient = gradient + weight * against
         kl = posterior.kl().mean()
         metrics["kl_per_element"] = kl.detach() / posterior.mean[0].numel()
         kl_loss = self.config.kl_weight * kl / images[0].numel()
-        torch.autograd.backward((reconstructions, kl_loss), (gradient, None))
+        ends = [(reconstructions, gradient), (kl_loss * factor, None)]
+        ends = ends[: 1 + kl_loss.requires_grad]  # a frozen encoder does not hear the KL
+        torch.autograd.backward(*zip(*ends, strict=True))
         return metrics
 
-    def backward_reconstruction(self, images: Images, pixels: Images) -> Metrics:
-        """Negative log-likelihood of the images: its gradient goes to `pixels` and to `logvar`."""
+    def compare(
+        self,
+        images: Images,
+        reconstructions: Images,
+        last_weight: Tensor,
+        discriminator: Discriminator,
+        factor: Factor,
+    ) -> Tensor:
+        """What the adaptive weight compares (`at_last_layer`), and no gradient left anywhere. Of
+        the parts of a batch these add up to that of the batch."""
+        pixels = reconstructions.detach().requires_grad_()
+        error, _ = self.reconstruction(images, pixels)
+        (gradient,) = torch.autograd.grad(error * factor, pixels)
+        _, against = self.against(pixels, discriminator, factor)
+        return at_last_layer(reconstructions, last_weight, gradient, against)
+
+    def reconstruction(self, images: Images, pixels: Images) -> tuple[Scalar, Metrics]:
+        """Negative log-likelihood of the images, a function of `pixels` and of `logvar`."""
         distance = F.l1_loss if self.config.reconstruction == "l1" else F.mse_loss
         error = distance(pixels, images)
         metrics = {self.config.reconstruction: error.detach()}
@@ -170,11 +205,24 @@ class AutoencoderLoss(nn.Module):
         if self.config.learned_logvar:
             metrics["logvar"] = self.logvar.detach().clone()
             error = error * torch.exp(-self.logvar) + self.logvar
-        error.backward()
-        return metrics
+        return error, metrics
+
+    def against(
+        self, pixels: Images, discriminator: Discriminator, factor: Factor
+    ) -> tuple[Scalar, Images]:
+        """The adversarial loss, and its gradient with respect to the pixels, times `factor`."""
+        with self.precision:
+            logits = frozen(discriminator)(pixels)
+        adversarial = -logits.float().mean()
+        (gradient,) = torch.autograd.grad(adversarial * factor, pixels)
+        return adversarial.detach(), gradient
 
     def backward_discriminator(
-        self, images: Images, reconstructions: Images, discriminator: nn.Module
+        self,
+        images: Images,
+        reconstructions: Images,
+        discriminator: nn.Module,
+        factor: Factor = 1.0,
     ) -> Metrics:
         """Adds the gradient of the hinge loss to the discriminator's parameters, to no others."""
         both = torch.cat([images, reconstructions.detach()])
@@ -182,7 +230,7 @@ class AutoencoderLoss(nn.Module):
             logits = discriminator(both)
         real, fake = logits.float().chunk(2)
         loss = hinge_loss(real, fake)
-        loss.backward()
+        (loss * factor).backward()
         right = torch.cat([real > 0, fake < 0]).float().mean()
         return {
             "discriminator": loss.detach(),
@@ -198,17 +246,30 @@ def frozen(module: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda x: functional_call(module, weights, (x,))
 
 
-def adaptive_weight(
+def at_last_layer(
     reconstructions: Images, last_weight: Tensor, gradient: Images, against: Images
-) -> Scalar:
-    """How many times the adversarial gradient at the decoder's last weights fits into that of the
+) -> Tensor:
+    """The gradients of reconstruction and adversary at the decoder's last weights, stacked.
+
+    gradient, against: those of the two losses with respect to the pixels.
+    """
+    return torch.stack(
+        [
+            torch.autograd.grad(reconstructions, last_weight, pixels, retain_graph=True)[0]
+            for pixels in (gradient, against)
+        ]
+    )
+
+
+def adaptive_weight(gradients: Tensor, factor: Factor = 1.0) -> Scalar:
+    """How many times the adversarial gradient at the last layer fits into that of the
     reconstruction: ||grad rec|| / (||grad adv|| + 1e-4), between 0 and 10,000.
 
-    Esser et al. 2021 (arXiv:2012.09841), eq. 7. gradient, against: those of the two losses with
-    respect to the pixels.
+    Esser et al. 2021 (arXiv:2012.09841), eq. 7. NaN if a gradient overflowed, lest an infinite one
+    should look like a weight of 0.
+
+    factor: by which both gradients are too large.
     """
-    norms = [
-        torch.autograd.grad(reconstructions, last_weight, pixels, retain_graph=True)[0].norm()
-        for pixels in (gradient, against)
-    ]
-    return (norms[0] / (norms[1] + 1e-4)).clamp(0, LARGEST_ADAPTIVE_WEIGHT).detach()
+    norms = gradients.float().flatten(1).norm(dim=1)
+    weight = (norms[0] / (norms[1] + 1e-4 * factor)).clamp(0, LARGEST_ADAPTIVE_WEIGHT)
+    return weight.where(norms.isfinite().all(), torch.nan)

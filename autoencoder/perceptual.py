@@ -34,6 +34,11 @@ TIMEOUT = 15.0  # seconds that a download may stand still
 class PerceptualDistance:
     """LPIPS between images in [-1, 1]: 0 for equal ones, about 0.5 for unrelated ones.
 
+    The backbones know RGB. Of images with other than three channels, those are taken three by three
+    in their order, as if they were RGB; the one or two that remain are taken one by one, as gray.
+    The distance is the mean over all of these, in which every channel counts the same: gray is
+    replicated, RGBA gives 3/4 RGB + 1/4 alpha, five channels 3/5 (1, 2, 3) + 1/5 (4) + 1/5 (5).
+
     Not an nn.Module, so that nobody's train(), parameters() or state_dict() reaches the frozen
     network inside: it has a dropout that must stay off, and no weight of it is ever trained. The
     gradient with respect to the images does pass through.
@@ -55,10 +60,13 @@ class PerceptualDistance:
                 layer((a - b).square()).mean(dim=(1, 2, 3))
                 for layer, a, b in zip(self.lpips.lins, given, wanted, strict=True)
             ]
-        return torch.stack(distances).sum(0)
+        channels = images.shape[1]
+        shares = torch.tensor([len(group) / channels for group in groups(channels)])
+        distance = torch.stack(distances).sum(0)
+        return distance.unflatten(0, (len(images), -1)) @ shares.to(distance.device)
 
     def features(self, images: Images) -> list[Tensor]:
-        """Activations of each layer, of unit length at every position."""
+        """Activations of each layer, of each group of channels, of unit length at every place."""
         images = self.lpips.scaling_layer(as_rgb(images.float()))
         return [normalize(activations) for activations in self.lpips.net(images)]
 
@@ -69,23 +77,26 @@ def normalize(activations: Tensor) -> Tensor:
     return activations / (length + 1e-10)
 
 
-def as_rgb(images: Images) -> Float[Tensor, "b 3 height width"]:
-    """The backbones know RGB only: gray is replicated, anything else is refused.
+def groups(channels: int) -> list[range]:
+    """The channels that are looked at together: three each, and what remains one by one."""
+    whole = channels - channels % 3
+    triples = [range(first, first + 3) for first in range(0, whole, 3)]
+    return triples + [range(one, one + 1) for one in range(whole, channels)]
 
-    For other channel counts the rule to come is: a stated selection of three channels.
-    """
-    channels, side = images.shape[1], min(images.shape[-2:])
-    if channels not in (1, 3):
-        raise ValueError(
-            f"LPIPS compares images with 1 or 3 channels, got {channels}. "
-            "Train with --perceptual none."
-        )
+
+def as_rgb(images: Images) -> Float[Tensor, "b_times_groups 3 height width"]:
+    """What the backbones see of images of any number of channels, group by group of each image."""
+    side = min(images.shape[-2:])
     if side < SMALLEST:
         raise ValueError(
             f"LPIPS needs images of at least {SMALLEST} pixels, got {side}. "
             "Train with --perceptual none, or on larger images."
         )
-    return images.expand(-1, 3, -1, -1)
+    seen = [
+        images[:, group.start : group.stop].expand(-1, 3, -1, -1)
+        for group in groups(images.shape[1])
+    ]
+    return torch.stack(seen, dim=1).flatten(0, 1)
 
 
 def build(net: PerceptualNet) -> lpips.LPIPS:

@@ -39,7 +39,11 @@ class Posterior:
         noise = torch.randn(
             self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype
         )
-        return self.mean + self.std * noise.to(self.mean.device)
+        return self.at(noise.to(self.mean.device))
+
+    def at(self, noise: Latents) -> Latents:
+        """The draw that standard normal noise stands for, differentiable in mean and logvar."""
+        return self.mean + self.std * noise
 
     def mode(self) -> Latents:
         """The most likely latents: for metrics and reconstructions; training takes `sample`."""

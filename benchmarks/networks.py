@@ -23,7 +23,7 @@ from autoencoder.autoencoder import PRESETS as AUTOENCODERS
 from ldm.unet import PRESETS as UNETS
 from ldm.unet import UNet
 from training.cli import parse, pick_device, run_main
-from training.precision import Precision
+from training.precision import Precision, has_bf16
 
 TOKENS = 24  # of the text that the U-Net looks at
 
@@ -103,17 +103,17 @@ def compare_both(
 ) -> None:
     """Training in fp32 and in bf16 where the hardware has it, then inference in fp32."""
     device = next(ours.parameters()).device
-    for wanted in (False, True):
-        precision = Precision(device, wanted)
-        if wanted and not precision.bf16:
+    for arithmetic in ("fp32", "bf16"):
+        if arithmetic == "bf16" and not has_bf16(device):
             continue
+        precision = Precision(device, arithmetic)
 
         def step(model: nn.Module, precision: Precision = precision) -> None:
             with precision:
                 loss = training(model).float().square().mean()
             loss.backward()
 
-        title = f"{name}, training, {'bf16' if wanted else 'fp32'}"
+        title = f"{name}, training, {arithmetic}"
         compare(title, config.repeats, lambda: step(theirs), lambda: step(ours))
     ours.eval()
     theirs.eval()

@@ -123,9 +123,13 @@ class TextEncoder(nn.Module):
         """Tokens the text needs, start and end token included; beyond `tokens` it is cut."""
         return self.tokenizer.count(text)
 
-    @torch.no_grad()
     def forward(self, texts: list[str]) -> Float[Tensor, "b tokens width"]:
-        ids = self.tokenize(texts).to(self.tower.token_embedding.weight.device)
+        return self.encode(self.tokenize(texts))
+
+    @torch.no_grad()
+    def encode(self, ids: Int[Tensor, "b tokens"]) -> Float[Tensor, "b tokens width"]:
+        """The same for token ids, start, end and padding included."""
+        ids = ids.to(self.tower.token_embedding.weight.device)
         if len(ids) == 0:
             return ids.new_zeros(0, self.tokens, self.width, dtype=torch.float32)
         # The embedding is a target of comparison by hash and value, so no autocast around it.

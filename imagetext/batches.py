@@ -1,67 +1,26 @@
 """Batches of pixels and captions; which ones, follows from the seed and the step alone."""
 
-import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float32, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from imagetext.folder import Pair, listed
+from imagetext.buckets import Buckets
+from imagetext.captions import listed
 from imagetext.images import ImageTransform, UnusableImage
+from imagetext.members import Source
+from imagetext.order import BucketOrder, members_of, places_within, seeded
+from imagetext.pairs import Pair
+from imagetext.progress import Progress, silent
 
-Images = UInt8[Tensor, "b c h w"]
-Progress = Callable[[Iterable, str, int], Iterable]  # passes items through; title; how many
+Images = UInt8[Tensor, "b c h w"] | Float32[Tensor, "b c h w"]  # as ImageTransform has them
 IN_MEMORY = 2**30  # bytes of decoded pixels that are kept rather than decoded again every epoch
-
-
-def silent(items: Iterable, title: str, total: int) -> Iterable:
-    """The progress bar that shows nothing."""
-    return items
-
-
-class Order:
-    """Which images form the batch of a step: epoch after epoch, each in a new random order.
-
-    Batches run on across the end of an epoch, so every image is seen equally often and none is
-    dropped. To resume, the step is all one needs to know.
-    """
-
-    def __init__(self, count: int, batch_size: int, seed: int):
-        check_batch_size(batch_size, count)
-        self.count, self.batch_size, self.seed = count, batch_size, seed
-        self.epochs: dict[int, Tensor] = {}  # the last two used
-
-    def indices(self, step: int) -> Int[Tensor, " b"]:
-        first = step * self.batch_size
-        places = torch.arange(first, first + self.batch_size)
-        epoch = first // self.count
-        both = torch.cat([self.permutation(epoch), self.permutation(epoch + 1)])
-        return both[places - epoch * self.count]
-
-    def permutation(self, epoch: int) -> Int[Tensor, " n"]:
-        if epoch not in self.epochs:
-            while len(self.epochs) > 1:
-                del self.epochs[min(self.epochs)]
-            generator = seeded(self.seed, "epoch", epoch)
-            self.epochs[epoch] = torch.randperm(self.count, generator=generator)
-        return self.epochs[epoch]
-
-
-def check_batch_size(batch_size: int, count: int) -> None:
-    """Refuses what would be no batch, or one with images twice in it."""
-    if batch_size < 1:
-        raise ValueError(f"batch size is {batch_size}; it must be at least 1.")
-    if count < batch_size:
-        raise ValueError(
-            f"there are {count} images to train on, fewer than one batch of {batch_size}. "
-            f"Use --batch-size {max(count, 1)} or smaller, or add images."
-        )
 
 
 class ImageBatches(Dataset):
@@ -74,6 +33,7 @@ class ImageBatches(Dataset):
         batch_size: images of one step, of all ranks together.
         flip: mirror half of the images. Off, because captions say "left" and letters do not
             read backwards.
+        buckets: shapes other than the square; all images of a batch then have the same.
         rank, ranks: this process gets every `ranks`-th image of each batch.
     """
 
@@ -86,6 +46,7 @@ class ImageBatches(Dataset):
         workers: int = 0,
         *,
         flip: bool = False,
+        buckets: Buckets | None = None,
         rank: int = 0,
         ranks: int = 1,
         in_memory: int = IN_MEMORY,
@@ -96,13 +57,18 @@ class ImageBatches(Dataset):
                 f"a batch of {batch_size} does not divide among {ranks} processes; "
                 f"use --batch-size {max(batch_size // ranks, 1) * ranks}."
             )
-        self.order = Order(len(pairs), batch_size, seed)
-        self.pairs, self.transform, self.seed = list(pairs), transform, seed
+        self.pairs, self.seed = pairs, seed
+        self.transforms = buckets.transforms(transform) if buckets else [transform]
+        self.bucket = buckets.of(pairs) if buckets else np.zeros(len(pairs), np.uint8)
+        self.order = BucketOrder(self.bucket, batch_size, seed)
         self.workers, self.flip, self.rank, self.ranks = workers, flip, rank, ranks
-        needed = len(pairs) * transform.channels * transform.size**2
-        self.pixels = None
+        areas = np.array([width * height for width, height in (t.shape for t in self.transforms)])
+        bytes_each = transform.channels * transform.format.in_memory.itemsize
+        needed = int(areas[self.bucket].sum()) * bytes_each
+        self.pixels: list[Images] | None = None  # those of each bucket, in the order of the pairs
         if needed <= in_memory and transform.crop != "random":
-            self.pixels = read_pixels([pair.path for pair in pairs], transform, progress)
+            self.pixels = self.read_all(progress)
+            self.places = places_within(self.bucket)
 
     def __getitem__(self, step: int) -> tuple[Images, list[str]]:
         share = slice(self.rank, None, self.ranks)
@@ -110,7 +76,9 @@ class ImageBatches(Dataset):
         if self.pixels is None:
             images = self.read(indices, step)
         else:
-            images = self.pixels.index_select(0, indices)  # ten times faster than pixels[indices]
+            held = self.pixels[self.bucket[indices[0]]]
+            # ten times faster than held[...]
+            images = held.index_select(0, self.places.index_select(0, indices))
         if self.flip:
             mirrored = (self.draw("flip", step)[share] < 0.5).nonzero().flatten()
             images.index_copy_(0, mirrored, images.index_select(0, mirrored).flip(-1))
@@ -137,11 +105,19 @@ class ImageBatches(Dataset):
     def read(self, indices: Int[Tensor, " b"], step: int) -> Images:
         """Decodes this rank's images; a random crop follows from the image's place in the run."""
         first = step * self.order.batch_size + self.rank
-        images = []
+        transform, images = self.transforms[self.bucket[indices[0]]], []
         for place, k in enumerate(indices.tolist()):
             generator = seeded(self.seed, "crop", first + place * self.ranks)
-            images.append(torch.from_numpy(self.transform(self.pairs[k].path, generator)))
+            images.append(torch.from_numpy(transform(self.pairs[k].path, generator)))
         return torch.stack(images)
+
+    def read_all(self, progress: Progress) -> list[Images]:
+        return [
+            read_pixels([self.pairs[k].path for k in members.tolist()], transform, progress)
+            for transform, members in zip(
+                self.transforms, members_of(self.bucket, len(self.transforms)), strict=True
+            )
+        ]
 
     def draw(self, purpose: str, step: int) -> Tensor:
         """A number in [0, 1) for each image of the step's batch, the same on every rank."""
@@ -165,22 +141,16 @@ def unchanged(batch):
     return batch
 
 
-def seeded(seed: int, purpose: str, number: int) -> torch.Generator:
-    """Independent randomness for one purpose at one moment of the run."""
-    digest = hashlib.sha256(f"{seed} {purpose} {number}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
-
-
 def read_pixels(
-    paths: Sequence[Path], transform: ImageTransform, progress: Progress = silent
+    paths: Sequence[Source], transform: ImageTransform, progress: Progress = silent
 ) -> Images:
     """Decodes all files into one tensor.
 
     Raises:
         ValueError: some cannot be used; each is named with its reason.
     """
-    shape = (len(paths), transform.channels, transform.size, transform.size)
-    pixels = torch.empty(shape, dtype=torch.uint8)
+    shape = (len(paths), transform.channels, *reversed(transform.shape))
+    pixels = torch.empty(shape, dtype=transform.format.in_memory)
     array = pixels.numpy()
 
     def read(k: int) -> UnusableImage | None:

@@ -1,89 +1,37 @@
 """Latents and text embeddings, computed once, so that a step of stage 2 runs neither network.
 
-latent_cache.json   the identity: what the numbers were made with
-contents.jsonl      per pair: sha256 of the image file, its size and time, its captions
-moments.npy         float16 (images, 2c, h, w): mean and log-variance of each posterior
+latent_cache.json   the identity: what the numbers were made with, and from; sha256 of their blocks
+moments-0.npy ...   float16 (images, 2c, h, w): mean and log-variance of each posterior, by shape
 context.npy         float16 (captions, tokens, width): text embeddings; row 0: the empty caption
-image_rows.npy      (pairs): row in moments.npy
+shape.npy           (pairs): which moments file
+image_rows.npy      (pairs): row in that file
 caption_starts.npy  (pairs + 1): where a pair's captions begin in caption_rows.npy
 caption_rows.npy    row in context.npy of every caption of every pair
+sha256.npy, captions_hash.npy       (pairs): of the files and captions, to name what has changed
 
 Files of equal bytes are stored once, and so are equal captions. Posteriors are stored, not samples
 of them, which are drawn anew at every reading. The arrays are memory-mapped: they may be larger
-than memory, and the processes of one machine share them.
+than memory, and the processes of one machine share them. imagetext/cache_build.py writes all this.
 """
 
+import hashlib
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from itertools import accumulate
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Int
+from jaxtyping import Float, Float16, Int, UInt8
 from torch import Tensor
 
-from imagetext.arrays import map_array, write_rows
-from imagetext.atomic import whole_folder
-from imagetext.batches import Progress, read_pixels, silent
-from imagetext.contents import Content, contents_of, difference
-from imagetext.folder import Pair
-from imagetext.images import ImageTransform
+from imagetext.blocks import BlockFile, map_array
+from imagetext.pairs import Pairs
+from imagetext.progress import Progress, silent
 
 MARK = "latent_cache.json"
-FORMAT = 1
-
-
-def build_cache(
-    pairs: Sequence[Pair],
-    transform: ImageTransform,
-    encode_images: Callable[[Tensor], Tensor],
-    encode_texts: Callable[[list[str]], Tensor],
-    folder: Path | str,
-    identity: dict[str, Any],
-    batch_size: int = 32,
-    progress: Progress = silent,
-) -> "LatentCache":
-    """Encodes all pairs and writes `folder`, as a whole or not at all.
-
-    Args:
-        encode_images: uint8 pixels (b, c, h, w) -> moments (b, 2c, h, w), mean before log-variance.
-        encode_texts: b texts -> (b, tokens, width).
-        folder: replaced if it is an earlier latent cache.
-        identity: JSON; all that the numbers depend on besides the files and captions: the
-            transform, the weights' hashes, the precision of the encoding.
-
-    Raises:
-        ValueError: an image cannot be used, or an encoding is not finite or beyond float16.
-        OSError: the disk is full.
-    """
-    contents = contents_of(pairs, progress)
-    image_rows, distinct = numbered(content.sha256 for content in contents)
-    paths = [pairs[k].path for k in distinct]
-    texts = ["", *(caption for pair in pairs for caption in pair.captions)]
-    caption_rows, distinct = numbered(texts)
-    captions = [texts[k] for k in distinct]
-    with whole_folder(Path(folder), MARK) as partial:
-        blocks = batched(captions, batch_size, progress, "encoding captions")
-        names = [f"the caption {caption!r}" for caption in captions]
-        write_rows(partial / "context.npy", names, map(encode_texts, blocks))
-        blocks = batched(paths, batch_size, progress, "encoding images")
-        pixels = ahead(lambda block: read_pixels(block, transform), blocks)
-        names = [str(path) for path in paths]
-        write_rows(partial / "moments.npy", names, map(encode_images, pixels))
-        starts = accumulate((len(pair.captions) for pair in pairs), initial=0)
-        np.save(partial / "image_rows.npy", np.array(image_rows, np.int64))
-        np.save(partial / "caption_rows.npy", np.array(caption_rows[1:], np.int64))
-        np.save(partial / "caption_starts.npy", np.fromiter(starts, np.int64))
-        lines = [json.dumps(asdict(content), ensure_ascii=False) + "\n" for content in contents]
-        (partial / "contents.jsonl").write_text("".join(lines), encoding="utf-8")
-        text = json.dumps({"format": FORMAT, "identity": identity}, indent=1)
-        (partial / MARK).write_text(text, encoding="utf-8")
-    return LatentCache.open(folder, identity)
+FORMAT = 2
+CHUNK = 65536  # pairs that are compared at once
 
 
 class LatentCache:
@@ -91,114 +39,142 @@ class LatentCache:
 
     def __init__(
         self,
-        moments: Float16[Tensor, "images m h w"],
+        moments: list[Float16[Tensor, "images m h w"]],
         context: Float16[Tensor, "captions l d"],
+        shape: UInt8[Tensor, " pairs"],
         image_rows: Int[Tensor, " pairs"],
         caption_starts: Int[Tensor, " starts"],
         caption_rows: Int[Tensor, " rows"],
     ):
         self.moments = moments
         self.context = context
+        self.shape = shape
         self.image_rows = image_rows
         self.caption_starts = caption_starts
         self.caption_rows = caption_rows
 
     @classmethod
     def open(
-        cls,
-        folder: Path | str,
-        identity: dict[str, Any],
-        pairs: Sequence[Pair] | None = None,
+        cls, folder: Path | str, identity: dict[str, Any], pairs: Pairs | None = None
     ) -> "LatentCache":
         """Opens what `build_cache` wrote, if it is what this run would write.
 
         Args:
             pairs: if given, must be those the cache was built from: same files, same captions,
-                same order. A file is read only if its size or time has changed.
+                same order.
 
         Raises:
             FileNotFoundError: there is none.
             ValueError: it was made with something else, or from something else.
         """
         folder = Path(folder)
-        if not (folder / MARK).is_file():
-            raise FileNotFoundError(f"there is no latent cache in {folder} (no {MARK}).")
-        found = json.loads((folder / MARK).read_text(encoding="utf-8"))
-        ours = json.loads(json.dumps({"format": FORMAT, "identity": identity}))  # tuples to lists
-        differences = differing(ours, found)
-        if (
-            not differences
-            and pairs is not None
-            and (other := difference(read_contents(folder), pairs))
-        ):
-            differences = [f"the data: {other}"]
+        found = read_mark(folder)
+        ours = about(identity, found["data"] if pairs is None else data_hash(pairs))
+        differences = differing({**ours, "data": None}, {**found, "data": None, "blocks": None})
+        if not differences and ours["data"] != found["data"]:
+            differences = [f"the data: {difference(folder, pairs)}"]
         if differences:
             raise ValueError(
                 f"the latent cache {folder} does not fit this run:\n  "
                 + "\n  ".join(differences)
                 + f"\nDelete {folder} to have it made anew, or use what it was made with."
             )
-        files = ("moments", "context", "image_rows", "caption_starts", "caption_rows")
-        return cls(*(map_array(folder / f"{file}.npy") for file in files))
+        moments = [f"moments-{k}.npy" for k in range(len(found["blocks"]) - 1)]
+        files = ("context", "shape", "image_rows", "caption_starts", "caption_rows")
+        return cls(
+            [map_array(folder / name) for name in moments],
+            *(map_array(folder / f"{file}.npy") for file in files),
+        )
 
     def __len__(self) -> int:
         return len(self.image_rows)
 
+    def of_one_shape(self, indices: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
+        """Those of these pairs whose images have the shape that most of them have."""
+        shapes = self.shape.index_select(0, indices)
+        return indices[shapes == shapes.mode().values]
+
     def batch(
         self,
         indices: Int[Tensor, " b"],
-        generator: torch.Generator,
+        generators: Sequence[torch.Generator],
         caption_dropout: float,
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b l d"]]:
         """Latents sampled from the posteriors of these pairs, and their contexts.
 
-        Of several captions one is drawn; with chance `caption_dropout` it is the empty one.
+        The images must be of one shape. Of several captions one is drawn; with chance
+        `caption_dropout` it is the empty one.
+        generators: one for each pair, so that what is drawn for it does not depend on the others.
         """
-        chosen, dropped = torch.rand(2, len(indices), generator=generator, dtype=torch.float64)
+        chances = [torch.rand(2, generator=each, dtype=torch.float64) for each in generators]
+        chosen, dropped = torch.stack(chances, dim=1)
         starts = self.caption_starts.index_select(0, indices)
         counts = self.caption_starts.index_select(0, indices + 1) - starts
         rows = self.caption_rows.index_select(0, starts + (chosen * counts).long())
         rows = torch.where(dropped < caption_dropout, 0, rows)
         context = self.context.index_select(0, rows).float()
-        moments = self.moments.index_select(0, self.image_rows.index_select(0, indices)).float()
+        shapes = self.shape.index_select(0, indices)
+        assert (shapes == shapes[0]).all(), "a batch holds images of one shape"
+        rows = self.image_rows.index_select(0, indices)
+        moments = self.moments[int(shapes[0])].index_select(0, rows).float()
         mean, logvar = moments.chunk(2, dim=1)
-        noise = torch.randn(mean.shape, generator=generator)
+        noise = torch.stack([torch.randn(mean.shape[1:], generator=each) for each in generators])
         return mean + (0.5 * logvar).exp() * noise, context
 
 
-def numbered(keys: Iterable[str]) -> tuple[list[int], list[int]]:
-    """The row of each key if equal keys share one, and the position of the first of each row."""
-    rows, firsts, row_of = [], [], {}
-    for position, key in enumerate(keys):
-        if key not in row_of:
-            row_of[key] = len(row_of)
-            firsts.append(position)
-        rows.append(row_of[key])
-    return rows, firsts
+def about(identity: dict[str, Any], data: str) -> dict[str, Any]:
+    """What a cache is bound to, as JSON gives it back: tuples become lists."""
+    return json.loads(json.dumps({"format": FORMAT, "identity": identity, "data": data}))
 
 
-def batched(items: Sequence, size: int, progress: Progress, title: str) -> Iterator[Sequence]:
-    starts = range(0, len(items), size)
-    for start in progress(starts, title, len(starts)):
-        yield items[start : start + size]
+def read_mark(folder: Path) -> dict[str, Any]:
+    if not (folder / MARK).is_file():
+        raise FileNotFoundError(f"there is no latent cache in {folder} (no {MARK}).")
+    found = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    return {"data": None, "blocks": {}, **found}  # older formats lack these
 
 
-def ahead(function: Callable, items: Iterable, depth: int = 2) -> Iterator:
-    """function(item) for each item, computed in a thread while earlier results are used."""
-    with ThreadPoolExecutor(1) as pool:
-        results = deque()
-        for item in items:
-            results.append(pool.submit(function, item))
-            if len(results) > depth:
-                yield results.popleft().result()
-        while results:
-            yield results.popleft().result()
+def verify_cache(folder: Path | str, progress: Progress = silent) -> None:
+    """Reads everything, which takes as long as the disk needs.
+
+    Raises:
+        ValueError: some of it is not what was written.
+    """
+    folder = Path(folder)
+    blocks = read_mark(folder)["blocks"]
+    broken = []
+    for name, hashes in progress(blocks.items(), "verifying the cache", len(blocks)):
+        count = len(np.load(folder / name, mmap_mode="r")) if (folder / name).is_file() else 0
+        damaged = BlockFile(folder / name, count).damaged(dict(enumerate(hashes)))
+        broken += [f"block {k} of {name}" for k in damaged]
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        raise ValueError(
+            f"the latent cache {folder} is damaged: {', '.join(broken[:3])}{more}. "
+            f"Delete {folder} to have it made anew, and check the disk."
+        )
 
 
-def read_contents(folder: Path) -> list[Content]:
-    lines = (folder / "contents.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-    rows = [json.loads(line) for line in lines]
-    return [Content(**row | {"captions": tuple(row["captions"])}) for row in rows]
+def data_hash(pairs: Pairs) -> str:
+    """Of the images' bytes and the captions, in order. Names are no part of it: folders move."""
+    digest = hashlib.sha256()
+    for name in ("sha256", "captions_hash"):
+        column = pairs.table.columns[name]
+        for start in range(0, len(pairs), CHUNK):
+            digest.update(column[pairs.rows[start : start + CHUNK]].tobytes())
+    return digest.hexdigest()
+
+
+def difference(folder: Path, pairs: Pairs) -> str:
+    """The first thing that is no longer the same, in words."""
+    before = np.load(folder / "sha256.npy", mmap_mode="r")
+    if len(before) != len(pairs):
+        return f"{len(before)} pairs then, {len(pairs)} now"
+    for name, what in (("sha256", "is another image now"), ("captions_hash", "has other captions")):
+        other = (np.load(folder / f"{name}.npy") != pairs.column(name)).any(1)
+        if other.any():
+            return f"{pairs[int(other.argmax())].path} {what}"
+    return "it was written with another hash"
 
 
 def differing(ours: dict[str, Any], cached: dict[str, Any]) -> list[str]:

@@ -9,16 +9,20 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
+
+from imagetext.members import Source
 
 SIDECARS = (".txt", ".caption")  # in this order
 NOT_CAPTIONS = frozenset(("attribution", "classes", "copying", "labels", "license", "readme"))
 COUNTER = re.compile(r"[\s(]*\d+\)?$")  # of "red apple 003" and "red apple (3)"
 REPEATS = re.compile(r"^\d+_")  # of kohya's folders: 10_name
 CAMERA = re.compile(r"(dsc[fn]?|frame|gopr|image|img|mvi|photo|pic|picture|screenshot|untitled)?")
+
+SHOWN = 5  # paths named in a message
 
 Row = tuple[str, list[str], str]  # image relative to the captions' file, its captions, the place
 
@@ -27,7 +31,7 @@ Row = tuple[str, list[str], str]  # image relative to the captions' file, its ca
 class Unusable:
     """A file or an entry that was left out, and why."""
 
-    path: Path
+    path: Source
     reason: str
 
     def __str__(self) -> str:
@@ -36,15 +40,19 @@ class Unusable:
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies in a folder. Names are relative, with slashes, in Unicode's composed form."""
+    """What lies in a folder: names relative to it, with slashes -> the same as the disk has them.
+
+    The former are in Unicode's composed form.
+    """
 
     root: Path
-    images: dict[str, Path]
-    others: dict[str, Path]
+    images: dict[str, str]
+    others: dict[str, str]
 
     def others_called(self, file: str) -> list[tuple[PurePosixPath, Path]]:
         """The folder's name and the path, for each file of this name anywhere below the root."""
-        paths = ((PurePosixPath(name), path) for name, path in self.others.items())
+        names = (item for item in self.others.items() if item[0].endswith(file))
+        paths = ((PurePosixPath(name), self.root / on_disk) for name, on_disk in names)
         return [(name.parent, path) for name, path in paths if name.name == file]
 
 
@@ -142,19 +150,19 @@ def from_sidecars(listing: Listing) -> Found | None:
     images = {str(PurePosixPath(name).with_suffix("")): name for name in listing.images}
     orphans = []
     for suffix in SIDECARS:
-        for name, path in listing.others.items():
-            stem, extension = str(PurePosixPath(name).with_suffix("")), PurePosixPath(name).suffix
-            if extension.lower() != suffix:
+        for name, on_disk in listing.others.items():
+            if not name.lower().endswith(suffix):
                 continue
+            stem, path = str(PurePosixPath(name).with_suffix("")), listing.root / on_disk
             if stem not in images:
                 orphans.append(path)
                 continue
             try:
-                lines = [line.strip() for line in read_text(path).split("\n")]
+                lines = caption_lines(read_text(path))
             except ValueError as error:
                 found.unusable.append(Unusable(path, str(error)))
                 lines = []
-            found.captions.setdefault(images[stem], [line for line in lines if line])
+            found.captions.setdefault(images[stem], lines)
     if not found.captions:
         return None
     for path in orphans:
@@ -188,6 +196,11 @@ def from_file_names(listing: Listing) -> Found:
 RULES = (from_metadata, from_sidecars, from_captions_json, from_class_folders, from_file_names)
 
 
+def caption_lines(text: str) -> list[str]:
+    """Every line of a text file is a caption."""
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
 def plain_words(name: str) -> str:
     """'red_apple-tree' -> 'red apple tree'"""
     return re.sub(r"[\s_-]+", " ", name).strip()
@@ -214,3 +227,10 @@ def parse_json(text: str, place: str) -> object:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{place} is not valid JSON: {error}") from error
+
+
+def listed(items: Sequence, most: int = SHOWN) -> str:
+    """The first few, one a line."""
+    lines = [f"  {item}" for item in items[:most]]
+    more = len(items) - most
+    return "\n".join([*lines, f"  and {more} more"] if more > 0 else lines)

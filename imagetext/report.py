@@ -4,7 +4,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from imagetext.folder import NO_CAPTION, Folder, Pair, listed
+import numpy as np
+
+from imagetext.buckets import Buckets, shapes_up_to
+from imagetext.captions import listed
+from imagetext.folder import Folder
+from imagetext.pairs import NO_CAPTION, Pair
 
 BAR = 30  # characters of the longest bar
 BINS = 8  # rows of a histogram, at most
@@ -33,9 +38,7 @@ def report(
         tokens: how many the text encoder takes, its start and end mark included.
         count_tokens: of a text, uncut, start and end mark included.
     """
-    sections = [counts(folder)]
-    if folder.sizes:
-        sections.append(sizes(folder, size))
+    sections = [counts(folder), sizes(folder, size)]
     captioned = [pair for pair in folder.pairs if pair.captions != NO_CAPTION]
     if captioned:
         sections += [captions(captioned, tokens, count_tokens), samples(captioned)]
@@ -50,7 +53,7 @@ def problems(folder: Folder, batch_size: int, allow_missing_captions: bool = Fal
     """What would make a training on this folder go wrong, or do other than one expects."""
     found = []
     if folder.missing and not allow_missing_captions:
-        paths = listed([pair.path for pair in folder.missing])
+        paths = listed(folder.missing.paths)
         found.append(f"{len(folder.missing)} images have no caption:\n{paths}")
     if folder.unusable:
         found.append(f"{len(folder.unusable)} files cannot be used (see Left out).")
@@ -89,15 +92,27 @@ def sizes(folder: Folder, size: int | None) -> list[str]:
     else:
         shorter = histogram([min(both) for both in folder.sizes])
         lines = ["Shorter side, in pixels", *bars(shorter)]
-    kinds = Counter(MODES.get(mode, f"16-bit ({mode})") for mode in folder.modes)
+    kinds = Counter(MODES.get(mode, mode) for mode in folder.modes)
     lines.append("  " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
     kept = fmean(min(both) / max(both) for both in folder.sizes)
     if kept < 1:
-        lines.append(f"  a centered square cuts off {1 - kept:.0%} of the pixels on average")
+        lines.append(
+            f"  a centered square cuts off {1 - kept:.0%} of the pixels on average; "
+            f"with --max-aspect 2 it is {1 - kept_by_shapes(folder):.0%}"
+        )
     if size is not None:
         small = sum(min(both) < size for both in folder.sizes)
         lines.append(f"  {small} are smaller than {size} pixels and would be enlarged")
     return lines
+
+
+def kept_by_shapes(folder: Folder) -> float:
+    """Share of the pixels that is left on average if the trainings crop to shapes up to 2:1."""
+    buckets = Buckets(shapes_up_to(2.0, 512, 32))
+    ratios = np.array([width / height for width, height in buckets.shapes])
+    own = folder.pairs.column("width") / folder.pairs.column("height")
+    nearest = ratios[buckets.of(folder.pairs)]
+    return float(np.minimum(own / nearest, nearest / own).mean())
 
 
 def captions(

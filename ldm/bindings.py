@@ -1,12 +1,13 @@
 """What a U-Net is bound to: the autoencoder and the text encoder that it was trained with."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+SAME_LATENTS = "same_latents_as_sha256"  # in the provenance of one with a frozen encoder
 GOLDEN_TOLERANCE = 1e-3  # of the golden embedding's largest value: other machines round otherwise
 
 
@@ -22,8 +23,16 @@ def bindings(autoencoder_sha256: str, text_encoder: nn.Module) -> dict[str, Any]
     }
 
 
-def check_bindings(trained: Mapping[str, Any], found: Mapping[str, Any], folder: Path) -> None:
-    """The U-Net must be sampled with the autoencoder and text encoder it was trained with."""
+def check_bindings(
+    trained: Mapping[str, Any],
+    found: Mapping[str, Any],
+    folder: Path,
+    same_latents: Sequence[str] = (),
+) -> None:
+    """The U-Net must be sampled with the autoencoder and text encoder it was trained with.
+
+    same_latents: sha256 of other autoencoders that encode as the one in the folder does.
+    """
     if not found.keys() <= trained.keys():
         raise ValueError(
             f"{folder / 'latentsmith.json'} does not say what the U-Net was trained with. Copy the "
@@ -31,7 +40,7 @@ def check_bindings(trained: Mapping[str, Any], found: Mapping[str, Any], folder:
         )
     for part in ("autoencoder", "text_encoder"):
         expected, sha256 = (bound[f"{part}_sha256"] for bound in (trained, found))
-        if sha256 != expected:
+        if sha256 != expected and not (part == "autoencoder" and expected in same_latents):
             raise ValueError(
                 f"{folder} was trained with the {part} of sha256 {expected}, but the one in it has "
                 f"sha256 {sha256}. Put the right one back; another one gives noise."

@@ -3,13 +3,14 @@
 The only place that knows what the network was trained to predict.
 """
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from ldm.schedule import RectifiedFlow, Schedule
-from ldm.shapes import Context, Latents, Scale, Timesteps
+from ldm.shapes import Context, Estimates, Latents, Number, Scale, Timesteps
 
 # noise: what was added (Ho et al. 2020, arXiv:2006.11239)
 # velocity: alpha noise - sigma z_0 (Salimans & Ho 2022, arXiv:2202.00512)
@@ -25,28 +26,64 @@ class Denoiser(nn.Module):
     the way makes no other difference. Near the clean end of a table it does.
     """
 
-    def __init__(self, network: Callable[..., Latents], schedule: Schedule, prediction: Prediction):
-        """network: of (z_t, t, context), a U-Net or a function around one that is told more."""
+    def __init__(
+        self,
+        network: Callable[..., Latents],
+        schedule: Schedule,
+        prediction: Prediction,
+        prepare: Callable[[Context], Any] | None = None,
+    ):
+        """
+        Args:
+            network: of (z_t, t, context), a U-Net or a function around one that is told more.
+            prepare: turns a context, for many calls, into what the network takes in its place:
+                `UNet.prepare`. A function around a U-Net only has to pass it on.
+        """
         super().__init__()
         check_prediction(schedule, prediction)
         self.network = network
         self.schedule = schedule
         self.prediction = prediction
+        self.prepare = prepare
 
     def forward(self, z_t: Latents, t: Timesteps, context: Context | None = None) -> Latents:
-        """t may lie on the CPU, where it can be looked at without waiting for a GPU."""
-        t = t.to(z_t.device, non_blocking=True)
-        return self.from_output(self.predict(z_t, t, context), z_t, t)
+        t = t.to(z_t.device)
+        output = self.predict(z_t, t, context)
+        return convert(output, self.prediction, "sample", z_t, *self.schedule(t))
+
+    def bind(self, contexts: Sequence[Context]) -> Callable[[Latents, Timesteps], Estimates]:
+        """For a sampler: its latents under each of the contexts, in one call of the network.
+
+        The estimates come one context after the other. The times of a call are all alike and lie on
+        the CPU, so that nothing waits for a GPU.
+        """
+        context, count = torch.cat(list(contexts)), len(contexts)
+        prepared = None if self.prepare is None else self.prepare(context)
+
+        def estimates(z_t: Latents, t: Timesteps) -> Estimates:
+            many = torch.cat([z_t] * count)
+            alike = t[:1].expand(len(many))
+            if prepared is None:
+                output = self.predict(many, alike.to(z_t.device), context)
+            else:  # which shares the work on the latents up to where the text comes in
+                output = self.predict(z_t, t, prepared)
+            return self.from_output(output, many, alike)
+
+        return estimates
 
     def from_output(self, output: Latents, z_t: Latents, t: Timesteps) -> Latents:
-        """z_0, of what the network gives."""
-        return convert(output, self.prediction, "sample", z_t, *self.schedule(t.to(z_t.device)))
+        """z_0, of what the network gives; at times that are all alike, on the CPU."""
+        return convert(output, self.prediction, "sample", z_t, *self.scales(t))
 
     def as_output(self, z_0: Latents, z_t: Latents, t: Timesteps) -> Latents:
-        """What the network gives where it estimates z_0."""
-        return convert(z_0, "sample", self.prediction, z_t, *self.schedule(t.to(z_t.device)))
+        """What the network gives where it estimates z_0; at times that are all alike."""
+        return convert(z_0, "sample", self.prediction, z_t, *self.scales(t))
 
-    def predict(self, z_t: Latents, t: Timesteps, context: Context | None = None) -> Latents:
+    def scales(self, t: Timesteps) -> tuple[Number, Number]:
+        """alpha and sigma as numbers on the CPU, which any device takes without waiting."""
+        return tuple(x.reshape(()) for x in self.schedule.exact(t[:1].cpu()))
+
+    def predict(self, z_t: Latents, t: Timesteps, context: Any = None) -> Estimates:
         """The network's own output; fp32, so that the maths after it stays so under autocast."""
         t = t.floor() if isinstance(self.schedule, RectifiedFlow) else t
         return self.network(z_t, t, context).float()
@@ -57,7 +94,12 @@ class Denoiser(nn.Module):
 
 
 def convert(
-    output: Latents, given: Prediction, wanted: Prediction, z_t: Latents, alpha: Scale, sigma: Scale
+    output: Latents,
+    given: Prediction,
+    wanted: Prediction,
+    z_t: Latents,
+    alpha: Scale | Number,
+    sigma: Scale | Number,
 ) -> Latents:
     """Turns one prediction into another, at the same z_t.
 
@@ -80,7 +122,11 @@ def convert(
 
 
 def combine(
-    z_0: Latents, noise: Latents, wanted: Prediction, alpha: Scale, sigma: Scale
+    z_0: Latents,
+    noise: Latents,
+    wanted: Prediction,
+    alpha: Scale | Number,
+    sigma: Scale | Number,
 ) -> Latents:
     """The quantity of that name, from its two parts."""
     if wanted == "noise":

@@ -20,6 +20,7 @@ from interop import single_file
 from interop.card import CARD
 from interop.diffusers_unet import CLASS_NAME, unet_fields
 from interop.identify import named_class
+from interop.lora import WEIGHTS as LORA
 from interop.weights import (
     has_weights,
     read_folder,
@@ -67,6 +68,8 @@ def find_pipeline(folder: Path) -> Path:
     unfinished = " The run is not finished: start the same command again." * (
         (folder / "state").is_dir()
     )
+    if any((place / LORA).is_file() for place in (folder / "model", folder)):
+        unfinished = " It holds a LoRA: give it with --lora, and as the model what it changes."
     raise FileNotFoundError(
         f"no model in {folder}: looked for model_index.json there and in {folder / 'model'}."
         f"{named_class(folder)}{unfinished} Give a run folder of train_ldm.py or a pipeline "

@@ -9,6 +9,7 @@ prompt, or with autoguidance what a weaker model makes of the same prompt. The r
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import torch
 
@@ -71,20 +72,26 @@ def guide(
     contexts = [context for context, _ in conds]
     weights = [weight for _, weight in conds]
     plain = weights == [1.0]
+    everything = contexts if weak is not None else [uncond, *contexts]
+    # Prepared when first asked for: a guidance interval may leave one of them out.
+    under_all, under_conds, under_uncond = (
+        cache(partial(denoiser.bind, some)) for some in (everything, contexts, [uncond])
+    )
+    under_conds_weakly = None if weak is None else weak.bind(contexts)
     running: Latents | float = 0.0
 
     def denoise(z_t: Latents, t: Timesteps) -> Latents:
         nonlocal running
         if guidance.scale == 0 and weak is None:
-            return denoiser(z_t, t, uncond)
+            return under_uncond()(z_t, t)
         guided = guidance.scale != 1 and guidance.at(float(t[0]))
         if plain and not guided:
-            return denoiser(z_t, t, contexts[0])
-        if weak is None:
-            z_uncond, *parts = together(denoiser, z_t, t, [uncond, *contexts])
+            return under_conds()(z_t, t)
+        parts = under_all()(z_t, t).chunk(len(everything))
+        if under_conds_weakly is None:
+            z_uncond, *parts = parts
         else:
-            z_uncond = mixed(together(weak, z_t, t, contexts), weights)
-            parts = together(denoiser, z_t, t, contexts)
+            z_uncond = mixed(under_conds_weakly(z_t, t).chunk(len(contexts)), weights)
         differences = [part - z_uncond for part in parts]
         change = sum(w * difference for w, difference in zip(weights, differences, strict=True))
         z_cond = z_uncond + change
@@ -101,15 +108,6 @@ def guide(
         return z_0
 
     return denoise
-
-
-def together(
-    denoiser: Denoiser, z_t: Latents, t: Timesteps, contexts: Sequence[Context]
-) -> list[Latents]:
-    """One call of the network for all of them."""
-    count = len(contexts)
-    z_0 = denoiser(torch.cat([z_t] * count), torch.cat([t] * count), torch.cat(list(contexts)))
-    return list(z_0.chunk(count))
 
 
 def mixed(parts: Sequence[Latents], weights: Sequence[float]) -> Latents:

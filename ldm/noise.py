@@ -37,6 +37,11 @@ class SeededNoise:
         increment = self.path_at(a) - self.path_at(b)
         return (increment / (a - b) ** 0.5).to(self.device)
 
+    def stream(self, number: int) -> "SeededNoise":
+        """Other noise of the same images, for a task that draws more than once on the same way."""
+        seeds = [hashed(struct.pack("<Qq", seed, number)) for seed in self.seeds]
+        return SeededNoise(self.shape, seeds, self.device)
+
     def path_at(self, x: float) -> Float[Tensor, "b c h w"]:
         """The Brownian path at x in [0, 1], 0 at 0."""
         low, high = 0.0, 1.0
@@ -62,6 +67,10 @@ class SeededNoise:
         return self.known[x]
 
     def draw(self, seed: int, x: float) -> Float[Tensor, "c h w"]:
-        digest = hashlib.sha256(struct.pack("<Qd", seed, x)).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+        generator = torch.Generator().manual_seed(hashed(struct.pack("<Qd", seed, x)))
         return torch.randn(self.shape, generator=generator)
+
+
+def hashed(packed: bytes) -> int:
+    """A seed."""
+    return int.from_bytes(hashlib.sha256(packed).digest()[:8]) >> 1

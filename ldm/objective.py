@@ -1,5 +1,6 @@
 """The training loss of a denoiser: which noise levels, which noise, which weights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,34 +31,40 @@ class ObjectiveConfig:
 
 
 def sample_times(
-    schedule: Schedule, objective: ObjectiveConfig, count: int, generator: torch.Generator
+    schedule: Schedule, objective: ObjectiveConfig, generators: Sequence[torch.Generator]
 ) -> Timesteps:
-    """Random times, on the generator's device.
+    """A random time from each generator.
 
     logit_normal: the sigmoid of a normal number; Esser et al. 2024 (arXiv:2403.03206), eq. 19.
     """
-    device = generator.device
     if objective.times == "uniform":
-        quantile = torch.rand(count, generator=generator, device=device)
+        quantile = torch.stack([torch.rand((), generator=each) for each in generators])
     else:
-        normal = torch.randn(count, generator=generator, device=device)
+        normal = torch.stack([torch.randn((), generator=each) for each in generators])
         quantile = (objective.logit_mean + objective.logit_std * normal).sigmoid()
     return schedule.at(quantile.clamp(max=1 - 2**-24))  # the sigmoid of a large number rounds to 1
 
 
 def draw_noise(
-    latents: Latents, schedule: Schedule, objective: ObjectiveConfig, generator: torch.Generator
+    latents: Latents,
+    schedule: Schedule,
+    objective: ObjectiveConfig,
+    generators: Sequence[torch.Generator],
 ) -> tuple[Timesteps, Latents]:
     """A time and the noise for each sample; all that is random about the loss.
+
+    generators: one for each sample, on the CPU, so that what is drawn for it does not depend on
+        the batch that it is in.
 
     offset_noise lets the network change the mean of a whole image, which zero terminal SNR does
     better (Guttenberg 2023, "Diffusion with offset noise").
     """
-    t = sample_times(schedule, objective, len(latents), generator)
-    options = {"generator": generator, "device": generator.device}
-    noise = torch.randn(latents.shape, **options)
+    t = sample_times(schedule, objective, generators)
+    noise = torch.stack([torch.randn(latents.shape[1:], generator=each) for each in generators])
     if objective.offset_noise:
-        noise += objective.offset_noise * torch.randn(*latents.shape[:2], 1, 1, **options)
+        shape = (latents.shape[1], 1, 1)
+        offset = torch.stack([torch.randn(shape, generator=each) for each in generators])
+        noise += objective.offset_noise * offset
     return t.to(latents.device), noise.to(latents.device)
 
 

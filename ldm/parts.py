@@ -1,12 +1,16 @@
-"""Whether a U-Net goes with the autoencoder and the text encoder beside it, and what it needs."""
+"""Whether a U-Net goes with the autoencoder and the text encoder beside it, and with a task."""
 
+from ldm.conditions import knows_classes
+from ldm.task import Task
 from ldm.unet import UNet, UNetConfig
 
 # What else than text a U-Net draws from, by the channels beside those of the latents.
 KINDS = {
-    3: "upscales small pictures",
-    4: "edits pictures",
-    5: "inpaints: it wants a mask and the masked picture",
+    0: "draws from noise",
+    3: "upscales small pictures: give one with --upscale, or ldm.tasks.upscale",
+    4: "edits pictures, which is not done here",
+    5: "inpaints: it wants a mask and the masked picture; give them with --init-image and --mask, "
+    "or ldm.tasks.inpaint",
 }
 
 
@@ -24,15 +28,24 @@ def check_parts(unet: UNetConfig, latent_channels: int, context_width: int) -> N
         )
 
 
-def check_plain(unet: UNet) -> None:
-    """Refuses a U-Net that does not draw from noise and a text alone."""
-    more = unet.config.in_channels - unet.config.out_channels
-    wanted = [f"{more} channels beside those of the latents"] * (more != 0)
-    wanted += ["a class or a noise level"] * (unet.class_embedding is not None)
-    if wanted:
-        kind = f" ({KINDS[more]})" if more in KINDS else ""
+def beside(unet: UNetConfig) -> int:
+    """Channels that a U-Net wants beside those of the latents."""
+    return unet.in_channels - unet.out_channels
+
+
+def check_task(unet: UNet, task: Task) -> None:
+    """Refuses a U-Net that draws from more than the task gives it, or from less."""
+    more = beside(unet.config)
+    levels = unet.class_embedding is not None and not knows_classes(unet)
+    if more != task.beside:
+        also = " and a noise level" * levels
         raise ValueError(
-            f"this U-Net does not draw from text alone, it also wants {' and '.join(wanted)}"
-            f"{kind}. Here only plain text-to-image models are sampled; the network itself can be "
-            "called as pipeline.unet."
+            f"this U-Net wants {more} channels beside those of the latents{also} "
+            f"({KINDS.get(more, 'of an unknown kind')}), and this task gives {task.beside}. The "
+            "network itself can be called as pipeline.unet."
+        )
+    if levels != (task.beside == 3):
+        raise ValueError(
+            f"this U-Net is {'' if levels else 'not '}told a noise level beside the text, as those "
+            "are that upscale, whose latents have 3 channels of a small picture beside them."
         )

@@ -1,17 +1,8 @@
-"""Prompts -> pictures: the only place that knows autoencoder, text encoder and U-Net together.
+"""Prompts -> pictures: the only place that knows autoencoder, text encoder and U-Net together."""
 
-On disk it is a Stable Diffusion pipeline folder, which diffusers opens as it stands:
-
-    model_index.json  unet/  vae/  text_encoder/  tokenizer/  scheduler/
-    latentsmith.json  what belongs together (hashes, a golden text embedding) and how it was made
-    README.md         the model card, as each part has one
-"""
-
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +12,38 @@ from PIL import Image
 from torch import Tensor
 
 from autoencoder import Autoencoder
+from autoencoder.files import read_provenance
+from autoencoder.tiling import decode_tiled, encode_tiled
 from conditioning import TextEncoder
+from conditioning.prompt import parse, plain
+from conditioning.weighting import encode_weighted
 from interop import single_file
-from interop.card import CARD
 from ldm import scheduler_files
-from ldm.bindings import bindings, check_bindings
-from ldm.card import pipeline_card
+from ldm.bindings import SAME_LATENTS, bindings, check_bindings
+from ldm.conditions import (
+    adapted,
+    context_without_text,
+    possible_guidance,
+    preparer,
+    reads_text,
+)
 from ldm.denoiser import Denoiser, Prediction
-from ldm.files import MODEL_INDEX, find_pipeline, read_json, write_json
+from ldm.files import find_pipeline, read_json
 from ldm.guidance import Guidance
-from ldm.parts import check_parts, check_plain
+from ldm.memory import ran_out, tell
+from ldm.parts import check_parts, check_task
+from ldm.pictures import to_images, to_picture
+from ldm.pipeline_folder import save_pipeline
 from ldm.prediction_probe import measure_prediction
-from ldm.sampling import Sampling, cpu_group, draw_latents
+from ldm.requests import Request, cpu_group, draw_in_batches
+from ldm.sampling import Sampling, draw_latents
 from ldm.schedule import ScheduleConfig, make_schedule
+from ldm.shapes import Context
+from ldm.task import TEXT_TO_IMAGE, Task
 from ldm.unet import UNet
+from ldm.windows import windowed
+
+WHOLE = 128 * 128  # latent pixels that the autoencoder takes at once; more goes through in tiles
 
 
 class TextToImage:
@@ -51,24 +60,35 @@ class TextToImage:
         text_encoder: TextEncoder,
         schedule: ScheduleConfig,
         prediction: Prediction,
+        classes: Sequence[str] = (),
     ):
+        """classes: their names, for a U-Net that draws classes instead of reading a text."""
         self.unet = unet
         self.autoencoder = autoencoder
         self.text_encoder = text_encoder
         self.schedule_config = schedule
-        self.denoiser = Denoiser(unet, make_schedule(schedule), prediction)
+        self.classes = tuple(classes)
+        self.chunks = 1  # contexts that a prompt fills, one after the other: as in training
+        self.denoiser = Denoiser(unet, make_schedule(schedule), prediction, preparer(unet))
         check_parts(
             unet.config, autoencoder.config.latent_channels, context_width=text_encoder.width
         )
 
-    def to(self, device: str | torch.device) -> "TextToImage":
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "TextToImage":
+        """dtype: of the U-Net alone; text and pictures keep their precision, which costs little."""
         for module in (self.denoiser, self.autoencoder, self.text_encoder):
             module.to(device)
+        self.unet.to(dtype)
         return self
 
     @property
     def device(self) -> torch.device:
         return self.unet.conv_in.weight.device
+
+    @property
+    def factor(self) -> int:
+        """What divides both sides of its pictures: autoencoder and U-Net shrink them so often."""
+        return self.autoencoder.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
     @property
     def size(self) -> int:
@@ -78,21 +98,19 @@ class TextToImage:
             raise ValueError("the model does not say its pictures' size; give height and width.")
         return (side if isinstance(side, int) else side[0]) * self.autoencoder.factor
 
-    @torch.no_grad()
     def __call__(
         self,
         prompts: Sequence[str],
         *,
-        negative_prompt: str = "",
+        negative_prompt: str | Sequence[str] = "",
         steps: int = 25,
         guidance_scale: float = 4.0,
         sampler: str = "dpmpp_2m",
         sampling: Sampling | None = None,
-        seed: int = 0,
-        height: int | None = None,
-        width: int | None = None,
-        batch_size: int = 16,
-        progress: Callable[[int], None] | None = None,
+        seed: int | Sequence[int] = 0,
+        signs: bool = False,
+        task: Task = TEXT_TO_IMAGE,
+        **how: Any,
     ) -> list[Image.Image]:
         """One picture per prompt.
 
@@ -102,52 +120,142 @@ class TextToImage:
             steps: of the sampler; most call the network once per step.
             guidance_scale: 0 ignores the prompt, 1 is plain conditional, above 1 is guided.
             sampling: all that can be said about it, in place of these three.
-            seed: of the first image; image k uses seed + k.
-            height, width: in pixels, by default the size trained on.
-            batch_size: pictures drawn at once; a matter of memory, not of the result.
-            progress: called with the number of pictures after each evaluation of the network.
+            seed: of the first image, where image k uses seed + k; or one for each.
+            signs: whether brackets and AND in prompts weight words and part prompts, as
+                `conditioning.prompt` says; if not, they are words as in a caption.
+            task: what is drawn besides, see `ldm.tasks`.
+            how: height, width, window, batch_size, progress, preview, weak: see `draw`.
 
         Raises:
             ValueError: unknown sampler, a size that the networks cannot halve often enough, or a
-                U-Net that draws from more than a text.
+                U-Net that draws from more than it is given.
             FloatingPointError: the result is not finite.
         """
-        check_plain(self.unet)
-        if sampling is None:  # checked here: a typing mistake should not cost the encoding below
-            guidance = Guidance(scale=guidance_scale)
-            sampling = Sampling(sampler=sampler, steps=steps, guidance=guidance)
-        prompts = list(prompts)
-        shape = self.latent_shape(height, width)
-        contexts = {text: self.text_encoder([text]) for text in dict.fromkeys(prompts)}
-        uncond = self.text_encoder([negative_prompt])
-        cpu = self.device.type == "cpu"
-        group = cpu_group(shape) if cpu else batch_size
-        pictures: list[Image.Image] = []
-        for first in range(0, len(prompts), group):
-            chosen = prompts[first : first + group]
-            latents = draw_latents(
-                self.denoiser,
-                torch.cat([contexts[text] for text in chosen]),
-                uncond,
-                shape,
-                sampling,
-                seeds=range(seed + first, seed + first + len(chosen)),
-                group=group if cpu else len(chosen),
-                progress=progress,
-            )
-            pictures += [self.picture(latent[None]) for latent in latents]
-        return pictures
+        check_task(self.unet, task)
+        guidance = Guidance(scale=guidance_scale)
+        sampling = sampling or Sampling(sampler=sampler, steps=steps, guidance=guidance)
+        requests = self.requests(prompts, negative_prompt, seed, signs)
+        return [self.picture(z, task) for z in self.draw(requests, sampling, task=task, **how)]
 
-    def picture(self, latents: Float[Tensor, "1 c h w"]) -> Image.Image:
+    def requests(
+        self,
+        prompts: Sequence[str],
+        negative_prompt: str | Sequence[str] = "",
+        seed: int | Sequence[int] = 0,
+        signs: bool = False,
+    ) -> list[Request]:
+        """What is to be drawn, a picture per prompt."""
+        seeds = range(seed, seed + len(prompts)) if isinstance(seed, int) else seed
+        alike = isinstance(negative_prompt, str)
+        negatives = [negative_prompt] * len(prompts) if alike else negative_prompt
+        texts = dict.fromkeys([*prompts, *negatives])
+        read = {text: self.conditions(text, signs) for text in texts}
+        for negative in negatives:
+            if len(read[negative]) > 1:
+                raise ValueError(f"AND parts prompts; {negative!r} is a negative one.")
+        return [
+            Request(read[prompt], read[negative][0][0], seed)
+            for prompt, negative, seed in zip(prompts, negatives, seeds, strict=True)
+        ]
+
+    def conditions(self, prompt: str, signs: bool = False) -> list[tuple[Context, float]]:
+        """What a prompt becomes: one context or more, and their shares of the guidance."""
+        if reads_text(self.unet):
+            parts = parse(prompt) if signs else plain(prompt)
+            encode = partial(encode_weighted, self.text_encoder)
+            return [(encode(part.spans, self.chunks), part.share) for part in parts]
+        return [(context_without_text(self.unet, self.classes, prompt).to(self.device), 1.0)]
+
+    @torch.no_grad()
+    def draw(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        task: Task = TEXT_TO_IMAGE,
+        weak: "TextToImage | None" = None,
+        height: int | None = None,
+        width: int | None = None,
+        window: int | None = None,
+        batch_size: int = 16,
+        progress: Callable[[int], None] | None = None,
+        preview: Callable[[list[int], Float[Tensor, "b c h w"]], None] | None = None,
+    ) -> list[Float[Tensor, "1 c h w"]]:
+        """Their latents, which `picture` decodes.
+
+        Args:
+            weak: a worse model of the same kind that guidance leads away from (autoguidance).
+            height, width: in pixels, by default the size trained on; a task may fix them.
+            window: side in pixels of overlapping windows that a larger picture is drawn through.
+            batch_size: pictures drawn at once; a matter of memory, not of the result.
+            progress: called with the number of pictures after each evaluation of the network.
+            preview: called then with the pictures' places and the estimates of their latents.
+        """
+        check_task(self.unet, task)
+        guidance = possible_guidance(self.unet, requests, sampling.guidance)
+        sampling = replace(sampling, guidance=guidance)
+        shape = self.task_shape(task, height, width)
+        denoiser = self.windowed(window)
+        weaker = None if weak is None else weak.windowed(window)
+
+        def draw(chosen: list[Request], watch: Callable[[Tensor], None]) -> Tensor:
+            return draw_latents(
+                denoiser, chosen, shape, sampling, task=task, weak=weaker, watch=watch
+            )
+
+        cpu = self.device.type == "cpu"
+        size = cpu_group(shape) if cpu else batch_size
+        return draw_in_batches(draw, requests, size, cpu, progress, preview)
+
+    def windowed(self, window: int | None) -> Denoiser:
+        """What samplers call; with a window's side in pixels, it sees one after the other."""
+        network = adapted(self.unet)
+        if window is not None:
+            _, side, _ = self.latent_shape(window, window)
+            network = windowed(network, side, overlap=side // 2)
+        return Denoiser(
+            network, self.denoiser.schedule, self.denoiser.prediction, preparer(self.unet)
+        )
+
+    def picture(self, latents: Float[Tensor, "1 c h w"], task: Task = TEXT_TO_IMAGE) -> Image.Image:
         """Decodes one image; alone, so that it does not depend on others and memory stays small."""
-        image = self.autoencoder.decode(latents)[0].float().clamp(-1, 1)
-        pixels = ((image + 1) * 127.5).round().to(torch.uint8).cpu().permute(1, 2, 0).numpy()
-        return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        return task.finish(to_picture(self.decode(latents)[0]))
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 _ _ _"]:
+        if latents.shape[-2] * latents.shape[-1] > WHOLE:
+            return decode_tiled(self.autoencoder, latents)
+        try:
+            return self.autoencoder.decode(latents)
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
+        tell("the memory does not suffice to decode the picture as a whole; now tile by tile.")
+        return decode_tiled(self.autoencoder, latents)
+
+    @torch.no_grad()
+    def encode(self, images: Float[Tensor, "1 c h w"] | Image.Image) -> Float[Tensor, "1 _ _ _"]:
+        """The most likely latents of a picture, or of pixels in [-1, 1]."""
+        if isinstance(images, Image.Image):
+            images = to_images(images, self.autoencoder.config.in_channels)
+        images, factor = images.to(self.device), self.autoencoder.factor
+        large = images.shape[-2] * images.shape[-1] > WHOLE * factor**2
+        encode = partial(encode_tiled, self.autoencoder) if large else self.autoencoder.encode
+        return encode(images).mode()
+
+    def task_shape(self, task: Task, height: int | None, width: int | None) -> tuple[int, int, int]:
+        """Of its latents; the size that a task fixes may be given again, but no other."""
+        size = task.size or (height, width)
+        if (height or size[0], width or size[1]) != size:
+            raise ValueError(
+                f"the picture of this task is {size[1]}x{size[0]}; leave out height and width."
+            )
+        return self.latent_shape(*size)
 
     def latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         """For pictures of this size in pixels; a side that is None is as trained."""
         height, width = (self.size if side is None else side for side in (height, width))
-        factor = self.autoencoder.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        factor = self.factor
         if height < factor or width < factor or height % factor or width % factor:
             raise ValueError(
                 f"pictures of {width}x{height} cannot be drawn: autoencoder and U-Net together "
@@ -163,38 +271,7 @@ class TextToImage:
         provenance: facts worth keeping (JSON); under "autoencoder" and "text_encoder" those of
             the parts, as their own folders hold them.
         """
-        folder = Path(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        partial.chmod(0o755)  # mkdtemp makes it private
-        try:
-            self.write(partial, provenance or {})
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-
-    def write(self, folder: Path, provenance: dict[str, Any]) -> None:
-        self.autoencoder.save(folder / "vae", provenance.get("autoencoder"))
-        self.text_encoder.save(folder, provenance.get("text_encoder"))
-        facts = bindings(self.autoencoder.sha256, self.text_encoder)
-        self.unet.save(folder / "unet", {**facts, **provenance})
-        scheduler = scheduler_files.to_diffusers(self.schedule_config, self.denoiser.prediction)
-        (folder / "scheduler").mkdir()
-        write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-        index = MODEL_INDEX | {"scheduler": ["diffusers", scheduler["_class_name"]]}
-        write_json(folder / "model_index.json", index)
-        write_json(folder / "latentsmith.json", {"bindings": facts, "provenance": provenance})
-        readme = pipeline_card(
-            sample_size=self.unet.config.sample_size,
-            factor=self.autoencoder.factor,
-            tokens=self.text_encoder.tokens,
-            schedule=self.schedule_config,
-            prediction=self.denoiser.prediction,
-            bindings=facts,
-            provenance=provenance,
-        )
-        (folder / CARD).write_text(readme, encoding="utf-8")
+        save_pipeline(self, Path(folder), provenance or {})
 
     @classmethod
     def load(
@@ -231,8 +308,10 @@ class TextToImage:
         )
         if (folder / "latentsmith.json").exists():
             facts = read_json(folder / "latentsmith.json")
+            pipeline.classes = tuple(facts.get("classes", ()))
             found = bindings(pipeline.autoencoder.sha256, pipeline.text_encoder)
-            check_bindings(facts.get("bindings", {}), found, folder)
+            same = read_provenance(folder / "vae").get(SAME_LATENTS, ())
+            check_bindings(facts.get("bindings", {}), found, folder, same)
         return pipeline
 
     @classmethod

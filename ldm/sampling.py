@@ -1,21 +1,21 @@
-"""From prompts' contexts to latents: sampler, times, guidance and seeds put together."""
+"""From prompts' contexts to latents: sampler, times, guidance, seeds and task put together."""
 
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from jaxtyping import Float
+import torch
 from torch import Tensor
 
 from ldm.denoiser import Denoiser
 from ldm.guidance import Guidance, guide
 from ldm.noise import SeededNoise
+from ldm.requests import Request, noise_of
 from ldm.samplers import CALLS_PER_STEP, find_sampler
 from ldm.schedule import Schedule, check_steps
 from ldm.shapes import Denoise, Latents
 from ldm.spacing import Times, find_spacing, listed
-
-CPU_GROUP_PIXELS = 1024  # latent pixels that keep two CPU cores busy
+from ldm.task import TEXT_TO_IMAGE, Task, last, steps_taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +46,15 @@ class Sampling:
             return listed(schedule, self.times)
         return find_spacing(self.spacing)(schedule, self.steps)
 
-    def calls(self) -> int:
+    def calls(self, task: Task = TEXT_TO_IMAGE) -> int:
         """Of the network, per image; counting a guided pair, which is one call, as one."""
-        steps = self.steps if self.times is None else len(self.times)
+        steps = steps_taken(self.steps if self.times is None else len(self.times), task.strength)
+        if steps == 0:
+            return 0
         if self.sampler == "plms":  # a mean of two in the first step
             return steps + (steps > 1)
-        return (steps - 1) * CALLS_PER_STEP.get(self.sampler, 1) + 1
+        per_step = CALLS_PER_STEP.get(self.sampler, 1) * task.rounds()
+        return (steps - 1) * per_step + 1
 
     def options(self) -> dict[str, float]:
         """What the sampler is told besides; only what was asked for."""
@@ -61,65 +64,73 @@ class Sampling:
 
 def draw_latents(
     denoiser: Denoiser,
-    cond: Float[Tensor, "b l d"],
-    uncond: Float[Tensor, "1 l d"],
+    requests: Sequence[Request],
     shape: tuple[int, int, int],
     sampling: Sampling,
     *,
-    seeds: Sequence[int],
-    group: int,
+    task: Task = TEXT_TO_IMAGE,
     weak: Denoiser | None = None,
-    progress: Callable[[int], None] | None = None,
+    watch: Callable[[Latents], None] | None = None,
 ) -> Latents:
-    """Latents of this shape for the given contexts, one seed each; computed in a batch of `group`.
+    """Latents of this shape for requests of one kind, in one batch.
 
     Matrix kernels round differently for different batch sizes, but alike for every place in the
-    batch. So the batch is filled up with copies of its last image, which are thrown away.
+    batch. So whoever wants the same bits fills every batch up to one size.
 
     Args:
-        weak: a worse model that guidance leads away from, in place of `uncond`.
-        progress: called with the number of images after each evaluation of the network.
+        task: what is drawn besides the prompts.
+        weak: a worse model that guidance leads away from, in place of the negative prompt.
+        watch: is shown the estimate of the clean latents after each call of the network.
 
     Raises:
         FloatingPointError: the result is not finite.
     """
-    count = len(cond)
-    rows = [min(k, count - 1) for k in range(group)]
-    device = cond.device
-    noise = SeededNoise(shape, seeds, device)
+    schedule, noise = denoiser.schedule, noise_of(requests, shape, requests[0].uncond.device)
+    conds = [
+        (torch.cat([context for context, _ in part]), part[0][1])
+        for part in zip(*(request.conds for request in requests), strict=True)
+    ]
     guided = guide(
-        denoiser, [(cond[rows], 1.0)], uncond.expand(group, -1, -1), sampling.guidance, weak
+        told(denoiser, task, noise),
+        conds,
+        torch.cat([request.uncond for request in requests]),
+        sampling.guidance,
+        None if weak is None else told(weak, task, noise),
     )
-    schedule = denoiser.schedule
-    latents = find_sampler(sampling.sampler)(
-        counted(guided, count, progress),
-        noise.initial()[rows],
-        schedule,
-        sampling.along(schedule),
-        lambda a, b: noise.between(a, b)[rows],
-        **sampling.options(),
-    )
+    times = last(sampling.along(schedule), task.strength)
+    latents = task.start(noise.initial(), schedule, times)
+    if len(times):
+        latents = task.sampler(sampling.sampler, noise)(
+            watched(task.bind(guided), watch),
+            latents,
+            schedule,
+            times,
+            noise.between,
+            **sampling.options(),
+        )
     if not latents.isfinite().all():
         raise FloatingPointError(
             f"sampling with {sampling} gave values that are not finite. Check the weights, or "
             "lower the guidance scale."
         )
-    return latents[:count]
+    return latents
 
 
-def counted(denoise: Denoise, images: int, progress: Callable[[int], None] | None) -> Denoise:
-    """The same, telling of every call."""
+def told(denoiser: Denoiser, task: Task, noise: SeededNoise) -> Denoiser:
+    network = task.network(denoiser.network, noise)
+    if network is denoiser.network:
+        return denoiser
+    return Denoiser(network, denoiser.schedule, denoiser.prediction, denoiser.prepare)
+
+
+def watched(denoise: Denoise, watch: Callable[[Latents], None] | None) -> Denoise:
+    """The same, showing what every call gives."""
+    if watch is None:
+        return denoise
 
     def call(z_t: Latents, t: Tensor) -> Latents:
         z_0 = denoise(z_t, t)
-        if progress is not None:
-            progress(images)
+        watch(z_0)
         return z_0
 
     return call
-
-
-def cpu_group(shape: tuple[int, int, int]) -> int:
-    """Images per batch on a CPU: a power of two that depends on nothing but the picture's size."""
-    pixels = shape[1] * shape[2]
-    return min(8, 2 ** (max(1, CPU_GROUP_PIXELS // pixels).bit_length() - 1))

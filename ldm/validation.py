@@ -4,7 +4,10 @@ The training loss jumps with the noise levels drawn. This one is measured on hel
 fixed noise and fixed levels, in buckets from nearly clean to nearly noise.
 """
 
+from collections.abc import Callable
+
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from ldm.denoiser import Denoiser
@@ -38,22 +41,33 @@ class Validation:
         schedule_steps: int,
         generator: torch.Generator,
         batch_size: int,
+        places: Int[Tensor, " n"] | None = None,
+        gather: Callable[[PerSample, int], PerSample] | None = None,
     ):
+        """
+        Args:
+            places, gather: where processes share the work: the pairs that this one looks at, and
+                what puts the losses of all of them in order again.
+        """
         count, device = len(latents), latents.device
         self.bucket = (torch.arange(count) % BUCKETS).to(device)
         within = torch.rand(count, generator=generator).to(device)
-        self.t = ((self.bucket + within) / BUCKETS * (schedule_steps - 1)).round().long()
-        self.noise = torch.randn(latents.shape, generator=generator).to(device)
-        self.latents, self.context, self.batch_size = latents, context, batch_size
+        t = ((self.bucket + within) / BUCKETS * (schedule_steps - 1)).round().long()
+        noise = torch.randn(latents.shape, generator=generator)
+        places = torch.arange(count) if places is None else places
+        self.t, self.noise = t[places.to(device)], noise[places].to(device)
+        self.latents, self.context = latents[places.to(device)], context[places.to(device)]
+        self.exchanged = context.roll(1, dims=0)[places.to(device)]
+        self.alike = torch.equal(context.roll(1, dims=0), context)  # as with a single pair
+        self.batch_size, self.gather = batch_size, gather
 
     @torch.no_grad()
     def loss(self, denoiser: Denoiser, objective: ObjectiveConfig) -> dict[str, float]:
         """Means: `val`; `val/t0-249` ... by bucket; `val/wrong_text` with captions exchanged."""
         losses = self.losses(denoiser, objective, self.context)
         means = {"val": losses.mean().item()}
-        exchanged = self.context.roll(1, dims=0)
-        if not torch.equal(exchanged, self.context):  # as with a single pair
-            wrong = self.losses(denoiser, objective, exchanged)
+        if not self.alike:
+            wrong = self.losses(denoiser, objective, self.exchanged)
             means["val/wrong_text"] = wrong.mean().item()
         edges = [round(k * len(denoiser.schedule) / BUCKETS) for k in range(BUCKETS + 1)]
         for k in range(BUCKETS):
@@ -70,7 +84,7 @@ class Validation:
 
     def losses(self, denoiser: Denoiser, objective: ObjectiveConfig, context: Context) -> PerSample:
         parts = torch.arange(len(self.latents), device=self.latents.device).split(self.batch_size)
-        return torch.cat(
+        losses = torch.cat(
             [
                 denoising_loss(
                     denoiser,
@@ -83,6 +97,7 @@ class Validation:
                 for part in parts
             ]
         )
+        return losses if self.gather is None else self.gather(losses, len(self.bucket))
 
 
 class Nothing(nn.Module):

@@ -6,12 +6,20 @@ import torch
 from torch import Tensor
 
 from autoencoder import Autoencoder
+from autoencoder.files import read_provenance
 from conditioning import TextEncoder
-from imagetext.cache import LatentCache, build_cache
+from imagetext.buckets import Buckets
+from imagetext.cache import LatentCache, verify_cache
+from imagetext.cache_build import Process, build_cache
 from imagetext.images import ImageTransform, to_model
+from imagetext.index import verify_images
+from imagetext.pairs import Pairs
+from imagetext.pixel_format import recorded_format
 from stages.ldm import Config
-from training.loop import progress_bar
+from training import ranks
+from training.progress import progress_bar
 from training.run import Run
+from training.watch import phase
 
 
 def hashes(config: Config, vae: Autoencoder, encoder: TextEncoder) -> dict[str, Any]:
@@ -28,15 +36,22 @@ def cached(
     config: Config,
     run: Run,
     parts: dict[str, Any],
-    pairs: list,
+    pairs: Pairs,
+    buckets: Buckets,
     vae: Autoencoder,
     encoder: TextEncoder,
 ) -> LatentCache:
-    """Latents and contexts of all pairs, made on the first start and reused on the next."""
-    transform = ImageTransform(config.size, vae.config.in_channels)
+    """Latents and contexts of all pairs, made on the first start, by all ranks, and reused."""
+    pixels = recorded_format(read_provenance(config.vae))
+    transform = ImageTransform(config.size, vae.config.in_channels, format=pixels)
     identity = {**parts, "transform": transform.describe(), "encoded_in": "float32"}
+    identity["shapes"] = buckets.shapes
     folder = run.path / "cache"
+    phase("building the latent cache")
     if folder.exists():
+        if config.verify_cache and not ranks.rank():
+            verify_cache(folder, progress_bar)
+            verify_images(pairs, progress_bar)
         return LatentCache.open(folder, identity, pairs)
     device = next(vae.parameters()).device
 
@@ -46,5 +61,13 @@ def cached(
         return torch.cat([posterior.mean, posterior.logvar], dim=1)
 
     return build_cache(
-        pairs, transform, encode_images, encoder, folder, identity, progress=progress_bar
+        pairs,
+        transform,
+        encode_images,
+        encoder,
+        folder,
+        identity,
+        buckets=buckets,
+        process=Process(ranks.rank(), ranks.count(), ranks.meet),
+        progress=progress_bar,
     )

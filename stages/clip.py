@@ -1,6 +1,6 @@
 """Stage 0: a CLIP of your own, whose text tower then conditions stage 2."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated
@@ -18,13 +18,15 @@ from conditioning.contrastive import (
 )
 from evaluation.retrieval import recall_at
 from imagetext.batches import ImageBatches, read_pixels
-from imagetext.folder import Pair
 from imagetext.images import ImageTransform
+from imagetext.pairs import Pair
+from training import ranks
 from training.bounds import Bound, NotNegative, Positive, Share
-from training.learning_rate import set_learning_rate
 from training.precision import Precision
 from training.recipe import Recipe
 from training.seeding import derived_seed, generator
+from training.update import Update, undo
+from training.watch import phase
 
 KS = (1, 5, 10)
 Several = Annotated[int, Bound(lambda x: x > 1, "2 or more, to have something to tell apart")]
@@ -41,6 +43,15 @@ class Config(Recipe):
     tokens: Positive[int] | None = None  # context length of the text tower, else the preset's
     degrade: bool = False  # half of the images softer and shifted; for a judge of samples
     look_every: Positive[int] = 1000  # steps between retrieval tests, besides that at the end
+
+    def check(self) -> None:
+        if self.accumulate > 1:
+            raise ValueError(
+                f"--accumulate {self.accumulate} is not possible here: every pair is told apart "
+                "from all others of its batch, and the image tower normalizes over the batch, so "
+                "parts of it teach something else. Leave the flag out; if memory does not suffice, "
+                "use a smaller --batch-size."
+            )
 
 
 # Each preset is an architecture of the same name (conditioning/clip.py) and a recipe for it.
@@ -69,45 +80,56 @@ class Stage:
     def __init__(self, config: Config, clip: Clip, batches: ImageBatches):
         self.config, self.clip, self.batches = config, clip, batches
         self.device = clip.network.logit_scale.device
-        self.precision = Precision(self.device, config.bf16)
-        self.loss = ContrastiveLoss(clip)
-        self.optimizer = torch.optim.AdamW(
+        self.precision = Precision(self.device, config.precision)
+        self.loss = ranks.parallel(ContrastiveLoss(clip))
+        optimizer = torch.optim.AdamW(
             parameter_groups(clip, config.weight_decay), betas=(0.9, 0.98), eps=1e-6, fused=True
         )
-        self.parts = {"clip": clip, "optimizer": self.optimizer}
+        self.update = Update({"optimizer": optimizer}, scaler=self.precision.scaler())
+        self.parts = {"clip": clip, "update": self.update}
         self.stream: Iterator | None = None
 
     def step(self, step: int) -> dict[str, Tensor]:
         config = self.config
         self.stream = self.stream or self.batches.stream(step)
+        phase("reading images")
         images, captions = next(self.stream)
         images = images.to(self.device, non_blocking=True)
         if config.degrade:
-            images = degraded(images, generator(config.seed, "degrade", step))
+            half = len(ranks.share(0, config.batch_size // 2))  # of the images, on all ranks
+            images = degraded(images, generator(config.seed, "degrade", step), half)
+        phase("computing gradients")
         self.clip.train()
+        before = [buffer.clone() for buffer in self.clip.buffers()]
         with self.precision:
             loss = self.loss(images, self.clip.tokenizer(captions))
-        self.optimizer.zero_grad()
-        loss.backward()
-        set_learning_rate(self.optimizer, config.rate(step))
-        self.optimizer.step()
+        (loss * self.update.scale).backward()
+        phase("updating weights")
+        metrics = ranks.means({"loss": loss.detach()})
+        metrics |= self.update(metrics, {"optimizer": config.rate(step)})
+        undo(self.clip.buffers(), before, metrics["taken"])
         bound_logit_scale(self.clip)
-        return {"loss": loss, "logit_scale": self.clip.logit_scale}
+        return metrics | {"logit_scale": self.clip.logit_scale}
 
 
-def recalls(config: Config, clip: Clip, pairs: list[Pair], name: str) -> dict[str, float]:
+def recalls(config: Config, clip: Clip, pairs: Sequence[Pair], name: str) -> dict[str, float]:
     """Retrieval among these pairs, or among a random choice of them if they are many."""
     if not pairs:
         return {}
     chosen = torch.randperm(len(pairs), generator=generator(config.seed, "retrieval"))
     pairs = [pairs[k] for k in chosen[:LARGEST_RETRIEVAL].tolist()]
     captions = [pair.captions[0] for pair in pairs]
-    pixels = read_pixels([pair.path for pair in pairs], ImageTransform(clip.size))
-    size = config.batch_size
+    own = ranks.places(len(pairs)).tolist()
+    pixels = read_pixels([pairs[k].path for k in own], ImageTransform(clip.size))
+    size = -(-config.batch_size // ranks.count())
     clip.eval()
     images = torch.cat([clip.encode_images(part) for part in pixels.split(size)])
     texts = torch.cat(
-        [clip.encode_texts(captions[k : k + size]) for k in range(0, len(captions), size)]
+        [
+            clip.encode_texts([captions[k] for k in own[first : first + size]])
+            for first in range(0, len(own), size)
+        ]
     )
+    images, texts = (ranks.gathered(part, len(pairs)) for part in (images, texts))
     found = recall_at(images @ texts.T, captions, KS)
     return {f"{name}_recall@{k}": value for k, value in found.items()}

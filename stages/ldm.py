@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
-from imagetext.batches import Order
 from imagetext.cache import LatentCache
+from imagetext.order import BucketOrder
 from ldm import TextToImage
 from ldm.denoiser import Denoiser
 from ldm.objective import ObjectiveConfig, denoising_loss, draw_noise
@@ -18,36 +20,56 @@ from ldm.schedule import ScheduleConfig, make_schedule
 from ldm.unet import PRESETS as ARCHITECTURES
 from ldm.unet import UNet
 from ldm.validation import Validation, verdict
+from stages.data import Aspect
+from stages.finetune import check_process, load_unet
+from stages.lora import TARGETS, adapter_parts, add_adapter
+from training import ranks, sharding
 from training.bounds import Finite, NotNegative, Positive, Share
 from training.ema import EMA
 from training.grid import grid, pixels_of
-from training.learning_rate import set_learning_rate
-from training.loop import say
-from training.precision import Precision, compile_for
-from training.recipe import Recipe
+from training.posthoc import stored_averages
+from training.precision import DTYPES, Precision, compile_for, uncompiled
+from training.recipe import AveragingRecipe
 from training.run import Run
-from training.seeding import derived_seed, generator
+from training.seeding import derived_seed, generator, generators
+from training.update import Update
+from training.watch import phase
 
-PREVIEWS = 8  # prompts that a preview shows
+PREVIEWS = 8  # prompts that a preview shows, each drawn by averaged and by live weights
 JUDGED = 256  # training pairs that the validation loss is measured on if none are held out
+HELD_OUT = 1024  # held-out pairs that it is measured on, at most; their latents stay in memory
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Recipe):
+class Config(AveragingRecipe):
     vae: Path  # run folder of train_vae.py, the folder of any AutoencoderKL, or a single file
     text_encoder: str  # run or CLIPTextModel folder, a whole model's single file, NAME:PRETRAINED
+    init_from: Path | None = None  # begin with this U-Net: run, pipeline, U-Net folder, single file
+    lora: Positive[int] | None = None  # learn changes of this rank to its attention instead
+    lora_alpha: Positive[float] | None = None  # they count alpha / rank times; once when left out
+    lora_targets: tuple[str, ...] = TARGETS  # the modules changed, by the end of their names
     size: Positive[int] = 64  # side of the training images in pixels
+    max_aspect: Aspect = 1.0  # 2: also shapes up to 2:1 and 1:2, of the same area; 1: squares
     batch_size: Positive[int] = 32  # images per step
     weight_decay: NotNegative[float] = 0.01  # of AdamW
     clip_norm: Positive[float] = 1.0  # the gradient is scaled down to this norm
-    ema_halflife: Positive[float] = 0.02  # of the averaged weights, as a share of the run
     caption_dropout: Share = 0.1  # chance to train on the empty caption, which guidance needs
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     gradient_checkpointing: bool = False  # a third slower, much less memory
+    shard: bool = False  # spread weights and optimizer over the GPUs; for what does not fit on one
     preview_prompts: tuple[str, ...] = ()  # drawn while training; the first held-out captions else
     preview_guidance: Finite = 4.0  # guidance scale of the previews
     allow_missing_captions: bool = False  # train images without a caption on the empty one
+    verify_cache: bool = False  # read the cache and all images again, whether they are as they were
+
+    def check(self) -> None:
+        super().check()
+        if self.averages_every and (self.shard or self.lora):
+            other = "--shard" if self.shard else "--lora"
+            raise ValueError(f"--averages-every stores whole U-Nets, which {other} does not have.")
+        if self.shard and self.lora:
+            raise ValueError("--lora trains too little to be spread; leave out --shard.")
 
 
 FLOW = {
@@ -56,17 +78,31 @@ FLOW = {
 }
 # Each preset is an architecture of the same name (ldm/unet.py) and a recipe for it.
 PRESETS = {
-    "tiny-32": {"size": 32, "steps": 900, "look_every": 450, "save_every": 450, **FLOW},
+    "tiny-32": {
+        "size": 32,
+        "steps": 900,
+        "ema_halflife": 576,
+        "look_every": 450,
+        "save_every": 450,
+        **FLOW,
+    },
     "demo": {
         "size": 48,
         "steps": 2200,
         "learning_rate": 1.2e-3,
         "cooldown": 0.7,
+        "ema_halflife": 1408,
         "look_every": 550,
         "save_every": 550,
         **FLOW,
     },
-    "small-64": {"steps": 10_000, "cooldown": 0.7, "look_every": 1000, **FLOW},
+    "small-64": {
+        "steps": 10_000,
+        "cooldown": 0.7,
+        "ema_halflife": 6400,
+        "look_every": 1000,
+        **FLOW,
+    },
     "sd15": {
         "size": 512,
         "steps": 500_000,
@@ -74,6 +110,7 @@ PRESETS = {
         "learning_rate": 1e-4,
         "warmup": 10_000,
         "cooldown": 0.1,
+        "ema_halflife": 2_560_000,
         "objective": ObjectiveConfig(prediction="noise"),
         "schedule": ScheduleConfig(),
         "gradient_checkpointing": True,
@@ -81,28 +118,57 @@ PRESETS = {
 }
 
 
+def side_multiple(unet: UNet, vae: Autoencoder) -> int:
+    """What the sides of an image must be a multiple of."""
+    return vae.factor * 2 ** (len(unet.config.block_out_channels) - 1)
+
+
 def build_unet(config: Config, vae: Autoencoder, encoder: TextEncoder) -> UNet:
-    """The preset's U-Net, fitted to this autoencoder and text encoder."""
-    halvings = len(ARCHITECTURES[config.preset].block_out_channels) - 1
-    factor = vae.factor * 2**halvings
-    if config.size % factor:
-        raise ValueError(
-            f"--size {config.size} is not a multiple of {factor}: the autoencoder shrinks images "
-            f"{vae.factor} times, and the U-Net its latents {2**halvings} times. "
-            f"Use --size {max(1, config.size // factor) * factor}."
+    """That of `init_from`, or else the preset's, fitted to this autoencoder and text encoder."""
+    if config.init_from is not None:
+        unet = load_unet(config.init_from, config.size, vae, encoder)
+        process = (config.schedule, config.objective.prediction)
+        check_process(config.init_from, unet, encoder, process)
+        check_size(config.size, vae.factor, levels=len(unet.config.block_out_channels))
+    else:
+        architecture = ARCHITECTURES[config.preset]
+        check_size(config.size, vae.factor, levels=len(architecture.block_out_channels))
+        torch.manual_seed(derived_seed(config.seed, "weights"))
+        unet = UNet(
+            replace(
+                architecture,
+                in_channels=vae.config.latent_channels,
+                out_channels=vae.config.latent_channels,
+                cross_attention_dim=encoder.width,
+                sample_size=config.size // vae.factor,
+            )
         )
-    torch.manual_seed(derived_seed(config.seed, "weights"))
-    unet = UNet(
-        replace(
-            ARCHITECTURES[config.preset],
-            in_channels=vae.config.latent_channels,
-            out_channels=vae.config.latent_channels,
-            cross_attention_dim=encoder.width,
-            sample_size=config.size // vae.factor,
-        )
-    )
     unet.gradient_checkpointing = config.gradient_checkpointing
     return unet
+
+
+def check_size(size: int, shrink: int, levels: int) -> None:
+    """shrink: of the autoencoder. levels: of the U-Net, which halves at all but the last."""
+    halving = 2 ** (levels - 1)
+    factor = shrink * halving
+    if size % factor:
+        raise ValueError(
+            f"--size {size} is not a multiple of {factor}: the autoencoder shrinks images "
+            f"{shrink} times, and the U-Net its latents {halving} times. "
+            f"Use --size {max(1, size // factor) * factor}."
+        )
+
+
+def adapt(config: Config, unet: UNet) -> None:
+    """With --lora: from here on it is not the U-Net itself that learns."""
+    if config.lora is None:
+        return
+    if config.init_from is None:
+        raise ValueError("--lora changes a model that is there; say which one: --init-from MODEL.")
+    torch.manual_seed(derived_seed(config.seed, "lora"))
+    add_adapter(unet, config.lora, config.lora_alpha or config.lora, config.lora_targets)
+    learned = sum(weight.numel() for weight in unet.parameters() if weight.requires_grad)
+    print(f"LoRA of rank {config.lora}: {learned / 1e6:.3g} million parameters learn.")
 
 
 class Stage:
@@ -116,65 +182,142 @@ class Stage:
         vae: Autoencoder,
         encoder: TextEncoder,
         cache: LatentCache,
-        order: Order,
+        order: BucketOrder,
         prompts: Sequence[str],
     ):
         self.config, self.run, self.unet, self.cache, self.order = config, run, unet, cache, order
         self.device = unet.conv_in.weight.device
-        self.precision = Precision(self.device, config.bf16)
-        self.ema = EMA(unet, config.ema_halflife * config.steps)
-        self.optimizer = torch.optim.AdamW(
+        self.precision = Precision(self.device, config.precision)
+        self.ema = EMA(unet, config.ema_halflife_steps)
+        if config.shard:
+            spread(unet, self.precision.name)
+            spread(self.ema.module, "fp32")  # previews are drawn in it
+        optimizer = torch.optim.AdamW(
             unet.parameters(), betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
-        self.parts = {"unet": unet, "ema": self.ema, "optimizer": self.optimizer}
+        scaler = self.precision.scaler()
+        self.update = Update({"optimizer": optimizer}, config.clip_norm, scaler)
+        self.parts = {"unet": unet, "ema": self.ema, "update": self.update}
+        self.parts |= adapter_parts(unet, self.ema)
+        self.averages = stored_averages(run.path, config, unet, "stages.ldm_averages")
+        if self.averages is not None:
+            self.parts["power_averages"] = self.averages
         schedule = make_schedule(config.schedule).to(self.device)
-        self.denoiser = Denoiser(unet, schedule, config.objective.prediction)
-        self.pipeline = TextToImage(
-            self.ema.module, vae, encoder, config.schedule, config.objective.prediction
-        ).to(self.device)
-        held_out = torch.arange(order.count, len(cache))
-        judged = held_out if len(held_out) else torch.arange(min(order.count, JUDGED))
-        self.validation = Validation(
-            *self.draw(judged, "validation", 0),
-            schedule_steps=len(schedule),
-            generator=generator(config.seed, "validation noise"),
-            batch_size=config.batch_size,
-        )
+        self.network = unet if config.shard else ranks.parallel(unet)
+        self.denoiser = Denoiser(self.network, schedule, config.objective.prediction)
+        bound = vae, encoder, config.schedule, config.objective.prediction
+        self.pipeline = TextToImage(self.ema.module, *bound).to(self.device)
+        self.live = TextToImage(unet, *bound).to(self.device)
+        self.validation = held_out_loss(config, cache, order.count, len(schedule), self.device)
         self.prompts = prompts
         self.baseline = self.validation.baseline(self.denoiser, config.objective)
-        compile_for(self.device, unet)
-
-    def draw(self, indices: Tensor, purpose: str, step: int) -> tuple[Tensor, Tensor]:
-        """Latents and contexts of these pairs; captions are dropped in training only."""
-        dropout = self.config.caption_dropout if purpose == "train" else 0.0
-        random = generator(self.config.seed, purpose, step)
-        latents, context = self.cache.batch(indices, random, dropout)
-        return latents.to(self.device), context.to(self.device)
+        if not config.shard:
+            compile_for(self.device, unet)
 
     def step(self, step: int) -> dict[str, Tensor]:
         config = self.config
-        latents, context = self.draw(self.order.indices(step), "train", step)
-        random = generator(config.seed, "noise", step)
+        phase("reading latents")
+        numbers = ranks.share(step * config.batch_size, config.batch_size)
+        own = torch.tensor(ranks.share(0, config.batch_size))
+        latents, context = self.cache.batch(
+            self.order.indices(step)[own],
+            generators(config.seed, "train", numbers),
+            config.caption_dropout,
+        )
+        latents, context = latents.to(self.device), context.to(self.device)
+        random = generators(config.seed, "noise", numbers)
         t, noise = draw_noise(latents, self.denoiser.schedule, config.objective, random)
-        with self.precision:
-            loss = denoising_loss(
-                self.denoiser, latents, context, config.objective, t=t, noise=noise
-            ).mean()
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.unet.parameters(), config.clip_norm)
-        set_learning_rate(self.optimizer, config.rate(step))
-        self.optimizer.step()
-        self.ema.update(self.unet, step)
-        return {"loss": loss, "gradient_norm": norm}
+        phase("computing gradients")
+        loss = self.backward(latents, context, t, noise)
+        phase("updating weights")
+        metrics = ranks.means({"loss": loss})
+        metrics |= self.update(metrics, {"optimizer": config.rate(step)})
+        self.ema.update(self.unet, step, metrics["taken"])
+        if self.averages is not None:
+            self.averages.update(self.unet, step)
+        return metrics
 
-    def look(self, step: int) -> dict[str, float]:
-        """Validation loss of the averaged weights, its verdict, and a picture of each prompt."""
+    def backward(self, *batch: Tensor) -> Tensor:
+        """Adds the gradient of the batch's mean loss, and returns that loss. The batch (latents,
+        context, t, noise) is computed in equal parts, of which each adds its share."""
+        parts, losses = self.config.accumulate, []
+        for latents, context, t, noise in zip(*(x.chunk(parts) for x in batch), strict=True):
+            with ranks.averaging(self.network, now=len(losses) == parts - 1):
+                with self.precision:
+                    loss = denoising_loss(
+                        self.denoiser, latents, context, self.config.objective, t=t, noise=noise
+                    ).mean()
+                (loss * self.update.scale / parts).backward()
+            losses.append(loss.detach())
+        return torch.stack(losses).mean()
+
+    def look(self, step: int) -> dict[str, float | str]:
+        """Validation loss of the averaged weights, its verdict, and a picture of each prompt: by
+        the averaged weights above, by the live ones below, as sample.py draws them."""
         with self.precision:
             losses = self.validation.loss(self.pipeline.denoiser, self.config.objective)
-        say(f"step {step}: {verdict(losses, self.baseline)}")
-        pictures = self.pipeline(
-            self.prompts, guidance_scale=self.config.preview_guidance, seed=self.config.seed
+        seen = self.drawn(self.pipeline)
+        self.unet.eval()
+        with uncompiled(self.device):
+            seen = torch.cat([seen, self.drawn(self.live)])
+        self.unet.train()
+        columns = 4 if len(self.prompts) % 4 == 0 else len(self.prompts)
+        if not ranks.rank():
+            grid(seen, columns).save(self.run.preview(step))
+        share = {"share_of_nothing": losses["val"] / self.baseline}
+        return {**losses, **share, "verdict": verdict(losses, self.baseline)}
+
+    def drawn(self, pipeline: TextToImage) -> UInt8[Tensor, "n c h w"]:
+        """A picture of each prompt, on every rank."""
+        own = ranks.places(len(self.prompts)).tolist()
+        pictures = pipeline(
+            [self.prompts[k] for k in own],
+            guidance_scale=self.config.preview_guidance,
+            seed=self.config.seed + own[0],
         )
-        grid(pixels_of(pictures), columns=4).save(self.run.preview(step))
-        return losses
+        return ranks.gathered(pixels_of(pictures), len(self.prompts))
+
+    def save(self, provenance: dict[str, Any]) -> None:
+        """Writes the model: the averaged weights with all that is needed to draw."""
+        averages = self.ema.module.state_dict()
+        weights = {name: sharding.whole(each).cpu() for name, each in averages.items()}
+        if ranks.rank():
+            return
+        with torch.device("meta"):
+            unet = UNet(self.unet.config)
+        unet.load_state_dict(weights, assign=True)
+        pipeline, config = self.pipeline, self.config
+        TextToImage(
+            unet,
+            pipeline.autoencoder,
+            pipeline.text_encoder,
+            config.schedule,
+            config.objective.prediction,
+        ).save(self.run.model, provenance)
+
+
+def spread(unet: UNet, precision: str) -> None:
+    """Shares its weights out among the ranks. precision: of what is computed with them."""
+    if precision == "fp16":
+        raise ValueError("--shard goes with --precision bf16 or fp32, not with fp16.")
+    sharding.shard(unet, unet.stages, DTYPES[precision], methods=("shifts", "read"))
+
+
+def held_out_loss(
+    config: Config, cache: LatentCache, trained: int, schedule_steps: int, device: torch.device
+) -> Validation:
+    """On the pairs after the first `trained`; if there are none, on some that are trained on."""
+    held_out = torch.arange(trained, len(cache), max(1, -(-(len(cache) - trained) // HELD_OUT)))
+    judged = held_out if len(held_out) else torch.arange(min(trained, JUDGED))
+    judged = cache.of_one_shape(judged)
+    random = generators(config.seed, "validation", judged.tolist())
+    latents, context = cache.batch(judged, random, 0.0)
+    return Validation(
+        latents.to(device),
+        context.to(device),
+        schedule_steps=schedule_steps,
+        generator=generator(config.seed, "validation noise"),
+        batch_size=config.batch_size,
+        places=ranks.places(len(judged)),
+        gather=ranks.gathered,
+    )

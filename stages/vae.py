@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,32 +11,44 @@ from autoencoder import PRESETS as ARCHITECTURES
 from autoencoder import Autoencoder
 from autoencoder.discriminator import DiscriminatorConfig, balance
 from autoencoder.losses import LossConfig
-from autoencoder.optimization import TrainingStep, prepare
-from autoencoder.statistics import fold, measure, without_scaling
-from evaluation.reconstruction import psnr
+from autoencoder.optimization import Training, prepare
+from autoencoder.overflow import fits_float16, largest_activation
+from autoencoder.statistics import fold, measure
 from imagetext.batches import ImageBatches
-from imagetext.images import to_model, to_uint8
+from imagetext.buckets import shapes_up_to
+from imagetext.images import ImageTransform, inspect_image, kind_of, to_model
+from imagetext.members import Source
+from imagetext.pixel_format import RECORD, Layout, choose_format
+from stages.data import Aspect
+from stages.finetune import load_autoencoder, save_with_frozen_encoder
+from stages.held_out import HeldOut, perceptual_at_hand
+from training import ranks
 from training.bounds import Positive
 from training.ema import EMA
 from training.grid import grid
-from training.loop import say
 from training.metrics import Averages
+from training.posthoc import stored_averages
 from training.precision import Precision
-from training.recipe import Recipe
+from training.recipe import AveragingRecipe
 from training.run import Run
-from training.seeding import derived_seed, generator
+from training.seeding import derived_seed, generators
+from training.update import Update
+from training.watch import phase
 
-JUDGED = 256  # held-out images that the PSNR is measured on, at most
+JUDGED = 256  # held-out images that are measured, at most
 SHOWN = 16  # of them in a preview
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Recipe):
+class Config(AveragingRecipe):
     init_from: Path | None = None  # begin with this autoencoder, a folder or single file, instead
+    freeze: Literal["none", "encoder"] = "none"  # encoder: its latents stay what they are
     size: Positive[int] = 64  # side of the training images in pixels
-    channels: int = 3  # 1 gray, 3 RGB, 4 RGBA
+    max_aspect: Aspect = 1.0  # 2: also shapes up to 2:1 and 1:2, of the same area; 1: squares
+    channels: Positive[int] = 3  # 1 gray, 3 RGB, 4 RGBA; any number that TIFF or .npy files have
+    value_range: tuple[float, float] | None = None  # becomes -1 to 1; all of 8 or 16 bits else
+    layout: Layout = "auto"  # of .npy files with three axes; auto: where --channels is found
     clip_norm: Positive[float] = 1.0  # gradients are scaled down to this norm
-    ema_halflife: Positive[float] = 0.02  # of the averaged weights, as a share of the run
     loss: LossConfig = field(default_factory=LossConfig)
     discriminator_rate: Positive[float] = 1.0  # learning rate, times that of the autoencoder
     discriminator_width: Positive[int] = 64  # channels of its first layer
@@ -46,13 +59,20 @@ class Config(Recipe):
 # Each preset is an architecture of the same name (autoencoder/autoencoder.py) and a recipe for it.
 OFFLINE = LossConfig(reconstruction="l2", perceptual="none", adversarial_weight=0.0)
 PRESETS = {
-    "tiny-32": {"size": 32, "steps": 300, "learning_rate": 3e-3, "loss": OFFLINE},
+    "tiny-32": {
+        "size": 32,
+        "steps": 300,
+        "learning_rate": 3e-3,
+        "ema_halflife": 96,
+        "loss": OFFLINE,
+    },
     "demo": {
         "size": 48,
         "steps": 1400,
         "batch_size": 8,  # at equal time 2 dB better than 16, on CPUs without bf16
         "learning_rate": 3e-3,
         "cooldown": 1.0,
+        "ema_halflife": 224,
         "look_every": 350,
         "save_every": 350,
         "loss": OFFLINE,
@@ -62,15 +82,28 @@ PRESETS = {
         "batch_size": 8,
         "learning_rate": 3e-3,
         "cooldown": 1.0,
+        "ema_halflife": 800,
         "look_every": 1000,
         "loss": OFFLINE,
     },
-    "base-256": {"size": 256, "steps": 200_000, "batch_size": 32, "learning_rate": 1e-4},
-    "sd15": {"size": 256, "steps": 400_000, "batch_size": 32, "learning_rate": 5e-5},
+    "base-256": {
+        "size": 256,
+        "steps": 200_000,
+        "batch_size": 32,
+        "learning_rate": 1e-4,
+        "ema_halflife": 128_000,
+    },
+    "sd15": {
+        "size": 256,
+        "steps": 400_000,
+        "batch_size": 32,
+        "learning_rate": 5e-5,
+        "ema_halflife": 256_000,
+    },
 }
 
 
-def build(config: Config, device: torch.device) -> TrainingStep:
+def build(config: Config, device: torch.device) -> Training:
     """Networks and losses, new or from `init_from`. Whatever is missing is reported here."""
     torch.manual_seed(derived_seed(config.seed, "weights"))
     if config.init_from is None:
@@ -78,8 +111,9 @@ def build(config: Config, device: torch.device) -> TrainingStep:
         architecture = replace(ARCHITECTURES[config.preset], sample_size=config.size, **channels)
         autoencoder = Autoencoder(architecture)
     else:
-        autoencoder = without_scaling(Autoencoder.load(config.init_from))
+        autoencoder = load_autoencoder(config.init_from, config.freeze == "encoder")
     check(config, autoencoder)
+    shapes = shapes_up_to(config.max_aspect, config.size, autoencoder.factor)
     return prepare(
         autoencoder,
         config.loss,
@@ -88,16 +122,27 @@ def build(config: Config, device: torch.device) -> TrainingStep:
             width=config.discriminator_width,
             layers=config.discriminator_layers,
         ),
-        size=config.size,
+        size=min(map(min, shapes)),
         steps=config.steps,
         device=device,
-        precision=Precision(device, config.bf16),
-        clip_norm=config.clip_norm,
-        discriminator_rate=config.discriminator_rate,
+        precision=Precision(device, config.precision),
+        parallel=ranks.parallel,
+        average=ranks.mean,
     )
 
 
+def transform_of(config: Config, example: Source) -> ImageTransform:
+    """example: one of the files, which all hold numbers of the same type; it is tried."""
+    dtype, _ = kind_of(inspect_image(example)[1])
+    pixels = choose_format(dtype, config.value_range, config.layout, example)
+    transform = ImageTransform(config.size, config.channels, format=pixels)
+    transform(example)
+    return transform
+
+
 def check(config: Config, autoencoder: Autoencoder) -> None:
+    if config.freeze != "none" and config.init_from is None:
+        raise ValueError("--freeze encoder keeps one that is there; say which: --init-from MODEL.")
     factor, architecture = autoencoder.factor, autoencoder.config
     if config.size % factor:
         raise ValueError(
@@ -118,55 +163,103 @@ class Stage:
         self,
         config: Config,
         run: Run,
-        training: TrainingStep,
+        training: Training,
         batches: ImageBatches,
         judged: Tensor,
     ):
         self.config, self.run, self.training = config, run, training
-        self.batches, self.stream, self.judged = batches, None, judged
+        self.batches, self.stream = batches, None
         self.device = training.autoencoder.decoder.conv_out.weight.device
-        self.ema = EMA(training.autoencoder, config.ema_halflife * config.steps)
-        self.parts = {**training.parts, "ema": self.ema}
+        perceptual = training.loss.perceptual or perceptual_at_hand(config.size, self.device)
+        self.held_out = HeldOut(judged, config.batch_size, self.device, perceptual)
+        self.ema = EMA(training.autoencoder, config.ema_halflife_steps)
+        scaler = training.precision.scaler()
+        self.update = Update(training.optimizers, config.clip_norm, scaler)
+        self.averages = stored_averages(
+            run.path, config, training.autoencoder, "stages.vae_averages"
+        )
         self.contest = Averages()
+        self.parts = {**training.networks, "update": self.update, "ema": self.ema}
+        self.parts["contest"] = self.contest
+        if self.averages is not None:
+            self.parts["power_averages"] = self.averages
         if self.device.type == "cuda":
             training.autoencoder.compile_for_training()
 
     def step(self, step: int) -> dict[str, Tensor]:
         config = self.config
         self.stream = self.stream or self.batches.stream(step)
+        phase("reading images")
         images = to_model(next(self.stream)[0].to(self.device, non_blocking=True))
+        shape = self.training.autoencoder.latent_shape(images)[1:]
+        numbers = ranks.share(step * config.batch_size, config.batch_size)
+        each = generators(config.seed, "posterior", numbers)
+        noise = torch.stack([torch.randn(shape, generator=random) for random in each])
+        noise = noise.to(self.device, non_blocking=True)
+        phase("computing gradients")
+        metrics = self.training.backward(images, noise, step, config.accumulate, self.update.scale)
+        phase("updating weights")
+        metrics = ranks.means(metrics)
         rate = config.rate(step)
-        metrics = self.training(images, step, rate, generator(config.seed, "posterior", step))
-        self.ema.update(self.training.autoencoder, step)
+        rates = {"optimizer": rate, "adversary": rate * config.discriminator_rate}
+        metrics |= self.update(metrics, rates)
+        self.ema.update(self.training.autoencoder, step, metrics["taken"])
+        if self.averages is not None:
+            self.averages.update(self.training.autoencoder, step)
         names = {"discriminator", "logits_real", "logits_fake"} & metrics.keys()
         self.contest.add({name: metrics[name] for name in names})
         return metrics
 
-    @torch.no_grad()
-    def look(self, step: int) -> dict[str, float]:
-        """PSNR of the averaged weights on images that were held out, and a picture of some."""
-        values, shown = [], []
-        for pixels in self.judged.split(self.config.batch_size):
-            posterior = self.ema.module.encode(to_model(pixels.to(self.device)))
-            again = to_uint8(self.ema.module.decode(posterior.mode())).cpu()
-            values.append(psnr(pixels, again))
-            difference = (again.float() - pixels.float()) / 2 + 127.5  # gray where they agree
-            shown.append(torch.stack([pixels, again, difference.to(torch.uint8)], dim=1))
-        rows = torch.cat(shown)[:SHOWN].flatten(0, 1)
-        grid(rows, columns=3 * min(4, len(self.judged))).save(self.run.preview(step))
+    def look(self, step: int) -> dict[str, float | str]:
+        """How well the averaged weights do on what was held out, and a picture of some of it."""
+        seen = self.held_out.judge(self.ema.module)
+        columns = 3 * min(4, len(self.held_out.pixels))
+        if not ranks.rank():
+            grid(seen.pictures[: 3 * SHOWN], columns).save(self.run.preview(step))
+        words = {"verdict/channels": seen.channels.describe()}
         if contest := self.contest.pop():
-            say(f"discriminator: {balance(*contest.values())}")
-        return {"psnr": torch.cat(values).mean().item()}
+            words["verdict/discriminator"] = f"discriminator: {balance(*contest.values())}"
+        return {**seen.numbers, **words}
 
     def save(self) -> None:
-        """Measures the latents of the averaged weights, folds that in, and writes the model."""
-        count = min(self.config.statistics_images, self.batches.order.count)
-        steps = range(max(1, count // self.config.batch_size))
-        images = (to_model(self.batches[step][0].to(self.device)) for step in steps)
-        statistics = measure(self.ema.module, images)
-        provenance = {
-            "config": self.run.config,
-            "weights": "averaged over the last steps (EMA)",
-            "latent_statistics_folded_in": asdict(statistics),
-        }
-        fold(self.ema.module, statistics).save(self.run.model, provenance)
+        """Writes the model: the averaged weights."""
+        weights = "averaged over the last steps (EMA)"
+        write_model(self.run, self.config, self.ema.module, self.batches, {"weights": weights})
+
+
+def write_model(
+    run: Run,
+    config: Config,
+    autoencoder: Autoencoder,
+    batches: ImageBatches,
+    facts: dict[str, Any],
+    folder: Path | None = None,
+) -> None:
+    """With latents of zero mean and unit variance over a sample of the training images.
+
+    With a frozen encoder nothing is folded in, since its latents must not change.
+    """
+    device = autoencoder.decoder.conv_out.weight.device
+    some = to_model(batches[0][0].to(device))
+    facts = {"config": run.config, **facts, RECORD: batches.transforms[0].format.describe()}
+    folder = folder or run.model
+    if config.freeze == "encoder":
+        if not ranks.rank():
+            save_with_frozen_encoder(autoencoder, config.init_from, some, folder, facts)
+        return
+    count = min(config.statistics_images, batches.order.count)
+    steps = range(max(1, count // config.batch_size))
+    images = (to_model(batches[k][0].to(device)) for k in steps)
+    statistics = measure(autoencoder, images)  # over the images of all ranks
+    if ranks.rank():
+        return
+    autoencoder = fold(autoencoder, statistics)
+    activation = largest_activation(
+        autoencoder, lambda: autoencoder.decode(autoencoder.encode(some).mode())
+    )
+    facts |= {
+        "latent_statistics_folded_in": asdict(statistics),
+        "largest_activation": activation,  # over one batch, at any layer
+        "fits_float16": fits_float16(activation),
+    }
+    autoencoder.save(folder, facts)

@@ -65,11 +65,11 @@ def command(script: ModuleType, world: Path, out: Path, *flags: object) -> list[
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file below with its size and time."""
+    """Every file below with its size and time; not the index that any script leaves beside data."""
     return {
         str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and ".latentsmith" not in path.parts
     }
 
 

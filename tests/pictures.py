@@ -1,10 +1,13 @@
 """Small picture files for the tests of data folders."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from imagetext.pairs import Rows, Table
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (8, 8)) -> Path:
@@ -36,3 +39,17 @@ def captioned(root: Path, count: int) -> Path:
 def write_metadata(root: Path, rows: list[dict], file: str = "metadata.jsonl") -> None:
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     (root / file).write_text("".join(lines), encoding="utf-8")
+
+
+def table(
+    captions: Mapping[str, Sequence[str]],
+    root: Path = Path("/data"),
+    size: tuple[int, int] = (8, 8),
+) -> Table:
+    """Of images that need not exist; row k has the hash k."""
+    rows = Rows()
+    facts = {"size": 1, "mtime_ns": 1, "offset": 0, "shard": -1}
+    facts |= {"width": size[0], "height": size[1]}
+    for k, (name, texts) in enumerate(captions.items()):
+        rows.add(name, texts, facts | {"sha256": k.to_bytes(32)}, "RGB")
+    return rows.table(root)

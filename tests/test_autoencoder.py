@@ -157,6 +157,6 @@ def test_statistics_that_say_not_what_the_latents_are_are_refused(change, messag
 def test_config_can_be_varied():
     gray = dataclasses.replace(PRESETS["tiny-32"], in_channels=1, out_channels=1)
     images = torch.zeros(1, 1, 8, 8)
-    reconstructions, posterior = Autoencoder(gray)(images)
+    reconstructions, posterior = Autoencoder(gray)(images, torch.zeros(1, 4, 2, 2))
     assert reconstructions.shape == images.shape
     assert posterior.mean.shape == (1, 4, 2, 2)

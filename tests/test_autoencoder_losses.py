@@ -8,9 +8,16 @@ import torch
 
 from autoencoder import PRESETS, Autoencoder, Posterior
 from autoencoder.discriminator import Discriminator, DiscriminatorConfig, balance, hinge_loss
-from autoencoder.losses import AutoencoderLoss, LossConfig, adaptive_weight, start_step
+from autoencoder.losses import (
+    AutoencoderLoss,
+    LossConfig,
+    adaptive_weight,
+    at_last_layer,
+    start_step,
+)
 
 STEPS = 100
+NOISE = torch.zeros(2, 4, 8, 8)  # of the posterior
 ALWAYS = {"discriminator_start": 0, "adversarial_start": 0, "adversarial_ramp": 0}
 
 
@@ -70,7 +77,7 @@ def test_gradient_is_that_of_the_sum_of_the_terms(scene):
 def test_autoencoder_step_leaves_the_discriminator_untouched(scene, adaptive):
     autoencoder, discriminator, images = copy.deepcopy(scene)
     before = copy.deepcopy(discriminator.state_dict())
-    reconstructions, posterior = autoencoder(images)
+    reconstructions, posterior = autoencoder(images, NOISE)
     loss = make(adaptive=adaptive, **ALWAYS)
     last = autoencoder.decoder.conv_out.weight
     metrics = loss.backward_autoencoder(
@@ -83,7 +90,7 @@ def test_autoencoder_step_leaves_the_discriminator_untouched(scene, adaptive):
 
 def test_discriminator_gradient_is_its_own_loss_alone(scene):
     autoencoder, discriminator, images = copy.deepcopy(scene)
-    reconstructions, posterior = autoencoder(images)
+    reconstructions, posterior = autoencoder(images, NOISE)
     loss, last = make(**ALWAYS), autoencoder.decoder.conv_out.weight
     loss.backward_autoencoder(images, reconstructions, posterior, last, discriminator, step=0)
     before = gradients(autoencoder)
@@ -118,9 +125,13 @@ def test_adaptive_weight_is_clamped_and_balances_the_gradients():
     pixels = (weight * torch.arange(1.0, 5)).view(1, 1, 2, 2)
     gradient, against = torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.01)
     length = (1 + 4 + 9 + 16) ** 0.5
-    value = adaptive_weight(pixels, weight, gradient, against)
+    gradients = at_last_layer(pixels, weight, gradient, against)
+    value = adaptive_weight(gradients)
     assert value == pytest.approx(length / (0.01 * length + 1e-4)) and not value.requires_grad
-    assert adaptive_weight(pixels, weight, 1e3 * gradient, 0 * against) == 1e4
+    assert adaptive_weight(1024 * gradients, 1024.0) == value  # a loss scale changes nothing
+    assert adaptive_weight(torch.tensor([1e3, 0.0])[:, None] * gradients) == 1e4
+    for overflowed in (0, 1):
+        assert adaptive_weight(gradients.index_fill(0, torch.tensor(overflowed), math.inf)).isnan()
 
 
 def test_weights_do_not_depend_on_the_resolution():
@@ -160,7 +171,7 @@ def test_learned_variance_reaches_its_optimum(scene):
     autoencoder, _, images = copy.deepcopy(scene)
     loss = make(learned_logvar=True, adversarial_weight=0.0, kl_weight=0.0)
     optimizer = torch.optim.Adam(loss.parameters(), lr=0.1)
-    fixed = autoencoder(images)[0].detach().requires_grad_()
+    fixed = autoencoder(images, NOISE)[0].detach().requires_grad_()
     posterior = Posterior(torch.zeros(2, 4, 8, 8, requires_grad=True), torch.zeros(2, 4, 8, 8))
     for _ in range(150):
         optimizer.zero_grad()

@@ -62,11 +62,32 @@ def test_dropout_stays_off_whatever_the_owner_does(distance):
     assert not list(owner.parameters()) and not owner.state_dict()
 
 
-def test_gray_is_replicated_and_other_channels_are_refused(distance):
+def test_gray_is_replicated(distance):
     gray = torch.rand(2, 1, 1, 32, 32)
     torch.testing.assert_close(distance(*gray), distance(*gray.expand(-1, -1, 3, -1, -1)))
-    with pytest.raises(ValueError, match=r"1 or 3 channels, got 4.*--perceptual none"):
-        distance(torch.zeros(1, 4, 32, 32), torch.zeros(1, 4, 32, 32))
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5, 6])
+def test_every_channel_counts_the_same(distance, channels):
+    """Three by three, then one by one, weighted by how many they are."""
+    a, b = torch.rand(2, 2, channels, 32, 32) * 2 - 1
+    triples = channels // 3
+    parts = [slice(3 * k, 3 * k + 3) for k in range(triples)]
+    parts += [slice(k, k + 1) for k in range(3 * triples, channels)]
+    sizes = [part.stop - part.start for part in parts]
+    expected = sum(
+        distance(a[:, part], b[:, part]) * size for part, size in zip(parts, sizes, strict=True)
+    )
+    torch.testing.assert_close(distance(a, b), expected / channels, rtol=1e-4, atol=1e-7)
+
+
+def test_every_channel_gets_a_gradient(distance):
+    images, reconstructions = torch.rand(2, 1, 5, 32, 32)
+    distance(images, reconstructions.requires_grad_()).sum().backward()
+    assert (reconstructions.grad.abs().amax(dim=(0, 2, 3)) > 0).all()
+
+
+def test_small_images_are_refused(distance):
     with pytest.raises(ValueError, match="at least 32 pixels, got 16"):
         distance(torch.zeros(1, 3, 16, 32), torch.zeros(1, 3, 16, 32))
 

@@ -17,6 +17,7 @@ import train_clip
 import train_ldm
 import train_vae
 from tests.mistakes import TRAININGS, command, refusal, tree, unchanged
+from tests.pictures import captioned
 from training.cli import run_main
 
 
@@ -71,6 +72,23 @@ def test_a_run_of_stage_2_goes_on_with_no_other_part(world, runs, capsys, part):
     assert re.search(r"_sha256: [0-9a-f]{64} -> [0-9a-f]{64}\n", message)
 
 
+@pytest.mark.parametrize("script", TRAININGS, ids=lambda s: s.__name__)
+def test_a_run_goes_on_with_no_other_images(world, runs, tmp_path, capsys, script):
+    """They would come in another order, even if the flags are the same."""
+    data = captioned(tmp_path / "data", 12)
+    given = [*command(script, world, tmp_path / "run"), "--data", str(data)]
+    script.main(given)
+    metadata = (data / "metadata.jsonl").read_text()
+    (data / "000.png").rename(data / "zzz.png")
+    (data / "metadata.jsonl").write_text(metadata.replace("000.png", "zzz.png"))
+    message = refusal(capsys, script, given)
+    assert re.search(r"data_files\.sha256: [0-9a-f]{64} -> [0-9a-f]{64}\n", message)
+    (data / "zzz.png").unlink()
+    captioned(data, 13)
+    message = refusal(capsys, script, given)
+    assert re.search(r"data_files\.(training|held_out): \d+ -> \d+\n", message)
+
+
 def replace(folder: Path, source: Path) -> None:
     shutil.rmtree(folder)
     shutil.copytree(source, folder)
@@ -116,7 +134,7 @@ def test_a_folder_that_is_no_run_is_left_alone(world, tmp_path, capsys):
     [
         ("config.json", "config.json is damaged.*another --out"),
         ("state/step-0000002/autoencoder.safetensors", "from .*step-0000002.*delete that folder"),
-        ("state/step-0000002/optimizer.json", "from .*step-0000002.*delete that folder"),
+        ("state/step-0000002/update.json", "from .*step-0000002.*delete that folder"),
     ],
 )
 def test_a_damaged_run_says_what_to_do(world, runs, capsys, file, pattern):
@@ -162,7 +180,9 @@ def full(capsys: pytest.CaptureFixture, script: ModuleType, given: list[str], si
 def test_a_disk_too_full_for_the_cache(world, tmp_path, capsys):
     given = command(train_ldm, world, tmp_path / "run")
     assert "run/cache" in full(capsys, train_ldm, given, size=20_000)
-    assert list(tree(tmp_path)) == ["run/config.json"]
+    assert not (tmp_path / "run" / "cache").exists()
+    train_ldm.main(given)  # there is space again
+    assert (tmp_path / "run" / "model").is_dir()
 
 
 @pytest.mark.parametrize("script", [train_clip, train_vae], ids=lambda s: s.__name__)
@@ -170,7 +190,7 @@ def test_a_disk_too_full_for_the_state(world, tmp_path, capsys, script):
     given = command(script, world, tmp_path / "run")
     full(capsys, script, given, size=300_000)
     left = {Path(file).parts[1] for file in tree(tmp_path)}
-    assert left <= {"config.json", "metrics.jsonl", "tb", "previews"}
+    assert left <= {"config.json", "history.jsonl", "metrics.jsonl", "tb", "previews"}
     script.main(given)  # there is space again
     assert (tmp_path / "run" / "model").is_dir()
 
@@ -191,13 +211,13 @@ def test_a_disk_too_full_for_the_model_loses_nothing(world, runs, capsys, script
 
 def test_a_disk_too_full_for_a_picture_keeps_the_others(world, tmp_path, capsys, monkeypatch):
     sample.main(command(sample, world, tmp_path))
-    before, write, calls = tree(tmp_path), sample.png, []
+    before, write, calls = tree(tmp_path), sample.encoded, []
 
-    def larger(picture, made_by):
+    def larger(picture, *how):
         calls.append(picture)
-        return write(picture, made_by) + bytes(100_000 * (len(calls) > 1))
+        return write(picture, *how) + bytes(100_000 * (len(calls) > 1))
 
-    monkeypatch.setattr(sample, "png", larger)
+    monkeypatch.setattr(sample, "encoded", larger)
     full(capsys, sample, command(sample, world, tmp_path, "-n", 3), size=50_000)
     assert {file: tree(tmp_path)[file] for file in before} == before
     assert sorted(tree(tmp_path)) == ["00000.png", "00001.png"]

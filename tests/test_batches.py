@@ -5,9 +5,11 @@ from itertools import islice, pairwise
 import pytest
 import torch
 
-from imagetext.batches import ImageBatches, Order, read_pixels
-from imagetext.folder import Pair, read_folder
+from imagetext.batches import ImageBatches, read_pixels
+from imagetext.folder import read_folder
 from imagetext.images import ImageTransform
+from imagetext.order import Order
+from imagetext.pairs import Pair
 from tests.pictures import captioned, picture, truncated
 
 TRANSFORM = ImageTransform(8)
@@ -88,7 +90,7 @@ def test_an_image_that_breaks_meanwhile_is_named_in_one_line(tmp_path, workers):
 
 
 def test_images_are_not_mirrored_unless_asked(tmp_path):
-    upright = {image.numpy().tobytes() for image in batches(tmp_path).pixels}
+    upright = {image.numpy().tobytes() for image in batches(tmp_path).pixels[0]}
 
     def mirrored(flip: bool) -> list[bool]:
         stream = islice(batches(tmp_path, flip=flip).stream(), 7)
@@ -101,9 +103,9 @@ def test_images_are_not_mirrored_unless_asked(tmp_path):
 
 def test_mirroring_leaves_the_held_pixels_alone(tmp_path):
     made = batches(tmp_path, flip=True)
-    before = made.pixels.clone()
+    before = made.pixels[0].clone()
     list(islice(made.stream(), 7))
-    assert torch.equal(made.pixels, before)
+    assert torch.equal(made.pixels[0], before)
 
 
 def test_ranks_share_out_the_batch_of_one_process(tmp_path):

@@ -119,16 +119,16 @@ def test_the_temperature_is_bounded(clip):
     assert trained.logit_scale.item() == pytest.approx(100)
 
 
-def test_degraded_pictures_are_softer_and_only_the_first_half():
+def test_degraded_pictures_are_softer_and_only_the_first():
     """Half of the pixels' difference from their neighbors is gone; the mean color stays."""
     images = random_images(8, size=64)
-    worse = [degraded(images, torch.Generator().manual_seed(seed)) for seed in range(20)]
+    worse = [degraded(images, torch.Generator().manual_seed(seed), 4) for seed in range(20)]
     assert all(torch.equal(each[4:], images[4:]) for each in worse)
     roughness = torch.stack([each[:4].float().diff(dim=-1).abs().mean() for each in worse])
     assert roughness.min() < 0.6 * images.float().diff(dim=-1).abs().mean()
     means = torch.stack([each[:4].float().mean() for each in worse])
     assert (means - images[:4].float().mean()).abs().max() < 2
-    again = degraded(images, torch.Generator().manual_seed(3))
+    again = degraded(images, torch.Generator().manual_seed(3), 4)
     assert torch.equal(again, worse[3])
 
 
@@ -211,24 +211,6 @@ def test_the_run_folder_opens_as_text_encoder(run):
     assert math.log(24) + 1 > losses[0] > 1.3 * losses[-1]  # equal captions keep it from falling
     assert numbers[-1]["step"] == 60 and numbers[-1]["train_recall@1"] > 0.8
     assert 0 <= numbers[-1]["held_out_recall@10"] <= 1
-
-
-def test_a_resumed_run_equals_an_unbroken_one(run, shapes, tmp_path, monkeypatch):
-    original, calls = train_clip.Stage.step, []
-
-    def interrupted(self, step):
-        calls.append(step)
-        if len(calls) > 40:
-            raise OSError("the power failed")
-        return original(self, step)
-
-    monkeypatch.setattr(train_clip.Stage, "step", interrupted)
-    with pytest.raises(OSError, match="power"):
-        train_clip.main(command(shapes, tmp_path / "clip"))
-    monkeypatch.setattr(train_clip.Stage, "step", original)
-    train_clip.main(command(shapes, tmp_path / "clip"))
-    weights, unbroken = (load_clip(folder).state_dict() for folder in (tmp_path / "clip", run))
-    assert all(torch.equal(weights[name], unbroken[name]) for name in unbroken)
 
 
 def test_the_plan_warns_of_captions_that_are_cut(shapes, tmp_path, capsys):

@@ -15,7 +15,8 @@ from tests.test_pipeline import make_pipeline
 
 ROOT = Path(__file__).parents[1]
 README, GUIDE = ROOT / "README.md", ROOT / "docs" / "autoencoder.md"
-SAMPLING = ROOT / "docs" / "sampling.md"
+SAMPLING, TASKS = ROOT / "docs" / "sampling.md", ROOT / "docs" / "tasks.md"
+PROMPTS = ROOT / "docs" / "prompts.md"
 NOTHING = 2.0  # loss of a flow that predicts nothing, on latents of unit variance
 LOGVAR = -10.0  # of the latents: little noise, as training would leave
 NOT_NORMALIZED = 0.1  # factor that makes the latents so
@@ -56,7 +57,7 @@ def here(world, monkeypatch) -> Path:
 
 SHORT = [
     pytest.param(code, id=f"{file.stem}-{k}")
-    for file in (README, GUIDE, SAMPLING)
+    for file in (README, GUIDE, SAMPLING, TASKS, PROMPTS)
     for k, code in enumerate(blocks(file))
     if "STEPS" not in code
 ]

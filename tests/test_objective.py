@@ -32,6 +32,10 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+def generators(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(k) for k in range(count)]
+
+
 class Constant(torch.nn.Module):
     def forward(self, z_t, t, context):
         return torch.zeros_like(z_t)
@@ -46,7 +50,7 @@ def test_a_network_that_outputs_zero_scores_the_weight_times_the_power_of_its_ta
     objective = ObjectiveConfig(prediction=prediction, weighting=weighting)
     denoiser = Denoiser(Constant(), schedule, prediction)
     latents = torch.randn(200, 4, 16, 16, generator=generator())
-    t, noise = draw_noise(latents, schedule, objective, generator())
+    t, noise = draw_noise(latents, schedule, objective, generators(len(latents)))
     loss = denoising_loss(denoiser, latents, None, objective, t=t, noise=noise)
     power = 2 if prediction == "flow" else 1  # a difference of two unit variances, or one
     expected = power * weight(*schedule(t), prediction, objective).flatten()
@@ -114,7 +118,7 @@ def test_weights_are_finite_at_both_ends(weighting):
 @pytest.mark.parametrize("config", [TABLE, FLOW], ids=["table", "flow"])
 def test_uniform_times_cover_everything(config):
     schedule = make_schedule(config)
-    t = sample_times(schedule, ObjectiveConfig(), 20_000, generator())
+    t = sample_times(schedule, ObjectiveConfig(), generators(20_000))
     assert t.min() >= 0 and t.max() < 1000 and t.floor().long().unique().numel() == 1000
     assert t.float().mean().item() == pytest.approx(500, rel=0.02)
     assert t.is_floating_point() == (config.noise_schedule == "flow")
@@ -123,31 +127,31 @@ def test_uniform_times_cover_everything(config):
 def test_logit_normal_times_have_the_right_quantiles():
     schedule = make_schedule(FLOW)
     objective = ObjectiveConfig(times="logit_normal", logit_mean=0.5, logit_std=2.0)
-    t = sample_times(schedule, objective, 50_000, generator())
+    t = sample_times(schedule, objective, generators(50_000))
     logit = (t / 1000).logit()
     assert logit.mean().item() == pytest.approx(0.5, abs=0.03)
     assert logit.std().item() == pytest.approx(2, abs=0.03)
     extreme = replace(objective, logit_mean=100.0)
     for config in (FLOW, TABLE):
-        assert sample_times(make_schedule(config), extreme, 3, generator()).max() < 1000
+        assert sample_times(make_schedule(config), extreme, generators(3)).max() < 1000
 
 
 def test_offset_noise_moves_whole_channels():
     latents, objective = torch.zeros(500, 4, 8, 8), ObjectiveConfig(offset_noise=0.5)
-    _, noise = draw_noise(latents, make_schedule(TABLE), objective, generator())
+    _, noise = draw_noise(latents, make_schedule(TABLE), objective, generators(500))
     assert noise.mean(dim=(2, 3)).var().item() == pytest.approx(0.25 + 1 / 64, rel=0.1)
-    _, plain = draw_noise(latents, make_schedule(TABLE), ObjectiveConfig(), generator())
+    _, plain = draw_noise(latents, make_schedule(TABLE), ObjectiveConfig(), generators(500))
     assert plain.mean(dim=(2, 3)).var().item() == pytest.approx(1 / 64, rel=0.1)
 
 
-def test_drawing_depends_on_the_generator_alone():
-    latents, objective = torch.zeros(3, 4, 8, 8), ObjectiveConfig()
+def test_what_is_drawn_for_a_sample_depends_on_its_generator_alone():
+    latents, objective = torch.zeros(3, 4, 8, 8), ObjectiveConfig(offset_noise=0.1)
     schedule = make_schedule(TABLE)
-    first = draw_noise(latents, schedule, objective, generator())
+    together = draw_noise(latents, schedule, objective, generators(3))
     torch.manual_seed(1)
-    second = draw_noise(latents, schedule, objective, generator())
-    for a, b in zip(first, second, strict=True):
-        assert torch.equal(a, b)
+    alone = draw_noise(latents[2:], schedule, objective, generators(3)[2:])
+    for a, b in zip(together, alone, strict=True):
+        assert torch.equal(a[2:], b)
 
 
 @pytest.mark.parametrize("field", ["gamma", "logit_std", "offset_noise"])

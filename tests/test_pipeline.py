@@ -14,7 +14,7 @@ from conditioning.clip import Clip
 from ldm import TextToImage
 from ldm.guidance import Guidance
 from ldm.samplers import SAMPLERS
-from ldm.sampling import Sampling, draw_latents
+from ldm.sampling import Sampling
 from ldm.schedule import ScheduleConfig
 from ldm.unet import PRESETS as UNETS
 from ldm.unet import UNet
@@ -48,17 +48,16 @@ def pixels(picture) -> np.ndarray:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_an_image_does_not_depend_on_its_batch(pipeline, sampler):
     """Equal to the last bit on a CPU, whichever images are drawn along and in whatever order."""
-    shape = pipeline.latent_shape(32, 32)
-    contexts = torch.cat([pipeline.text_encoder([text]) for text in PROMPTS])
-    uncond = pipeline.text_encoder([""])
+    prompts = (PROMPTS * 4)[:16]
+    requests = pipeline.requests(prompts, seed=range(100, 116))
     guidance = Guidance(scale=3.0, rescale=0.5, parallel=0.5, max_norm=9.0, momentum=-0.5)
-    sampling = Sampling(sampler=sampler, steps=4, guidance=guidance)
-    fixed = (uncond, shape, sampling)
-    together = draw_latents(pipeline.denoiser, contexts, *fixed, seeds=range(5), group=8)
-    for k in (4, 0, 2):
-        context = contexts[k : k + 1]
-        alone = draw_latents(pipeline.denoiser, context, *fixed, seeds=[k], group=8)
-        assert torch.equal(alone[0], together[k])
+    sampling = Sampling(sampler=sampler, steps=3, guidance=guidance)
+    together = pipeline.draw(requests, sampling, height=32, width=32)
+    three = pipeline.draw([requests[k] for k in (15, 0, 4)], sampling, height=32, width=32)
+    (alone,) = pipeline.draw([requests[4]], sampling, height=32, width=32)
+    assert torch.equal(three[0], together[15]) and torch.equal(three[1], together[0])
+    assert torch.equal(alone, together[4]) and torch.equal(alone, three[2])
+    assert not torch.equal(together[4], together[9])  # the same prompt, another seed
 
 
 def test_pictures_of_one_call_equal_pictures_of_several(pipeline):

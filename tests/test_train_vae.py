@@ -11,7 +11,8 @@ from PIL import Image
 import train_vae
 from autoencoder import Autoencoder
 from autoencoder.files import read_provenance
-from imagetext.images import to_model
+from imagetext.batches import read_pixels
+from imagetext.images import ImageTransform, to_model
 from training.cli import run_main
 
 FAST = ["--preset", "tiny-32", "--steps", "6", "--batch-size", "4", "--look-every", "3",
@@ -56,30 +57,10 @@ def test_run_leaves_an_autoencoder_with_normalized_latents(data, tmp_path, capsy
     assert facts["latent_statistics_folded_in"]["images"] % 4 == 0
 
 
-def test_same_command_goes_on_and_ends_with_the_same_weights(data, tmp_path, monkeypatch):
-    train(data, tmp_path / "whole", *ADVERSARY)
-    step = train_vae.Stage.step
-
-    def killed(stage, number):
-        if number == 4:
-            raise MemoryError
-        return step(stage, number)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(train_vae.Stage, "step", killed)
-        with pytest.raises(MemoryError):
-            train(data, tmp_path / "parts", *ADVERSARY)
-    assert not (tmp_path / "parts" / "model").exists()
-    train(data, tmp_path / "parts", *ADVERSARY)
-    assert (
-        Autoencoder.load(tmp_path / "parts").sha256 == Autoencoder.load(tmp_path / "whole").sha256
-    )
-
-
 def test_latents_of_the_training_images_are_standardized(data, tmp_path):
     train(data, tmp_path / "run", "--held-out", "0", "--batch-size", "12", "--channels", "1")
     autoencoder = Autoencoder.load(tmp_path / "run")
-    images = train_vae.read_pixels(sorted(data.glob("*.png")), train_vae.ImageTransform(32, 1))
+    images = read_pixels(sorted(data.glob("*.png")), ImageTransform(32, 1))
     with torch.no_grad():
         posterior = autoencoder.encode(to_model(images))
     variance = posterior.mean.var(dim=(0, 2, 3)) + posterior.std.square().mean(dim=(0, 2, 3))

@@ -3,56 +3,18 @@
 import json
 import math
 import os
-import signal
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from tests.toy import Toy
 from training.checkpoint import flatten, load_state, save_state, saved_states, unflatten
 from training.ema import EMA
-from training.learning_rate import learning_rate, set_learning_rate
-from training.loop import Plan, train
+from training.learning_rate import learning_rate
 from training.run import Run, replacing
-from training.seeding import derived_seed, generator
-
-PLAN = Plan(steps=12, images_per_step=4, save_every=5, look_every=6, log_every=3)
-
-
-class Toy:
-    """A run in miniature: linear regression by AdamW with EMA, all randomness from the step."""
-
-    def __init__(self, folder: Path, config: dict | None = None):
-        torch.manual_seed(0)
-        self.run = Run(folder, config or {"seed": 0})
-        self.model = nn.Linear(3, 1)
-        self.ema = EMA(self.model, halflife=4)
-        self.optimizer = torch.optim.AdamW(self.model.parameters())
-        self.parts = {"model": self.model, "ema": self.ema, "optimizer": self.optimizer}
-        self.looked: list[int] = []
-
-    def step(self, step: int) -> dict[str, torch.Tensor]:
-        rate = learning_rate(step, base=0.1, steps=PLAN.steps, warmup=3, cooldown=0.5)
-        set_learning_rate(self.optimizer, rate)
-        x = torch.randn(4, 3, generator=generator(0, "train", step))
-        loss = (self.model(x) - x.sum(1, keepdim=True)).square().mean()
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        self.ema.update(self.model, step)
-        return {"loss": loss}
-
-    def look(self, step: int) -> dict[str, float]:
-        self.looked.append(step)
-        return {"looked": float(step)}
-
-    def train(self) -> None:
-        train(self.run, PLAN, self.parts, self.step, self.look, "toy")
-
-    def weights(self) -> list[torch.Tensor]:
-        moments = [v for s in self.optimizer.state_dict()["state"].values() for v in s.values()]
-        return [*self.model.state_dict().values(), *self.ema.state_dict().values(), *moments]
+from training.seeding import derived_seed
 
 
 def test_interrupted_run_equals_straight_run(tmp_path):
@@ -76,27 +38,7 @@ def test_interrupted_run_equals_straight_run(tmp_path):
     assert all(
         torch.equal(a, b) for a, b in zip(straight.weights(), resumed.weights(), strict=True)
     )
-    ours, theirs = (
-        [json.loads(line) for line in (t.run.path / "metrics.jsonl").read_text().splitlines()]
-        for t in (straight, resumed)
-    )
-    assert [line.get("loss") for line in ours] == [line.get("loss") for line in theirs]
-
-
-def test_signal_saves_and_stops(tmp_path):
-    toy = Toy(tmp_path / "run")
-    whole_step = toy.step
-
-    def step(number):
-        if number == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return whole_step(number)
-
-    toy.step = step
-    with pytest.raises(KeyboardInterrupt, match="stopped after step 7"):
-        toy.train()
-    assert saved_states(toy.run.states)[-1].name == "step-0000007"
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert straight.metrics() == resumed.metrics()
 
 
 def test_other_settings_are_refused_with_the_difference(tmp_path):
@@ -128,11 +70,38 @@ def test_full_disk_leaves_the_last_state_alone(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.checkpoint.save_file", full)
+    monkeypatch.setattr("training.sharding.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save_state(tmp_path, 2, {"model": model})
     assert [path.name for path in tmp_path.iterdir()] == ["step-0000001"]
     assert load_state(tmp_path / "step-0000001", {"model": nn.Linear(2, 2)}) == 1
+
+
+def test_all_is_on_the_disk_before_a_name_vouches_for_it(tmp_path, monkeypatch):
+    """As a power cut demands: contents, then the name, then the folder that holds the name; and
+    the metrics of a step before its state."""
+    events, replace = [], os.replace
+
+    def renamed(source, target):
+        events.append(("named", Path(target), os.stat(source).st_ino))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", lambda file: events.append(("synced", os.fstat(file).st_ino)))
+    monkeypatch.setattr(os, "replace", renamed)
+    toy = Toy(tmp_path / "run")
+    toy.train()
+    states = saved_states(toy.run.states)
+    assert len(states) == 2
+    for folder in states:
+        (moment,) = [k for k, event in enumerate(events) if event[1] == folder]
+        before = {event[1] for event in events[:moment] if event[0] == "synced"}
+        last = max(k for k, event in enumerate(events[:moment]) if event[0] == "named")
+        now = {event[1] for event in events[last:moment] if event[0] == "synced"}
+        files = [folder, *folder.iterdir()]
+        assert len(files) == 2 * len(toy.parts) + 6
+        assert {file.stat().st_ino for file in files} <= before
+        assert (toy.run.path / "metrics.jsonl").stat().st_ino in now
+        assert events[moment + 1] == ("synced", toy.run.states.stat().st_ino)
 
 
 def test_states_of_other_parts_are_refused(tmp_path):

@@ -2,18 +2,22 @@
 
 A nested state dict becomes one `.safetensors` file and one `.json` file. The JSON holds the tree;
 where the tree holds a tensor, the JSON says {"tensor": name}. A state is written into a hidden
-folder beside its place and renamed when complete, so a state that is there is a whole one.
+folder beside its place and renamed when it is complete and on the disk, so a state that is there is
+a whole one, whatever was killed, and even if the power failed. Of weights that are spread over the
+ranks each rank writes its pieces, into a folder of such files (training/sharding.py).
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+
+from training import ranks
+from training.durable import discard, put_in_place, sync_names
+from training.sharding import read_tensors, write_tensors
 
 TENSOR = "tensor"  # the JSON key that stands for a tensor of the safetensors file
 INT_KEYS = "int_keys"  # JSON keys are strings; optimizers number their parameters
@@ -22,8 +26,7 @@ INT_KEYS = "int_keys"  # JSON keys are strings; optimizers number their paramete
 def flatten(tree: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any:
     """Moves the tensors of a nested dict or list into `tensors`; returns the rest, fit for JSON."""
     if isinstance(tree, torch.Tensor):
-        # clone: safetensors refuses tensors that share memory, and a view would drag its storage
-        tensors[path] = tree.detach().cpu().clone().contiguous()
+        tensors[path] = tree.detach()
         return {TENSOR: path}
     if isinstance(tree, dict):
         items = {str(k): flatten(v, tensors, f"{path}/{k}") for k, v in tree.items()}
@@ -51,30 +54,51 @@ def state_folder(states: Path, step: int) -> Path:
 
 
 def save_state(states: Path, step: int, parts: dict[str, Any], keep: int = 2) -> Path:
-    """Writes `parts` (name -> object with `state_dict`) as `states/step-XXXXXXX`.
+    """Writes `parts` (name -> object with `state_dict`) as `states/step-XXXXXXX`; called by all
+    ranks, of which rank 0 writes what is not spread.
 
     Raises:
-        OSError, SafetensorError: the disk is full or the folder cannot be written; earlier states
-            are untouched.
+        OSError, SafetensorError: the disk is full, gone, or cannot be written; earlier states are
+            untouched.
     """
     folder = state_folder(states, step)
-    partial = folder.with_name("." + folder.name)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    if not ranks.rank():
+        begin(states, partial)
+    ranks.meet()
     try:
         for name, part in parts.items():
             tensors: dict[str, torch.Tensor] = {}
             tree = flatten(part.state_dict(), tensors)
-            save_file(tensors, partial / f"{name}.safetensors")
-            (partial / f"{name}.json").write_text(json.dumps(tree))
-        (partial / "state.json").write_text(json.dumps({"step": step, "parts": list(parts)}))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
+            write_tensors(tensors, partial / name)
+            if not ranks.rank():
+                (partial / f"{name}.json").write_text(json.dumps(tree))
+        if not ranks.rank():
+            (partial / "state.json").write_text(json.dumps({"step": step, "parts": list(parts)}))
+            put_in_place(partial, folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    for old in saved_states(states)[:-keep]:
-        shutil.rmtree(old)
+        if not ranks.rank():
+            shutil.rmtree(partial, ignore_errors=True)
+    if not ranks.rank():
+        for old in saved_states(states)[:-keep]:
+            discard(old)
+    ranks.meet()  # a rank that ended now would have torchrun end the one that writes
     return folder
+
+
+def begin(states: Path, partial: Path) -> None:
+    """Makes the folder that a state is written into."""
+    if not states.is_dir():
+        states.mkdir()  # but not its parents, which a vanished disk may have taken along
+        sync_names(states.parent)
+    remove_leftovers(states)
+    partial.mkdir()
+
+
+def remove_leftovers(states: Path) -> None:
+    """Of a save that was killed while it wrote, or while it removed an old state."""
+    for left in states.glob(".*"):
+        shutil.rmtree(left)
 
 
 def saved_states(states: Path) -> list[Path]:
@@ -91,9 +115,10 @@ def load_state(folder: Path, parts: dict[str, Any]) -> int:
                 f"it holds the parts {sorted(state['parts'])}, this run has {sorted(parts)}"
             )
         for name, part in parts.items():
-            tensors = load_file(folder / f"{name}.safetensors")
             tree = json.loads((folder / f"{name}.json").read_text())
-            part.load_state_dict(unflatten(tree, tensors))
+            places: dict[str, torch.Tensor] = {}
+            flatten(part.state_dict(), places)
+            part.load_state_dict(unflatten(tree, read_tensors(folder / name, places)))
     except (ValueError, OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise ValueError(
             f"the run cannot go on from {folder}: {error}. Either a file is damaged: delete that "

@@ -16,6 +16,9 @@ from safetensors import SafetensorError
 
 from training.allocation import keep_freed_memory
 from training.bounds import check_bounds
+from training.ranks import joined, local_rank, started
+from training.signals import interruptible
+from training.watch import STOPPED
 
 Config = TypeVar("Config")
 
@@ -41,7 +44,7 @@ def parse(
         presets: name -> values of the fields it sets; the default of `config.preset` names the
             one that holds when none is asked for.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = with_overrides(list(sys.argv[1:] if argv is None else argv))
     description = description.rstrip()
     options = {"args": argv, "config": (tyro.conf.OmitArgPrefixes,)}
     if presets is None:
@@ -64,6 +67,24 @@ def parse(
     return given
 
 
+def with_overrides(argv: list[str]) -> list[str]:
+    """`--override steps=900 shard=false` also sets the flags: `--steps 900 --no-shard` follow."""
+    flags, inside = [], False
+    for word in argv:
+        inside = word == "--override" or (inside and not word.startswith("--"))
+        if not inside or word == "--override":
+            continue
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"--override takes NAME=VALUE, such as steps=900; got {word!r}.")
+        name = name.replace("_", "-").rpartition(".")[2]
+        if value.lower() in ("true", "false"):
+            flags.append(("--" if value.lower() == "true" else "--no-") + name)
+        else:
+            flags += [f"--{name}", value]
+    return argv + flags
+
+
 def given_preset(argv: Sequence[str]) -> str | None:
     """The value of the last `--preset NAME` or `--preset=NAME`."""
     name = None
@@ -81,17 +102,18 @@ def run_main(main: Callable[[], None]) -> None:
     Set LATENTSMITH_TRACEBACK=1 to see where the error came from.
     """
     keep_freed_memory()
-    try:
-        return main()
-    except KeyboardInterrupt as stop:
-        message, status = "\n" + (str(stop) or "stopped."), 130  # after the ^C of the terminal
-    except (ValueError, OSError, SafetensorError, FloatingPointError) as error:
-        if os.environ.get("LATENTSMITH_TRACEBACK"):
-            raise
-        message, status = f"error: {in_words(error)}", 2
-    # Not before here: with the error its stack is gone, and the progress bars in it have ended.
-    print(message, file=sys.stderr)
-    sys.exit(status)
+    with joined() as watch:
+        try:
+            with interruptible():
+                return main()
+        except KeyboardInterrupt as stop:
+            message, status = "\n" + (str(stop) or "stopped."), STOPPED  # after the terminal's ^C
+        except (ValueError, OSError, SafetensorError, FloatingPointError) as error:
+            if os.environ.get("LATENTSMITH_TRACEBACK"):
+                raise
+            message, status = f"error: {in_words(error)}", 2
+        # Not before here: with the error its stack is gone, and the progress bars in it have ended.
+        watch.leave(message, status)
 
 
 def in_words(error: Exception) -> str:
@@ -104,6 +126,11 @@ def in_words(error: Exception) -> str:
     if error.strerror != os.strerror(error.errno):
         return error.strerror  # somebody explained it
     text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if error.errno in (errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV):
+        return (
+            f"the disk cannot be used, or not any more ({text}). What was complete before is "
+            "untouched. When it is back, run the same command again."
+        )
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return text
     return (
@@ -113,11 +140,17 @@ def in_words(error: Exception) -> str:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first accelerator there is, otherwise the CPU."""
+    """`auto` is the first accelerator there is, otherwise the CPU.
+
+    Of several processes on a machine, each takes the GPU of its number.
+    """
     if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        found = torch.accelerator.current_accelerator(check_available=True)
+        name = found.type if found else "cpu"
     try:
         device = torch.device(name)
+        if started() and device.type == "cuda":
+            device = own_gpu(device)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
@@ -125,3 +158,19 @@ def pick_device(name: str) -> torch.device:
             "Use --device cpu, or leave it out to take what is there."
         ) from error
     return device
+
+
+def own_gpu(device: torch.device) -> torch.device:
+    """That of this process among those of its machine."""
+    if device.index is not None:
+        raise ValueError(
+            f"--device {device} names one GPU, and torchrun has started a process for each. "
+            "Use --device cuda; CUDA_VISIBLE_DEVICES says which GPUs there are."
+        )
+    if local_rank() >= torch.cuda.device_count():
+        raise ValueError(
+            f"torchrun has started more processes on this machine than its "
+            f"{torch.cuda.device_count()} GPUs. Lower --nproc-per-node to that."
+        )
+    torch.cuda.set_device(local_rank())
+    return torch.device("cuda", local_rank())

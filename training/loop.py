@@ -1,17 +1,20 @@
 """The loop: counts optimizer steps, shows progress, saves state, and stops cleanly when asked."""
 
-import signal
-import time
-from collections.abc import Callable, Iterable
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
-from training.metrics import Averages, MetricsFile
+from training import ranks
+from training.boards import open_boards
+from training.metrics import Averages, MetricsFile, NoMetricsFile
+from training.progress import ProgressBar, say
 from training.run import Run
+from training.signals import stop_requests
+from training.skips import Skips, diverged
+from training.watch import Watch, finished, phase
 
 Metrics = dict[str, Tensor]
 
@@ -25,6 +28,7 @@ class Plan:
     save_every: int
     look_every: int  # previews and validation
     log_every: int = 20
+    rank_timeout: float = Watch.patience  # seconds, of steps and looks
 
     def __post_init__(self):
         for name in ("steps", "images_per_step", "save_every", "look_every", "log_every"):
@@ -37,114 +41,75 @@ def train(
     plan: Plan,
     parts: dict[str, Any],
     step: Callable[[int], Metrics],
-    look: Callable[[int], dict[str, float]],
+    look: Callable[[int], dict[str, float | str]],
     title: str,
 ) -> None:
     """Runs `step(0) ... step(steps - 1)`, resuming from the run's newest state.
 
     Args:
         parts: name -> object with `state_dict` and `load_state_dict`: all that must survive.
-        step: does one optimizer step; returns 0-dim tensors, which are averaged without a sync.
-        look: after `look_every` steps and at the end: writes pictures and returns numbers.
+        step: does one optimizer step; returns 0-dim tensors, which are averaged without a sync, and
+            under `taken` 1, or 0 if the step was left out (training/update.py).
+        look: after `look_every` steps and at the end: writes pictures and returns numbers, and
+            verdicts in words.
 
     Raises:
         KeyboardInterrupt: asked to stop by a signal; the state is saved first.
+        FloatingPointError: nothing finite comes any more; the state is saved, too.
     """
-    averages = Averages()
-    parts = {**parts, "averages": averages}
+    averages, skips = Averages(), Skips()
+    parts = {**parts, "averages": averages, "skips": skips}
+    phase("reading the state")
     first = run.resume(parts)
+    Watch.patience = plan.rank_timeout
     with (
-        closing(MetricsFile(run.path, first)) as metrics,
-        closing(ProgressBar(title, first, plan)) as bar,
+        closing(open_metrics(run, first)) as metrics,
+        closing(ProgressBar(title, first, plan.steps, plan.images_per_step)) as bar,
         stop_requests() as stop,
     ):
         for done in range(first + 1, plan.steps + 1):
-            averages.add(step(done - 1))
+            phase("beginning", step=done, limited=True)
+            numbers = step(done - 1)
+            skips.add(numbers.pop("taken"))
+            averages.add(numbers)
             bar.advance()
-            last = done == plan.steps
+            last, reason = done == plan.steps, None
             if last or done % plan.log_every == 0:
-                means = averages.pop()
-                metrics.write(done, {**means, "images_per_second": bar.rate()})
-                bar.show(means)
+                reason = write_means(done, averages, skips, metrics, bar)
             if last or done % plan.look_every == 0:
-                numbers = look(done)
-                metrics.write(done, numbers)
-                bar.line(done, numbers)
-            if last or done % plan.save_every == 0 or stop.requested:
+                phase("looking")
+                seen = look(done)
+                metrics.write(done, seen)
+                bar.line(done, seen)
+                if run.preview(done).exists():
+                    metrics.picture(done, "preview", run.preview(done))
+            reason = reason or stop.reason(done)  # read once: a later signal waits for a step more
+            if last or reason or done % plan.save_every == 0:
+                phase("saving the state")
+                metrics.sync()
                 run.save(done, parts)
-            if stop.requested and not last:
-                raise KeyboardInterrupt(
-                    f"stopped after step {done}; state saved in {run.states}. "
-                    "Run the same command again to go on."
-                )
+            if reason:
+                finished()
+                raise reason
+    phase("writing the model", limited=False)
 
 
-class ProgressBar:
-    """One line with images per second and time left; other lines scroll above it."""
-
-    def __init__(self, title: str, first: int, plan: Plan):
-        self.images_per_step = plan.images_per_step
-        self.bar = tqdm(
-            total=plan.steps * plan.images_per_step,
-            initial=first * plan.images_per_step,
-            desc=title,
-            unit=" images",
-            unit_scale=True,
-            dynamic_ncols=True,
-            mininterval=1.0,
+def write_means(
+    done: int, averages: Averages, skips: Skips, metrics: MetricsFile, bar: ProgressBar
+) -> FloatingPointError | None:
+    """Writes and shows what was averaged since the last time. Returns why the run must stop."""
+    means, (skipped, new, hopeless) = averages.pop(), skips.check()
+    metrics.write(done, {**means, "skipped_steps": skipped, "images_per_second": bar.rate()})
+    bar.show(means)
+    if new:
+        say(
+            f"step {done}: since the last line {new} steps were left out, because their loss or "
+            f"gradient was not finite ({skipped} so far)."
         )
-        self.marked, self.images = time.monotonic(), 0
-
-    def advance(self) -> None:
-        self.images += self.images_per_step
-        self.bar.update(self.images_per_step)
-
-    def rate(self) -> float:
-        """Images per second since the last call."""
-        now = time.monotonic()
-        rate = self.images / max(now - self.marked, 1e-9)
-        self.marked, self.images = now, 0
-        return rate
-
-    def show(self, means: dict[str, float]) -> None:
-        self.bar.set_postfix_str(" ".join(f"{k} {v:.3g}" for k, v in means.items()), refresh=False)
-
-    def line(self, step: int, numbers: dict[str, float]) -> None:
-        if numbers:
-            text = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-            say(f"step {step}: {text}")
-
-    def close(self) -> None:
-        self.bar.close()
+    return FloatingPointError(diverged(done, skipped)) if hopeless else None
 
 
-def progress_bar(items: Iterable, title: str, total: int) -> Iterable:
-    """A bar around anything that takes long besides the steps."""
-    return tqdm(items, desc=title, total=total, dynamic_ncols=True, mininterval=1.0)
-
-
-def say(text: str) -> None:
-    """A line above the progress bar."""
-    tqdm.write(text)
-
-
-class StopRequest:
-    requested = False
-
-
-@contextmanager
-def stop_requests():
-    """SIGINT and SIGTERM ask for a stop after the current step; the second one stops at once."""
-    stop = StopRequest()
-
-    def ask(number: int, frame: object) -> None:
-        if stop.requested:
-            raise KeyboardInterrupt("stopped at once, without saving.")
-        stop.requested = True
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+def open_metrics(run: Run, first: int) -> MetricsFile | NoMetricsFile:
+    if ranks.rank():
+        return NoMetricsFile()
+    return MetricsFile(run.path, first, open_boards(run.path, first, run.config))

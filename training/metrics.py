@@ -1,72 +1,103 @@
-"""Numbers of a run: averaged on the device, written to metrics.jsonl and TensorBoard."""
+"""Numbers of a run: averaged on the device, written to metrics.jsonl, shown on boards."""
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from training.run import write_text
+from training.boards import Board
+from training.durable import sync, write_text
+from training.run import require
 
 
 class Averages:
-    """Running means of 0-dim tensors. Adding costs no synchronization; reading costs one."""
+    """Running means of 0-dim tensors, each over the steps in which it was there and finite.
+
+    Adding costs no synchronization; reading costs one.
+    """
 
     def __init__(self):
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.names: list[str] = []
+        self.totals = torch.zeros(2, 0, dtype=torch.float64)  # sums and counts
 
     def add(self, metrics: dict[str, Tensor]) -> None:
-        for name, value in metrics.items():
-            value = value.detach().double()
-            if name in self.sums:
-                value = value + self.sums[name].to(value.device)
-            self.sums[name] = value
-            self.counts[name] = self.counts.get(name, 0) + 1
+        if not metrics:
+            return
+        new = [name for name in metrics if name not in self.names]
+        self.names += new
+        values = {name: value.detach().double() for name, value in metrics.items()}
+        absent = torch.full_like(next(iter(values.values())), math.nan)
+        given = torch.stack([values.get(name, absent) for name in self.names])
+        finite = given.isfinite()
+        before = F.pad(self.totals.to(given.device), (0, len(new)))
+        self.totals = before + torch.stack([given.where(finite, 0.0), finite.double()])
 
     def pop(self) -> dict[str, float]:
-        """The means since the last call."""
-        if not self.sums:
-            return {}
-        values = torch.stack(list(self.sums.values())).tolist()
-        means = {
-            name: value / self.counts[name] for name, value in zip(self.sums, values, strict=True)
-        }
-        self.sums, self.counts = {}, {}
+        """The means since the last call; NaN where no number was finite."""
+        sums, counts = self.totals
+        means = dict(zip(self.names, (sums / counts).tolist(), strict=True))
+        self.names, self.totals = [], torch.zeros(2, 0, dtype=torch.float64)
         return means
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": self.sums, "counts": self.counts}
+        return {"names": self.names, "totals": self.totals}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sums, self.counts = state["sums"], state["counts"]
+        self.names, self.totals = state["names"], state["totals"]
 
 
 class MetricsFile:
-    """metrics.jsonl, cut back to the step a run resumes from, and TensorBoard if installed."""
+    """metrics.jsonl, cut back to the step a run resumes from, and the boards beside it."""
 
-    def __init__(self, run: Path, first_step: int):
+    def __init__(self, run: Path, first_step: int, boards: Sequence[Board] = ()):
         self.file = run / "metrics.jsonl"
-        if self.file.exists():
-            lines = self.file.read_text().splitlines()
-            kept = [line for line in lines if step_of(line) <= first_step]
-            write_text(self.file, "".join(line + "\n" for line in kept))
-        self.board = open_tensorboard(run / "tb", first_step)
+        lines = self.file.read_text().splitlines() if self.file.exists() else []
+        kept = [line for line in lines if step_of(line) <= first_step]
+        write_text(self.file, "".join(line + "\n" for line in kept))
+        self.boards = boards
 
-    def write(self, step: int, metrics: dict[str, float]) -> None:
+    def write(self, step: int, seen: dict[str, float | str]) -> None:
+        """Numbers, and verdicts in words."""
+        words = {name: value for name, value in seen.items() if isinstance(value, str)}
+        numbers = {name: value for name, value in seen.items() if name not in words}
         # JSON has no NaN; null says that the number did not exist
-        finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+        require(self.file.parent)
         with self.file.open("a") as file:
-            file.write(json.dumps({"step": step, **finite}) + "\n")
-        if self.board is not None:
-            for name, value in metrics.items():
-                self.board.add_scalar(name, value, step)
+            file.write(json.dumps({"step": step, **finite, **words}) + "\n")
+        for board in self.boards:
+            board.numbers(step, numbers)
+            board.words(step, words)
+
+    def picture(self, step: int, name: str, file: Path) -> None:
+        """Shows a picture that lies in the run folder on the boards."""
+        for board in self.boards:
+            board.picture(step, name, file)
+
+    def sync(self) -> None:
+        """Waits until all lines are on the disk: a state of their step is about to be."""
+        sync(self.file)
 
     def close(self) -> None:
-        if self.board is not None:
-            self.board.close()
+        for board in self.boards:
+            board.close()
+
+
+class NoMetricsFile:
+    """What the ranks have that write none."""
+
+    def write(self, step: int, seen: dict[str, float | str]) -> None: ...
+
+    def picture(self, step: int, name: str, file: Path) -> None: ...
+
+    def sync(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def step_of(line: str) -> float:
@@ -75,12 +106,3 @@ def step_of(line: str) -> float:
         return json.loads(line)["step"]
     except ValueError:
         return math.inf
-
-
-def open_tensorboard(folder: Path, first_step: int):
-    """A SummaryWriter, or None where TensorBoard is not installed (it is in the `train` extra)."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(folder, purge_step=first_step + 1)

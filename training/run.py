@@ -1,6 +1,7 @@
 """A run is a folder; running the same command again goes on where it stopped.
 
-config.json            every flag, resolved
+config.json            every flag, resolved; under "overrides" what was changed on the way
+history.jsonl          when it was started, resumed, changed and finished, and at which step
 metrics.jsonl  tb/     numbers, one JSON object a line, and the same for TensorBoard
 previews/              pictures
 state/step-0000500/    to resume
@@ -8,19 +9,24 @@ model/                 to use
 """
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from training.checkpoint import load_state, save_state, saved_states, state_folder
+from training import ranks
+from training.checkpoint import load_state, remove_leftovers, save_state, saved_states
+from training.durable import append_line, partial_name, put_in_place, sync, sync_names, write_text
 
 # Flags that say how to run, not what to compute; they may differ when a run is resumed.
-FREE_FLAGS = ("out", "device", "workers", "dry_run")
+FREE_FLAGS = (
+    *("out", "device", "workers", "accumulate", "shard", "rank_timeout", "wandb"),
+    *("dry_run", "find_batch_size", "overfit", "verify_cache"),
+)
+ABSENT = object()  # the value of a flag that only the other side has
 
 
 def plain(value: Any) -> Any:
@@ -34,21 +40,29 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Lines such as `steps: 500 -> 900`, for every flag that changes what is computed."""
-    lines = []
-    for key in sorted(old.keys() & new.keys()):
-        before, after = old[key], new[key]
-        if before == after or (not prefix and key in FREE_FLAGS):
+def differences(old: dict, new: dict, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Name -> (before, now) of every flag that changes what is computed; `loss.kl_weight` if
+    nested."""
+    found = {}
+    for key in sorted(old.keys() | new.keys()):
+        before, now = old.get(key, ABSENT), new.get(key, ABSENT)
+        if before == now or (not prefix and key in FREE_FLAGS):
             continue
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += differences(before, after, f"{prefix}{key}.")
+        if isinstance(before, dict) and isinstance(now, dict):
+            found |= differences(before, now, f"{prefix}{key}.")
         else:
-            lines.append(f"{prefix}{key}: {before} -> {after}")
-    for keys, where in ((old.keys() - new.keys(), "there"), (new.keys() - old.keys(), "here")):
-        if keys := sorted(keys - set(FREE_FLAGS)):
-            lines.append(f"only {where}: {', '.join(prefix + key for key in keys)}")
-    return lines
+            found[prefix + key] = (before, now)
+    return found
+
+
+def lines(changed: dict[str, tuple[Any, Any]]) -> list[str]:
+    """Lines such as `steps: 500 -> 900`."""
+    both = {key: pair for key, pair in changed.items() if ABSENT not in pair}
+    told = [f"{key}: {before} -> {now}" for key, (before, now) in both.items()]
+    for side, where in ((1, "there"), (0, "here")):
+        if keys := [key for key, pair in changed.items() if pair[side] is ABSENT]:
+            told.append(f"only {where}: {', '.join(keys)}")
+    return told
 
 
 class Run:
@@ -57,29 +71,57 @@ class Run:
     def __init__(self, path: Path, config: Any):
         """Creates the folder, or checks that it was made with the same config.
 
+        config: `override`, if it has that, names flags that may differ, as `name=value`.
+
         Raises:
             ValueError: the folder holds something else, or a run with other settings.
         """
         self.path = Path(path)
         self.config = plain(config)
-        file = self.path / "config.json"
+        named = {flag_of(text) for text in self.config.pop("override", ())}
+        self.changed: dict[str, tuple[Any, Any]] = {}  # by --override, since the last start
+        if ranks.rank() and not self.config_file.is_file():
+            raise ValueError(
+                f"rank 0 has begun a run in {self.path}, and rank {ranks.rank()} does not see it. "
+                "Let --out be on a file system that all machines share."
+            )
         make_folder(self.path)
-        if file.is_file():
-            changed = differences(read_json(file), self.config)
-            if changed:
-                raise ValueError(
-                    f"{self.path} holds a run with other settings:\n  "
-                    + "\n  ".join(changed)
-                    + "\n"
-                    "Give the old settings to resume it, or another --out to start afresh."
-                )
-        elif any(self.path.iterdir()):
+        if self.config_file.is_file():
+            self.compare(read_json(self.config_file), named)
+        elif {file.name for file in self.path.iterdir()} - {partial_name(self.config_file)}:
             raise ValueError(
                 f"{self.path} is not empty and is not a run folder (no config.json in it). "
                 "Choose another --out, or empty it."
             )
         else:
-            write_json(file, self.config)
+            write_json(self.config_file, self.config)
+            sync_names(self.path.parent)
+
+    def compare(self, old: dict[str, Any], named: set[str]) -> None:
+        """Refuses what differs from the config on disk, unless it is named."""
+        overrides = old.pop("overrides", [])
+        self.config.pop("overrides", None)  # there if this is the config of a run
+        self.changed = differences(old, self.config)
+        refused = {key: pair for key, pair in self.changed.items() if flag_of(key) not in named}
+        if refused:
+            raise ValueError(
+                f"{self.path} holds a run with other settings:\n  "
+                + "\n  ".join(lines(refused))
+                + "\nGive the old settings to resume it, or another --out to start afresh. To go "
+                "on with a flag changed, name it: --override NAME=VALUE."
+            )
+        if self.changed:
+            overrides = [*overrides, {"step": self.saved_step, "flags": lines(self.changed)}]
+        if overrides:
+            self.config["overrides"] = overrides
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def history(self) -> Path:
+        return self.path / "history.jsonl"
 
     @property
     def model(self) -> Path:
@@ -89,26 +131,101 @@ class Run:
     def states(self) -> Path:
         return self.path / "state"
 
+    @property
+    def saved_step(self) -> int:
+        """That of the newest state; 0 if there is none."""
+        states = saved_states(self.states)
+        return int(states[-1].name.removeprefix("step-")) if states else 0
+
     def preview(self, step: int) -> Path:
         """Where the picture of this step goes."""
+        require(self.path)
         folder = self.path / "previews"
         folder.mkdir(exist_ok=True)
         return folder / f"step-{step:07d}.png"
 
     def save(self, step: int, parts: dict[str, Any]) -> None:
+        require(self.path)
         save_state(self.states, step, parts)
 
     def resume(self, parts: dict[str, Any]) -> int:
-        """Loads the newest state into `parts`; returns its step, 0 for a fresh run."""
+        """Loads the newest state into `parts`, or leaves them as they are if there is none; says
+        which it was. Returns the step that the run is at."""
+        if not ranks.rank():
+            remove_leftovers(self.states)
         states = saved_states(self.states)
-        return load_state(states[-1], parts) if states else 0
+        step = load_state(states[-1], parts) if states else 0
+        given = self.config.get("init_from")
+        if states:
+            event = f"resumed from {states[-1].name}"
+            text = f"resuming {self.path} at step {step}"
+            text += f"; {given} was read at its beginning, not now." if given else "."
+        else:
+            event = f"begun with the weights of {given}" if given else "begun with random weights"
+            text = f"a fresh run in {self.path}, {event}."
+        print(text)
+        if self.changed:
+            if not ranks.rank():
+                write_json(self.config_file, self.config)
+            changed = "; ".join(lines(self.changed))
+            print(f"changed from step {step} on: {changed}")
+            event += f", changed: {changed}"
+        self.note(step, event)
+        return step
+
+    def note(self, step: int, event: str) -> None:
+        """Adds a line to the history."""
+        if ranks.rank():
+            return
+        require(self.path)
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        line = json.dumps({"step": step, "event": event, "time": time}, ensure_ascii=False)
+        append_line(self.history, line)
+
+    def finish(self, steps: int) -> None:
+        """To be called when the model is written: it is complete and on the disk from here on."""
+        if not ranks.rank():
+            for left in self.path.glob(".model*"):  # by a process that was killed while it wrote
+                shutil.rmtree(left)
+            sync(self.model)
+            self.note(steps, "finished")
+        ranks.meet()
 
     def finished(self, steps: int) -> bool:
         """Whether all steps are done and the model is written; says so. Nothing is left to do."""
-        done = state_folder(self.states, steps).is_dir() and self.model.is_dir()
+        done = self.model.is_dir() and last_event(self.history) == (steps, "finished")
         if done:
-            print(f"{self.path} is finished: {steps} steps. Its model is in {self.model}.")
+            late = ", so the override changes nothing" if self.changed else ""
+            print(f"{self.path} is finished: {steps} steps{late}. Its model is in {self.model}.")
         return done
+
+
+def require(run: Path) -> None:
+    """To be called before anything new is written: where a disk was mounted may now be an empty
+    folder of another one.
+
+    Raises:
+        FileNotFoundError: the run that is training here has gone.
+    """
+    if not (run / "config.json").is_file():
+        raise FileNotFoundError(
+            f"the run folder {run} is no longer there. Was its disk removed, or the folder moved? "
+            "With it back, the same command goes on from the last state in it."
+        )
+
+
+def flag_of(text: str) -> str:
+    """`kl_weight`, of `kl-weight=1e-5` or of `loss.kl_weight`."""
+    return text.partition("=")[0].replace("-", "_").rpartition(".")[2]
+
+
+def last_event(history: Path) -> tuple[int, str] | None:
+    """None if there is none, or if the last line was cut short."""
+    try:
+        event = json.loads(history.read_text(encoding="utf-8").splitlines()[-1])
+    except (FileNotFoundError, IndexError, ValueError):
+        return None
+    return event["step"], event["event"]
 
 
 def make_folder(path: Path) -> None:
@@ -139,25 +256,15 @@ def write_json(file: Path, value: Any) -> None:
     write_text(file, json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
 
 
-def write_text(file: Path, text: str) -> None:
-    """Atomic, too."""
-    partial = file.with_name(file.name + ".partial")
-    try:
-        partial.write_text(text)
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
     """Gives an empty folder to write into; it takes the place of `folder` if all goes well."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    partial.chmod(0o755)  # mkdtemp makes it private
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
     try:
         yield partial
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
+        put_in_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -8,10 +8,9 @@ from jaxtyping import Float64, Real
 from torch import Tensor
 
 from ldm.schedule import RectifiedFlow, Schedule
-from ldm.shapes import Latents, Timesteps
+from ldm.shapes import Latents, Number, Timesteps
 
 Levels = Float64[Tensor, " levels"]
-Number = Float64[Tensor, ""]  # on the CPU; does not change the dtype of latents it multiplies
 Times = Real[Tensor, " steps"]  # falling, within the schedule's
 Steps = int | Times
 

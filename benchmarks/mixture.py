@@ -1,0 +1,76 @@
+"""A mixture of Gaussians in the plane: data for which the ideal denoiser is known and not linear.
+
+What a Gaussian does not show: paths that bend and part. A point is an image of one pixel with two
+channels.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from ldm.samplers.path import is_flow
+from ldm.schedule import Schedule
+from ldm.shapes import Latents, Timesteps
+
+MEANS = torch.tensor([[1.0, 0.4], [-0.8, 1.0], [-0.2, -1.1]], dtype=torch.float64)
+WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+STD = 0.4  # of each
+
+Points = Float64[Tensor, "b 2 1 1"]
+
+
+class IdealDenoiser:
+    """E[z_0 | z_t] in float64. `calls` counts, `visited` keeps what it was called with."""
+
+    def __init__(self, schedule: Schedule):
+        self.schedule, self.calls = schedule, 0
+        self.visited: dict[float, Latents] = {}
+
+    def __call__(self, z_t: Float[Tensor, "b 2 1 1"], t: Timesteps) -> Points:
+        self.calls += 1
+        self.visited[float(t[0])] = z_t
+        alpha, sigma = (float(x) for x in self.schedule.exact(t[:1]))
+        return clean(z_t.double(), alpha, sigma)
+
+
+def clean(z: Points, alpha: float, sigma: float) -> Points:
+    """The mean of the clean points that may lie behind z = alpha z_0 + sigma noise."""
+    points = z.flatten(1)[:, None]  # (b, 1, 2) beside (components, 2)
+    variance = alpha**2 * STD**2 + sigma**2
+    square = (points - alpha * MEANS).square().sum(dim=-1)
+    share = (WEIGHTS.log() - square / (2 * variance)).softmax(dim=1)[..., None]
+    behind = MEANS + alpha * STD**2 / variance * (points - alpha * MEANS)
+    return (share * behind).sum(dim=1)[..., None, None]
+
+
+def exact(
+    noise: Points, schedule: Schedule, start: float, end: float | None, steps: int = 400
+) -> Points:
+    """The probability-flow ODE from one time to another, None for the clean end, by a method that
+    is none of the samplers: classical Runge-Kutta of fourth order in log(sigma / alpha)."""
+    times = torch.tensor([start, start if end is None else end], dtype=torch.float64)
+    alpha, sigma = schedule.exact(times)
+    u, last = (sigma / alpha).log().tolist()
+    last = math.log(1e-6) if end is None else last
+    flow = is_flow(schedule)
+
+    def scales(u: float) -> tuple[float, float]:
+        ratio = math.exp(u)
+        alpha = 1 / (1 + ratio) if flow else 1 / math.hypot(1, ratio)
+        return alpha, alpha * ratio
+
+    def slope(x: Points, u: float) -> Points:
+        """Of x = z / alpha: d x / d(sigma / alpha) is (x - z_0) / (sigma / alpha)."""
+        alpha, sigma = scales(u)
+        return x - clean(alpha * x, alpha, sigma)
+
+    h, x = (last - u) / steps, noise / scales(u)[0]
+    for _ in range(steps):
+        k_1 = slope(x, u)
+        k_2 = slope(x + h / 2 * k_1, u + h / 2)
+        k_3 = slope(x + h / 2 * k_2, u + h / 2)
+        k_4 = slope(x + h * k_3, u + h)
+        x, u = x + h / 6 * (k_1 + 2 * k_2 + 2 * k_3 + k_4), u + h
+    return scales(u)[0] * x

@@ -1,0 +1,87 @@
+"""How a picture was made, inside its file: once for people, once for programs.
+
+PNG           the text chunks `parameters`, which viewers show, and `latentsmith`, JSON
+JPEG, WebP    the EXIF tags XPComment, which viewers show, and UserComment, JSON
+"""
+
+import json
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
+
+FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}  # and Pillow's names
+SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "gif": ".gif", "mp4": ".mp4"}
+XP_COMMENT, USER_COMMENT = 0x9C9C, 0x9286
+UNICODE = b"UNICODE\0"  # how UserComment says that UTF-16 follows
+
+
+def encoded(
+    picture: Image.Image, record: Mapping[str, Any], kind: str = "png", quality: int = 95
+) -> bytes:
+    """The file's content. record: may be empty, for a grid. quality: of JPEG and WebP, 1 to 100."""
+    buffer = BytesIO()
+    if kind == "png":
+        picture.save(buffer, "PNG", pnginfo=text_chunks(record))
+        return buffer.getvalue()
+    if kind == "jpeg" and picture.mode not in ("L", "RGB"):
+        raise ValueError(f"JPEG has no {picture.mode} pictures; use --format png or webp.")
+    options = {"quality": quality, "exif": exif(record).tobytes()}
+    more = {"subsampling": 0} if kind == "jpeg" else {}  # colors at full resolution
+    picture.save(buffer, FORMATS[kind], **options, **more)
+    return buffer.getvalue()
+
+
+def text_chunks(record: Mapping[str, Any]) -> PngInfo:
+    info = PngInfo()
+    for name, text in texts(record).items() if record else ():
+        info.add_itxt(name, text)
+    return info
+
+
+def texts(record: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "parameters": readable(record),
+        "latentsmith": json.dumps(record, ensure_ascii=False),
+    }
+
+
+def exif(record: Mapping[str, Any]) -> Image.Exif:
+    tags = Image.Exif()
+    if record:
+        content = json.dumps(record, ensure_ascii=False)
+        tags[XP_COMMENT] = (readable(record) + "\0").encode("utf-16-le")
+        tags.get_ifd(ExifTags.IFD.Exif)[USER_COMMENT] = UNICODE + content.encode("utf-16-be")
+    return tags
+
+
+def readable(record: Mapping[str, Any]) -> str:
+    rest = {k: v for k, v in record.items() if k != "prompt" and v not in (None, "")}
+    rest |= {
+        k: ", ".join(f"{n} {h[:8]}" for n, h in v.items())
+        for k, v in rest.items()
+        if isinstance(v, dict)
+    }
+    return f"{record['prompt']}\n" + ", ".join(f"{k}: {v}" for k, v in rest.items())
+
+
+def read_record(file: Path, picture: Image.Image) -> dict[str, Any]:
+    """What `encoded` was told; refuses a picture without it. picture: the file, opened."""
+    content = picture.info.get("latentsmith")
+    if content is None:
+        comment = picture.getexif().get_ifd(ExifTags.IFD.Exif).get(USER_COMMENT, b"")
+        if isinstance(comment, bytes) and comment.startswith(UNICODE):
+            content = comment.removeprefix(UNICODE).decode("utf-16-be", "replace")
+    try:
+        record = json.loads(content or "")
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
+        raise ValueError(
+            f"{file} does not say how it was made: it has no record of sample.py, or lost it in "
+            "another program. Give the file as sample.py wrote it."
+        )
+    return record

@@ -1,0 +1,148 @@
+"""An opened model at work: the same pictures whatever happens on the way, or a clear end."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drawing.lines import Picture
+from drawing.notes import notes
+from drawing.record import record_of
+from drawing.weak import open_weak
+from interop.card import tensors_sha256
+from ldm import TextToImage
+from ldm.files import read_model_provenance
+from ldm.requests import Request
+from ldm.task import Task
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+AT_ONCE = 32  # pictures drawn before they are written
+
+
+class Studio:
+    def __init__(
+        self,
+        model: Path,
+        device: torch.device,
+        *,
+        ema: bool = False,
+        dtype: str = "fp32",
+        compiled: bool = False,
+        batch_size: int = 16,
+        adapt: Callable[[TextToImage], dict[str, str]] | None = None,
+    ):
+        """batch_size: on an accelerator. adapt: changes the weights, and gives hashes of what it
+        changes them by."""
+        self.model, self.ema, self.batch_size, self.adapt = model, ema, batch_size, adapt
+        self.weaker: dict[Path, TextToImage] = {}  # opened so far
+        self.pipeline = TextToImage.load(model, ema=ema)
+        self.hashes = {  # of the weights as they are in the file
+            "unet": tensors_sha256(self.pipeline.unet.state_dict()),
+            "autoencoder": self.pipeline.autoencoder.sha256,
+            "text_encoder": self.pipeline.text_encoder.sha256,
+        }
+        self.hashes |= adapt(self.pipeline) if adapt else {}
+        self.pipeline.to(device, DTYPES[dtype])
+        if compiled:
+            self.pipeline.unet.run = torch.compile(self.pipeline.unet.run)
+
+    @property
+    def dtype(self) -> str:
+        now = self.pipeline.unet.conv_in.weight.dtype
+        return next(name for name, dtype in DTYPES.items() if dtype == now)
+
+    def jobs(self, pictures: Sequence[Picture]) -> list[tuple[list[Picture], Task]]:
+        """Pictures of the same options one after the other, and what to draw them with.
+
+        What cannot be drawn is refused here, before the first picture is.
+        """
+        jobs = []
+        for options, alike in groupby(pictures, lambda p: replace(p.options, negative_prompt="")):
+            self.pipeline.windowed(options.window)
+            self.weak(options.weak_model)
+            task = options.task(self.pipeline)
+            self.pipeline.task_shape(task, options.height, options.width)
+            alike = list(alike)
+            jobs += [(alike[k : k + AT_ONCE], task) for k in range(0, len(alike), AT_ONCE)]
+        return jobs
+
+    def weak(self, source: Path | None) -> TextToImage | None:
+        if source is not None and source not in self.weaker:
+            self.weaker[source] = open_weak(source, self.pipeline)
+        return self.weaker.get(source)
+
+    def requests(self, pictures: Sequence[Picture]) -> list[Request]:
+        prompts, negatives, seeds = zip(
+            *((p.prompt, p.options.negative_prompt, p.seed) for p in pictures), strict=True
+        )
+        signs = not pictures[0].options.plain_prompts
+        return self.pipeline.requests(prompts, negatives, seeds, signs)
+
+    def draw(
+        self,
+        requests: Sequence[Request],
+        picture: Picture,
+        task: Task,
+        progress: Callable[[int], Any],
+        preview: Callable[[list[int], Tensor], None] | None = None,
+    ) -> list[Tensor]:
+        """Latents of pictures with the options of this one.
+
+        What comes to nothing in half precision is drawn once more in fp32, as is all that follows.
+        progress, preview: as the pipeline takes them.
+        """
+        options = picture.options
+        draw = partial(
+            self.pipeline.draw,
+            requests,
+            options.sampling(),
+            task=task,
+            height=options.height,
+            width=options.width,
+            window=options.window,
+            weak=self.weak(options.weak_model),
+            batch_size=self.batch_size,
+            progress=progress,
+            preview=preview,
+        )
+        try:
+            return draw()
+        except FloatingPointError as error:
+            if self.dtype == "fp32":
+                raise
+            print(f"warning: in {self.dtype}, {error} Now once more in fp32.", file=sys.stderr)
+        exact = TextToImage.load(self.model, ema=self.ema)
+        if self.adapt:
+            self.adapt(exact)
+        self.pipeline.unet.float().load_state_dict(exact.unet.state_dict())
+        return draw()
+
+    def record(self, picture: Picture) -> dict[str, Any]:
+        return record_of(picture, self.model, self.ema, self.dtype, self.hashes)
+
+    def warn(self, pictures: Sequence[Picture]) -> None:
+        """Of prompts that are cut, and of guidance that leads away from what was never learned.
+
+        That is the empty prompt, which a model learns by caption dropout alone.
+        """
+        asked = [(text, p.options.plain_prompts) for p in pictures for text in prompts_of(p)]
+        for text, plain in dict.fromkeys(asked):
+            for note in notes(self.pipeline, text, signs=not plain):
+                print(note)
+        trained = read_model_provenance(self.model).get("config", {})
+        guided = any(picture.options.guidance_scale != 1 for picture in pictures)
+        if trained.get("caption_dropout") == 0 and guided:
+            print(
+                f"warning: {self.model} was trained with --caption-dropout 0, so it does not know "
+                "the empty prompt that guidance leads away from. Use --guidance-scale 1."
+            )
+
+
+def prompts_of(picture: Picture) -> tuple[str, str]:
+    return picture.prompt, picture.options.negative_prompt
