@@ -10,6 +10,7 @@ lies is noted once, so any of them can be read at any time, in any order.
 import glob
 import hashlib
 import json
+import os
 import re
 import tarfile
 from collections import Counter
@@ -65,7 +66,7 @@ def expand(pattern: Path | str) -> tuple[Path, list[str]]:
             f"{len(missing)} of the {len(paths)} shards of {text} are not there (looked at "
             f"{missing[0].absolute()}):\n{listed(missing)}"
         )
-    root = Path(*common([path.parent.parts for path in paths]))
+    root = Path(os.path.commonpath([path.parent for path in paths]))
     return root, sorted({path.relative_to(root).as_posix() for path in paths})
 
 
@@ -82,12 +83,6 @@ def braces(text: str) -> Iterator[str]:
         else:
             choices.append([part])
     return map("".join, product(*choices))
-
-
-def common(paths: Sequence[tuple[str, ...]]) -> list[str]:
-    """The folders that all begin with."""
-    together = zip(*paths, strict=False)
-    return [parts[0] for parts in together if len(set(parts)) == 1] if paths else []
 
 
 def shards_hash(shards: Sequence[str]) -> str:

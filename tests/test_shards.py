@@ -16,7 +16,7 @@ from imagetext.cache_build import build_cache
 from imagetext.folder import Folder, read_folder
 from imagetext.images import ImageTransform, UnusableImage
 from imagetext.report import report
-from imagetext.shards import braces
+from imagetext.shards import braces, expand
 from imagetext.split import split
 from tests.pictures import picture, table
 
@@ -255,3 +255,12 @@ def test_a_report_on_shards(tmp_path):
     assert f"images          {COUNT}" in text
     assert "they come from  the .txt, .caption or .json members" in text
     assert "000.tar: 000.png: picture number 0 | another" in text
+
+
+def test_shards_of_like_folders_are_found_from_the_folder_above(tmp_path):
+    """Not from one made of all names that happen to be the same."""
+    for part in ("a", "b"):
+        (tmp_path / part / "tars").mkdir(parents=True)
+        (tmp_path / part / "tars" / "0.tar").touch()
+    root, names = expand(tmp_path / "{a,b}" / "tars" / "0.tar")
+    assert root == tmp_path and names == ["a/tars/0.tar", "b/tars/0.tar"]
