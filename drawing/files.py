@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from imagetext import write_images
+
 FIELDS = ("number", "seed", "prompt", "sampler", "steps")
 LONGEST = 80  # characters of a prompt in a name
 
@@ -73,11 +75,5 @@ def slug(prompt: str) -> str:
 
 def write_new(path: Path, suffix: str, content: bytes) -> Path:
     path = path.with_name(path.name + suffix)
-    with path.open("xb") as file:  # x: fails rather than overwrites
-        try:
-            file.write(content)
-            file.flush()
-        except OSError:  # a full disk: no half picture stays behind
-            path.unlink()
-            raise
+    write_images.write_new(path, content)
     return path

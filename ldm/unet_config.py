@@ -1,6 +1,6 @@
 """The architecture of the U-Net, in numbers; by the names of diffusers' config.json."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -97,6 +97,16 @@ def per_level(value: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
     return value if isinstance(value, tuple) else (value,) * levels
 
 
+DEMO = UNetConfig(
+    sample_size=12,
+    block_out_channels=(64, 128, 192),
+    layers_per_block=1,
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    attention_head_dim=(2, 4, 6),
+    cross_attention_dim=128,
+    norm_num_groups=16,
+)
 PRESETS = {
     "tiny-32": UNetConfig(
         sample_size=8,
@@ -108,26 +118,8 @@ PRESETS = {
         cross_attention_dim=64,
         norm_num_groups=8,
     ),
-    "demo": UNetConfig(
-        sample_size=12,
-        block_out_channels=(64, 128, 192),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=(2, 4, 6),
-        cross_attention_dim=128,
-        norm_num_groups=16,
-    ),
-    "small-64": UNetConfig(
-        sample_size=16,
-        block_out_channels=(64, 128, 192),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=(2, 4, 6),
-        cross_attention_dim=128,
-        norm_num_groups=16,
-    ),
+    "demo": DEMO,
+    "small-64": replace(DEMO, sample_size=16),
     "sd15": UNetConfig(),
     "sd21": UNetConfig(
         sample_size=96,

@@ -205,9 +205,9 @@ class Stage:
         schedule = make_schedule(config.schedule).to(self.device)
         self.network = unet if config.shard else ranks.parallel(unet)
         self.denoiser = Denoiser(self.network, schedule, config.objective.prediction)
-        bound = vae, encoder, config.schedule, config.objective.prediction
-        self.pipeline = TextToImage(self.ema.module, *bound).to(self.device)
-        self.live = TextToImage(unet, *bound).to(self.device)
+        self.bound = vae, encoder, config.schedule, config.objective.prediction
+        self.pipeline = TextToImage(self.ema.module, *self.bound).to(self.device)
+        self.live = TextToImage(unet, *self.bound).to(self.device)
         self.validation = held_out_loss(config, cache, order.count, len(schedule), self.device)
         self.prompts = prompts
         self.baseline = self.validation.baseline(self.denoiser, config.objective)
@@ -286,14 +286,7 @@ class Stage:
         with torch.device("meta"):
             unet = UNet(self.unet.config)
         unet.load_state_dict(weights, assign=True)
-        pipeline, config = self.pipeline, self.config
-        TextToImage(
-            unet,
-            pipeline.autoencoder,
-            pipeline.text_encoder,
-            config.schedule,
-            config.objective.prediction,
-        ).save(self.run.model, provenance)
+        TextToImage(unet, *self.bound).save(self.run.model, provenance)
 
 
 def spread(unet: UNet, precision: str) -> None:

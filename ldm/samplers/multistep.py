@@ -36,9 +36,7 @@ def dpmpp_2m(
     z, previous = path.start, None
     for i in range(len(path)):
         z_0 = denoise(z, path.time(i))
-        ahead = z_0
-        if i > 0 and not path.last(i):
-            ahead = z_0 + path.h[i] / (2 * path.h[i - 1]) * (z_0 - previous)
+        ahead = path.ahead(z_0, previous, i)
         z, previous = path.toward(z, ahead, i), z_0
     return z
 

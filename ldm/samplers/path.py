@@ -57,6 +57,13 @@ class Path:
         ratio = self.sigma[i + 1] / self.sigma[i]
         return ratio * z + self.alpha[i + 1] * (1 - self.shrink[i]) * z_0
 
+    def ahead(self, z_0: Latents, previous: Latents | None, i: int) -> Latents:
+        """z_0 halfway through step i, on the line through it and that of the step before, in the
+        log of signal to noise; z_0 itself in the first step and the last. DPM-Solver++ (2M)."""
+        if i == 0 or self.last(i):
+            return z_0
+        return z_0 + self.h[i] / (2 * self.h[i - 1]) * (z_0 - previous)
+
     def slope(self, z: Latents, z_0: Latents, i: int) -> Latents:
         """Of z / scale over sigma / scale, at level i. Not at noise alone, where this is 0 / 0."""
         return (z - self.scale[i] * z_0) / self.sigma[i]

@@ -30,9 +30,7 @@ def dpmpp_2m_sde(
     z, previous = path.start, None
     for i in range(len(path)):
         z_0 = denoise(z, path.time(i))
-        ahead = z_0
-        if i > 0 and not path.last(i):
-            ahead = z_0 + path.h[i] / (2 * path.h[i - 1]) * (z_0 - previous)
+        ahead = path.ahead(z_0, previous, i)
         z, previous = drift(path, z, ahead, i, eta), z_0
         z = diffuse(path, z, i, eta, draw_noise)
     return z
