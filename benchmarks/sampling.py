@@ -1,9 +1,9 @@
 """python benchmarks/sampling.py
 
 Whole pictures beside diffusers' StableDiffusionPipeline: same weights, prompts, steps, batch,
-guidance and sampler, fp32 on both sides, in one run. The two draw in turn, so that whatever else
-the machine does hits both alike, and the median of the rounds' ratios counts. Peak memory is that
-of a process of its own for each.
+guidance and sampler, in fp32 unless said otherwise, in one run. All draw in turn, so that whatever
+else the machine does hits them alike, and the median of the rounds' ratios counts. Peak memory is
+that of a process of its own for each.
 
 Without --model the weights are random, of the architecture that --preset names.
 """
@@ -28,6 +28,7 @@ from autoencoder import Autoencoder
 from autoencoder.autoencoder import PRESETS as AUTOENCODERS
 from conditioning.clip import PRESETS as CLIPS
 from conditioning.clip import Clip
+from drawing.compiled import compile_unet
 from ldm import TextToImage
 from ldm.files import find_pipeline
 from ldm.schedule import ScheduleConfig
@@ -47,7 +48,8 @@ class Config:
     batch_size: Positive[int] = 4  # pictures drawn at once, of as many prompts
     guidance_scale: float = 4.0
     rounds: Positive[int] = 7  # each draws once for each side
-    bf16: bool = False  # ours once more, in bf16 where the CPU computes in it; the peer in fp32
+    bf16: bool = False  # ours once more, with its U-Net in bf16; the peer in fp32
+    compile: bool = False  # ours once more for each precision, with its U-Net compiled
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -63,14 +65,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{what}, {config.batch_size} pictures, {config.steps} steps, "
             f"{torch.get_num_threads()} threads"
         )
-        sides = {side: load(side, folder, config) for side in ("diffusers", "ours")}
-        if config.bf16:
-            sides["ours, bf16"] = in_bf16(sides["ours"])
-        compare(sides, config)
+        names = ["ours", "ours, bf16"] if config.bf16 else ["ours"]
+        names += [f"{name}, compiled" for name in names] if config.compile else []
+        compare({side: load(side, folder, config) for side in ["diffusers", *names]}, config)
         for side in ("diffusers", "ours"):
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 whole, more = pool.apply(peak_memory, (side, folder, config))
-            print(f"{side:12} peak memory {whole:7.1f} MB, of which for drawing {more:6.1f} MB")
+            print(f"{side:20} peak memory {whole:7.1f} MB, of which for drawing {more:6.1f} MB")
 
 
 def compare(sides: dict[str, Callable[[], None]], config: Config) -> None:
@@ -94,7 +95,7 @@ def compare(sides: dict[str, Callable[[], None]], config: Config) -> None:
             theirs, ours = (spent[x][clock][1:] for x in ("diffusers", side))  # the first warms up
             ratio = statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
             print(
-                f"{side:12} {1e3 * statistics.median(ours):8.1f} ms of {clock:8} per picture,"
+                f"{side:20} {1e3 * statistics.median(ours):8.1f} ms of {clock:8} per picture,"
                 f" {ratio:5.2f} times as fast; {flops / 1e9:.1f} GFLOP, "
                 f"{flops / min(ours) / peak:.0%} of the peak",
                 flush=True,
@@ -104,9 +105,14 @@ def compare(sides: dict[str, Callable[[], None]], config: Config) -> None:
 def load(side: str, folder: Path, config: Config) -> Callable[[], None]:
     """A function that draws the batch."""
     prompts = [f"{WORDS[k % len(WORDS)]} {k}" for k in range(config.batch_size)]
-    if side == "ours":
+    if side != "diffusers":
+        pipeline = TextToImage.load(folder)
+        if "bf16" in side:
+            pipeline.to("cpu", torch.bfloat16)
+        if "compiled" in side:
+            compile_unet(pipeline.unet)
         options = {"steps": config.steps, "guidance_scale": config.guidance_scale}
-        return partial(TextToImage.load(folder), prompts, sampler="dpmpp_2m", **options)
+        return partial(pipeline, prompts, sampler="dpmpp_2m", **options)
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
@@ -114,14 +120,6 @@ def load(side: str, folder: Path, config: Config) -> Callable[[], None]:
     pipeline.set_progress_bar_config(disable=True)
     options = {"num_inference_steps": config.steps, "guidance_scale": config.guidance_scale}
     return partial(pipeline, prompts, **options)
-
-
-def in_bf16(draw: Callable[[], None]) -> Callable[[], None]:
-    def call() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
-            draw()
-
-    return call
 
 
 def random_model(preset: str) -> TextToImage:

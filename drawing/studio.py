@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drawing.compiled import compile_unet
 from drawing.lines import Picture
 from drawing.notes import notes
 from drawing.record import record_of
@@ -50,7 +51,7 @@ class Studio:
         self.hashes |= adapt(self.pipeline) if adapt else {}
         self.pipeline.to(device, DTYPES[dtype])
         if compiled:
-            self.pipeline.unet.run = torch.compile(self.pipeline.unet.run)
+            compile_unet(self.pipeline.unet)
 
     @property
     def dtype(self) -> str:

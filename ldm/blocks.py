@@ -22,6 +22,7 @@ TimeFeatures = Float[Tensor, "_ e"]
 Shift = Float[Tensor, "_ _"]  # of a residual block's features
 KeysValues = tuple[Float[Tensor, "_ _ l _"], Float[Tensor, "_ _ l _"]]  # b, heads, l, c
 Text = list[KeysValues]  # of a transformer's layers that look at the text, in their order
+Kernel = Float[Tensor, "_ _ 4 4"]  # that doubles feature maps, see Upsample
 
 
 def silu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -218,19 +219,21 @@ DOUBLED = torch.kron(PAIRS, PAIRS).T.contiguous()
 class Upsample(nn.Module):
     """Doubles both sides: nearest neighbor, then a 3x3 convolution.
 
-    Without gradient, on a CPU, as the transposed convolution that it equals: each pair of doubled
-    pixels sees one input pixel, so the 3x3 kernel acts as a 4x4 one of stride 2, with 16 products
-    per input pixel instead of 36 and no enlarged copy.
+    With a `kernel`, as the transposed convolution that it equals: each pair of doubled pixels sees
+    one input pixel, so the 3x3 kernel acts as a 4x4 one of stride 2, with 16 products per input
+    pixel instead of 36 and no enlarged copy. It pays where the kernel serves many calls.
     """
 
     def __init__(self, width: int):
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
-    def forward(self, x: Features) -> Float[Tensor, "b c _ _"]:
-        if torch.is_grad_enabled() or x.device.type != "cpu":
-            return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+    def kernel(self) -> Kernel:
         width = len(self.conv.weight)
-        kernel = (self.conv.weight.flatten(2) @ DOUBLED.to(x.dtype)).view(width, width, 4, 4)
-        kernel = kernel.transpose(0, 1)
+        doubled = self.conv.weight.flatten(2) @ DOUBLED.to(self.conv.weight)
+        return doubled.view(width, width, 4, 4).transpose(0, 1).contiguous()
+
+    def forward(self, x: Features, kernel: Kernel | None = None) -> Float[Tensor, "b c _ _"]:
+        if kernel is None:
+            return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
         return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)

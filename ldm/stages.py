@@ -3,7 +3,7 @@
 Attribute names make the `state_dict` keys of diffusers.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ldm.blocks import (
     Downsample,
     Features,
+    Kernel,
     ResidualBlock,
     Shift,
     SpatialTransformer,
@@ -88,6 +89,9 @@ class Stage(nn.Module):
     def read(self, context: Context | None) -> list[Text]:
         return [transformer.read(context) for transformer in self.attentions]
 
+    def kernels(self) -> list[Kernel]:
+        return []
+
     def layers(
         self, time: TimeFeatures | list[Shift], text: Context | list[Text] | None
     ) -> Iterator[tuple[ResidualBlock, SpatialTransformer | None, Shift, Text | None]]:
@@ -136,6 +140,10 @@ class UpStage(Stage):
         super().__init__(widths_in, width, *args, **kwargs)
         self.upsamplers = nn.ModuleList([] if last else [Upsample(width)])
 
+    def kernels(self) -> list[Kernel]:
+        """For calls without gradient on a CPU, where they make the doubling faster."""
+        return [upsample.kernel() for upsample in self.upsamplers]
+
     def forward(
         self,
         x: Features,
@@ -143,6 +151,7 @@ class UpStage(Stage):
         time: TimeFeatures | list[Shift],
         text: Context | list[Text] | None,
         call: Callable,
+        kernels: Sequence[Kernel] = (),
     ) -> Float[Tensor, "_ _ _ _"]:
         """skips: outputs of the way down, one for each layer, the last first."""
         layers = zip(skips, self.layers(time, text), strict=True)
@@ -150,8 +159,8 @@ class UpStage(Stage):
             rows = max(len(x), len(skip))
             x = torch.cat([as_many(x, rows), as_many(skip, rows)], dim=1)
             x = call(layer, resnet, transformer, x, shift, told)
-        for upsample in self.upsamplers:
-            x = upsample(x)
+        for upsample, kernel in zip_longest(self.upsamplers, kernels):
+            x = upsample(x, kernel)
         return x
 
 

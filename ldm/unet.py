@@ -6,8 +6,10 @@ UNet2DConditionModel, so that either library opens the other's files. The networ
 probability: what it predicts, and at which noise, is the business of `ldm.denoiser`.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -18,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from interop.diffusers_unet import unet_fields
 from interop.single_file import read_unet
 from ldm import files
-from ldm.blocks import Shift, Text, TimeEmbedding, TimeFeatures, silu, zero_init
+from ldm.blocks import Kernel, Shift, Text, TimeEmbedding, TimeFeatures, silu, zero_init
 from ldm.shapes import Context, Timesteps
 from ldm.stages import Stage, directly, down_blocks, mid_block, up_blocks
 from ldm.unet_config import PRESETS, UNetConfig
@@ -70,9 +72,9 @@ class UNet(nn.Module):
             time = self.time_features(timesteps, class_labels)
             return self.run(latents, [time] * len(self.stages), [context] * len(self.stages))
         if class_labels is None:
-            return self.run(latents, context.shifts(timesteps), context.texts)
+            return self.run(latents, context.shifts(timesteps), context.texts, context.kernels)
         time = self.time_features(timesteps, class_labels)
-        return self.run(latents, [time] * len(self.stages), context.texts)
+        return self.run(latents, [time] * len(self.stages), context.texts, context.kernels)
 
     @property
     def stages(self) -> list[Stage]:
@@ -96,8 +98,10 @@ class UNet(nn.Module):
         latents: Float[Tensor, "b c_in h w"],
         times: list[TimeFeatures] | list[list[Shift]],
         texts: list[Context | None] | list[list[Text]],
+        kernels: Sequence[list[Kernel]] = (),
     ) -> Float[Tensor, "_ c_out h w"]:
-        """The network itself, of tensors alone; the lists have one entry per stage."""
+        """The network itself, of tensors alone; the lists have one entry per stage, `kernels` per
+        stage on the way up."""
         checkpointing = self.gradient_checkpointing and torch.is_grad_enabled()
         call = partial(checkpoint, use_reentrant=False) if checkpointing else directly
         told = iter(zip(times, texts, strict=True))
@@ -108,9 +112,9 @@ class UNet(nn.Module):
         for stage in self.down_blocks:
             skips += stage(skips[-1], *next(told), call)
         x = self.mid_block(skips[-1], *next(told), call)
-        for stage in self.up_blocks:
+        for stage, its_kernels in zip_longest(self.up_blocks, kernels, fillvalue=()):
             passed = [skips.pop() for _ in stage.resnets]
-            x = stage(x, passed, *next(told), call)
+            x = stage(x, passed, *next(told), call, its_kernels)
         return self.conv_out(silu(self.conv_norm_out(x))).contiguous()
 
     def check_size(self, height: int, width: int) -> None:
@@ -195,7 +199,8 @@ class Prepared:
     """A context as the layers of a U-Net see it, and the times at which it was asked for so far.
 
     Keys and values of its attention depend on the context alone, the shifts of its residual blocks
-    on the time alone; both are computed once for all steps of a sampler.
+    on the time alone, the kernels of its doublings on neither; all are computed once for all steps
+    of a sampler, so the weights must not change in between.
     """
 
     def __init__(self, unet: UNet, context: Context):
@@ -203,6 +208,8 @@ class Prepared:
         unet.check_context(context)
         self.unet, self.rows = unet, len(context)
         self.texts: list[list[Text]] = [stage.read(context) for stage in unet.stages]
+        on_cpu = unet.conv_in.weight.device.type == "cpu"
+        self.kernels = [stage.kernels() for stage in unet.up_blocks] if on_cpu else []
         self.known: dict[float, list[list[Shift]]] = {}
 
     def shifts(self, timesteps: Timesteps) -> list[list[Shift]]:

@@ -293,7 +293,7 @@ def spread(unet: UNet, precision: str) -> None:
     """Shares its weights out among the ranks. precision: of what is computed with them."""
     if precision == "fp16":
         raise ValueError("--shard goes with --precision bf16 or fp32, not with fp16.")
-    sharding.shard(unet, unet.stages, DTYPES[precision], methods=("shifts", "read"))
+    sharding.shard(unet, unet.stages, DTYPES[precision], methods=("shifts", "read", "kernels"))
 
 
 def held_out_loss(
