@@ -21,7 +21,8 @@ from ldm.validation import check_latents
 from stages.cache import cached, hashes
 from stages.data import data_identity, read_pairs, read_shapes
 from stages.finetune import origin
-from stages.ldm import PRESETS, PREVIEWS, Config, Stage, adapt, build_unet, side_multiple
+from stages.ldm import PREVIEWS, Stage, adapt, build_unet, side_multiple
+from stages.ldm_recipe import PRESETS, Config
 from stages.lora import save_lora
 from stages.overfit import learn_by_heart
 from stages.plan import describe_averages, ldm_memory

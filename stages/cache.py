@@ -15,7 +15,7 @@ from imagetext.images import ImageTransform, to_model
 from imagetext.index import verify_images
 from imagetext.pairs import Pairs
 from imagetext.pixel_format import recorded_format
-from stages.ldm import Config
+from stages.ldm_recipe import Config
 from training import ranks
 from training.progress import progress_bar
 from training.run import Run

@@ -10,7 +10,8 @@ from ldm import TextToImage
 from ldm.files import read_model_provenance
 from stages.cache import cached, hashes
 from stages.data import read_pairs, read_shapes
-from stages.ldm import Config, held_out_loss, side_multiple
+from stages.ldm import held_out_loss, side_multiple
+from stages.ldm_recipe import Config
 from training.precision import Precision
 from training.restore import restored
 from training.run import Run, read_json

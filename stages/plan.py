@@ -9,7 +9,7 @@ from conditioning import TextEncoder
 from conditioning.clip import Clip
 from ldm.unet import UNet
 from stages import clip as clip_stage
-from stages import ldm as ldm_stage
+from stages import ldm_recipe
 from stages import vae as vae_stage
 from training.memory import MemoryEstimate, estimate, in_words
 from training.power_ema import SIGMA_RELS, bytes_per_file
@@ -43,7 +43,7 @@ def vae_memory(config: vae_stage.Config, training: Training) -> MemoryEstimate:
 
 
 def ldm_memory(
-    config: ldm_stage.Config, unet: UNet, vae: Autoencoder, encoder: TextEncoder
+    config: ldm_recipe.Config, unet: UNet, vae: Autoencoder, encoder: TextEncoder
 ) -> MemoryEstimate:
     """Autoencoder and text encoder stay in memory, to draw previews."""
     device, side = unet.conv_in.weight.device, config.size // vae.factor

@@ -22,6 +22,7 @@ from ldm.unet import UNet
 from stages import clip as clip_stage
 from stages import ldm as ldm_stage
 from stages import vae as vae_stage
+from stages.ldm_recipe import Config
 from training.batch_size import Step, find_batch_size
 from training.cli import pick_device
 from training.memory import MemoryEstimate
@@ -49,7 +50,7 @@ def vae_trials(config: vae_stage.Config, training: Training) -> Callable[[int], 
 
 
 def ldm_trials(
-    config: ldm_stage.Config, unet: UNet, vae: Autoencoder, encoder: TextEncoder, folder: Path
+    config: Config, unet: UNet, vae: Autoencoder, encoder: TextEncoder, folder: Path
 ) -> Callable[[int], Step]:
     """folder: for a run folder that nobody needs afterwards."""
     shape = (2 * vae.config.latent_channels, *[config.size // vae.factor] * 2)
