@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -124,9 +125,16 @@ class Stage:
         schedule = make_schedule(config.schedule).to(self.device)
         self.network = unet if config.shard else ranks.parallel(unet)
         self.denoiser = Denoiser(self.network, schedule, config.objective.prediction)
-        self.bound = vae, encoder, config.schedule, config.objective.prediction
-        self.pipeline = TextToImage(self.ema.module, *self.bound).to(self.device)
-        self.live = TextToImage(unet, *self.bound).to(self.device)
+        self.whole = partial(
+            TextToImage,
+            autoencoder=vae,
+            text_encoder=encoder,
+            schedule=config.schedule,
+            prediction=config.objective.prediction,
+            chunks=config.text_chunks,
+        )
+        self.pipeline = self.whole(self.ema.module).to(self.device)
+        self.live = self.whole(unet).to(self.device)
         self.validation = held_out_loss(config, cache, order.count, len(schedule), self.device)
         self.prompts = prompts
         self.baseline = self.validation.baseline(self.denoiser, config.objective)
@@ -205,7 +213,7 @@ class Stage:
         with torch.device("meta"):
             unet = UNet(self.unet.config)
         unet.load_state_dict(weights, assign=True)
-        TextToImage(unet, *self.bound).save(self.run.model, provenance)
+        self.whole(unet).save(self.run.model, provenance)
 
 
 def spread(unet: UNet, precision: str) -> None:

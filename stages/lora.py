@@ -1,5 +1,6 @@
 """LoRA in stage 2: a U-Net whose attention learns changes of low rank, and how they are used."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from conditioning.tower import from_hugging_face, to_hugging_face
-from interop.card import bullets, model_card, training, writer
-from interop.lora import LowRank, add_changes, read_lora, write_lora
+from interop.card import bullets, mapping, model_card, training, writer
+from interop.lora import LowRank, add_changes, find_lora, read_lora, write_lora
+from interop.weights import read_header
 from ldm import TextToImage
 from training.ema import EMA
 
@@ -125,8 +127,16 @@ def save_lora(network: nn.Module, folder: Path, provenance: dict[str, Any]) -> N
 
 
 def apply_lora(pipeline: TextToImage, source: Path, scale: float = 1.0) -> None:
-    """Adds a LoRA, of whoever trained it, to the weights of the U-Net and the text encoder."""
+    """Adds a LoRA, of whoever trained it, to the weights of the U-Net and the text encoder.
+
+    One that was trained here says how many contexts captions filled; so do prompts from here on.
+    """
     parts = read_lora(source)
+    told = json.loads(read_header(find_lora(source))[1].get("latentsmith", "{}"))
+    chunks = mapping(told.get("config")).get("text_chunks", pipeline.chunks)
+    if chunks != pipeline.chunks:
+        print(f"note: {source} was trained with --text-chunks {chunks}; so prompts are read, too.")
+    pipeline.chunks = chunks
     if unet := parts.get("unet"):
         add_changes(pipeline.unet.state_dict(), unet, scale, source, "this model's U-Net")
     if text := parts.get("text_encoder"):

@@ -47,10 +47,11 @@ def ldm_memory(
 ) -> MemoryEstimate:
     """Autoencoder and text encoder stay in memory, to draw previews."""
     device, side = unet.conv_in.weight.device, config.size // vae.factor
+    tokens = config.text_chunks * encoder.tokens
 
     def forward(count: int) -> Tensor:
         latents = torch.empty(count, vae.config.latent_channels, side, side, device=device)
-        context = torch.empty(count, encoder.tokens, encoder.width, device=device)
+        context = torch.empty(count, tokens, encoder.width, device=device)
         with Precision(device, config.precision):
             output = unet(latents, torch.zeros(count, dtype=torch.long, device=device), context)
         return (output.float() - latents).square().mean()

@@ -54,12 +54,13 @@ def ldm_trials(
 ) -> Callable[[int], Step]:
     """folder: for a run folder that nobody needs afterwards."""
     shape = (2 * vae.config.latent_channels, *[config.size // vae.factor] * 2)
+    tokens = config.text_chunks * encoder.tokens
 
     def prepare(batch_size: int) -> Step:
         count = torch.arange(batch_size + 1)
         cache = LatentCache(
             [torch.zeros(batch_size, *shape, dtype=torch.float16)],
-            torch.zeros(1, encoder.tokens, encoder.width, dtype=torch.float16),
+            torch.zeros(1, tokens, encoder.width, dtype=torch.float16),
             torch.zeros(batch_size, dtype=torch.uint8),
             count[:-1],
             count,
