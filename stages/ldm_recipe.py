@@ -24,7 +24,9 @@ class Config(AveragingRecipe):
     batch_size: Positive[int] = 32  # images per step
     weight_decay: NotNegative[float] = 0.01  # of AdamW
     clip_norm: Positive[float] = 1.0  # the gradient is scaled down to this norm
-    text_chunks: Positive[int] | None = None  # contexts a caption fills; 1, or as --init-from does
+    text_chunks: Positive[int] | None = (
+        None  # contexts per caption, for long ones; 1, or as in --init-from
+    )
     caption_dropout: Share = 0.1  # chance to train on the empty caption, which guidance needs
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
