@@ -12,6 +12,7 @@ from interop.card import bullets, mapping, model_card, training, writer
 from interop.lora import LowRank, add_changes, find_lora, read_lora, write_lora
 from interop.weights import read_header
 from ldm import TextToImage
+from ldm.text_chunks import TEXT_CHUNKS, recorded
 from training.ema import EMA
 
 ADAPTER = "default"  # peft's name for the only one
@@ -132,11 +133,6 @@ def apply_lora(pipeline: TextToImage, source: Path, scale: float = 1.0) -> None:
     One that was trained here says how many contexts captions filled; so do prompts from here on.
     """
     parts = read_lora(source)
-    told = json.loads(read_header(find_lora(source))[1].get("latentsmith", "{}"))
-    chunks = mapping(told.get("config")).get("text_chunks", pipeline.chunks)
-    if chunks != pipeline.chunks:
-        print(f"note: {source} was trained with --text-chunks {chunks}; so prompts are read, too.")
-    pipeline.chunks = chunks
     if unet := parts.get("unet"):
         add_changes(pipeline.unet.state_dict(), unet, scale, source, "this model's U-Net")
     if text := parts.get("text_encoder"):
@@ -146,3 +142,8 @@ def apply_lora(pipeline: TextToImage, source: Path, scale: float = 1.0) -> None:
         add_changes(weights, text, scale, source, "this model's text encoder")
         layers = encoder.config.num_hidden_layers
         encoder.tower.load_state_dict(from_hugging_face(weights, layers))
+    told = json.loads(read_header(find_lora(source))[1].get("latentsmith", "{}"))
+    chunks = recorded({TEXT_CHUNKS: pipeline.chunks, **mapping(told.get("config"))}, source)
+    if chunks != pipeline.chunks:
+        print(f"note: {source} was trained with --text-chunks {chunks}; so prompts are read, too.")
+    pipeline.chunks = chunks
