@@ -25,6 +25,7 @@ class Options:
     data: tyro.conf.Positional[Path]  # the data folder, or shards: 'shards/{000..099}.tar'
     size: Positive[int] | None = None  # side of the training images, in pixels
     tokens: Positive[int] = 77  # how many tokens the text encoder takes; CLIP's number
+    text_chunks: Positive[int] = 1  # contexts of so many that a caption fills, as in train_ldm.py
     batch_size: Positive[int] = 32  # images per step of the training that is planned
     value_range: tuple[float, float] | None = None  # of the training that is planned
     allow_missing_captions: bool = False  # do not call them a problem
@@ -33,7 +34,8 @@ class Options:
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse(Options, argv, __doc__)
     folder = read_folder(options.data, allow_missing_captions=True, progress=progress_bar)
-    print(report(folder, options.size, options.tokens, token_counter()) + "\n")
+    tokens = options.text_chunks * (options.tokens - 2) + 2  # each context has a start and an end
+    print(report(folder, options.size, tokens, token_counter()) + "\n")
     lines, found = report_numbers(folder, options.value_range)
     if lines:
         print("\n".join(lines) + "\n")

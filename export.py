@@ -28,6 +28,7 @@ from interop.single_file import to_single_file
 from interop.weights import write_tensors
 from ldm import TextToImage
 from ldm.scheduler_files import to_diffusers
+from ldm.text_chunks import TEXT_CHUNKS
 from ldm.unet import UNet
 from training.cli import parse, run_main
 from training.run import replacing
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parts, facts = single_file_parts(model), {"provenance": provenance}
         if isinstance(model, TextToImage):
             facts["scheduler"] = to_diffusers(model.schedule_config, model.denoiser.prediction)
+            facts[TEXT_CHUNKS] = model.chunks
         tensors, metadata = to_single_file(parts, facts)
         tensors = {name: rounded(x, name, DTYPES[config.dtype]) for name, x in tensors.items()}
         write_tensors(config.out, tensors, metadata)

@@ -6,6 +6,7 @@ with the weights of another U-Net, and with --lora RANK besides it learns a smal
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,9 +20,11 @@ from ldm.schedule import make_schedule
 from ldm.unet import UNet
 from ldm.validation import check_latents
 from stages.cache import cached, hashes
+from stages.captions import note_cut
 from stages.data import data_identity, read_pairs, read_shapes
-from stages.finetune import origin
-from stages.ldm import PRESETS, PREVIEWS, Config, Stage, adapt, build_unet, side_multiple
+from stages.finetune import chunks_to_train, origin
+from stages.ldm import PREVIEWS, Stage, adapt, build_unet, side_multiple
+from stages.ldm_recipe import PRESETS, Config
 from stages.lora import save_lora
 from stages.overfit import learn_by_heart
 from stages.plan import describe_averages, ldm_memory
@@ -46,6 +49,7 @@ def start(config: Config) -> None:
     device = pick_device(config.device)
     vae = Autoencoder.load(config.vae, device).requires_grad_(False)
     encoder = TextEncoder.load(config.text_encoder, device)
+    config = replace(config, text_chunks=chunks_to_train(config.text_chunks, config.init_from))
     unet = build_unet(config, vae, encoder)
     pairs, held_out = read_pairs(config, config.allow_missing_captions)
     multiple = side_multiple(unet, vae)
@@ -53,6 +57,7 @@ def start(config: Config) -> None:
     seed = derived_seed(config.seed, "order")
     order = BucketOrder(buckets.of(pairs), config.batch_size, seed)
     print_plan(config, unet, vae, len(pairs), len(held_out))
+    note_cut(pairs, encoder, config.text_chunks)
     parts = hashes(config, vae, encoder) | origin(config.init_from, unet)
     adapt(config, unet)
     if config.dry_run:

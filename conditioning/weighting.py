@@ -11,12 +11,27 @@ brings the mean back, which presumes states around zero: those of a text encoder
 where training left them.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from conditioning.encoder import TextEncoder
 from conditioning.prompt import Span
+
+
+def encode_chunks(
+    encoder: TextEncoder, texts: Sequence[str], chunks: int
+) -> Float[Tensor, "b l d"]:
+    """The contexts of texts as they stand, without signs of weights: of captions.
+
+    chunks: as for `encode_weighted`. What is alike, such as those of padding, is computed once.
+    """
+    ids = torch.cat([tokens(encoder, ((text, 1.0),), chunks)[0] for text in texts])
+    distinct, places = ids.unique(dim=0, return_inverse=True)
+    contexts = encoder.encode(distinct)
+    return contexts[places.to(contexts.device)].unflatten(0, (-1, chunks)).flatten(1, 2)
 
 
 def encode_weighted(

@@ -15,8 +15,9 @@ def notes(pipeline: TextToImage, text: str, signs: bool) -> list[str]:
         cut = cut_off(pipeline.text_encoder, part.text, pipeline.chunks)
         if cut:
             encoder = pipeline.text_encoder
+            needed = encoder.count_tokens(part.text) + 2 * (pipeline.chunks - 1)  # starts and ends
             lines.append(
-                f"warning: {encoder.count_tokens(part.text)} tokens, but this model reads "
+                f"warning: {needed} tokens, but this model reads "
                 f"{encoder.tokens * pipeline.chunks}; of {part.text!r} it does not see {cut!r}"
             )
     return lines

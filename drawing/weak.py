@@ -6,6 +6,7 @@ from typing import Any
 from interop.weights import read_json, read_tensors, require
 from ldm import TextToImage, scheduler_files
 from ldm.files import read_provenance
+from ldm.text_chunks import TEXT_CHUNKS, recorded
 from ldm.unet import UNet
 
 AVERAGED = "ema.safetensors"  # in a state folder: the weights that a model would be made of
@@ -23,6 +24,7 @@ def open_weak(source: Path, strong: TextToImage) -> TextToImage:
         unet, trained = UNet.load(source), read_provenance(source)
         check_process(source, strong)
     check_hashes(source, trained, strong)
+    check_chunks(source, trained, strong)
     unet.eval().requires_grad_(False).to(strong.device, strong.unet.conv_in.weight.dtype)
     return TextToImage(
         unet,
@@ -30,6 +32,7 @@ def open_weak(source: Path, strong: TextToImage) -> TextToImage:
         strong.text_encoder,
         strong.schedule_config,
         strong.denoiser.prediction,
+        chunks=strong.chunks,
     )
 
 
@@ -47,7 +50,8 @@ def from_state(folder: Path, like: UNet) -> tuple[UNet, dict[str, Any]]:
     unet.load_state_dict(weights)
     config = read_json(folder.parents[1] / "config.json")
     names = {"vae_sha256": "autoencoder_sha256", "text_encoder_sha256": "text_encoder_sha256"}
-    return unet, {theirs: config.get(ours) for ours, theirs in names.items()}
+    facts = {theirs: config.get(ours) for ours, theirs in names.items()}
+    return unet, facts | {TEXT_CHUNKS: config.get("text_chunks", 1)}
 
 
 def check_hashes(source: Path, trained: dict[str, Any], strong: TextToImage) -> None:
@@ -60,6 +64,15 @@ def check_hashes(source: Path, trained: dict[str, Any], strong: TextToImage) -> 
                 f"model, sha256 {expected}; it was {told}. Take an earlier state of the same run, "
                 "or a smaller model trained on the same --vae and --text-encoder."
             )
+
+
+def check_chunks(source: Path, trained: dict[str, Any], strong: TextToImage) -> None:
+    if (chunks := recorded(trained, source)) != strong.chunks:
+        raise ValueError(
+            f"--weak-model {source} was trained with --text-chunks {chunks}, and the stronger "
+            f"model with {strong.chunks}, so one context cannot serve both. Take an earlier state "
+            "of the same run."
+        )
 
 
 def check_process(source: Path, strong: TextToImage) -> None:

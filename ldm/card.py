@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from interop.card import bullets, mapping, millions, model_card, tensors_sha256, training, writer
+from ldm.card_prompts import contexts, length, long_prompts
 from ldm.denoiser import Prediction
 from ldm.schedule import ScheduleConfig
 
@@ -68,7 +69,7 @@ def unet_card(
     facts = {
         "latents": f"{config['in_channels']} channels in, {config['out_channels']} out, "
         f"{made_for(size)}",
-        "text": f"token vectors of width {width}" if reads else "none",
+        "text": f"token vectors of width {width}{contexts(provenance)}" if reads else "none",
         "sha256 of the tensors": f"`{tensors_sha256(weights)}`",
     }
     kind = f"A U-Net of {millions(weights)} in diffusers' layout of `UNet2DConditionModel`"
@@ -94,6 +95,7 @@ def pipeline_card(
     sample_size: int | tuple[int, int] | None,
     factor: int,
     tokens: int,
+    chunks: int,
     schedule: ScheduleConfig,
     prediction: Prediction,
     bindings: Mapping[str, Any],
@@ -101,21 +103,23 @@ def pipeline_card(
 ) -> str:
     """sample_size: in the U-Net's config. factor: by which the autoencoder shrinks pictures.
 
-    tokens: that the text encoder reads.
+    tokens: that the text encoder reads. chunks: contexts of so many that a prompt fills.
     """
     facts = {
         "pictures": made_for(sides(sample_size, factor), " pixels"),
-        "prompts": f"up to {tokens} tokens, start and end included; what is longer is cut",
+        "prompts": length(tokens, chunks),
         "the U-Net predicts": PREDICTIONS[prediction],
         "noise schedule": noising(schedule),
     }
     dropout = mapping(provenance.get("config")).get("caption_dropout")
+    scale = 1.0 if dropout == 0 else 4.0
     return model_card(
         "Text to image by latent diffusion",
         [
             "A text encoder, a U-Net and an autoencoder in the layout of a Stable Diffusion "
             f"pipeline, written by {writer()}.\n\n{bullets(facts)}",
-            USE_PIPELINE.format(guidance=1.0 if dropout == 0 else 4.0),
+            USE_PIPELINE.format(guidance=scale),
+            *long_prompts(tokens, chunks, scale),
             guidance(dropout),
             *binding(bindings),
             training(provenance),

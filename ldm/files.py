@@ -31,6 +31,7 @@ from interop.weights import (
     write_files,
 )
 from ldm.card import unet_card
+from ldm.text_chunks import TEXT_CHUNKS
 
 CONFIG = "config.json"
 STEM = "diffusion_pytorch_model"
@@ -105,7 +106,9 @@ def write(folder: Path, network: nn.Module, config: dict, provenance: dict) -> N
 def read_provenance(folder: Path) -> dict:
     """What `UNet.save` was told about these weights; empty for a foreign U-Net."""
     if folder.is_file():
-        return single_file.read_provenance(folder)
+        header = single_file.open_file(folder).header
+        told = {TEXT_CHUNKS: header[TEXT_CHUNKS]} if TEXT_CHUNKS in header else {}
+        return single_file.read_provenance(folder) | told
     return read_json(find_folder(folder) / PROVENANCE, default={}).get("provenance", {})
 
 

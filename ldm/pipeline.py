@@ -40,6 +40,7 @@ from ldm.sampling import Sampling, draw_latents
 from ldm.schedule import ScheduleConfig, make_schedule
 from ldm.shapes import Context
 from ldm.task import TEXT_TO_IMAGE, Task
+from ldm.text_chunks import recorded
 from ldm.unet import UNet
 from ldm.windows import windowed
 
@@ -61,14 +62,19 @@ class TextToImage:
         schedule: ScheduleConfig,
         prediction: Prediction,
         classes: Sequence[str] = (),
+        chunks: int = 1,
     ):
-        """classes: their names, for a U-Net that draws classes instead of reading a text."""
+        """
+        Args:
+            classes: their names, for a U-Net that draws classes instead of reading a text.
+            chunks: contexts that a prompt fills, one after the other: as in training.
+        """
         self.unet = unet
         self.autoencoder = autoencoder
         self.text_encoder = text_encoder
         self.schedule_config = schedule
         self.classes = tuple(classes)
-        self.chunks = 1  # contexts that a prompt fills, one after the other: as in training
+        self.chunks = chunks
         self.denoiser = Denoiser(unet, make_schedule(schedule), prediction, preparer(unet))
         check_parts(
             unet.config, autoencoder.config.latent_channels, context_width=text_encoder.width
@@ -309,6 +315,7 @@ class TextToImage:
         if (folder / "latentsmith.json").exists():
             facts = read_json(folder / "latentsmith.json")
             pipeline.classes = tuple(facts.get("classes", ()))
+            pipeline.chunks = recorded(facts, folder)
             found = bindings(pipeline.autoencoder.sha256, pipeline.text_encoder)
             same = read_provenance(folder / "vae").get(SAME_LATENTS, ())
             check_bindings(facts.get("bindings", {}), found, folder, same)
@@ -323,4 +330,6 @@ class TextToImage:
         if unet.config.sample_size is None:
             side = single_file.SAMPLE_SIZES.get(scheduler_files.NAMES[prediction])
             unet.config = replace(unet.config, sample_size=side)
-        return cls(unet, Autoencoder.load(file), text_encoder, schedule, prediction)
+        pipeline = cls(unet, Autoencoder.load(file), text_encoder, schedule, prediction)
+        pipeline.chunks = recorded(single_file.open_file(file).header, file)
+        return pipeline

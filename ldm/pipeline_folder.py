@@ -1,7 +1,8 @@
 """A whole model on disk: a Stable Diffusion pipeline folder, which diffusers opens as it stands.
 
 model_index.json  unet/  vae/  text_encoder/  tokenizer/  scheduler/
-latentsmith.json  what belongs together (hashes, a golden text embedding) and how it was made
+latentsmith.json  what belongs together (hashes, a golden text embedding), how many contexts a
+                  prompt fills, and how it was made
 README.md         the model card, as each part has one
 """
 
@@ -16,6 +17,7 @@ from ldm import scheduler_files
 from ldm.bindings import bindings
 from ldm.card import pipeline_card
 from ldm.files import MODEL_INDEX, write_json
+from ldm.text_chunks import TEXT_CHUNKS
 
 
 def save_pipeline(pipeline, folder: Path, provenance: dict[str, Any]) -> None:
@@ -35,14 +37,15 @@ def write(pipeline, folder: Path, provenance: dict[str, Any]) -> None:
     pipeline.autoencoder.save(folder / "vae", provenance.get("autoencoder"))
     pipeline.text_encoder.save(folder, provenance.get("text_encoder"))
     facts = bindings(pipeline.autoencoder.sha256, pipeline.text_encoder)
-    pipeline.unet.save(folder / "unet", {**facts, **provenance})
+    read = {TEXT_CHUNKS: pipeline.chunks}
+    pipeline.unet.save(folder / "unet", {**facts, **provenance, **read})
     schedule, prediction = pipeline.schedule_config, pipeline.denoiser.prediction
     scheduler = scheduler_files.to_diffusers(schedule, prediction)
     (folder / "scheduler").mkdir()
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     index = MODEL_INDEX | {"scheduler": ["diffusers", scheduler["_class_name"]]}
     write_json(folder / "model_index.json", index)
-    told: dict[str, Any] = {"bindings": facts, "provenance": provenance}
+    told: dict[str, Any] = {"bindings": facts, **read, "provenance": provenance}
     if pipeline.classes:
         told["classes"] = list(pipeline.classes)
     write_json(folder / "latentsmith.json", told)
@@ -50,6 +53,7 @@ def write(pipeline, folder: Path, provenance: dict[str, Any]) -> None:
         sample_size=pipeline.unet.config.sample_size,
         factor=pipeline.autoencoder.factor,
         tokens=pipeline.text_encoder.tokens,
+        chunks=pipeline.chunks,
         schedule=schedule,
         prediction=prediction,
         bindings=facts,

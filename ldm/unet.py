@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, Real
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from interop.diffusers_unet import unet_fields
 from interop.single_file import read_unet
 from ldm import files
 from ldm.blocks import Kernel, Shift, Text, TimeEmbedding, TimeFeatures, silu, zero_init
+from ldm.checkpointing import checkpointed
 from ldm.shapes import Context, Timesteps
 from ldm.stages import Stage, directly, down_blocks, mid_block, up_blocks
 from ldm.unet_config import PRESETS, UNetConfig
@@ -103,7 +103,7 @@ class UNet(nn.Module):
         """The network itself, of tensors alone; the lists have one entry per stage, `kernels` per
         stage on the way up."""
         checkpointing = self.gradient_checkpointing and torch.is_grad_enabled()
-        call = partial(checkpoint, use_reentrant=False) if checkpointing else directly
+        call = checkpointed(latents.device) if checkpointing else directly
         told = iter(zip(times, texts, strict=True))
         if latents.device.type != "cpu":
             latents = latents.contiguous(memory_format=torch.channels_last)  # see blocks.py

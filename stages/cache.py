@@ -1,5 +1,6 @@
 """What stage 2 is bound to, and the latents and contexts that it trains on."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from autoencoder import Autoencoder
 from autoencoder.files import read_provenance
 from conditioning import TextEncoder
+from conditioning.weighting import encode_chunks
 from imagetext.buckets import Buckets
 from imagetext.cache import LatentCache, verify_cache
 from imagetext.cache_build import Process, build_cache
@@ -15,7 +17,7 @@ from imagetext.images import ImageTransform, to_model
 from imagetext.index import verify_images
 from imagetext.pairs import Pairs
 from imagetext.pixel_format import recorded_format
-from stages.ldm import Config
+from stages.ldm_recipe import Config
 from training import ranks
 from training.progress import progress_bar
 from training.run import Run
@@ -45,7 +47,7 @@ def cached(
     pixels = recorded_format(read_provenance(config.vae))
     transform = ImageTransform(config.size, vae.config.in_channels, format=pixels)
     identity = {**parts, "transform": transform.describe(), "encoded_in": "float32"}
-    identity["shapes"] = buckets.shapes
+    identity |= {"shapes": buckets.shapes, "text_chunks": config.text_chunks}
     folder = run.path / "cache"
     phase("building the latent cache")
     if folder.exists():
@@ -64,7 +66,7 @@ def cached(
         pairs,
         transform,
         encode_images,
-        encoder,
+        partial(encode_chunks, encoder, chunks=config.text_chunks),
         folder,
         identity,
         buckets=buckets,

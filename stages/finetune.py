@@ -18,6 +18,7 @@ from ldm.denoiser import Prediction
 from ldm.parts import check_parts
 from ldm.prediction_probe import measure_prediction
 from ldm.schedule import ScheduleConfig
+from ldm.text_chunks import recorded
 from ldm.unet import UNet
 
 Process = tuple[ScheduleConfig, Prediction]  # what a U-Net was trained on, and to predict
@@ -117,6 +118,19 @@ def load_unet(source: Path, size: int, vae: Autoencoder, encoder: TextEncoder) -
             )
     unet.config = replace(config, sample_size=size // vae.factor)
     return unet
+
+
+def chunks_to_train(asked: int | None, source: Path | None) -> int:
+    """Contexts that captions fill: as asked for, or else as the U-Net of `source` was trained."""
+    known = 1 if source is None else recorded(files.read_provenance(source), source)
+    if asked is None and known > 1:
+        print(f"captions fill {known} contexts, one after the other, as {source} was trained.")
+    elif source is not None and asked not in (None, known):
+        print(
+            f"note: --init-from {source} was trained with --text-chunks {known}, and here it gets "
+            f"{asked} contexts one after the other, which it has to learn first."
+        )
+    return known if asked is None else asked
 
 
 def check_process(source: Path, unet: UNet, encoder: TextEncoder, ours: Process) -> None:

@@ -1,8 +1,8 @@
 """Stage 2: latents and captions -> U-Net."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,21 +15,19 @@ from imagetext.cache import LatentCache
 from imagetext.order import BucketOrder
 from ldm import TextToImage
 from ldm.denoiser import Denoiser
-from ldm.objective import ObjectiveConfig, denoising_loss, draw_noise
-from ldm.schedule import ScheduleConfig, make_schedule
+from ldm.objective import denoising_loss, draw_noise
+from ldm.schedule import make_schedule
 from ldm.unet import PRESETS as ARCHITECTURES
 from ldm.unet import UNet
 from ldm.validation import Validation, verdict
-from stages.data import Aspect
 from stages.finetune import check_process, load_unet
-from stages.lora import TARGETS, adapter_parts, add_adapter
+from stages.ldm_recipe import Config
+from stages.lora import adapter_parts, add_adapter
 from training import ranks, sharding
-from training.bounds import Finite, NotNegative, Positive, Share
 from training.ema import EMA
 from training.grid import grid, pixels_of
 from training.posthoc import stored_averages
 from training.precision import DTYPES, Precision, compile_for, uncompiled
-from training.recipe import AveragingRecipe
 from training.run import Run
 from training.seeding import derived_seed, generator, generators
 from training.update import Update
@@ -38,84 +36,6 @@ from training.watch import phase
 PREVIEWS = 8  # prompts that a preview shows, each drawn by averaged and by live weights
 JUDGED = 256  # training pairs that the validation loss is measured on if none are held out
 HELD_OUT = 1024  # held-out pairs that it is measured on, at most; their latents stay in memory
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(AveragingRecipe):
-    vae: Path  # run folder of train_vae.py, the folder of any AutoencoderKL, or a single file
-    text_encoder: str  # run or CLIPTextModel folder, a whole model's single file, NAME:PRETRAINED
-    init_from: Path | None = None  # begin with this U-Net: run, pipeline, U-Net folder, single file
-    lora: Positive[int] | None = None  # learn changes of this rank to its attention instead
-    lora_alpha: Positive[float] | None = None  # they count alpha / rank times; once when left out
-    lora_targets: tuple[str, ...] = TARGETS  # the modules changed, by the end of their names
-    size: Positive[int] = 64  # side of the training images in pixels
-    max_aspect: Aspect = 1.0  # 2: also shapes up to 2:1 and 1:2, of the same area; 1: squares
-    batch_size: Positive[int] = 32  # images per step
-    weight_decay: NotNegative[float] = 0.01  # of AdamW
-    clip_norm: Positive[float] = 1.0  # the gradient is scaled down to this norm
-    caption_dropout: Share = 0.1  # chance to train on the empty caption, which guidance needs
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    gradient_checkpointing: bool = False  # a third slower, much less memory
-    shard: bool = False  # spread weights and optimizer over the GPUs; for what does not fit on one
-    preview_prompts: tuple[str, ...] = ()  # drawn while training; the first held-out captions else
-    preview_guidance: Finite = 4.0  # guidance scale of the previews
-    allow_missing_captions: bool = False  # train images without a caption on the empty one
-    verify_cache: bool = False  # read the cache and all images again, whether they are as they were
-
-    def check(self) -> None:
-        super().check()
-        if self.averages_every and (self.shard or self.lora):
-            other = "--shard" if self.shard else "--lora"
-            raise ValueError(f"--averages-every stores whole U-Nets, which {other} does not have.")
-        if self.shard and self.lora:
-            raise ValueError("--lora trains too little to be spread; leave out --shard.")
-
-
-FLOW = {
-    "objective": ObjectiveConfig(prediction="flow", times="logit_normal"),
-    "schedule": ScheduleConfig(noise_schedule="flow"),
-}
-# Each preset is an architecture of the same name (ldm/unet.py) and a recipe for it.
-PRESETS = {
-    "tiny-32": {
-        "size": 32,
-        "steps": 900,
-        "ema_halflife": 576,
-        "look_every": 450,
-        "save_every": 450,
-        **FLOW,
-    },
-    "demo": {
-        "size": 48,
-        "steps": 2200,
-        "learning_rate": 1.2e-3,
-        "cooldown": 0.7,
-        "ema_halflife": 1408,
-        "look_every": 550,
-        "save_every": 550,
-        **FLOW,
-    },
-    "small-64": {
-        "steps": 10_000,
-        "cooldown": 0.7,
-        "ema_halflife": 6400,
-        "look_every": 1000,
-        **FLOW,
-    },
-    "sd15": {
-        "size": 512,
-        "steps": 500_000,
-        "batch_size": 256,
-        "learning_rate": 1e-4,
-        "warmup": 10_000,
-        "cooldown": 0.1,
-        "ema_halflife": 2_560_000,
-        "objective": ObjectiveConfig(prediction="noise"),
-        "schedule": ScheduleConfig(),
-        "gradient_checkpointing": True,
-    },
-}
 
 
 def side_multiple(unet: UNet, vae: Autoencoder) -> int:
@@ -205,9 +125,16 @@ class Stage:
         schedule = make_schedule(config.schedule).to(self.device)
         self.network = unet if config.shard else ranks.parallel(unet)
         self.denoiser = Denoiser(self.network, schedule, config.objective.prediction)
-        self.bound = vae, encoder, config.schedule, config.objective.prediction
-        self.pipeline = TextToImage(self.ema.module, *self.bound).to(self.device)
-        self.live = TextToImage(unet, *self.bound).to(self.device)
+        self.whole = partial(
+            TextToImage,
+            autoencoder=vae,
+            text_encoder=encoder,
+            schedule=config.schedule,
+            prediction=config.objective.prediction,
+            chunks=config.text_chunks,
+        )
+        self.pipeline = self.whole(self.ema.module).to(self.device)
+        self.live = self.whole(unet).to(self.device)
         self.validation = held_out_loss(config, cache, order.count, len(schedule), self.device)
         self.prompts = prompts
         self.baseline = self.validation.baseline(self.denoiser, config.objective)
@@ -286,7 +213,7 @@ class Stage:
         with torch.device("meta"):
             unet = UNet(self.unet.config)
         unet.load_state_dict(weights, assign=True)
-        TextToImage(unet, *self.bound).save(self.run.model, provenance)
+        self.whole(unet).save(self.run.model, provenance)
 
 
 def spread(unet: UNet, precision: str) -> None:

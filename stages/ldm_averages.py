@@ -1,5 +1,6 @@
 """Averaged weights of stage 2 of any length: judged by the validation loss, written as a model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from ldm import TextToImage
 from ldm.files import read_model_provenance
 from stages.cache import cached, hashes
 from stages.data import read_pairs, read_shapes
-from stages.ldm import Config, held_out_loss, side_multiple
+from stages.ldm import held_out_loss, side_multiple
+from stages.ldm_recipe import Config
 from training.precision import Precision
 from training.restore import restored
 from training.run import Run, read_json
@@ -22,8 +24,9 @@ class Judge:
     def __init__(self, run: Path, device: torch.device):
         """run: of train_ldm.py, finished; its data must still be there."""
         self.run = Run(run, read_json(run / "config.json"))
-        self.config = config = restored(Config, self.run.config)
         self.pipeline = TextToImage.load(run, device)
+        config = restored(Config, self.run.config)
+        self.config = config = replace(config, text_chunks=self.pipeline.chunks)
         vae, encoder = self.pipeline.autoencoder, self.pipeline.text_encoder
         pairs, held_out = read_pairs(config, config.allow_missing_captions)
         parts = hashes(config, vae, encoder)

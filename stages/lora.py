@@ -1,5 +1,6 @@
 """LoRA in stage 2: a U-Net whose attention learns changes of low rank, and how they are used."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from conditioning.tower import from_hugging_face, to_hugging_face
-from interop.card import bullets, model_card, training, writer
-from interop.lora import LowRank, add_changes, read_lora, write_lora
+from interop.card import bullets, mapping, model_card, training, writer
+from interop.lora import LowRank, add_changes, find_lora, read_lora, write_lora
+from interop.weights import read_header
 from ldm import TextToImage
+from ldm.text_chunks import TEXT_CHUNKS, recorded
 from training.ema import EMA
 
 ADAPTER = "default"  # peft's name for the only one
@@ -125,7 +128,10 @@ def save_lora(network: nn.Module, folder: Path, provenance: dict[str, Any]) -> N
 
 
 def apply_lora(pipeline: TextToImage, source: Path, scale: float = 1.0) -> None:
-    """Adds a LoRA, of whoever trained it, to the weights of the U-Net and the text encoder."""
+    """Adds a LoRA, of whoever trained it, to the weights of the U-Net and the text encoder.
+
+    One that was trained here says how many contexts captions filled; so do prompts from here on.
+    """
     parts = read_lora(source)
     if unet := parts.get("unet"):
         add_changes(pipeline.unet.state_dict(), unet, scale, source, "this model's U-Net")
@@ -136,3 +142,8 @@ def apply_lora(pipeline: TextToImage, source: Path, scale: float = 1.0) -> None:
         add_changes(weights, text, scale, source, "this model's text encoder")
         layers = encoder.config.num_hidden_layers
         encoder.tower.load_state_dict(from_hugging_face(weights, layers))
+    told = json.loads(read_header(find_lora(source))[1].get("latentsmith", "{}"))
+    chunks = recorded({TEXT_CHUNKS: pipeline.chunks, **mapping(told.get("config"))}, source)
+    if chunks != pipeline.chunks:
+        print(f"note: {source} was trained with --text-chunks {chunks}; so prompts are read, too.")
+    pipeline.chunks = chunks

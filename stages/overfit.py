@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from stages import clip as clip_stage
-from stages import ldm as ldm_stage
+from stages import ldm_recipe
 from stages import vae as vae_stage
 from training.overfit import Target, overfit
 from training.recipe import Recipe
@@ -79,7 +79,7 @@ def target_of(config: Recipe) -> tuple[Target, str]:
     """The target, and the name of the training loss."""
     if isinstance(config, vae_stage.Config):
         return VAE, config.loss.reconstruction
-    return (LDM, "loss") if isinstance(config, ldm_stage.Config) else (CLIP, "loss")
+    return (LDM, "loss") if isinstance(config, ldm_recipe.Config) else (CLIP, "loss")
 
 
 def particular(config: Recipe, images_seen: int) -> dict:

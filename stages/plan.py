@@ -9,7 +9,7 @@ from conditioning import TextEncoder
 from conditioning.clip import Clip
 from ldm.unet import UNet
 from stages import clip as clip_stage
-from stages import ldm as ldm_stage
+from stages import ldm_recipe
 from stages import vae as vae_stage
 from training.memory import MemoryEstimate, estimate, in_words
 from training.power_ema import SIGMA_RELS, bytes_per_file
@@ -43,14 +43,15 @@ def vae_memory(config: vae_stage.Config, training: Training) -> MemoryEstimate:
 
 
 def ldm_memory(
-    config: ldm_stage.Config, unet: UNet, vae: Autoencoder, encoder: TextEncoder
+    config: ldm_recipe.Config, unet: UNet, vae: Autoencoder, encoder: TextEncoder
 ) -> MemoryEstimate:
     """Autoencoder and text encoder stay in memory, to draw previews."""
     device, side = unet.conv_in.weight.device, config.size // vae.factor
+    tokens = config.text_chunks * encoder.tokens
 
     def forward(count: int) -> Tensor:
         latents = torch.empty(count, vae.config.latent_channels, side, side, device=device)
-        context = torch.empty(count, encoder.tokens, encoder.width, device=device)
+        context = torch.empty(count, tokens, encoder.width, device=device)
         with Precision(device, config.precision):
             output = unet(latents, torch.zeros(count, dtype=torch.long, device=device), context)
         return (output.float() - latents).square().mean()

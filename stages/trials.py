@@ -22,6 +22,7 @@ from ldm.unet import UNet
 from stages import clip as clip_stage
 from stages import ldm as ldm_stage
 from stages import vae as vae_stage
+from stages.ldm_recipe import Config
 from training.batch_size import Step, find_batch_size
 from training.cli import pick_device
 from training.memory import MemoryEstimate
@@ -49,16 +50,17 @@ def vae_trials(config: vae_stage.Config, training: Training) -> Callable[[int], 
 
 
 def ldm_trials(
-    config: ldm_stage.Config, unet: UNet, vae: Autoencoder, encoder: TextEncoder, folder: Path
+    config: Config, unet: UNet, vae: Autoencoder, encoder: TextEncoder, folder: Path
 ) -> Callable[[int], Step]:
     """folder: for a run folder that nobody needs afterwards."""
     shape = (2 * vae.config.latent_channels, *[config.size // vae.factor] * 2)
+    tokens = config.text_chunks * encoder.tokens
 
     def prepare(batch_size: int) -> Step:
         count = torch.arange(batch_size + 1)
         cache = LatentCache(
             [torch.zeros(batch_size, *shape, dtype=torch.float16)],
-            torch.zeros(1, encoder.tokens, encoder.width, dtype=torch.float16),
+            torch.zeros(1, tokens, encoder.width, dtype=torch.float16),
             torch.zeros(batch_size, dtype=torch.uint8),
             count[:-1],
             count,

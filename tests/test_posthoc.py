@@ -18,9 +18,8 @@ from imagetext.batches import read_pixels
 from imagetext.images import ImageTransform, to_model
 from ldm import TextToImage
 from ldm.unet import UNet
-from stages import ldm as ldm_stage
+from stages import ldm_recipe, vae_averages
 from stages import vae as vae_stage
-from stages import vae_averages
 from tests.mistakes import command, unchanged
 from training import posthoc
 from training.cli import run_main
@@ -141,12 +140,12 @@ def check_refused(capsys, arguments: list[str], pattern: str) -> None:
     assert re.search(pattern, text), text
 
 
-@pytest.mark.parametrize("stage", [vae_stage, ldm_stage], ids=["vae", "ldm"])
+@pytest.mark.parametrize("stage", [vae_stage, ldm_recipe], ids=["vae", "ldm"])
 def test_presets_keep_an_average_of_a_fiftieth_of_the_run(stage):
     """So long were the averages with which the figures of the documentation were measured."""
     for name, preset in stage.PRESETS.items():
         needed = {"data": Path("d"), "out": Path("o"), "preset": name}
-        if stage is ldm_stage:
+        if stage is ldm_recipe:
             needed |= {"vae": Path("v"), "text_encoder": "t"}
         config = stage.Config(**needed, **preset)
         assert config.ema_halflife == 0.02 * config.steps * config.batch_size, name
