@@ -59,12 +59,14 @@ class Config:
     candidates: Positive[int] = 256  # captions that the judge chooses from, these included
     guidance_scale: Finite = 4.0  # as in sample.py
     spacing: str = "trailing"  # as in sample.py
+    bf16: bool = False  # the U-Net
     seed: Seed = 0  # of the captions and the pictures
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, __doc__)
     pipeline, judge = TextToImage.load(config.model), load_clip(config.judge)
+    pipeline.to("cpu", torch.bfloat16 if config.bf16 else torch.float32)
     train, _ = split(read_folder(config.data), 0.02)
     order = torch.randperm(len(train), generator=generator(config.seed, "captions"))
     pairs = [train[k] for k in order[: max(config.candidates, config.samples)].tolist()]

@@ -48,7 +48,7 @@ class Config:
     batch_size: Positive[int] = 4  # pictures drawn at once, of as many prompts
     guidance_scale: float = 4.0
     rounds: Positive[int] = 7  # each draws once for each side
-    bf16: bool = False  # ours once more, with its U-Net in bf16; the peer in fp32
+    bf16: bool = True  # ours once more, with its U-Net in bf16; the peer in fp32
     compile: bool = False  # ours once more for each precision, with its U-Net compiled
 
 
