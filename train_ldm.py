@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import autoencoder.files
 import conditioning.files
@@ -60,14 +61,8 @@ def start(config: Config) -> None:
     note_cut(pairs, encoder, config.text_chunks)
     parts = hashes(config, vae, encoder) | origin(config.init_from, unet)
     adapt(config, unet)
-    if config.dry_run:
-        print(ldm_memory(config, unet.to(device), vae, encoder).describe())
-        return
-    if config.find_batch_size:
-        memory = ldm_memory(config, unet.to(device), vae, encoder)
-        with TemporaryDirectory() as folder:
-            trials = ldm_trials(config, unet, vae, encoder, Path(folder))
-            return tell_batch_size(config, trials, memory, most=len(pairs))
+    if config.dry_run or config.find_batch_size:
+        return tell_memory(config, unet, vae, encoder, len(pairs))
     with ranks.first():
         run = Run(config.out, plain(config) | parts | data_identity(pairs, held_out))
     if run.finished(config.steps):
@@ -85,15 +80,31 @@ def start(config: Config) -> None:
     prompts = config.preview_prompts or [pair.captions[0] for pair in shown]
     stage = Stage(config, run, unet.to(device), vae, encoder, cache, order, prompts)
     train(run, config.plan(), stage.parts, stage.step, stage.look, "train_ldm")
-    if config.lora is not None:
+    finish(config, run, stage, provenance)
+
+
+def tell_memory(
+    config: Config, unet: UNet, vae: Autoencoder, encoder: TextEncoder, images: int
+) -> None:
+    memory = ldm_memory(config, unet.to(pick_device(config.device)), vae, encoder)
+    if config.dry_run:
+        print(memory.describe())
+        return
+    with TemporaryDirectory() as folder:
+        trials = ldm_trials(config, unet, vae, encoder, Path(folder))
+        tell_batch_size(config, trials, memory, most=images)
+
+
+def finish(config: Config, run: Run, stage: Stage, provenance: dict[str, Any]) -> None:
+    if config.lora is None:
+        stage.save(provenance)
+        made, flag = "model", "--model"
+    else:
         if not ranks.rank():
             save_lora(stage.ema.module, run.model, provenance)
-        run.finish(config.steps)
-        print(f"the LoRA is in {run.model}; draw with: python sample.py PROMPT --lora {run.path}")
-        return
-    stage.save(provenance)
+        made, flag = "LoRA", "--lora"
     run.finish(config.steps)
-    print(f"the model is in {run.model}; draw with: python sample.py PROMPT --model {run.path}")
+    print(f"the {made} is in {run.model}; draw with: python sample.py PROMPT {flag} {run.path}")
 
 
 def print_plan(config: Config, unet: UNet, vae: Autoencoder, images: int, held_out: int) -> None:

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 from autoencoder.optimization import Training
 from imagetext.batches import ImageBatches, read_pixels
+from imagetext.members import Source
 from imagetext.numbers import notes_on
 from imagetext.order import check_batch_size
+from imagetext.pixel_format import PixelFormat
 from stages.data import data_identity, read_pairs, read_shapes
 from stages.finetune import note_format
 from stages.overfit import learn_by_heart
@@ -41,11 +43,7 @@ def start(config: Config) -> None:
     multiple = training.autoencoder.factor
     buckets = read_shapes(pairs, config.max_aspect, config.size, multiple, config.batch_size)
     print_plan(config, training, len(pairs), len(held_out))
-    print(f"numbers in the files: {transform.format}")
-    if config.init_from is not None:
-        note_format(config.init_from, transform.format)
-    for note in notes_on(pairs.paths, transform.format):
-        print(f"note: {note}")
+    tell_format(config, transform.format, pairs.paths)
     if config.dry_run:
         print(vae_memory(config, training).describe())
         return
@@ -75,6 +73,14 @@ def start(config: Config) -> None:
     stage.save()
     run.finish(config.steps)
     print(f"the autoencoder is in {run.model}; train on it with: train_ldm.py --vae {run.path}")
+
+
+def tell_format(config: Config, pixels: PixelFormat, paths: Sequence[Source]) -> None:
+    print(f"numbers in the files: {pixels}")
+    if config.init_from is not None:
+        note_format(config.init_from, pixels)
+    for note in notes_on(paths, pixels):
+        print(f"note: {note}")
 
 
 def print_plan(config: Config, training: Training, images: int, held_out: int) -> None:
