@@ -93,7 +93,8 @@ def pipeline_card(
     *,
     sample_size: int | tuple[int, int] | None,
     factor: int,
-    tokens: int,
+    tokens: int | None,
+    plain: bool,
     schedule: ScheduleConfig,
     prediction: Prediction,
     bindings: Mapping[str, Any],
@@ -101,22 +102,25 @@ def pipeline_card(
 ) -> str:
     """sample_size: in the U-Net's config. factor: by which the autoencoder shrinks pictures.
 
-    tokens: that the text encoder reads.
+    tokens: that the text encoder reads; None without one. plain: it draws from noise and text
+    alone, not from pictures, too.
     """
+    read = f"up to {tokens} tokens, start and end included; what is longer is cut"
     facts = {
         "pictures": made_for(sides(sample_size, factor), " pixels"),
-        "prompts": f"up to {tokens} tokens, start and end included; what is longer is cut",
+        "prompts": read if tokens is not None else "none",
         "the U-Net predicts": PREDICTIONS[prediction],
         "noise schedule": noising(schedule),
     }
     dropout = mapping(provenance.get("config")).get("caption_dropout")
+    use = [USE_PIPELINE.format(guidance=1.0 if dropout == 0 else 4.0), guidance(dropout)]
     return model_card(
         "Text to image by latent diffusion",
         [
-            "A text encoder, a U-Net and an autoencoder in the layout of a Stable Diffusion "
-            f"pipeline, written by {writer()}.\n\n{bullets(facts)}",
-            USE_PIPELINE.format(guidance=1.0 if dropout == 0 else 4.0),
-            guidance(dropout),
+            f"{'A U-Net' if tokens is None else 'A text encoder, a U-Net'} and an autoencoder in "
+            f"the layout of a Stable Diffusion pipeline, written by {writer()}."
+            f"\n\n{bullets(facts)}",
+            *(use if plain and tokens is not None else []),
             *binding(bindings),
             training(provenance),
         ],

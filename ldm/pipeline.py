@@ -30,6 +30,7 @@ from ldm.conditions import (
 from ldm.denoiser import Denoiser, Prediction
 from ldm.files import find_pipeline, read_json
 from ldm.guidance import Guidance
+from ldm.low_res import LowRes, read_low_res
 from ldm.memory import ran_out, tell
 from ldm.parts import check_parts, check_task
 from ldm.pictures import to_images, to_picture
@@ -57,12 +58,16 @@ class TextToImage:
         self,
         unet: UNet,
         autoencoder: Autoencoder,
-        text_encoder: TextEncoder,
+        text_encoder: TextEncoder | None,
         schedule: ScheduleConfig,
         prediction: Prediction,
         classes: Sequence[str] = (),
     ):
-        """classes: their names, for a U-Net that draws classes instead of reading a text."""
+        """
+        Args:
+            text_encoder: None for a U-Net that reads no text.
+            classes: their names, for a U-Net that draws classes instead of reading a text.
+        """
         self.unet = unet
         self.autoencoder = autoencoder
         self.text_encoder = text_encoder
@@ -70,13 +75,13 @@ class TextToImage:
         self.classes = tuple(classes)
         self.chunks = 1  # contexts that a prompt fills, one after the other: as in training
         self.denoiser = Denoiser(unet, make_schedule(schedule), prediction, preparer(unet))
-        check_parts(
-            unet.config, autoencoder.config.latent_channels, context_width=text_encoder.width
-        )
+        self.low_res = LowRes()  # what an upscaler was shown; as in its folder
+        width = None if text_encoder is None else text_encoder.width
+        check_parts(unet.config, autoencoder.config.latent_channels, width)
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "TextToImage":
         """dtype: of the U-Net alone; text and pictures keep their precision, which costs little."""
-        for module in (self.denoiser, self.autoencoder, self.text_encoder):
+        for module in filter(None, (self.denoiser, self.autoencoder, self.text_encoder)):
             module.to(device)
         self.unet.to(dtype)
         return self
@@ -299,13 +304,11 @@ class TextToImage:
         schedule, prediction = scheduler_files.from_diffusers(
             read_json(folder / "scheduler" / "scheduler_config.json")
         )
-        pipeline = cls(
-            UNet.load(folder / "unet", ema),
-            Autoencoder.load(folder / "vae"),
-            TextEncoder.load(folder),
-            schedule,
-            prediction,
-        )
+        unet, vae = UNet.load(folder / "unet", ema), Autoencoder.load(folder / "vae")
+        needed = reads_text(unet) or (folder / "text_encoder").exists()
+        text_encoder = TextEncoder.load(folder) if needed else None
+        pipeline = cls(unet, vae, text_encoder, schedule, prediction)
+        pipeline.low_res = read_low_res(folder)
         if (folder / "latentsmith.json").exists():
             facts = read_json(folder / "latentsmith.json")
             pipeline.classes = tuple(facts.get("classes", ()))
@@ -317,9 +320,10 @@ class TextToImage:
     @classmethod
     def from_file(cls, file: Path, ema: bool) -> "TextToImage":
         schedule, prediction = scheduler_files.from_single_file(file)
-        unet, text_encoder = UNet.load(file, ema).eval(), TextEncoder.load(file)
+        unet = UNet.load(file, ema).eval()
+        text_encoder = TextEncoder.load(file) if reads_text(unet) else None
         if prediction is None:
-            prediction = measure_prediction(unet, text_encoder([""]))
+            prediction = measure_prediction(unet, text_encoder and text_encoder([""]))
         if unet.config.sample_size is None:
             side = single_file.SAMPLE_SIZES.get(scheduler_files.NAMES[prediction])
             unet.config = replace(unet.config, sample_size=side)

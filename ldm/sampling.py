@@ -12,9 +12,10 @@ from ldm.guidance import Guidance, guide
 from ldm.noise import SeededNoise
 from ldm.requests import Request, noise_of
 from ldm.samplers import CALLS_PER_STEP, find_sampler
+from ldm.samplers.unipc import ORDERS
 from ldm.schedule import Schedule, check_steps
 from ldm.shapes import Denoise, Latents
-from ldm.spacing import Times, find_spacing, listed
+from ldm.spacing import UNEQUAL, Times, find_spacing, listed
 from ldm.task import TEXT_TO_IMAGE, Task, last, steps_taken
 
 
@@ -39,6 +40,13 @@ class Sampling:
         for name in ("eta", "order"):
             if getattr(self, name) is not None and name not in taken:
                 raise ValueError(f"the sampler {self.sampler} has no {name}; leave it out.")
+        if self.order not in (None, *ORDERS):
+            raise ValueError(f"unipc has order {', '.join(map(str, ORDERS))}, not {self.order}.")
+        if self.sampler == "plms" and self.spacing in UNEQUAL:
+            raise ValueError(
+                f"plms takes equal strides for granted, so it goes with no spacing "
+                f"{self.spacing}. Leave the spacing out, or choose another sampler."
+            )
 
     def along(self, schedule: Schedule) -> Times:
         """The times at which the network is called."""

@@ -72,6 +72,7 @@ SPACINGS: dict[str, Callable[[Schedule, int], Times]] = {
     "linspace": linspace,
     "trailing": trailing,
 }
+UNEQUAL = {"exponential", "karras"}  # strides of time
 
 
 def listed(schedule: Schedule, times: Sequence[float]) -> Times:
