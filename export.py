@@ -94,7 +94,8 @@ def load(config: Config) -> TextToImage | UNet | Autoencoder | TextEncoder:
 
 def parts_of(model: TextToImage | nn.Module) -> dict[str, nn.Module]:
     if isinstance(model, TextToImage):
-        return dict(zip(NAMES, (model.unet, model.autoencoder, model.text_encoder), strict=True))
+        parts = zip(NAMES, (model.unet, model.autoencoder, model.text_encoder), strict=True)
+        return {name: module for name, module in parts if module is not None}
     kinds = {UNet: "unet", Autoencoder: "vae", TextEncoder: "text_encoder"}
     return {kinds[type(model)]: model}
 
