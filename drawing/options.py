@@ -28,6 +28,7 @@ class Options:
 
     steps: int = 25  # network evaluations per picture
     sampler: str = "dpmpp_2m"  # of those in ldm/samplers; an unknown name lists them
+    order: int | None = None  # of unipc: 1, 2 or 3; 2 if left out
     eta: float | None = None  # share of fresh noise, for ddim, euler_a, dpmpp_2m_sde, dpmpp_3m_sde
     spacing: str = "trailing"  # of the steps: trailing, leading, linspace, karras, exponential
     times: tuple[float, ...] | None = None  # the steps' times instead, from 999 (noise) down
@@ -57,7 +58,13 @@ class Options:
         parse_seeds(self.seed, self.count)
         if self.times is not None and (self.given("steps") or self.given("spacing")):
             raise ValueError("--times are all steps there are; leave out --steps and --spacing.")
-        if self.guidance_scale in (0, 1):
+        if self.given("weak_model") and self.given("negative_prompt"):
+            raise ValueError(
+                "with --weak-model guidance leads away from that model, and not from a negative "
+                "prompt; leave out one of the two."
+            )
+        unguided = self.guidance_scale == 1 or (self.guidance_scale == 0 and not self.weak_model)
+        if unguided:
             ignored = ["guidance_rescale", "guidance_interval", "guidance_parallel"]
             ignored += ["guidance_max_norm", "guidance_momentum"]
             ignored += ["weak_model"] * (self.guidance_scale == 1)
@@ -106,6 +113,7 @@ class Options:
             spacing=self.spacing,
             times=self.times,
             eta=self.eta,
+            order=self.order,
             guidance=Guidance(
                 scale=self.guidance_scale,
                 rescale=self.guidance_rescale,

@@ -2,16 +2,16 @@
 
 import hashlib
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from drawing.lines import Line, Picture, line_of, told
 from drawing.metadata import read_record
 from drawing.options import DEFAULTS, Options
-from imagetext.images import load_image
 
 ALWAYS = ("negative_prompt", "steps", "guidance_scale", "sampler", "height", "width")
 MODEL = (
@@ -22,6 +22,10 @@ MODEL = (
     "files",
     "lora",
     "lora_scale",
+    "stations",
+    "interpolate",
+    "video",
+    "fps",
 )  # of a record: the rest are options
 
 
@@ -51,40 +55,59 @@ def sha256_of(file: Path) -> str:
         raise ValueError(f"{file} cannot be read ({error.strerror}).") from error
 
 
-def line_from(file: Path, options: Options) -> tuple[Line, dict[str, Any]]:
-    """What to draw again, and the record that says so."""
-    given = [name for name in DEFAULTS if options.given(name)]
+def lines_from(file: Path, options: Options) -> tuple[list[Line], dict[str, Any]]:
+    """What to draw again, and the record that says so; of an animation, all of its stations.
+
+    options: none but where the weaker model is now, which is checked by its hash.
+    """
+    given = [name for name in DEFAULTS if options.given(name) and name != "weak_model"]
     if given:
         raise ValueError(
             f"--from-png takes the options of a picture from its file; leave out "
             f"{', '.join('--' + name.replace('_', '-') for name in given)}."
         )
-    record = read_record(file, load_image(file))
+    record = read_record(file)
     for path, sha256 in record.get("files", {}).items():
         if (found := sha256_of(Path(path))) != sha256:
             raise ValueError(
                 f"{file} was made from {path} of sha256 {sha256}, but that has {found}. Put the "
                 "right one back."
             )
+    entries = {name: value for name, value in record.items() if name not in MODEL}
+    if options.weak_model is not None:
+        if "weak_model" not in entries:
+            raise ValueError(f"{file} was drawn without a weaker model; leave out --weak-model.")
+        del entries["weak_model"]
     with told(str(file)):
-        return line_of({k: v for k, v in record.items() if k not in MODEL}, options), record
+        stations = record.get("stations", [{}])
+        return [line_of(entries | station, options) for station in stations], record
 
 
 def check_hashes(record: Mapping[str, Any], hashes: Mapping[str, str], file: Path) -> None:
     for part, sha256 in record.get("hashes", {}).items():
         if hashes.get(part) != sha256:
+            flag = "--weak-model" if part == "weak_model" else "--model"
             raise ValueError(
                 f"{file} was drawn by another model: its {part} has sha256 {sha256}, this one's "
-                f"{hashes.get(part)}. Name the right one by --model."
+                f"{hashes.get(part)}. Name the right one by {flag}."
             )
 
 
 def check_same(again: Image.Image, file: Path) -> None:
-    """Refuses other pixels than those of the file, which tell a lossy format or another machine."""
-    with Image.open(file) as before:
-        lossy = before.format != "PNG"
-        first, second = (np.asarray(picture).astype(int) for picture in (before, again))
-    if first.shape == second.shape and np.array_equal(first, second):
+    """Refuses other pixels than those of the file, which tell another machine.
+
+    again: a picture, or a GIF. In other lossy formats, equal pixels are not asked for.
+    """
+    if file.suffix == ".mp4":
+        lossy, same = True, False
+    else:
+        with Image.open(file) as before:
+            lossy = before.format not in ("PNG", "GIF")
+            frames = zip_longest(
+                *(map(pixels_in, ImageSequence.Iterator(x)) for x in (before, again))
+            )
+            same = all(a is not None and np.array_equal(a, b) for a, b in frames)
+    if same:
         print(f"the same pixels as {file}")
     elif lossy:
         print(f"{file} is of a format that changes pixels, so they are not compared.")
@@ -93,3 +116,7 @@ def check_same(again: Image.Image, file: Path) -> None:
             f"the pixels differ from those of {file}. On another kind of machine, or with another "
             "version of PyTorch, numbers are rounded otherwise."
         )
+
+
+def pixels_in(frame: Image.Image) -> np.ndarray:
+    return np.asarray(frame.convert("RGB") if frame.format == "GIF" else frame)

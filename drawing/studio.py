@@ -13,6 +13,7 @@ from torch import Tensor
 
 from drawing.lines import Picture
 from drawing.notes import notes
+from drawing.options import Options
 from drawing.record import record_of
 from drawing.weak import open_weak
 from interop.card import tensors_sha256
@@ -40,13 +41,14 @@ class Studio:
         """batch_size: on an accelerator. adapt: changes the weights, and gives hashes of what it
         changes them by."""
         self.model, self.ema, self.batch_size, self.adapt = model, ema, batch_size, adapt
-        self.weaker: dict[Path, TextToImage] = {}  # opened so far
+        self.weaker: dict[Path, tuple[TextToImage, str]] = {}  # opened so far, with their sha256
         self.pipeline = TextToImage.load(model, ema=ema)
         self.hashes = {  # of the weights as they are in the file
             "unet": tensors_sha256(self.pipeline.unet.state_dict()),
             "autoencoder": self.pipeline.autoencoder.sha256,
-            "text_encoder": self.pipeline.text_encoder.sha256,
         }
+        if self.pipeline.text_encoder is not None:
+            self.hashes["text_encoder"] = self.pipeline.text_encoder.sha256
         self.hashes |= adapt(self.pipeline) if adapt else {}
         self.pipeline.to(device, DTYPES[dtype])
         if compiled:
@@ -73,9 +75,18 @@ class Studio:
         return jobs
 
     def weak(self, source: Path | None) -> TextToImage | None:
-        if source is not None and source not in self.weaker:
+        return None if source is None else self.opened(source)[0]
+
+    def opened(self, source: Path) -> tuple[TextToImage, str]:
+        if source not in self.weaker:
             self.weaker[source] = open_weak(source, self.pipeline)
-        return self.weaker.get(source)
+        return self.weaker[source]
+
+    def hashes_of(self, options: Options) -> dict[str, str]:
+        """Of all weights that such pictures are drawn with."""
+        if options.weak_model is None:
+            return self.hashes
+        return self.hashes | {"weak_model": self.opened(options.weak_model)[1]}
 
     def requests(self, pictures: Sequence[Picture]) -> list[Request]:
         prompts, negatives, seeds = zip(
@@ -124,7 +135,8 @@ class Studio:
         return draw()
 
     def record(self, picture: Picture) -> dict[str, Any]:
-        return record_of(picture, self.model, self.ema, self.dtype, self.hashes)
+        hashes = self.hashes_of(picture.options)
+        return record_of(picture, self.model, self.ema, self.dtype, hashes)
 
     def warn(self, pictures: Sequence[Picture]) -> None:
         """Of prompts that are cut, and of guidance that leads away from what was never learned.
