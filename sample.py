@@ -17,10 +17,10 @@ from PIL import Image
 from safetensors.torch import save as to_safetensors
 
 from autoencoder.files import read_provenance
-from drawing.animation import WRITERS, film_record, frames_between
+from drawing.animation import WRITERS, check_film, film_record, frames_between
 from drawing.files import plan_names, write_new
 from drawing.lines import Line, Picture, pictures_of, read_lines
-from drawing.metadata import SUFFIXES, encoded, texts
+from drawing.metadata import SUFFIXES, check_mode, encoded, texts
 from drawing.options import Options, flag
 from drawing.previews import Previews
 from drawing.record import check_hashes, check_same, lines_from, sha256_of
@@ -30,6 +30,7 @@ from imagetext.write_images import file_ending, to_file
 from interop.lora import find_lora
 from ldm import TextToImage
 from ldm.files import read_model_provenance
+from ldm.pictures import MODES
 from stages.lora import apply_lora
 from training.bounds import Bound, Finite, NotNegative, Positive
 from training.cli import parse, pick_device, run_main
@@ -154,7 +155,8 @@ def deep_format(config: Config, studio: Studio) -> tuple[PixelFormat, str] | Non
     model = config.model or DEMO
     pixels = recorded_format(read_model_provenance(model), read_provenance(model))
     channels = studio.pipeline.autoencoder.config.out_channels
-    if pixels.eight_bit and channels in (1, 3, 4):
+    if pixels.eight_bit and channels in MODES:
+        check_mode(config.format, MODES[channels])
         return None
     return pixels, file_ending(pixels, channels)
 
@@ -176,6 +178,7 @@ def animate(config: Config, studio: Studio, pictures: Sequence[Picture]) -> Imag
         )
     if config.save_latents or config.preview_every:
         raise ValueError("--save-latents and --preview-every are not for --interpolate.")
+    check_film(config.video, config.fps)
     frames, task = frames_between(studio.requests(pictures), config.interpolate), jobs[0][1]
     make_folder(config.out)
     total = len(frames) * pictures[0].options.sampling().calls(task)

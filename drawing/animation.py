@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from io import BytesIO
 from itertools import pairwise
 from typing import Any
@@ -37,6 +38,14 @@ def film_record(
     return {**record, "stations": told, "interpolate": interpolate, "video": video, "fps": fps}
 
 
+def check_film(video: str, fps: float) -> None:
+    """Refuses what cannot be written, before anything is drawn for it."""
+    if video == "mp4":
+        pyav("written")
+    elif fps > 50:
+        raise ValueError(f"a GIF shows at most 50 frames per second, not {fps:g}; use --video mp4.")
+
+
 def gif(frames: Sequence[Image.Image], fps: float, record: Mapping[str, Any]) -> bytes:
     """Runs for ever; of 256 colors a frame. The record, as JSON, is the comment."""
     buffer = BytesIO()
@@ -62,7 +71,9 @@ def mp4(frames: Sequence[Image.Image], fps: float, record: Mapping[str, Any]) ->
     options = {"movflags": "use_metadata_tags"}  # so that names are free and texts may be long
     with av.open(buffer, "w", format="mp4", options=options) as container:
         container.metadata.update(texts(record))
-        stream = container.add_stream("libx264", rate=round(fps), options={"crf": "16"})
+        stream = container.add_stream(
+            "libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "16"}
+        )
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(np.asarray(frame.convert("RGB")), format="rgb24")

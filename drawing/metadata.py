@@ -32,12 +32,16 @@ def encoded(
     if kind == "png":
         picture.save(buffer, "PNG", pnginfo=text_chunks(record))
         return buffer.getvalue()
-    if kind == "jpeg" and picture.mode not in ("L", "RGB"):
-        raise ValueError(f"JPEG has no {picture.mode} pictures; use --format png or webp.")
+    check_mode(kind, picture.mode)
     options = {"quality": quality, "exif": exif(record).tobytes()}
     more = {"subsampling": 0} if kind == "jpeg" else {}  # colors at full resolution
     picture.save(buffer, FORMATS[kind], **options, **more)
     return buffer.getvalue()
+
+
+def check_mode(kind: str, mode: str) -> None:
+    if kind == "jpeg" and mode not in ("L", "RGB"):
+        raise ValueError(f"JPEG has no {mode} pictures; use --format png or webp.")
 
 
 def told_by(file: Path) -> str | bytes:

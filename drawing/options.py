@@ -32,6 +32,9 @@ class Options:
     eta: float | None = None  # share of fresh noise, for ddim, euler_a, dpmpp_2m_sde, dpmpp_3m_sde
     spacing: str = "trailing"  # of the steps: trailing, leading, linspace, karras, exponential
     times: tuple[float, ...] | None = None  # the steps' times instead, from 999 (noise) down
+    shift: Positive[float] | None = (
+        None  # flows: above 1, more steps at high noise; else as trained
+    )
     guidance_scale: Finite = 4.0  # 0 ignores the prompt, 1 follows it plainly, above 1 harder
     guidance_rescale: Share = 0.0  # above 0 against the overexposure of high scales; 0.7 is usual
     guidance_interval: tuple[float, float] = (0.0, 1.0)  # guided there only; 0 clean, 1 noise
@@ -112,6 +115,7 @@ class Options:
             steps=self.steps,
             spacing=self.spacing,
             times=self.times,
+            shift=self.shift,
             eta=self.eta,
             order=self.order,
             guidance=Guidance(
@@ -153,7 +157,8 @@ class Options:
         """As many channels as the model has, and resized if a size was asked for."""
         channels = pipeline.autoencoder.config.in_channels
         picture = to_channels(load_image(file), channels, background=(255, 255, 255))
-        size = (self.width or picture.width, self.height or picture.height)
+        asked, own = (self.width, self.height), picture.size
+        size = tuple(b if a is None else a for a, b in zip(asked, own, strict=True))
         if size == picture.size or self.given("upscale") or self.given("outpaint"):
             return picture
         return picture.resize(size, Image.Resampling.LANCZOS)

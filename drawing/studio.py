@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drawing.lines import Picture
+from drawing.lines import Picture, told
 from drawing.notes import notes
 from drawing.options import Options
 from drawing.record import record_of
@@ -66,13 +66,20 @@ class Studio:
         """
         jobs = []
         for options, alike in groupby(pictures, lambda p: replace(p.options, negative_prompt="")):
-            self.pipeline.windowed(options.window)
-            self.weak(options.weak_model)
-            task = options.task(self.pipeline)
-            self.pipeline.task_shape(task, options.height, options.width)
             alike = list(alike)
+            with told(alike[0].where):
+                task = self.checked(options)
             jobs += [(alike[k : k + AT_ONCE], task) for k in range(0, len(alike), AT_ONCE)]
         return jobs
+
+    def checked(self, options: Options) -> Task:
+        """What to draw, if it can be drawn."""
+        self.pipeline.windowed(options.window)
+        self.weak(options.weak_model)
+        options.sampling().along(self.pipeline.denoiser.schedule)
+        task = options.task(self.pipeline)
+        self.pipeline.task_shape(task, options.height, options.width)
+        return task
 
     def weak(self, source: Path | None) -> TextToImage | None:
         return None if source is None else self.opened(source)[0]
@@ -143,10 +150,16 @@ class Studio:
 
         That is the empty prompt, which a model learns by caption dropout alone.
         """
-        asked = [(text, p.options.plain_prompts) for p in pictures for text in prompts_of(p)]
-        for text, plain in dict.fromkeys(asked):
-            for note in notes(self.pipeline, text, signs=not plain):
-                print(note)
+        asked = [
+            (text, picture.options.plain_prompts, picture.where)
+            for picture in pictures
+            for text in (picture.prompt, picture.options.negative_prompt)
+        ]
+        for text, plain, where in dict.fromkeys(asked):
+            with told(where):
+                lines = notes(self.pipeline, text, signs=not plain)
+            for line in lines:
+                print(line)
         trained = read_model_provenance(self.model).get("config", {})
         guided = any(picture.options.guidance_scale != 1 for picture in pictures)
         if trained.get("caption_dropout") == 0 and guided:
@@ -154,7 +167,3 @@ class Studio:
                 f"warning: {self.model} was trained with --caption-dropout 0, so it does not know "
                 "the empty prompt that guidance leads away from. Use --guidance-scale 1."
             )
-
-
-def prompts_of(picture: Picture) -> tuple[str, str]:
-    return picture.prompt, picture.options.negative_prompt

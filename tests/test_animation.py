@@ -103,6 +103,8 @@ def test_without_pyav_an_mp4_says_what_to_install(monkeypatch, tmp_path):
 def test_what_an_animation_cannot_be_is_refused(refused):
     refused(sample, "goes from picture to picture.*Give several", "--interpolate", 3)
     refused(sample, "--fps is for --interpolate", "--fps", 3)
+    flags = ("--interpolate", 3, "--seed", "1,2")
+    refused(sample, "at most 50 frames per second, not 60", *flags, "--fps", 60)
     refused(sample, "--video is for --interpolate", "--video", "mp4")
 
 

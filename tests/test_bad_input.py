@@ -165,7 +165,7 @@ def test_flags_of_sample(refused, world):
 def test_prompts_from_files(refused, world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("prompts")
     (folder / "blank.txt").write_text("\n  \n")
-    (folder / "latin.txt").write_bytes(b"caf\xe9\n")
+    (folder / "latin.txt").write_bytes(b"tea\ncaf\xe9\n")
     refused(
         sample,
         "blank.txt has no prompts in it; write one a line",
@@ -173,9 +173,18 @@ def test_prompts_from_files(refused, world, tmp_path_factory):
         folder / "blank.txt",
     )
     refused(
-        sample, "cannot be read .not UTF-8.*one prompt a line", "--prompts", folder / "latin.txt"
+        sample,
+        "cannot be read .line 2 is not UTF-8.*one prompt a line",
+        "--prompts",
+        folder / "latin.txt",
     )
     refused(sample, "cannot be read .No such file", "--prompts", folder / "nowhere.txt")
+    (folder / "signs.txt").write_text("a cat\na (red cat\n")
+    refused(sample, "signs.txt, line 2: .*a .red cat", "--prompts", folder / "signs.txt")
+    (folder / "start.jsonl").write_text(
+        '{"prompt": "a"}\n{"prompt": "b", "init_image": "none.png"}'
+    )
+    refused(sample, "start.jsonl, line 2: none.png: ", "--prompts", folder / "start.jsonl")
 
 
 def test_no_prompt_at_all(world, tmp_path, capsys):

@@ -8,7 +8,7 @@ from drawing.options import Options
 from ldm.noise import SeededNoise
 from ldm.samplers import SAMPLERS, find_sampler
 from ldm.sampling import Sampling
-from ldm.schedule import ScheduleConfig, make_schedule
+from ldm.schedule import RectifiedFlow, ScheduleConfig, make_schedule
 
 SCHEDULES = {
     "table": make_schedule(ScheduleConfig()),
@@ -60,10 +60,22 @@ def test_an_option_is_refused_or_changes_the_result(sampler, option, kind):
     assert not torch.equal(drawn(without, kind), drawn(with_it, kind))
 
 
+def test_a_shift_is_that_of_the_flow():
+    shifted = Sampling(steps=9, shift=3.0)
+    assert torch.equal(shifted.along(SCHEDULES["flow"]), RectifiedFlow(3.0).timesteps(9))
+    assert not torch.equal(drawn(shifted, "flow"), drawn(Sampling(steps=9), "flow"))
+    with pytest.raises(ValueError, match="a shift is for flows"):
+        shifted.along(SCHEDULES["table"])
+    for other in ({"spacing": "karras"}, {"times": (999.0, 5.0)}):
+        with pytest.raises(ValueError, match="moves the times of the spacing trailing"):
+            Sampling(shift=3.0, **other)
+
+
 def test_values_that_no_sampler_has():
     for values, message in (
         ({"sampler": "unipc", "order": 4}, "unipc has order 1, 2, 3, not 4"),
         ({"sampler": "ddim", "eta": 1.5}, "eta is 1.5; it must be from 0 to 1"),
+        ({"shift": 0.0}, "shift is 0; it must be above 0"),
         ({"steps": 0}, "1 to 1000 steps, not 0"),
         ({"steps": 1001}, "1 to 1000 steps, not 1001"),
     ):
