@@ -314,6 +314,18 @@ def test_batches_become_smaller_until_they_fit(capsys):
     with pytest.raises(ValueError, match=r"one picture of this size.*windows"):
         draw_in_batches(never, requests, 8, fill=False)
 
+    def never_on_a_cpu(chosen, watch):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB")
+
+    with pytest.raises(ValueError, match="does not suffice"):
+        draw_in_batches(never_on_a_cpu, requests, 8, fill=True)
+
+    def broken(chosen, watch):
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        draw_in_batches(broken, requests, 8, fill=True)
+
 
 def test_the_kind_of_task_must_fit_the_model(pipeline):
     assert TEXT_TO_IMAGE.beside == 0
