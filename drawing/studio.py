@@ -19,6 +19,7 @@ from drawing.weak import open_weak
 from interop.card import tensors_sha256
 from ldm import TextToImage
 from ldm.files import read_model_provenance
+from ldm.parts import check_task
 from ldm.requests import Request
 from ldm.task import Task
 
@@ -78,6 +79,7 @@ class Studio:
         self.weak(options.weak_model)
         options.sampling().along(self.pipeline.denoiser.schedule)
         task = options.task(self.pipeline)
+        check_task(self.pipeline.unet, task)
         self.pipeline.task_shape(task, options.height, options.width)
         return task
 

@@ -54,7 +54,7 @@ class NativeUpscaling(Task):
 
     def network(self, network: Network, noise: SeededNoise) -> Network:
         shape = tuple(self.small.shape[1:])
-        fresh = SeededNoise(shape, noise.seeds, noise.device).stream(0).initial()
+        fresh = noise.shaped(shape).stream(0).initial()
         beside = self.alpha * self.small + self.sigma * fresh
 
         def told(z_t: Latents, t: Timesteps, *more: Any) -> Estimates:

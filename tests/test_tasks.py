@@ -225,6 +225,9 @@ def test_an_upscaling_model_sees_the_small_picture_with_noise(pipeline):
     assert noise.std() == pytest.approx(1, rel=0.1) and abs(noise.mean()) < 0.1
     both = native.draw(native.requests(PROMPT * 2, seed=[4, 5]), GUIDED, task=task)
     assert torch.equal(both[1], drawn[300])
+    four, five = native.requests(PROMPT * 2, seed=[4, 5])
+    (there,) = native.draw([between(four, five, 1.0)], GUIDED, task=task)
+    assert torch.equal(there, drawn[300])  # noise on the small picture goes along
     (seen_by_windows,) = native.draw(native.requests(PROMPT), GUIDED, task=task, window=SIDE)
     assert seen_by_windows.shape == (1, 4, 16, 16) and seen[-1][0].shape[-2:] == (8, 8)
     with pytest.raises(ValueError, match="give a noise level, no strength"):

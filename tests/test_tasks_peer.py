@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import sample
 from autoencoder import Autoencoder
 from ldm import TextToImage, tasks
 from ldm.guidance import Guidance
@@ -92,8 +93,30 @@ def test_native_inpainting_is_that_of_diffusers(tmp_path, kind, strength):
     (finished,) = ours(PROMPT, sampling=sampling(sampler), seed=SEED, task=task)
     blended = composite(given, drawn, to_mask(mask, (SIDE, SIDE)), radius=2 * task.factor)
     assert np.abs(pixels(finished) - pixels(blended)).max() <= 1
+    if kind == "noise":
+        assert np.array_equal(pixels(on_the_command_line(tmp_path, strength)), pixels(finished))
     outside = pixels(mask) == 0
     assert np.array_equal(pixels(finished)[outside], pixels(given)[outside])
+
+
+def on_the_command_line(folder: Path, strength: float) -> Image.Image:
+    """The same by sample.py."""
+    picture().save(folder / "given.png")
+    gray_disk().save(folder / "mask.png")
+    flags = {
+        "model": folder,
+        "init-image": folder / "given.png",
+        "mask": folder / "mask.png",
+        "strength": strength,
+        "steps": STEPS,
+        "guidance-scale": SCALE,
+        "sampler": "ddim",
+        "seed": SEED,
+        "device": "cpu",
+        "out": folder / "out",
+    }
+    sample.main([*PROMPT, *(str(x) for name, value in flags.items() for x in (f"--{name}", value))])
+    return Image.open(folder / "out" / "00000.png")
 
 
 @pytest.mark.parametrize(("kind", "level"), [("velocity", 20), ("flow", 130)])
@@ -132,6 +155,9 @@ def test_native_upscaling_is_that_of_diffusers(tmp_path, kind, level):
     assert drawn.size == (64, 64) and pixels(drawn).std() > 5
     with pytest.raises(ValueError, match=r"noise level is 151; for this model .* from 0 to 150"):
         tasks.upscale(again, small, level=151)
+    again.low_res = LowRes()
+    with pytest.raises(ValueError, match="noise level is 250; this U-Net knows levels below 200"):
+        tasks.upscale(again, small, level=250)
 
 
 def test_what_a_small_picture_is_noised_by_is_written_back(tmp_path):
