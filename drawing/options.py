@@ -32,9 +32,7 @@ class Options:
     eta: float | None = None  # share of fresh noise, for ddim, euler_a, dpmpp_2m_sde, dpmpp_3m_sde
     spacing: str = "trailing"  # of the steps: trailing, leading, linspace, karras, exponential
     times: tuple[float, ...] | None = None  # the steps' times instead, from 999 (noise) down
-    shift: Positive[float] | None = (
-        None  # flows: above 1, more steps at high noise; else as trained
-    )
+    shift: Positive[float] | None = None  # of a flow: above 1, more of the steps at high noise
     guidance_scale: Finite = 4.0  # 0 ignores the prompt, 1 follows it plainly, above 1 harder
     guidance_rescale: Share = 0.0  # above 0 against the overexposure of high scales; 0.7 is usual
     guidance_interval: tuple[float, float] = (0.0, 1.0)  # guided there only; 0 clean, 1 noise

@@ -141,7 +141,8 @@ class Studio:
         if self.adapt:
             self.adapt(exact)
         self.pipeline.unet.float().load_state_dict(exact.unet.state_dict())
-        return draw()
+        self.weaker.clear()  # to be opened again, as precise
+        return draw(weak=self.weak(options.weak_model))
 
     def record(self, picture: Picture) -> dict[str, Any]:
         hashes = self.hashes_of(picture.options)

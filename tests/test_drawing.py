@@ -293,11 +293,12 @@ def test_previews_are_asked_for(world, tmp_path):
 # When it goes wrong.
 
 
+@pytest.mark.parametrize("weak", [False, True])
 def test_not_a_number_in_half_precision_is_drawn_once_more_in_fp32(
-    world, tmp_path, capsys, monkeypatch
+    world, tmp_path, capsys, monkeypatch, weak
 ):
-    forward = torch.nn.Module.__call__
-    (exact,) = drawn(world, tmp_path / "exact")
+    forward, flags = torch.nn.Module.__call__, ("--weak-model", world / "ldm") * weak
+    (exact,) = drawn(world, tmp_path / "exact", *flags)
 
     def overflows(self, *args, **kwargs):
         output = forward(self, *args, **kwargs)
@@ -306,7 +307,7 @@ def test_not_a_number_in_half_precision_is_drawn_once_more_in_fp32(
         return output
 
     monkeypatch.setattr(torch.nn.Module, "__call__", overflows)
-    (again,) = drawn(world, tmp_path / "half", "--dtype", "bf16")
+    (again,) = drawn(world, tmp_path / "half", "--dtype", "bf16", *flags)
     assert "Now once more in fp32" in capsys.readouterr().err
     assert again.read_bytes() == exact.read_bytes()
 

@@ -142,6 +142,10 @@ def test_a_model_made_for_inpainting_is_told_mask_and_picture(pipeline):
     kept = Image.composite(drawn[1], given, half_mask())  # outside, each is as it was given
     assert np.array_equal(pixels(drawn[0]), pixels(kept))
     assert np.abs(pixels(drawn[0]) - pixels(given))[:, SIDE // 2 :].mean() > 5
+    for thin in (half_mask().point(lambda x: x // 3), Image.new("L", (SIDE, SIDE))):
+        thin.putpixel((5, 5), 255)  # between the pixels that are seen
+        with pytest.raises(ValueError, match=r"black and white, and one pixel in 4.*wider"):
+            tasks.inpaint(native, given, thin)
 
 
 def test_outpainting_grows_the_canvas(pipeline):

@@ -14,6 +14,7 @@ import export
 import sample
 from ldm import TextToImage
 from ldm.guidance import Guidance
+from ldm.low_res import LowRes
 from ldm.sampling import Sampling
 from ldm.unet import UNetConfig
 from tests.mistakes import refusal
@@ -150,3 +151,13 @@ def test_a_model_without_text_is_exported_and_read_again(tmp_path):
         for name in ("model", "folder", "file.safetensors")
     )
     assert all(np.array_equal(pixels(first), pixels(other)) for other in others)
+
+
+def test_what_a_single_file_cannot_say_is_not_exported_to_one(tmp_path, capsys):
+    model_of(CLASSES, classes=("cat", "dog")).save(tmp_path / "classes" / "model")
+    upscaler = with_unet(make_pipeline(), in_channels=7, num_class_embeds=1000)
+    upscaler.low_res = LowRes(max_level=100)
+    upscaler.save(tmp_path / "upscaler" / "model")
+    for name, what in (("classes", "names of classes"), ("upscaler", "a schedule of its own")):
+        flags = [str(tmp_path / name), str(tmp_path / "x.safetensors"), "--format", "single-file"]
+        assert what in refusal(capsys, export, flags)
