@@ -8,7 +8,6 @@ and --from-png FILE draws the very same picture from that.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -97,9 +96,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.interpolate:
         film = animate(config, studio, pictures)
         return check_same(film, config.from_png) if config.from_png is not None else None
-    drawn = draw(config, studio, pictures)
+    drawn, first = draw(config, studio, pictures)
     if config.from_png is not None:
-        check_same(drawn[0], config.from_png)
+        check_same(first, config.from_png)
     if config.grid and len({(image.size, image.mode) for image in drawn}) == 1 < len(drawn):
         count = config.options.count
         columns = count if 1 < count < len(drawn) else int(len(drawn) ** 0.5)
@@ -119,10 +118,17 @@ def check(config: Config) -> None:
         raise ValueError("--quality is for --format jpeg and webp.")
 
 
-def draw(config: Config, studio: Studio, pictures: Sequence[Picture]) -> list[Image.Image]:
-    """And writes them as they come."""
+def draw(
+    config: Config, studio: Studio, pictures: Sequence[Picture]
+) -> tuple[list[Image.Image], Path]:
+    """And writes them as they come. Also gives the first one's file."""
     jobs = studio.jobs(pictures)
     deep = deep_format(config, studio)
+    if deep is not None and any(picture.options.files() for picture in pictures):
+        raise ValueError(
+            "pictures to begin with are read in 8 bits, and this model was trained on "
+            f"{deep[0].dtype}. Draw from prompts alone."
+        )
     suffixes = [SUFFIXES[config.format] if deep is None else deep[1]]
     suffixes += [".safetensors"] * config.save_latents
     paths = plan_names(config.out, config.name, suffixes, [named(p) for p in pictures])
@@ -147,7 +153,7 @@ def draw(config: Config, studio: Studio, pictures: Sequence[Picture]) -> list[Im
                     write_new(path, suffixes[1], to_safetensors({"latents": z.cpu()}))
     more = f" ... {paths[-1].name}" if len(paths) > 1 else ""
     print(f"wrote {paths[0]}{more}{suffixes[0]}")
-    return drawn
+    return drawn, paths[0].with_name(paths[0].name + suffixes[0])
 
 
 def deep_format(config: Config, studio: Studio) -> tuple[PixelFormat, str] | None:
@@ -168,8 +174,8 @@ def recorded(config: Config, studio: Studio, picture: Picture) -> dict[str, Any]
     return record
 
 
-def animate(config: Config, studio: Studio, pictures: Sequence[Picture]) -> Image.Image:
-    """The way from each picture to the next, as one animation, of which a GIF comes back."""
+def animate(config: Config, studio: Studio, pictures: Sequence[Picture]) -> Path:
+    """The way from each picture to the next, as one animation."""
     jobs = studio.jobs(pictures)
     if len(pictures) < 2 or len({replace(p.options, negative_prompt="") for p in pictures}) > 1:
         raise ValueError(
@@ -190,7 +196,7 @@ def animate(config: Config, studio: Studio, pictures: Sequence[Picture]) -> Imag
     content = WRITERS[config.video](images, config.fps, record)
     path = write_one(config, config.name, SUFFIXES[config.video], content, **named(pictures[0]))
     print(f"wrote {path}: {len(frames)} frames")
-    return Image.open(BytesIO(content)) if config.video == "gif" else images[0]
+    return path
 
 
 def as_recorded(config: Config) -> tuple[Config, list[Line], dict[str, Any]]:

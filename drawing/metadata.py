@@ -3,6 +3,7 @@
 PNG           the text chunks `parameters`, which viewers show, and `latentsmith`, JSON
 JPEG, WebP    the EXIF tags XPComment, which viewers show, and UserComment, JSON
 GIF           the comment, JSON
+NPY           a .json of the same name, as `imagetext.write_images` has it
 MP4           the metadata `parameters` and `latentsmith`, as of a PNG
 """
 
@@ -17,6 +18,7 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from imagetext.images import load_image
+from interop.weights import read_json
 
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}  # and Pillow's names
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "gif": ".gif", "mp4": ".mp4"}
@@ -45,7 +47,9 @@ def check_mode(kind: str, mode: str) -> None:
 
 
 def told_by(file: Path) -> str | bytes:
-    """The JSON in a picture or a GIF; empty if there is none."""
+    """The JSON in a picture or a GIF, or beside an array; empty if there is none."""
+    if file.suffix == ".npy":
+        return read_json(file.with_suffix(".json"), default={}).get("latentsmith", "")
     picture = load_image(file)
     if "latentsmith" in picture.info:
         return picture.info["latentsmith"]

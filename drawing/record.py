@@ -1,7 +1,7 @@
 """What is written about a picture, and drawing it again from there."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from PIL import Image, ImageSequence
 from drawing.lines import Line, Picture, line_of, told
 from drawing.metadata import read_record
 from drawing.options import DEFAULTS, Options
+from imagetext.rasters import read_raster
 
 ALWAYS = ("negative_prompt", "steps", "guidance_scale", "sampler", "height", "width")
 MODEL = (
@@ -27,6 +28,9 @@ MODEL = (
     "video",
     "fps",
 )  # of a record: the rest are options
+
+
+EXACT = (".png", ".npy", ".gif")  # formats, given the same pixels
 
 
 def record_of(
@@ -93,24 +97,18 @@ def check_hashes(record: Mapping[str, Any], hashes: Mapping[str, str], file: Pat
             )
 
 
-def check_same(again: Image.Image, file: Path) -> None:
+def check_same(again: Path, file: Path) -> None:
     """Refuses other pixels than those of the file, which tell another machine.
 
-    again: a picture, or a GIF. In other lossy formats, equal pixels are not asked for.
+    In formats that lose something on the way, equal pixels are not asked for.
     """
-    if file.suffix == ".mp4":
-        lossy, same = True, False
-    else:
-        with Image.open(file) as before:
-            lossy = before.format not in ("PNG", "GIF")
-            frames = zip_longest(
-                *(map(pixels_in, ImageSequence.Iterator(x)) for x in (before, again))
-            )
-            same = all(a is not None and np.array_equal(a, b) for a, b in frames)
-    if same:
+    for one in (file, again):
+        if one.suffix not in EXACT:
+            print(f"{one} is of a format that changes pixels, so they are not compared.")
+            return
+    frames = zip_longest(pixels_in(file), pixels_in(again))
+    if all(a is not None and np.array_equal(a, b) for a, b in frames):
         print(f"the same pixels as {file}")
-    elif lossy:
-        print(f"{file} is of a format that changes pixels, so they are not compared.")
     else:
         raise ValueError(
             f"the pixels differ from those of {file}. On another kind of machine, or with another "
@@ -118,5 +116,11 @@ def check_same(again: Image.Image, file: Path) -> None:
         )
 
 
-def pixels_in(frame: Image.Image) -> np.ndarray:
-    return np.asarray(frame.convert("RGB") if frame.format == "GIF" else frame)
+def pixels_in(file: Path) -> Iterator[np.ndarray]:
+    """Those of each frame."""
+    if (raster := read_raster(file)) is not None:
+        yield raster.interleaved(channels=None)
+        return
+    with Image.open(file) as image:
+        for frame in ImageSequence.Iterator(image):
+            yield np.asarray(frame.convert("RGB") if image.format == "GIF" else frame)
