@@ -197,7 +197,7 @@ class TextToImage:
             preview: called then with the pictures' places and the estimates of their latents.
         """
         check_task(self.unet, task)
-        guidance = possible_guidance(self.unet, requests, sampling.guidance)
+        guidance = possible_guidance(self.unet, requests, sampling.guidance, weak is not None)
         sampling = replace(sampling, guidance=guidance)
         shape = self.task_shape(task, height, width)
         denoiser = self.windowed(window)

@@ -367,6 +367,8 @@ def test_options_that_make_no_sense(refused, given):
         "--negative-prompt is for guided": ("--guidance-scale", 1, "--negative-prompt", "x"),
         "--guidance-rescale is for guided": ("--guidance-scale", 0, "--guidance-rescale", 0.5),
         "--quality is 101; it must be from 1 to 100": ("--quality", 101),
+        "--quality is for --format jpeg and webp": ("--quality", 80),
+        "--lora-scale is for --lora, which is not given": ("--lora-scale", 0.5),
         "--seed 3-1 is not understood": ("--seed", "3-1"),
     }.items():
         refused(sample, pattern, *flags)

@@ -113,6 +113,22 @@ def test_a_model_that_reads_a_text_needs_its_text_encoder(world, tmp_path, capsy
         TextToImage(model.unet, model.autoencoder, None, model.schedule_config, "flow")
 
 
+def test_a_weaker_model_is_all_that_guides_a_model_without_text():
+    strong, weak = model_of(FREE), model_of(FREE)
+    weak.unet.conv_out.weight.data *= 0.5
+
+    def drawn(**options) -> torch.Tensor:
+        how = Sampling(steps=2, guidance=Guidance(**options))
+        beside = {"weak": weak} if options.get("scale", 4.0) == 3.0 else {}
+        return strong.draw(strong.requests([""]), how, **beside)[0]
+
+    assert torch.equal(drawn(scale=1.0), drawn(scale=7.0))
+    assert not torch.equal(drawn(scale=1.0), drawn(scale=3.0))
+    assert not torch.equal(drawn(scale=3.0), drawn(scale=3.0, rescale=0.5))
+    with pytest.raises(ValueError, match="nothing to lead away from but a weaker model"):
+        drawn(scale=7.0, rescale=0.5)
+
+
 # On the command line.
 
 
