@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import check
@@ -14,6 +15,7 @@ import train_ldm
 import train_vae
 from tests.mistakes import TRAININGS, command, refusal, tree
 from tests.pictures import captioned, picture, truncated, write_metadata
+from training.cli import run_main
 
 ROOT = Path(__file__).parents[1]
 
@@ -191,6 +193,16 @@ def test_no_prompt_at_all(world, tmp_path, capsys):
     arguments = command(sample, world, tmp_path / "out")
     arguments.remove("red")
     assert "no prompt given. For example: python sample.py" in refusal(capsys, sample, arguments)
+
+
+def test_memory_that_does_not_suffice(capsys):
+    def main():
+        np.empty(2**57)
+
+    with pytest.raises(SystemExit) as stopped:
+        run_main(main)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("error: the memory does not suffice")
 
 
 # Whole processes.
