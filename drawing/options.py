@@ -11,6 +11,7 @@ from drawing.seeds import parse_seeds
 from imagetext.images import load_image, to_channels
 from ldm import TextToImage, tasks
 from ldm.guidance import Guidance
+from ldm.pictures import check_pixels
 from ldm.sampling import Sampling
 from ldm.task import TEXT_TO_IMAGE, Task
 from training.bounds import Finite, Positive, Share, check_bounds
@@ -157,6 +158,7 @@ class Options:
         picture = to_channels(load_image(file), channels, background=(255, 255, 255))
         asked, own = (self.width, self.height), picture.size
         size = tuple(b if a is None else a for a, b in zip(asked, own, strict=True))
+        check_pixels(*size)
         if size == picture.size or self.given("upscale") or self.given("outpaint"):
             return picture
         return picture.resize(size, Image.Resampling.LANCZOS)

@@ -33,7 +33,7 @@ from ldm.guidance import Guidance
 from ldm.low_res import LowRes, read_low_res
 from ldm.memory import ran_out, tell
 from ldm.parts import check_parts, check_task
-from ldm.pictures import to_images, to_picture
+from ldm.pictures import check_pixels, to_images, to_picture
 from ldm.pipeline_folder import save_pipeline
 from ldm.prediction_probe import measure_prediction
 from ldm.requests import Request, cpu_group, draw_in_batches
@@ -260,6 +260,7 @@ class TextToImage:
     def latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         """For pictures of this size in pixels; a side that is None is as trained."""
         height, width = (self.size if side is None else side for side in (height, width))
+        check_pixels(width, height)
         factor = self.factor
         if height < factor or width < factor or height % factor or width % factor:
             raise ValueError(

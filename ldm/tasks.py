@@ -14,7 +14,7 @@ from ldm.image_to_image import ImageToImage
 from ldm.inversion import FromInversion, invert
 from ldm.low_res import LEVEL
 from ldm.parts import beside
-from ldm.pictures import check_size, to_images, to_mask
+from ldm.pictures import check_pixels, check_size, to_images, to_mask
 from ldm.spacing import Times
 from ldm.task import Task
 
@@ -88,6 +88,8 @@ def outpaint(
     resample: int = 1,
 ) -> Task:
     """grow: pixels by which the picture becomes larger at the left, top, right and bottom."""
+    left, top, right, bottom = grow
+    check_pixels(picture.width + left + right, picture.height + top + bottom)
     larger, mask = inpainting.canvas(picture, *grow)
     return inpaint(pipeline, larger, Image.fromarray(mask), strength, resample=resample)
 
@@ -116,6 +118,7 @@ def upscale(
         scale = 4 if scale is None else scale
         if scale < 2:
             raise ValueError(f"the scale is {scale}; a picture is enlarged 2 times or more.")
+        check_pixels(scale * picture.width, scale * picture.height)
         large = upscaling.enlarged(picture, scale)
         check_size(large, pipeline.factor, pipeline.factor)
         share = 0.3 if strength is None else strength

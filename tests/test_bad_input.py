@@ -159,6 +159,7 @@ def test_flags_of_sample(refused, world):
     refused(sample, "--batch-size is 0; it must be above 0", "--batch-size", 0)
     refused(sample, "30 cannot be drawn.*multiples of 8. Near: 32x24", "--height", 30)
     refused(sample, "0x32 cannot be drawn", "--width", 0)
+    refused(sample, "32x32000000 is asked for.*1024 million", "--height", 32000000)
     file = world / "data" / "000.png"
     refused(sample, "--out .*000.png cannot be a folder.*Choose another", "--out", file)
     refused(evaluate, "--samples is 0; it must be above 0", "--samples", 0)

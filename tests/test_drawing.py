@@ -341,6 +341,9 @@ def test_pictures_to_begin_with(world, given, tmp_path):
         "37x32.*multiples of 8": {"init_image": given, "outpaint": (0, 0, 5, 0)},
         "cannot grow": {"init_image": given, "outpaint": (0, 0, 0, 0)},
         "enlarged 2 times or more": {"init_image": given, "upscale": 1},
+        "32000x32000 is asked for.*1024 million": {"init_image": given, "upscale": 1000},
+        "32x320000032 is asked for": {"init_image": given, "outpaint": (0, 0, 0, 320000000)},
+        "800000x320 is asked for": {"init_image": given, "width": 800000, "height": 320},
     }.items():
         with pytest.raises(ValueError, match=pattern):
             Options(**options).task(pipeline)
