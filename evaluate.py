@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from autoencoder import Autoencoder
 from conditioning.clip import Clip, load_clip
@@ -30,6 +29,7 @@ from ldm.sampling import Sampling
 from training.bounds import Finite, Part, Positive, Seed
 from training.cli import parse, pick_device, run_main
 from training.grid import grid, pixels_of
+from training.progress import counting
 from training.run import make_folder, write_json
 from training.seeding import generator
 
@@ -98,12 +98,12 @@ def alignment(
     order = torch.randperm(len(train), generator=generator(config.seed, "captions"))
     pairs = [train[k] for k in order[: config.samples].tolist()]
     captions = [pair.captions[0] for pair in pairs]
-    with tqdm(total=len(pairs) * sampling.calls(), desc="sampling", unit=" image steps") as bar:
+    with counting("sampling", len(pairs) * sampling.calls(), "image steps") as count:
         pictures = pipeline(
             captions,
             sampling=sampling,
             seed=config.seed,
-            progress=bar.update,
+            progress=count,
         )
     samples = pixels_of(pictures)
     if config.out is not None:

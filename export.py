@@ -27,6 +27,7 @@ from interop.misread import misread
 from interop.single_file import to_single_file
 from interop.weights import write_tensors
 from ldm import TextToImage
+from ldm.low_res import LowRes
 from ldm.scheduler_files import to_diffusers
 from ldm.text_chunks import TEXT_CHUNKS
 from ldm.unet import UNet
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         parts, facts = single_file_parts(model), {"provenance": provenance}
         if isinstance(model, TextToImage):
+            check_fits_a_file(model)
             facts["scheduler"] = to_diffusers(model.schedule_config, model.denoiser.prediction)
             facts[TEXT_CHUNKS] = model.chunks
         tensors, metadata = to_single_file(parts, facts)
@@ -96,7 +98,8 @@ def load(config: Config) -> TextToImage | UNet | Autoencoder | TextEncoder:
 
 def parts_of(model: TextToImage | nn.Module) -> dict[str, nn.Module]:
     if isinstance(model, TextToImage):
-        return dict(zip(NAMES, (model.unet, model.autoencoder, model.text_encoder), strict=True))
+        parts = zip(NAMES, (model.unet, model.autoencoder, model.text_encoder), strict=True)
+        return {name: module for name, module in parts if module is not None}
     kinds = {UNet: "unet", Autoencoder: "vae", TextEncoder: "text_encoder"}
     return {kinds[type(model)]: model}
 
@@ -143,6 +146,19 @@ def single_file_parts(
         else:
             described[part] = asdict(module.config), module.state_dict()
     return described
+
+
+def check_fits_a_file(model: TextToImage) -> None:
+    """Refuses what a pipeline folder says and a single file has no place for."""
+    for there, what in (
+        (model.classes, "names of classes"),
+        (model.low_res != LowRes(), "a schedule of its own for the small pictures it enlarges"),
+    ):
+        if there:
+            raise ValueError(
+                f"this model has {what}, for which a single file has no place. Use --format "
+                "diffusers."
+            )
 
 
 def with_known_scale(model: Autoencoder) -> Autoencoder:

@@ -8,38 +8,38 @@ and --from-png FILE draws the very same picture from that.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from PIL import Image
 from safetensors.torch import save as to_safetensors
-from tqdm import tqdm
 
 from autoencoder.files import read_provenance
-from drawing.animation import WRITERS
+from drawing.animation import WRITERS, check_film, film_record, frames_between
 from drawing.files import plan_names, write_new
 from drawing.lines import Line, Picture, pictures_of, read_lines
-from drawing.metadata import SUFFIXES, encoded, texts
-from drawing.options import Options
+from drawing.metadata import SUFFIXES, check_mode, encoded, texts
+from drawing.options import Options, flag
 from drawing.previews import Previews
-from drawing.record import check_hashes, check_same, line_from, sha256_of
+from drawing.record import check_hashes, check_same, lines_from, sha256_of
 from drawing.studio import Studio
 from imagetext.pixel_format import PixelFormat, recorded_format
 from imagetext.write_images import file_ending, to_file
 from interop.lora import find_lora
 from ldm import TextToImage
 from ldm.files import read_model_provenance
-from ldm.requests import between
+from ldm.pictures import MODES
 from stages.lora import apply_lora
 from training.bounds import Bound, Finite, NotNegative, Positive
 from training.cli import parse, pick_device, run_main
 from training.grid import grid, pixels_of
+from training.progress import counting
 from training.run import make_folder
 
 Prompts = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[PROMPT ...]")]
 DEMO = Path("checkpoints/demo")
+NEEDS = {"video": "interpolate", "fps": "interpolate", "lora_scale": "lora"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,7 @@ class Config:
 def main(argv: Sequence[str] | None = None) -> None:
     config, record = parse(Config, argv, __doc__), {}
     config.options.check()
+    check(config)
     if config.from_png is None:
         lines = [Line(prompt, config.options) for prompt in config.prompt]
         if config.prompts is not None:
@@ -89,13 +90,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     pictures = pictures_of(lines)
     studio = open_studio(config)
     if config.from_png is not None:
-        check_hashes(record, studio.hashes, config.from_png)
+        hashes = studio.hashes_of(pictures[0].options)
+        check_hashes(record, hashes, config.from_png)
     studio.warn(pictures)
     if config.interpolate:
-        return animate(config, studio, pictures)
-    drawn = draw(config, studio, pictures)
+        film = animate(config, studio, pictures)
+        return check_same(film, config.from_png) if config.from_png is not None else None
+    drawn, first = draw(config, studio, pictures)
     if config.from_png is not None:
-        check_same(drawn[0], config.from_png)
+        check_same(first, config.from_png)
     if config.grid and len({(image.size, image.mode) for image in drawn}) == 1 < len(drawn):
         count = config.options.count
         columns = count if 1 < count < len(drawn) else int(len(drawn) ** 0.5)
@@ -103,21 +106,40 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"wrote {write_one(config, 'grid-{number:04d}', SUFFIXES[config.format], content)}")
 
 
-def draw(config: Config, studio: Studio, pictures: Sequence[Picture]) -> list[Image.Image]:
-    """And writes them as they come."""
+def check(config: Config) -> None:
+    """Refuses flags that would change nothing."""
+    for name, needed in NEEDS.items():
+        given, there = (getattr(config, x) != getattr(Config, x) for x in (name, needed))
+        if given and not there:
+            raise ValueError(f"{flag(name)} is for {flag(needed)}, which is not given.")
+    if config.interpolate and config.from_png is not None:
+        raise ValueError("--from-png takes --interpolate from the file; leave it out.")
+    if config.quality != Config.quality and (config.format == "png" or config.interpolate):
+        raise ValueError("--quality is for --format jpeg and webp.")
+
+
+def draw(
+    config: Config, studio: Studio, pictures: Sequence[Picture]
+) -> tuple[list[Image.Image], Path]:
+    """And writes them as they come. Also gives the first one's file."""
     jobs = studio.jobs(pictures)
     deep = deep_format(config, studio)
+    if deep is not None and any(picture.options.files() for picture in pictures):
+        raise ValueError(
+            "pictures to begin with are read in 8 bits, and this model was trained on "
+            f"{deep[0].dtype}. Draw from prompts alone."
+        )
     suffixes = [SUFFIXES[config.format] if deep is None else deep[1]]
     suffixes += [".safetensors"] * config.save_latents
     paths = plan_names(config.out, config.name, suffixes, [named(p) for p in pictures])
     make_folder(config.out)
     drawn: list[Image.Image] = []
     total = sum(len(alike) * alike[0].options.sampling().calls(task) for alike, task in jobs)
-    with progress(total) as bar:
+    with counting("sampling", total, "image steps") as count:
         for alike, task in jobs:
             here = paths[len(drawn) : len(drawn) + len(alike)]
             previews = Previews(studio.pipeline, config.out, here, every=config.preview_every)
-            latents = studio.draw(studio.requests(alike), alike[0], task, bar.update, previews)
+            latents = studio.draw(studio.requests(alike), alike[0], task, count, previews)
             for picture, path, z in zip(alike, here, latents, strict=True):
                 drawn.append(studio.pipeline.picture(z, task))
                 record = recorded(config, studio, picture)
@@ -131,7 +153,7 @@ def draw(config: Config, studio: Studio, pictures: Sequence[Picture]) -> list[Im
                     write_new(path, suffixes[1], to_safetensors({"latents": z.cpu()}))
     more = f" ... {paths[-1].name}" if len(paths) > 1 else ""
     print(f"wrote {paths[0]}{more}{suffixes[0]}")
-    return drawn
+    return drawn, paths[0].with_name(paths[0].name + suffixes[0])
 
 
 def deep_format(config: Config, studio: Studio) -> tuple[PixelFormat, str] | None:
@@ -139,7 +161,8 @@ def deep_format(config: Config, studio: Studio) -> tuple[PixelFormat, str] | Non
     model = config.model or DEMO
     pixels = recorded_format(read_model_provenance(model), read_provenance(model))
     channels = studio.pipeline.autoencoder.config.out_channels
-    if pixels.eight_bit and channels in (1, 3, 4):
+    if pixels.eight_bit and channels in MODES:
+        check_mode(config.format, MODES[channels])
         return None
     return pixels, file_ending(pixels, channels)
 
@@ -151,7 +174,7 @@ def recorded(config: Config, studio: Studio, picture: Picture) -> dict[str, Any]
     return record
 
 
-def animate(config: Config, studio: Studio, pictures: Sequence[Picture]) -> None:
+def animate(config: Config, studio: Studio, pictures: Sequence[Picture]) -> Path:
     """The way from each picture to the next, as one animation."""
     jobs = studio.jobs(pictures)
     if len(pictures) < 2 or len({replace(p.options, negative_prompt="") for p in pictures}) > 1:
@@ -161,29 +184,32 @@ def animate(config: Config, studio: Studio, pictures: Sequence[Picture]) -> None
         )
     if config.save_latents or config.preview_every:
         raise ValueError("--save-latents and --preview-every are not for --interpolate.")
-    waypoints, task = studio.requests(pictures), jobs[0][1]
-    shares = [k / config.interpolate for k in range(config.interpolate)]
-    frames = [between(a, b, share) for a, b in pairwise(waypoints) for share in shares]
-    frames.append(waypoints[-1])
+    check_film(config.video, config.fps)
+    frames, task = frames_between(studio.requests(pictures), config.interpolate), jobs[0][1]
     make_folder(config.out)
-    with progress(len(frames) * pictures[0].options.sampling().calls(task)) as bar:
-        latents = studio.draw(frames, pictures[0], task, bar.update)
+    total = len(frames) * pictures[0].options.sampling().calls(task)
+    with counting("sampling", total, "image steps") as count:
+        latents = studio.draw(frames, pictures[0], task, count)
     images = [studio.pipeline.picture(z, task) for z in latents]
-    content = WRITERS[config.video](images, config.fps)
+    how = {name: getattr(config, name) for name in ("interpolate", "video", "fps")}
+    record = film_record(recorded(config, studio, pictures[0]), pictures, **how)
+    content = WRITERS[config.video](images, config.fps, record)
     path = write_one(config, config.name, SUFFIXES[config.video], content, **named(pictures[0]))
     print(f"wrote {path}: {len(frames)} frames")
+    return path
 
 
 def as_recorded(config: Config) -> tuple[Config, list[Line], dict[str, Any]]:
     """The picture of --from-png instead of prompts, and the model that it was drawn with."""
     if config.prompt or config.prompts is not None:
         raise ValueError("--from-png draws the picture of the file again; give no prompts.")
-    line, record = line_from(config.from_png, config.options)
+    lines, record = lines_from(config.from_png, config.options)
     model = config.model or (Path(record["model"]) if "model" in record else None)
     used = {"ema": record.get("ema", False), "dtype": record.get("dtype", "fp32")}
+    used |= {name: record[name] for name in ("interpolate", "video", "fps") if name in record}
     if "lora" in record and config.lora is None:
         used |= {"lora": Path(record["lora"]), "lora_scale": record["lora_scale"]}
-    return replace(config, model=model, options=line.options, **used), [line], record
+    return replace(config, model=model, options=lines[0].options, **used), lines, record
 
 
 def open_studio(config: Config) -> Studio:
@@ -205,10 +231,6 @@ def open_studio(config: Config) -> Studio:
 def adapt(config: Config, pipeline: TextToImage) -> dict[str, str]:
     apply_lora(pipeline, config.lora, config.lora_scale)
     return {"lora": sha256_of(find_lora(config.lora))}
-
-
-def progress(total: int) -> tqdm:
-    return tqdm(total=total, desc="sampling", unit=" image steps", dynamic_ncols=True)
 
 
 def named(picture: Picture) -> dict[str, Any]:

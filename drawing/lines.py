@@ -24,6 +24,7 @@ class Line:
     prompt: str
     options: Options
     own_seed: bool = False  # counts its pictures from a seed of its own
+    where: str = ""  # it stands; said in errors
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Picture:
     prompt: str
     seed: int
     options: Options  # shared by pictures that can be drawn together: without seed and such
+    where: str = ""
 
 
 def pictures_of(lines: Sequence[Line]) -> list[Picture]:
@@ -42,16 +44,16 @@ def pictures_of(lines: Sequence[Line]) -> list[Picture]:
             first = seeds[0] + (0 if line.own_seed else len(pictures))
             seeds = tuple(range(first, first + line.options.count))
         options = replace(line.options, seed="0", count=1)
-        pictures += [Picture(line.prompt, seed, options) for seed in seeds]
+        pictures += [Picture(line.prompt, seed, options, line.where) for seed in seeds]
     return pictures
 
 
 def read_lines(file: Path, options: Options) -> list[Line]:
     """options: of what a line does not say itself."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        reason = error.strerror if isinstance(error, OSError) else where_not_utf8(error)
         raise ValueError(
             f"--prompts {file} cannot be read ({reason}). It must be a text file in UTF-8 with one "
             "prompt a line, or one JSON object a line if its name ends in .jsonl."
@@ -59,13 +61,20 @@ def read_lines(file: Path, options: Options) -> list[Line]:
     numbered = [(k, line.strip()) for k, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not numbered:
         raise ValueError(f"{file} has no prompts in it; write one a line.")
-    if file.suffix != ".jsonl":
-        return [Line(line, options) for _, line in numbered]
     lines = []
     for number, line in numbered:
-        with told(f"{file}, line {number}"):
-            lines.append(line_of(parsed(line), options))
+        where = f"{file}, line {number}"
+        if file.suffix != ".jsonl":
+            lines.append(Line(line, options, where=where))
+            continue
+        with told(where):
+            lines.append(replace(line_of(parsed(line), options), where=where))
     return lines
+
+
+def where_not_utf8(error: UnicodeDecodeError) -> str:
+    lines_before = error.object[: error.start].count(b"\n")
+    return f"line {lines_before + 1} is not UTF-8"
 
 
 def parsed(line: str) -> dict[str, Any]:
@@ -127,8 +136,10 @@ def spelled(kind: Any) -> str:
 
 @contextmanager
 def told(where: str) -> Iterator[None]:
-    """Says in an error where it was made."""
+    """Says in an error where it was made, if that has a name."""
     try:
         yield
     except ValueError as error:
+        if not where:
+            raise
         raise ValueError(f"{where}: {error}") from error

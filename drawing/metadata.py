@@ -2,16 +2,23 @@
 
 PNG           the text chunks `parameters`, which viewers show, and `latentsmith`, JSON
 JPEG, WebP    the EXIF tags XPComment, which viewers show, and UserComment, JSON
+GIF           the comment, JSON
+NPY           a .json of the same name, as `imagetext.write_images` has it
+MP4           the metadata `parameters` and `latentsmith`, as of a PNG
 """
 
 import json
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
+
+from imagetext.images import load_image
+from interop.weights import read_json
 
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}  # and Pillow's names
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "gif": ".gif", "mp4": ".mp4"}
@@ -27,12 +34,50 @@ def encoded(
     if kind == "png":
         picture.save(buffer, "PNG", pnginfo=text_chunks(record))
         return buffer.getvalue()
-    if kind == "jpeg" and picture.mode not in ("L", "RGB"):
-        raise ValueError(f"JPEG has no {picture.mode} pictures; use --format png or webp.")
+    check_mode(kind, picture.mode)
     options = {"quality": quality, "exif": exif(record).tobytes()}
     more = {"subsampling": 0} if kind == "jpeg" else {}  # colors at full resolution
     picture.save(buffer, FORMATS[kind], **options, **more)
     return buffer.getvalue()
+
+
+def check_mode(kind: str, mode: str) -> None:
+    if kind == "jpeg" and mode not in ("L", "RGB"):
+        raise ValueError(f"JPEG has no {mode} pictures; use --format png or webp.")
+
+
+def told_by(file: Path) -> str | bytes:
+    """The JSON in a picture or a GIF, or beside an array; empty if there is none."""
+    if file.suffix == ".npy":
+        return read_json(file.with_suffix(".json"), default={}).get("latentsmith", "")
+    picture = load_image(file)
+    if "latentsmith" in picture.info:
+        return picture.info["latentsmith"]
+    comment = picture.getexif().get_ifd(ExifTags.IFD.Exif).get(USER_COMMENT, b"")
+    if isinstance(comment, bytes) and comment.startswith(UNICODE):
+        return comment.removeprefix(UNICODE).decode("utf-16-be", "replace")
+    return picture.info.get("comment", "")
+
+
+def told_by_film(file: Path) -> str:
+    av = pyav("read")
+    try:
+        with av.open(str(file)) as film:
+            return film.metadata.get("latentsmith", "")
+    except (OSError, ValueError) as error:  # of which PyAV's errors are
+        raise ValueError(f"{file} cannot be read as a film ({error}).") from error
+
+
+def pyav(done: str) -> ModuleType:
+    """PyAV, which is optional. done: to an MP4."""
+    try:
+        import av
+    except ImportError as error:
+        raise ValueError(
+            f"an MP4 is {done} by PyAV, which is not installed: pip install 'latentsmith[video]', "
+            "or use --video gif."
+        ) from error
+    return av
 
 
 def text_chunks(record: Mapping[str, Any]) -> PngInfo:
@@ -68,15 +113,11 @@ def readable(record: Mapping[str, Any]) -> str:
     return f"{record['prompt']}\n" + ", ".join(f"{k}: {v}" for k, v in rest.items())
 
 
-def read_record(file: Path, picture: Image.Image) -> dict[str, Any]:
-    """What `encoded` was told; refuses a picture without it. picture: the file, opened."""
-    content = picture.info.get("latentsmith")
-    if content is None:
-        comment = picture.getexif().get_ifd(ExifTags.IFD.Exif).get(USER_COMMENT, b"")
-        if isinstance(comment, bytes) and comment.startswith(UNICODE):
-            content = comment.removeprefix(UNICODE).decode("utf-16-be", "replace")
+def read_record(file: Path) -> dict[str, Any]:
+    """What the writer was told; refuses a file without it."""
+    content = told_by_film(file) if file.suffix == ".mp4" else told_by(file)
     try:
-        record = json.loads(content or "")
+        record = json.loads(content)
     except ValueError:
         record = None
     if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):

@@ -3,10 +3,13 @@
 from conditioning.prompt import Part, is_plain, parse, plain
 from conditioning.weighting import cut_off
 from ldm import TextToImage
+from ldm.conditions import reads_text
 
 
 def notes(pipeline: TextToImage, text: str, signs: bool) -> list[str]:
     """One line each: signs that are no words, and words that the model does not see."""
+    if not reads_text(pipeline.unet):
+        return []
     lines = []
     parts = parse(text) if signs else plain(text)
     if signs and not is_plain(text):

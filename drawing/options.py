@@ -11,6 +11,7 @@ from drawing.seeds import parse_seeds
 from imagetext.images import load_image, to_channels
 from ldm import TextToImage, tasks
 from ldm.guidance import Guidance
+from ldm.pictures import check_pixels
 from ldm.sampling import Sampling
 from ldm.task import TEXT_TO_IMAGE, Task
 from training.bounds import Finite, Positive, Share, check_bounds
@@ -28,9 +29,11 @@ class Options:
 
     steps: int = 25  # network evaluations per picture
     sampler: str = "dpmpp_2m"  # of those in ldm/samplers; an unknown name lists them
+    order: int | None = None  # of unipc: 1, 2 or 3; 2 if left out
     eta: float | None = None  # share of fresh noise, for ddim, euler_a, dpmpp_2m_sde, dpmpp_3m_sde
     spacing: str = "trailing"  # of the steps: trailing, leading, linspace, karras, exponential
     times: tuple[float, ...] | None = None  # the steps' times instead, from 999 (noise) down
+    shift: Positive[float] | None = None  # of a flow: above 1, more of the steps at high noise
     guidance_scale: Finite = 4.0  # 0 ignores the prompt, 1 follows it plainly, above 1 harder
     guidance_rescale: Share = 0.0  # above 0 against the overexposure of high scales; 0.7 is usual
     guidance_interval: tuple[float, float] = (0.0, 1.0)  # guided there only; 0 clean, 1 noise
@@ -57,7 +60,13 @@ class Options:
         parse_seeds(self.seed, self.count)
         if self.times is not None and (self.given("steps") or self.given("spacing")):
             raise ValueError("--times are all steps there are; leave out --steps and --spacing.")
-        if self.guidance_scale in (0, 1):
+        if self.given("weak_model") and self.given("negative_prompt"):
+            raise ValueError(
+                "with --weak-model guidance leads away from that model, and not from a negative "
+                "prompt; leave out one of the two."
+            )
+        unguided = self.guidance_scale == 1 or (self.guidance_scale == 0 and not self.weak_model)
+        if unguided:
             ignored = ["guidance_rescale", "guidance_interval", "guidance_parallel"]
             ignored += ["guidance_max_norm", "guidance_momentum"]
             ignored += ["weak_model"] * (self.guidance_scale == 1)
@@ -105,7 +114,9 @@ class Options:
             steps=self.steps,
             spacing=self.spacing,
             times=self.times,
+            shift=self.shift,
             eta=self.eta,
+            order=self.order,
             guidance=Guidance(
                 scale=self.guidance_scale,
                 rescale=self.guidance_rescale,
@@ -145,7 +156,9 @@ class Options:
         """As many channels as the model has, and resized if a size was asked for."""
         channels = pipeline.autoencoder.config.in_channels
         picture = to_channels(load_image(file), channels, background=(255, 255, 255))
-        size = (self.width or picture.width, self.height or picture.height)
+        asked, own = (self.width, self.height), picture.size
+        size = tuple(b if a is None else a for a, b in zip(asked, own, strict=True))
+        check_pixels(*size)
         if size == picture.size or self.given("upscale") or self.given("outpaint"):
             return picture
         return picture.resize(size, Image.Resampling.LANCZOS)

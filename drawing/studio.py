@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from drawing.compiled import compile_unet
-from drawing.lines import Picture
+from drawing.lines import Picture, told
 from drawing.notes import notes
+from drawing.options import Options
 from drawing.record import record_of
 from drawing.weak import open_weak
 from interop.card import tensors_sha256
 from ldm import TextToImage
 from ldm.files import read_model_provenance
+from ldm.parts import check_task
 from ldm.requests import Request
 from ldm.task import Task
 
@@ -41,13 +43,14 @@ class Studio:
         """batch_size: on an accelerator. adapt: changes the weights, and gives hashes of what it
         changes them by."""
         self.model, self.ema, self.batch_size, self.adapt = model, ema, batch_size, adapt
-        self.weaker: dict[Path, TextToImage] = {}  # opened so far
+        self.weaker: dict[Path, tuple[TextToImage, str]] = {}  # opened so far, with their sha256
         self.pipeline = TextToImage.load(model, ema=ema)
         self.hashes = {  # of the weights as they are in the file
             "unet": tensors_sha256(self.pipeline.unet.state_dict()),
             "autoencoder": self.pipeline.autoencoder.sha256,
-            "text_encoder": self.pipeline.text_encoder.sha256,
         }
+        if self.pipeline.text_encoder is not None:
+            self.hashes["text_encoder"] = self.pipeline.text_encoder.sha256
         self.hashes |= adapt(self.pipeline) if adapt else {}
         self.pipeline.to(device, DTYPES[dtype])
         if compiled:
@@ -65,18 +68,35 @@ class Studio:
         """
         jobs = []
         for options, alike in groupby(pictures, lambda p: replace(p.options, negative_prompt="")):
-            self.pipeline.windowed(options.window)
-            self.weak(options.weak_model)
-            task = options.task(self.pipeline)
-            self.pipeline.task_shape(task, options.height, options.width)
             alike = list(alike)
+            with told(alike[0].where):
+                task = self.checked(options)
             jobs += [(alike[k : k + AT_ONCE], task) for k in range(0, len(alike), AT_ONCE)]
         return jobs
 
+    def checked(self, options: Options) -> Task:
+        """What to draw, if it can be drawn."""
+        self.pipeline.windowed(options.window)
+        self.weak(options.weak_model)
+        options.sampling().along(self.pipeline.denoiser.schedule)
+        task = options.task(self.pipeline)
+        check_task(self.pipeline.unet, task)
+        self.pipeline.task_shape(task, options.height, options.width)
+        return task
+
     def weak(self, source: Path | None) -> TextToImage | None:
-        if source is not None and source not in self.weaker:
+        return None if source is None else self.opened(source)[0]
+
+    def opened(self, source: Path) -> tuple[TextToImage, str]:
+        if source not in self.weaker:
             self.weaker[source] = open_weak(source, self.pipeline)
-        return self.weaker.get(source)
+        return self.weaker[source]
+
+    def hashes_of(self, options: Options) -> dict[str, str]:
+        """Of all weights that such pictures are drawn with."""
+        if options.weak_model is None:
+            return self.hashes
+        return self.hashes | {"weak_model": self.opened(options.weak_model)[1]}
 
     def requests(self, pictures: Sequence[Picture]) -> list[Request]:
         prompts, negatives, seeds = zip(
@@ -122,20 +142,28 @@ class Studio:
         if self.adapt:
             self.adapt(exact)
         self.pipeline.unet.float().load_state_dict(exact.unet.state_dict())
-        return draw()
+        self.weaker.clear()  # to be opened again, as precise
+        return draw(weak=self.weak(options.weak_model))
 
     def record(self, picture: Picture) -> dict[str, Any]:
-        return record_of(picture, self.model, self.ema, self.dtype, self.hashes)
+        hashes = self.hashes_of(picture.options)
+        return record_of(picture, self.model, self.ema, self.dtype, hashes)
 
     def warn(self, pictures: Sequence[Picture]) -> None:
         """Of prompts that are cut, and of guidance that leads away from what was never learned.
 
         That is the empty prompt, which a model learns by caption dropout alone.
         """
-        asked = [(text, p.options.plain_prompts) for p in pictures for text in prompts_of(p)]
-        for text, plain in dict.fromkeys(asked):
-            for note in notes(self.pipeline, text, signs=not plain):
-                print(note)
+        asked = [
+            (text, picture.options.plain_prompts, picture.where)
+            for picture in pictures
+            for text in (picture.prompt, picture.options.negative_prompt)
+        ]
+        for text, plain, where in dict.fromkeys(asked):
+            with told(where):
+                lines = notes(self.pipeline, text, signs=not plain)
+            for line in lines:
+                print(line)
         trained = read_model_provenance(self.model).get("config", {})
         guided = any(picture.options.guidance_scale != 1 for picture in pictures)
         if trained.get("caption_dropout") == 0 and guided:
@@ -143,7 +171,3 @@ class Studio:
                 f"warning: {self.model} was trained with --caption-dropout 0, so it does not know "
                 "the empty prompt that guidance leads away from. Use --guidance-scale 1."
             )
-
-
-def prompts_of(picture: Picture) -> tuple[str, str]:
-    return picture.prompt, picture.options.negative_prompt

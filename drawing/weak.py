@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from interop.card import tensors_sha256
 from interop.weights import read_json, read_tensors, require
 from ldm import TextToImage, scheduler_files
 from ldm.files import read_provenance
@@ -12,8 +13,8 @@ from ldm.unet import UNet
 AVERAGED = "ema.safetensors"  # in a state folder: the weights that a model would be made of
 
 
-def open_weak(source: Path, strong: TextToImage) -> TextToImage:
-    """A model around the weaker U-Net; all else is that of the stronger one.
+def open_weak(source: Path, strong: TextToImage) -> tuple[TextToImage, str]:
+    """A model around the weaker U-Net, whose sha256 comes along; all else is the stronger one's.
 
     source: a state folder of a run (RUN/state/step-0005000), which must be of the same
         architecture, or a run folder, a pipeline folder or a unet folder.
@@ -25,8 +26,9 @@ def open_weak(source: Path, strong: TextToImage) -> TextToImage:
         check_process(source, strong)
     check_hashes(source, trained, strong)
     check_chunks(source, trained, strong)
+    sha256 = tensors_sha256(unet.state_dict())
     unet.eval().requires_grad_(False).to(strong.device, strong.unet.conv_in.weight.dtype)
-    return TextToImage(
+    model = TextToImage(
         unet,
         strong.autoencoder,
         strong.text_encoder,
@@ -34,6 +36,7 @@ def open_weak(source: Path, strong: TextToImage) -> TextToImage:
         strong.denoiser.prediction,
         chunks=strong.chunks,
     )
+    return model, sha256
 
 
 def from_state(folder: Path, like: UNet) -> tuple[UNet, dict[str, Any]]:
@@ -55,7 +58,8 @@ def from_state(folder: Path, like: UNet) -> tuple[UNet, dict[str, Any]]:
 
 
 def check_hashes(source: Path, trained: dict[str, Any], strong: TextToImage) -> None:
-    for part in ("autoencoder", "text_encoder"):
+    parts = ("autoencoder", "text_encoder") if strong.text_encoder else ("autoencoder",)
+    for part in parts:
         expected, found = getattr(strong, part).sha256, trained.get(f"{part}_sha256")
         if found != expected:
             told = "does not say with which" if found is None else f"with that of sha256 {found}"

@@ -11,11 +11,14 @@ SAME_LATENTS = "same_latents_as_sha256"  # in the provenance of one with a froze
 GOLDEN_TOLERANCE = 1e-3  # of the golden embedding's largest value: other machines round otherwise
 
 
-def bindings(autoencoder_sha256: str, text_encoder: nn.Module) -> dict[str, Any]:
+def bindings(autoencoder_sha256: str, text_encoder: nn.Module | None) -> dict[str, Any]:
     """As latentsmith.json holds them.
 
     golden: the golden sentence's last token, which in a causal tower has seen the whole sentence.
+    Without a text encoder, the autoencoder's alone.
     """
+    if text_encoder is None:
+        return {"autoencoder_sha256": autoencoder_sha256}
     return {
         "autoencoder_sha256": autoencoder_sha256,
         "text_encoder_sha256": text_encoder.sha256,
@@ -39,12 +42,16 @@ def check_bindings(
             "model folder again, or, to load it without that check, remove the file."
         )
     for part in ("autoencoder", "text_encoder"):
+        if f"{part}_sha256" not in found:  # a model that reads no text, whose encoder was left out
+            continue
         expected, sha256 = (bound[f"{part}_sha256"] for bound in (trained, found))
         if sha256 != expected and not (part == "autoencoder" and expected in same_latents):
             raise ValueError(
                 f"{folder} was trained with the {part} of sha256 {expected}, but the one in it has "
                 f"sha256 {sha256}. Put the right one back; another one gives noise."
             )
+    if "golden" not in found:
+        return
     golden = torch.tensor(trained["golden"])
     drift = (torch.tensor(found["golden"]) - golden).abs().max() / golden.abs().max()
     if drift > GOLDEN_TOLERANCE:

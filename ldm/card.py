@@ -94,8 +94,9 @@ def pipeline_card(
     *,
     sample_size: int | tuple[int, int] | None,
     factor: int,
-    tokens: int,
+    tokens: int | None,
     chunks: int,
+    plain: bool,
     schedule: ScheduleConfig,
     prediction: Prediction,
     bindings: Mapping[str, Any],
@@ -103,24 +104,27 @@ def pipeline_card(
 ) -> str:
     """sample_size: in the U-Net's config. factor: by which the autoencoder shrinks pictures.
 
-    tokens: that the text encoder reads. chunks: contexts of so many that a prompt fills.
+    tokens: that the text encoder reads; None without one. chunks: contexts of so many that a prompt
+    fills. plain: it draws from noise and text alone, not from pictures, too.
     """
     facts = {
         "pictures": made_for(sides(sample_size, factor), " pixels"),
-        "prompts": length(tokens, chunks),
+        "prompts": "none" if tokens is None else length(tokens, chunks),
         "the U-Net predicts": PREDICTIONS[prediction],
         "noise schedule": noising(schedule),
     }
     dropout = mapping(provenance.get("config")).get("caption_dropout")
     scale = 1.0 if dropout == 0 else 4.0
+    use = [USE_PIPELINE.format(guidance=scale), guidance(dropout)]
+    if tokens is not None:
+        use[1:1] = long_prompts(tokens, chunks, scale)
     return model_card(
         "Text to image by latent diffusion",
         [
-            "A text encoder, a U-Net and an autoencoder in the layout of a Stable Diffusion "
-            f"pipeline, written by {writer()}.\n\n{bullets(facts)}",
-            USE_PIPELINE.format(guidance=scale),
-            *long_prompts(tokens, chunks, scale),
-            guidance(dropout),
+            f"{'A U-Net' if tokens is None else 'A text encoder, a U-Net'} and an autoencoder in "
+            f"the layout of a Stable Diffusion pipeline, written by {writer()}."
+            f"\n\n{bullets(facts)}",
+            *(use if plain and tokens is not None else []),
             *binding(bindings),
             training(provenance),
         ],

@@ -6,6 +6,7 @@ only one thing. Of a class it is its number, of nothing a zero, both of shape (1
 
 import difflib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -85,19 +86,30 @@ def context_without_text(unet: UNet, classes: Sequence[str], prompt: str) -> Con
     raise ValueError(f"this model knows no class {prompt!r}.{hint} There are: {known}.")
 
 
-def possible_guidance(unet: UNet, requests: Sequence[Request], guidance: Guidance) -> Guidance:
+def possible_guidance(
+    unet: UNet, requests: Sequence[Request], guidance: Guidance, weak: bool = False
+) -> Guidance:
     """As asked for; plain where there is nothing to be guided by.
 
+    weak: whether a weaker model is led away from.
+
     Raises:
-        ValueError: no class is asked for, or needed to lead away from, and the U-Net knows none.
+        ValueError: no class is asked for, or needed to lead away from, and the U-Net knows none; or
+            guidance is refined where there is none.
     """
-    if reads_text(unet):
+    if reads_text(unet) or (weak and not knows_classes(unet)):
         return guidance
     if not knows_classes(unet):
-        return Guidance(scale=1.0)
+        plain = Guidance(scale=1.0)
+        if replace(guidance, scale=1.0) != plain:
+            raise ValueError(
+                "this model reads no prompt, so that guidance has nothing to lead away from but a "
+                "weaker model: give one, or leave out all options of guidance."
+            )
+        return plain
     for request in requests:
         asked = [context for context, _ in request.conds] if guidance.scale else []
-        asked += [request.uncond] if guidance.scale != 1 else []
+        asked += [request.uncond] if guidance.scale != 1 and not weak else []
         if any(context.item() == NO_CLASS for context in asked):
             raise ValueError(
                 'this model was not taught "no class", which the empty prompt stands for, and '

@@ -88,8 +88,13 @@ class NativeInpainting(Inpainting):
     ):
         """kept: latents of the picture that is gray, 0, under the mask."""
         super().__init__(latents, picture, mask, strength)
-        binary = (mask >= 0.5).to(latents)
-        self.channels = torch.cat([F.interpolate(binary, latents.shape[-2:]), kept], dim=1)
+        seen = F.interpolate((mask >= 0.5).to(latents), latents.shape[-2:])
+        if not seen.any():
+            raise ValueError(
+                f"this model sees the mask black and white, and one pixel in {self.factor} each "
+                "way, so that nothing of this one is left: make it lighter or wider."
+            )
+        self.channels = torch.cat([seen, kept], dim=1)
         self.beside = self.channels.shape[1]
 
     def network(self, network: Network, noise: SeededNoise) -> Network:

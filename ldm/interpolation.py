@@ -45,3 +45,6 @@ class NoiseBetween(SeededNoise):
 
     def stream(self, number: int) -> "NoiseBetween":
         return NoiseBetween(*(end.stream(number) for end in self.ends), self.shares.tolist())
+
+    def shaped(self, shape: tuple[int, ...]) -> "NoiseBetween":
+        return NoiseBetween(*(end.shaped(shape) for end in self.ends), self.shares.tolist())

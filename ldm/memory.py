@@ -4,12 +4,13 @@ import sys
 
 import torch
 
-CPU_MESSAGES = ("can't allocate memory", "not enough memory")  # of PyTorch, in a RuntimeError
+# Of PyTorch in a RuntimeError, on CPUs and on Apple's GPUs.
+MESSAGES = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def ran_out(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(
-        message in str(error) for message in CPU_MESSAGES
+        message in str(error) for message in MESSAGES
     )
 
 

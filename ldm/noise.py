@@ -42,6 +42,10 @@ class SeededNoise:
         seeds = [hashed(struct.pack("<Qq", seed, number)) for seed in self.seeds]
         return SeededNoise(self.shape, seeds, self.device)
 
+    def shaped(self, shape: tuple[int, ...]) -> "SeededNoise":
+        """Of the same images, for something of another shape."""
+        return SeededNoise(shape, self.seeds, self.device)
+
     def path_at(self, x: float) -> Float[Tensor, "b c h w"]:
         """The Brownian path at x in [0, 1], 0 at 0."""
         low, high = 0.0, 1.0

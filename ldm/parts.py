@@ -14,12 +14,19 @@ KINDS = {
 }
 
 
-def check_parts(unet: UNetConfig, latent_channels: int, context_width: int) -> None:
-    """Refuses parts that were not made for each other."""
+def check_parts(unet: UNetConfig, latent_channels: int, context_width: int | None) -> None:
+    """Refuses parts that were not made for each other.
+
+    context_width: that the text encoder gives; None without one.
+    """
     if unet.out_channels != latent_channels:
         raise ValueError(
             f"the U-Net predicts {unet.out_channels} channels, the autoencoder's latents have "
             f"{latent_channels}: this U-Net was trained on another autoencoder."
+        )
+    if unet.conditional and context_width is None:
+        raise ValueError(
+            "the U-Net reads a text, so it needs the text encoder it was trained with."
         )
     if unet.conditional and unet.cross_attention_dim != context_width:
         raise ValueError(

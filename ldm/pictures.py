@@ -6,6 +6,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+MOST_PIXELS = 178_956_970  # beyond, Pillow takes a file for an attack
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by channels
 
 
@@ -45,6 +46,15 @@ def to_mask(mask: Image.Image, size: tuple[int, int]) -> Float[Tensor, "1 1 h w"
     if not share.any():
         raise ValueError("the mask is all black, so nothing is to be drawn; white is drawn anew.")
     return share
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Refuses sizes that Pillow would not open again; memory mostly ends before."""
+    if width * height > MOST_PIXELS:
+        raise ValueError(
+            f"a picture of {width}x{height} is asked for, which is {width * height / 1e6:.0f} "
+            f"million pixels; at most {MOST_PIXELS / 1e6:.0f} million can be opened again."
+        )
 
 
 def check_size(picture: Image.Image, factor: int, smallest: int) -> None:

@@ -12,35 +12,25 @@ from PIL import Image
 from torch import Tensor
 
 from autoencoder import Autoencoder
-from autoencoder.files import read_provenance
 from autoencoder.tiling import decode_tiled, encode_tiled
 from conditioning import TextEncoder
 from conditioning.prompt import parse, plain
 from conditioning.weighting import encode_weighted
-from interop import single_file
-from ldm import scheduler_files
-from ldm.bindings import SAME_LATENTS, bindings, check_bindings
-from ldm.conditions import (
-    adapted,
-    context_without_text,
-    possible_guidance,
-    preparer,
-    reads_text,
-)
+from ldm.conditions import adapted, context_without_text, possible_guidance, preparer, reads_text
 from ldm.denoiser import Denoiser, Prediction
-from ldm.files import find_pipeline, read_json
+from ldm.files import find_pipeline
 from ldm.guidance import Guidance
+from ldm.low_res import LowRes
 from ldm.memory import ran_out, tell
+from ldm.opening import from_file, from_folder
 from ldm.parts import check_parts, check_task
-from ldm.pictures import to_images, to_picture
+from ldm.pictures import check_pixels, to_images, to_picture
 from ldm.pipeline_folder import save_pipeline
-from ldm.prediction_probe import measure_prediction
 from ldm.requests import Request, cpu_group, draw_in_batches
 from ldm.sampling import Sampling, draw_latents
 from ldm.schedule import ScheduleConfig, make_schedule
 from ldm.shapes import Context
 from ldm.task import TEXT_TO_IMAGE, Task
-from ldm.text_chunks import recorded
 from ldm.unet import UNet
 from ldm.windows import windowed
 
@@ -58,16 +48,19 @@ class TextToImage:
         self,
         unet: UNet,
         autoencoder: Autoencoder,
-        text_encoder: TextEncoder,
+        text_encoder: TextEncoder | None,
         schedule: ScheduleConfig,
         prediction: Prediction,
         classes: Sequence[str] = (),
         chunks: int = 1,
+        low_res: LowRes | None = None,
     ):
         """
         Args:
+            text_encoder: None for a U-Net that reads no text.
             classes: their names, for a U-Net that draws classes instead of reading a text.
             chunks: contexts that a prompt fills, one after the other: as in training.
+            low_res: how the small picture was noised that an upscaler saw in training.
         """
         self.unet = unet
         self.autoencoder = autoencoder
@@ -76,13 +69,13 @@ class TextToImage:
         self.classes = tuple(classes)
         self.chunks = chunks
         self.denoiser = Denoiser(unet, make_schedule(schedule), prediction, preparer(unet))
-        check_parts(
-            unet.config, autoencoder.config.latent_channels, context_width=text_encoder.width
-        )
+        self.low_res = low_res or LowRes()
+        width = None if text_encoder is None else text_encoder.width
+        check_parts(unet.config, autoencoder.config.latent_channels, width)
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "TextToImage":
         """dtype: of the U-Net alone; text and pictures keep their precision, which costs little."""
-        for module in (self.denoiser, self.autoencoder, self.text_encoder):
+        for module in filter(None, (self.denoiser, self.autoencoder, self.text_encoder)):
             module.to(device)
         self.unet.to(dtype)
         return self
@@ -198,7 +191,7 @@ class TextToImage:
             preview: called then with the pictures' places and the estimates of their latents.
         """
         check_task(self.unet, task)
-        guidance = possible_guidance(self.unet, requests, sampling.guidance)
+        guidance = possible_guidance(self.unet, requests, sampling.guidance, weak is not None)
         sampling = replace(sampling, guidance=guidance)
         shape = self.task_shape(task, height, width)
         denoiser = self.windowed(window)
@@ -261,6 +254,7 @@ class TextToImage:
     def latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         """For pictures of this size in pixels; a side that is None is as trained."""
         height, width = (self.size if side is None else side for side in (height, width))
+        check_pixels(width, height)
         factor = self.factor
         if height < factor or width < factor or height % factor or width % factor:
             raise ValueError(
@@ -293,43 +287,9 @@ class TextToImage:
             ValueError: a part is not the one that the U-Net was trained with.
         """
         if Path(source).is_file():
-            pipeline = cls.from_file(Path(source), ema)
+            pipeline = from_file(cls, Path(source), ema)
         else:
-            pipeline = cls.from_folder(find_pipeline(Path(source)), ema)
+            pipeline = from_folder(cls, find_pipeline(Path(source)), ema)
         for module in (pipeline.unet, pipeline.autoencoder):
             module.eval().requires_grad_(False)
         return pipeline.to(device)
-
-    @classmethod
-    def from_folder(cls, folder: Path, ema: bool) -> "TextToImage":
-        schedule, prediction = scheduler_files.from_diffusers(
-            read_json(folder / "scheduler" / "scheduler_config.json")
-        )
-        pipeline = cls(
-            UNet.load(folder / "unet", ema),
-            Autoencoder.load(folder / "vae"),
-            TextEncoder.load(folder),
-            schedule,
-            prediction,
-        )
-        if (folder / "latentsmith.json").exists():
-            facts = read_json(folder / "latentsmith.json")
-            pipeline.classes = tuple(facts.get("classes", ()))
-            pipeline.chunks = recorded(facts, folder)
-            found = bindings(pipeline.autoencoder.sha256, pipeline.text_encoder)
-            same = read_provenance(folder / "vae").get(SAME_LATENTS, ())
-            check_bindings(facts.get("bindings", {}), found, folder, same)
-        return pipeline
-
-    @classmethod
-    def from_file(cls, file: Path, ema: bool) -> "TextToImage":
-        schedule, prediction = scheduler_files.from_single_file(file)
-        unet, text_encoder = UNet.load(file, ema).eval(), TextEncoder.load(file)
-        if prediction is None:
-            prediction = measure_prediction(unet, text_encoder([""]))
-        if unet.config.sample_size is None:
-            side = single_file.SAMPLE_SIZES.get(scheduler_files.NAMES[prediction])
-            unet.config = replace(unet.config, sample_size=side)
-        pipeline = cls(unet, Autoencoder.load(file), text_encoder, schedule, prediction)
-        pipeline.chunks = recorded(single_file.open_file(file).header, file)
-        return pipeline

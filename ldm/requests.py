@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ldm.interpolation import NoiseBetween
-from ldm.memory import tell
+from ldm.memory import ran_out, tell
 from ldm.noise import SeededNoise
 from ldm.shapes import Latents
 
@@ -97,9 +97,11 @@ def draw_in_batches(
         try:
             drawn.update(zip(places, draw(chosen, watch).split(1), strict=not fill))
             continue
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
             half = len(places) // 2
-            if half == 0:
+            if half == 0 or fill:  # a batch that is filled up again is no smaller
                 raise ValueError(
                     "the memory does not suffice for one picture of this size. Draw a smaller one, "
                     "or through windows of the size that the model was trained on."

@@ -12,9 +12,10 @@ from ldm.guidance import Guidance, guide
 from ldm.noise import SeededNoise
 from ldm.requests import Request, noise_of
 from ldm.samplers import CALLS_PER_STEP, find_sampler
+from ldm.samplers.unipc import ORDERS
 from ldm.schedule import Schedule, check_steps
 from ldm.shapes import Denoise, Latents
-from ldm.spacing import Times, find_spacing, listed
+from ldm.spacing import UNEQUAL, Times, find_spacing, listed, shifted
 from ldm.task import TEXT_TO_IMAGE, Task, last, steps_taken
 
 
@@ -26,6 +27,9 @@ class Sampling:
     steps: int = 25
     spacing: str = "trailing"  # of the times: a name of ldm.spacing.SPACINGS
     times: tuple[float, ...] | None = None  # the times themselves, in place of steps and spacing
+    shift: float | None = (
+        None  # of a flow, in place of the model's own: above 1, more at high noise
+    )
     eta: float | None = None  # share of fresh noise, for samplers that leave a choice
     order: int | None = None  # of unipc
     guidance: Guidance = field(default_factory=Guidance)
@@ -39,11 +43,24 @@ class Sampling:
         for name in ("eta", "order"):
             if getattr(self, name) is not None and name not in taken:
                 raise ValueError(f"the sampler {self.sampler} has no {name}; leave it out.")
+        if self.shift is not None and not self.shift > 0:
+            raise ValueError(f"shift is {self.shift:g}; it must be above 0, and 1 is none.")
+        if self.shift is not None and (self.spacing != "trailing" or self.times is not None):
+            raise ValueError("a shift moves the times of the spacing trailing, and of no other.")
+        if self.order not in (None, *ORDERS):
+            raise ValueError(f"unipc has order {', '.join(map(str, ORDERS))}, not {self.order}.")
+        if self.sampler == "plms" and self.spacing in UNEQUAL:
+            raise ValueError(
+                f"plms takes equal strides for granted, so it goes with no spacing "
+                f"{self.spacing}. Leave the spacing out, or choose another sampler."
+            )
 
     def along(self, schedule: Schedule) -> Times:
         """The times at which the network is called."""
         if self.times is not None:
             return listed(schedule, self.times)
+        if self.shift is not None:
+            schedule = shifted(schedule, self.shift)
         return find_spacing(self.spacing)(schedule, self.steps)
 
     def calls(self, task: Task = TEXT_TO_IMAGE) -> int:

@@ -72,6 +72,7 @@ SPACINGS: dict[str, Callable[[Schedule, int], Times]] = {
     "linspace": linspace,
     "trailing": trailing,
 }
+UNEQUAL = {"exponential", "karras"}  # strides of time
 
 
 def listed(schedule: Schedule, times: Sequence[float]) -> Times:
@@ -89,6 +90,16 @@ def listed(schedule: Schedule, times: Sequence[float]) -> Times:
             "For example: 999,850,736,645,545,455,343,233,124,24."
         )
     return torch.tensor(times, dtype=torch.float64)
+
+
+def shifted(schedule: Schedule, shift: float) -> RectifiedFlow:
+    """The same flow, of whose steps more are at high noise, or below 1 fewer.
+
+    Esser et al. 2024 (arXiv:2403.03206), eq. 23.
+    """
+    if not isinstance(schedule, RectifiedFlow):
+        raise ValueError("a shift is for flows; this model was trained on a table. Leave it out.")
+    return RectifiedFlow(shift)
 
 
 def find_spacing(name: str) -> Callable[[Schedule, int], Times]:

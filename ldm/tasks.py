@@ -12,8 +12,9 @@ from ldm.denoiser import Denoiser
 from ldm.guidance import Guidance, guide
 from ldm.image_to_image import ImageToImage
 from ldm.inversion import FromInversion, invert
+from ldm.low_res import LEVEL
 from ldm.parts import beside
-from ldm.pictures import check_size, to_images, to_mask
+from ldm.pictures import check_pixels, check_size, to_images, to_mask
 from ldm.spacing import Times
 from ldm.task import Task
 
@@ -73,7 +74,8 @@ def inpaint(
         return inpainting.Inpainting(latents, picture, share, strength, resample)
     if resample != 1:
         raise ValueError("this model is told the mask, so that there is nothing to resample.")
-    kept = pipeline.encode(to_images(picture, 3) * (share < 0.5))
+    pixels = to_images(picture, pipeline.autoencoder.config.in_channels)
+    kept = pipeline.encode(pixels * (share < 0.5))
     return inpainting.NativeInpainting(latents, picture, share, kept, strength)
 
 
@@ -86,6 +88,8 @@ def outpaint(
     resample: int = 1,
 ) -> Task:
     """grow: pixels by which the picture becomes larger at the left, top, right and bottom."""
+    left, top, right, bottom = grow
+    check_pixels(picture.width + left + right, picture.height + top + bottom)
     larger, mask = inpainting.canvas(picture, *grow)
     return inpaint(pipeline, larger, Image.fromarray(mask), strength, resample=resample)
 
@@ -105,7 +109,8 @@ def upscale(
     Args:
         scale: by which the sides grow; a native model fixes it.
         strength: in two passes, how much is drawn anew; 0.3 if left out.
-        level: of a native model, the noise on the small picture, 0 to 350; 20 if left out.
+        level: of a native model, the noise on the small picture, from 0 to what it was trained
+            with (x4 upscaler: 350); 20 if left out.
     """
     if beside(pipeline.unet.config) != upscaling.NativeUpscaling.beside:
         if level is not None:
@@ -113,6 +118,7 @@ def upscale(
         scale = 4 if scale is None else scale
         if scale < 2:
             raise ValueError(f"the scale is {scale}; a picture is enlarged 2 times or more.")
+        check_pixels(scale * picture.width, scale * picture.height)
         large = upscaling.enlarged(picture, scale)
         check_size(large, pipeline.factor, pipeline.factor)
         share = 0.3 if strength is None else strength
@@ -125,4 +131,7 @@ def upscale(
     check_size(picture, pipeline.factor // own, 1)
     small = to_images(picture, 3).to(pipeline.device)
     size = (picture.height * own, picture.width * own)
-    return upscaling.NativeUpscaling(small, size, 20 if level is None else level)
+    level, levels = LEVEL if level is None else level, pipeline.unet.config.num_class_embeds
+    if levels is not None and level >= levels:
+        raise ValueError(f"the noise level is {level}; this U-Net knows levels below {levels}.")
+    return upscaling.NativeUpscaling(small, size, level, pipeline.low_res)

@@ -21,7 +21,7 @@ class UNetConfig:
     mid_block_type: str = "UNetMidBlock2DCrossAttn"
     up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3  # smallest first
     only_cross_attention: bool | tuple[bool, ...] = False  # pixels look at the text alone; not mid
-    cross_attention_dim: int = 768  # width of the text embedding (CLIP ViT-L/14: 768)
+    cross_attention_dim: int | None = 768  # width of the text embedding; None: it reads no text
     attention_head_dim: int | tuple[int, ...] = 8  # number of heads (!), per level or for all
     use_linear_projection: bool = False  # shape of two weights: SD 1.x False, SD 2.x True
     upcast_attention: bool = False  # a note: the attention used here always accumulates in fp32
@@ -45,6 +45,14 @@ class UNetConfig:
                 if one not in allowed:
                     choices = " and ".join(map(str, allowed))
                     raise ValueError(f"{name}: {one!r} is not one of {choices}.")
+        if self.cross_attention_dim is None:
+            if self.conditional:
+                raise ValueError(
+                    "cross_attention_dim is None, for a U-Net that reads no text, but some of its "
+                    "blocks look at one: those with CrossAttn in their name."
+                )
+            # A number that nothing looks at, without which diffusers does not open the folder.
+            object.__setattr__(self, "cross_attention_dim", type(self).cross_attention_dim)
         heads_per_level = per_level(self.attention_head_dim, levels)
         for channels, heads in zip(self.block_out_channels, heads_per_level, strict=True):
             if channels < 1 or channels % self.norm_num_groups or channels % 2:

@@ -14,13 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.image_to_image import ImageToImage
+from ldm.low_res import LowRes
 from ldm.noise import SeededNoise
-from ldm.schedule import NoiseSchedule, scaled_linear
 from ldm.shapes import Estimates, Latents, Timesteps
 from ldm.task import Network, Task
 
-MAX_LEVEL = 350  # of the noise on the small picture that the x4 upscaler was trained with
-SMALL = NoiseSchedule(scaled_linear(0.0001, 0.02))  # by which noise is put on the small picture
 PROJECTIONS = 3  # after which what is left lies below a gray level, but for clipped colors
 
 
@@ -38,21 +36,25 @@ class NativeUpscaling(Task):
         small: Float[Tensor, "1 c h w"],
         size: tuple[int, int],
         level: int,
+        low_res: LowRes,
     ):
         """
         Args:
             small: in [-1, 1]; has as many pixels as the latents.
             size: of the large picture.
-            level: of the noise on the small one, from 0 to 350.
+            level: of the noise on the small one: a time of the schedule in low_res.
         """
-        if not 0 <= level <= MAX_LEVEL:
-            raise ValueError(f"the noise level is {level}; it must be from 0 to {MAX_LEVEL}.")
+        if not 0 <= level <= low_res.max_level:
+            raise ValueError(
+                f"the noise level is {level}; for this model it must be from 0 to "
+                f"{low_res.max_level}."
+            )
         self.small, self.size, self.level = small, size, level
-        self.alpha, self.sigma = (x[0] for x in SMALL.exact(torch.tensor([level])))
+        self.alpha, self.sigma = (x[0] for x in low_res.schedule.exact(torch.tensor([level])))
 
     def network(self, network: Network, noise: SeededNoise) -> Network:
         shape = tuple(self.small.shape[1:])
-        fresh = SeededNoise(shape, noise.seeds, noise.device).stream(0).initial()
+        fresh = noise.shaped(shape).stream(0).initial()
         beside = self.alpha * self.small + self.sigma * fresh
 
         def told(z_t: Latents, t: Timesteps, *more: Any) -> Estimates:

@@ -137,6 +137,8 @@ def apply_lora(pipeline: TextToImage, source: Path, scale: float = 1.0) -> None:
         add_changes(pipeline.unet.state_dict(), unet, scale, source, "this model's U-Net")
     if text := parts.get("text_encoder"):
         encoder = pipeline.text_encoder
+        if encoder is None:
+            raise ValueError(f"{source} changes a text encoder, and this model has none.")
         weights = to_hugging_face(encoder.tower.state_dict())
         weights = {name: weight.clone() for name, weight in weights.items()}
         add_changes(weights, text, scale, source, "this model's text encoder")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import check
@@ -14,6 +15,7 @@ import train_ldm
 import train_vae
 from tests.mistakes import TRAININGS, command, refusal, tree
 from tests.pictures import captioned, picture, truncated, write_metadata
+from training.cli import run_main
 
 ROOT = Path(__file__).parents[1]
 
@@ -157,6 +159,7 @@ def test_flags_of_sample(refused, world):
     refused(sample, "--batch-size is 0; it must be above 0", "--batch-size", 0)
     refused(sample, "30 cannot be drawn.*multiples of 8. Near: 32x24", "--height", 30)
     refused(sample, "0x32 cannot be drawn", "--width", 0)
+    refused(sample, "32x32000000 is asked for.*1024 million", "--height", 32000000)
     file = world / "data" / "000.png"
     refused(sample, "--out .*000.png cannot be a folder.*Choose another", "--out", file)
     refused(evaluate, "--samples is 0; it must be above 0", "--samples", 0)
@@ -165,7 +168,7 @@ def test_flags_of_sample(refused, world):
 def test_prompts_from_files(refused, world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("prompts")
     (folder / "blank.txt").write_text("\n  \n")
-    (folder / "latin.txt").write_bytes(b"caf\xe9\n")
+    (folder / "latin.txt").write_bytes(b"tea\ncaf\xe9\n")
     refused(
         sample,
         "blank.txt has no prompts in it; write one a line",
@@ -173,15 +176,34 @@ def test_prompts_from_files(refused, world, tmp_path_factory):
         folder / "blank.txt",
     )
     refused(
-        sample, "cannot be read .not UTF-8.*one prompt a line", "--prompts", folder / "latin.txt"
+        sample,
+        "cannot be read .line 2 is not UTF-8.*one prompt a line",
+        "--prompts",
+        folder / "latin.txt",
     )
     refused(sample, "cannot be read .No such file", "--prompts", folder / "nowhere.txt")
+    (folder / "signs.txt").write_text("a cat\na (red cat\n")
+    refused(sample, "signs.txt, line 2: .*a .red cat", "--prompts", folder / "signs.txt")
+    (folder / "start.jsonl").write_text(
+        '{"prompt": "a"}\n{"prompt": "b", "init_image": "none.png"}'
+    )
+    refused(sample, "start.jsonl, line 2: none.png: ", "--prompts", folder / "start.jsonl")
 
 
 def test_no_prompt_at_all(world, tmp_path, capsys):
     arguments = command(sample, world, tmp_path / "out")
     arguments.remove("red")
     assert "no prompt given. For example: python sample.py" in refusal(capsys, sample, arguments)
+
+
+def test_memory_that_does_not_suffice(capsys):
+    def main():
+        np.empty(2**57)
+
+    with pytest.raises(SystemExit) as stopped:
+        run_main(main)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("error: the memory does not suffice")
 
 
 # Whole processes.

@@ -62,7 +62,7 @@ def refused(script, capsys, *flags) -> str:
     return capsys.readouterr().err
 
 
-def test_16_bits_through_both_stages_and_back(world, sixteen, tmp_path, monkeypatch):
+def test_16_bits_through_both_stages_and_back(world, sixteen, tmp_path, monkeypatch, capsys):
     vae, ldm, out = (tmp_path / name for name in ("vae", "ldm", "out"))
     run(train_vae, "--data", sixteen, "--out", vae, *FAST)
     pixels = recorded_format(read_provenance(vae))
@@ -87,6 +87,11 @@ def test_16_bits_through_both_stages_and_back(world, sixteen, tmp_path, monkeypa
     assert (raster.values % 257 != 0).any()  # more than 8 bits
     with Image.open(out / "00001.png") as image:
         assert json.loads(image.text["latentsmith"])["seed"] == 1
+    again = ("--from-png", out / "00001.png", "--out", tmp_path / "again", "--device", "cpu")
+    run(sample, *again)  # ends with an error unless the pixels are the same
+    assert (read_raster(tmp_path / "again" / "00000.png").values == raster.values).all()
+    flags = ("a ramp", "--model", ldm, "--init-image", held_out[0], "--out", out)
+    assert "read in 8 bits" in refused(sample, capsys, *flags, "--device", "cpu")
 
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "scans").symlink_to(sixteen)
@@ -120,6 +125,9 @@ def test_five_channels_of_floats_through_both_stages_and_back(world, five, tmp_p
     assert "other numbers: float32, -100 to 800; these are float32, 0 to 800" in told
     made_by = json.loads((out / "00000.json").read_text())
     assert json.loads(made_by["latentsmith"])["prompt"] == "a ramp"
+    other = tmp_path / "other"
+    run(sample, "--from-png", out / "00000.npy", "--out", other, "--device", "cpu")
+    assert np.array_equal(np.load(other / "00000.npy"), values)
 
 
 def test_another_depth_than_the_autoencoders_is_refused(world, five, tmp_path, capsys):

@@ -1,8 +1,9 @@
 """sample.py beyond a prompt and a picture: files in, files out, and the same picture again."""
 
 import json
+import re
+import shutil
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import sample
-from drawing.animation import gif, mp4
 from drawing.files import plan_names, slug
 from drawing.lines import line_of, pictures_of, read_lines
 from drawing.metadata import encoded, read_record
@@ -84,11 +84,29 @@ def test_another_model_cannot_draw_it_again(world, tmp_path, capsys):
     assert "give no prompts" in refusal(capsys, sample, [*flags, "red"])
 
 
+def test_a_weak_model_is_known_by_its_hash_wherever_it_lies(world, tmp_path, capsys):
+    shutil.copytree(world / "ldm", tmp_path / "weak")
+    drawn(world, tmp_path / "first", *FLAGS["weak"][2:], "--weak-model", tmp_path / "weak")
+    file = tmp_path / "first" / "00000.png"
+    moved = (tmp_path / "weak").rename(tmp_path / "moved")
+    draw_again(capsys, tmp_path / "again", file, "--weak-model", moved)
+    other = TextToImage.load(moved)
+    other.unet.conv_out.bias.data += 1
+    other.save(moved / "model")
+    flags = ["--out", str(tmp_path / "third"), "--device", "cpu", "--weak-model", str(moved)]
+    message = refusal(capsys, sample, [*flags, "--from-png", str(file)])
+    assert re.search("its weak_model has sha256 .*Name the right one by --weak-model", message)
+    drawn(world, tmp_path / "alone")
+    message = refusal(capsys, sample, [*flags, "--from-png", str(tmp_path / "alone" / "00000.png")])
+    assert "drawn without a weaker model; leave out --weak-model" in message
+    assert not (tmp_path / "third").exists()
+
+
 def test_what_is_not_the_same_ends_with_an_error(world, tmp_path, capsys):
     file = tmp_path / "00000.png"
     drawn(world, tmp_path)
     with Image.open(file) as image:
-        changed, record = np.asarray(image).copy(), read_record(file, image)
+        changed, record = np.asarray(image).copy(), read_record(file)
     changed[0, 0, 0] ^= 1
     file.write_bytes(encoded(Image.fromarray(changed), record))
     flags = ["--from-png", str(file), "--out", str(tmp_path / "again"), "--device", "cpu"]
@@ -116,9 +134,9 @@ def test_metadata_in_every_format(tmp_path, kind):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
     file = tmp_path / "picture"
     file.write_bytes(encoded(image, record, kind))
+    assert read_record(file) == record
     with Image.open(file) as again:
-        assert again.format == kind.upper() and read_record(file, again) == record
-        assert not again.getexif().get(0x0112)
+        assert again.format == kind.upper() and not again.getexif().get(0x0112)
 
 
 def test_formats_of_files(world, tmp_path, capsys):
@@ -272,56 +290,15 @@ def test_previews_are_asked_for(world, tmp_path):
     assert not (tmp_path / "none" / "previews").exists()
 
 
-def test_an_animation_goes_from_picture_to_picture(world, tmp_path):
-    flags = ("--steps", 2, "--interpolate", 3, "--seed", "1,2")
-    (file,) = drawn(world, tmp_path, *flags, prompts=["green"])
-    with Image.open(file) as film:
-        assert film.n_frames == 3 * 3 + 1  # red 1, red 2, green 1, green 2
-        frames = []
-        for k in range(film.n_frames):
-            film.seek(k)
-            frames.append(np.asarray(film.convert("RGB")).astype(int))
-    assert all(np.abs(a - b).mean() > 0 for a, b in pairwise(frames))
-    (first,) = drawn(world, tmp_path / "ends", "--steps", 2, "--seed", 1)
-    with Image.open(first) as picture:
-        assert np.abs(frames[0] - np.asarray(picture)).mean() < 10  # of 256 colors
-
-
-def test_an_animation_of_one_picture_is_refused(refused):
-    refused(sample, "goes from picture to picture.*Give several", "--interpolate", 3)
-
-
-def frames(count: int) -> list[Image.Image]:
-    return [Image.new("RGB", (32, 16), (20 * k, 100, 200)) for k in range(count)]
-
-
-def test_an_mp4_holds_the_frames(tmp_path):
-    av = pytest.importorskip("av")
-    (tmp_path / "film.mp4").write_bytes(mp4(frames(5), 8))
-    with av.open(str(tmp_path / "film.mp4")) as film:
-        decoded = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
-    assert len(decoded) == 5
-    for k, frame in enumerate(decoded):
-        assert np.abs(frame.mean(axis=(0, 1)) - (20 * k, 100, 200)).max() < 6
-    with pytest.raises(ValueError, match="even sides, not 31x16"):
-        mp4([Image.new("RGB", (31, 16))], 8)
-
-
-def test_without_pyav_an_mp4_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "av", None)
-    with pytest.raises(ValueError, match=r"pip install 'latentsmith\[video\]'.*--format gif"):
-        mp4(frames(2), 8)
-    assert gif(frames(2), 8).startswith(b"GIF89a")
-
-
 # When it goes wrong.
 
 
+@pytest.mark.parametrize("weak", [False, True])
 def test_not_a_number_in_half_precision_is_drawn_once_more_in_fp32(
-    world, tmp_path, capsys, monkeypatch
+    world, tmp_path, capsys, monkeypatch, weak
 ):
-    forward = torch.nn.Module.__call__
-    (exact,) = drawn(world, tmp_path / "exact")
+    forward, flags = torch.nn.Module.__call__, ("--weak-model", world / "ldm") * weak
+    (exact,) = drawn(world, tmp_path / "exact", *flags)
 
     def overflows(self, *args, **kwargs):
         output = forward(self, *args, **kwargs)
@@ -330,7 +307,7 @@ def test_not_a_number_in_half_precision_is_drawn_once_more_in_fp32(
         return output
 
     monkeypatch.setattr(torch.nn.Module, "__call__", overflows)
-    (again,) = drawn(world, tmp_path / "half", "--dtype", "bf16")
+    (again,) = drawn(world, tmp_path / "half", "--dtype", "bf16", *flags)
     assert "Now once more in fp32" in capsys.readouterr().err
     assert again.read_bytes() == exact.read_bytes()
 
@@ -364,6 +341,9 @@ def test_pictures_to_begin_with(world, given, tmp_path):
         "37x32.*multiples of 8": {"init_image": given, "outpaint": (0, 0, 5, 0)},
         "cannot grow": {"init_image": given, "outpaint": (0, 0, 0, 0)},
         "enlarged 2 times or more": {"init_image": given, "upscale": 1},
+        "32000x32000 is asked for.*1024 million": {"init_image": given, "upscale": 1000},
+        "32x320000032 is asked for": {"init_image": given, "outpaint": (0, 0, 0, 320000000)},
+        "800000x320 is asked for": {"init_image": given, "width": 800000, "height": 320},
     }.items():
         with pytest.raises(ValueError, match=pattern):
             Options(**options).task(pipeline)
@@ -390,6 +370,8 @@ def test_options_that_make_no_sense(refused, given):
         "--negative-prompt is for guided": ("--guidance-scale", 1, "--negative-prompt", "x"),
         "--guidance-rescale is for guided": ("--guidance-scale", 0, "--guidance-rescale", 0.5),
         "--quality is 101; it must be from 1 to 100": ("--quality", 101),
+        "--quality is for --format jpeg and webp": ("--quality", 80),
+        "--lora-scale is for --lora, which is not given": ("--lora-scale", 0.5),
         "--seed 3-1 is not understood": ("--seed", "3-1"),
     }.items():
         refused(sample, pattern, *flags)

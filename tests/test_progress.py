@@ -8,7 +8,7 @@ import pytest
 
 from training import progress
 from training.memory import memory_in_words
-from training.progress import ProgressBar, duration, progress_bar
+from training.progress import ProgressBar, counting, duration, progress_bar
 
 
 class Clock:
@@ -97,3 +97,17 @@ def test_durations(seconds, text):
 
 def test_memory_is_that_of_this_process():
     assert re.match(r"memory \d", memory_in_words())
+
+
+def test_what_counts_by_itself_is_told_in_lines_or_a_bar(clock, monkeypatch, capsys):
+    with counting("sampling", 100, "image steps") as count:
+        for _ in range(25):
+            clock.now += 2.0
+            count(4)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "sampling: 60 of 100 image steps, 2 per second, 20 s left"
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with counting("sampling", 8, "image steps") as count:
+        count(8)
+    assert "8/8" in terminal.getvalue() and "image steps/s" in terminal.getvalue()

@@ -104,14 +104,14 @@ def test_a_weaker_model_from_a_state_and_from_a_model_folder(pipeline, tmp_path)
     plain, drawn = draw(pipeline, "a cat"), []
     earlier.save(tmp_path / "smaller" / "model")
     for source in (save_run(earlier, tmp_path / "run"), tmp_path / "smaller"):
-        weak = open_weak(source, pipeline)
+        weak, _ = open_weak(source, pipeline)
         assert torch.equal(weak.unet.conv_in.weight, earlier.unet.conv_in.weight)
         drawn.append(draw(pipeline, "a cat", weak=weak))
     assert np.array_equal(*drawn) and not np.array_equal(drawn[0], plain)
 
 
 def test_led_away_from_itself_a_model_draws_plainly(pipeline, tmp_path):
-    weak = open_weak(save_run(pipeline, tmp_path / "run"), pipeline)
+    weak, _ = open_weak(save_run(pipeline, tmp_path / "run"), pipeline)
     assert np.abs(draw(pipeline, "a cat", weak=weak) - draw(pipeline, "a cat", scale=1)).max() <= 1
 
 

@@ -14,7 +14,6 @@ from ldm.requests import Request, between, draw_in_batches
 from ldm.sampling import Sampling
 from ldm.task import TEXT_TO_IMAGE
 from ldm.unet import UNet
-from ldm.upscaling import SMALL
 from tests.test_pipeline import make_pipeline
 
 SIDE = 32
@@ -34,7 +33,8 @@ def with_unet(pipeline: TextToImage, **changes) -> TextToImage:
     for weight in unet.parameters():
         if not weight.any():
             torch.nn.init.normal_(weight, std=0.05)
-    parts = (pipeline.autoencoder, pipeline.text_encoder, pipeline.schedule_config, "flow")
+    schedule, prediction = pipeline.schedule_config, pipeline.denoiser.prediction
+    parts = (pipeline.autoencoder, pipeline.text_encoder, schedule, prediction)
     return TextToImage(unet, *parts)
 
 
@@ -142,6 +142,10 @@ def test_a_model_made_for_inpainting_is_told_mask_and_picture(pipeline):
     kept = Image.composite(drawn[1], given, half_mask())  # outside, each is as it was given
     assert np.array_equal(pixels(drawn[0]), pixels(kept))
     assert np.abs(pixels(drawn[0]) - pixels(given))[:, SIDE // 2 :].mean() > 5
+    for thin in (half_mask().point(lambda x: x // 3), Image.new("L", (SIDE, SIDE))):
+        thin.putpixel((5, 5), 255)  # between the pixels that are seen
+        with pytest.raises(ValueError, match=r"black and white, and one pixel in 4.*wider"):
+            tasks.inpaint(native, given, thin)
 
 
 def test_outpainting_grows_the_canvas(pipeline):
@@ -219,12 +223,15 @@ def test_an_upscaling_model_sees_the_small_picture_with_noise(pipeline):
     assert drawn[20].shape == (1, 4, 16, 16) and not torch.equal(drawn[20], drawn[300])
     latents, _, _, levels = seen[0]
     assert set(levels.tolist()) == {20}
-    alpha, sigma = SMALL.exact(torch.tensor([20]))
+    alpha, sigma = native.low_res.schedule.exact(torch.tensor([20]))
     pixels_in = torch.tensor(np.asarray(small)).permute(2, 0, 1) / 127.5 - 1
     noise = (latents[0, 4:] - alpha[0] * pixels_in) / sigma[0]
     assert noise.std() == pytest.approx(1, rel=0.1) and abs(noise.mean()) < 0.1
     both = native.draw(native.requests(PROMPT * 2, seed=[4, 5]), GUIDED, task=task)
     assert torch.equal(both[1], drawn[300])
+    four, five = native.requests(PROMPT * 2, seed=[4, 5])
+    (there,) = native.draw([between(four, five, 1.0)], GUIDED, task=task)
+    assert torch.equal(there, drawn[300])  # noise on the small picture goes along
     (seen_by_windows,) = native.draw(native.requests(PROMPT), GUIDED, task=task, window=SIDE)
     assert seen_by_windows.shape == (1, 4, 16, 16) and seen[-1][0].shape[-2:] == (8, 8)
     with pytest.raises(ValueError, match="give a noise level, no strength"):
@@ -264,39 +271,6 @@ def test_interpolation_ends_in_the_pictures(pipeline):
     long = Request([*a.conds, *a.conds], a.uncond, 0)
     with pytest.raises(ValueError, match="as many parts"):
         between(a, long, 0.5)
-
-
-# Without a text.
-
-
-def test_a_model_without_text(pipeline):
-    kinds = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
-    free = with_unet(pipeline, mid_block_type="UNetMidBlock2D", **kinds)
-    calls = []
-    first, second = free(["", ""], steps=2, progress=calls.append)
-    assert calls == [2, 2] and not np.array_equal(pixels(first), pixels(second))
-    with pytest.raises(ValueError, match="reads no prompt, but got 'a cat'"):
-        free(PROMPT)
-
-
-def test_classes_by_name(pipeline, tmp_path):
-    kinds = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
-    kinds |= {"mid_block_type": "UNetMidBlock2D", "num_class_embeds": 3}
-    model = with_unet(pipeline, **kinds)
-    model.classes = ("cat", "dog")
-    model.save(tmp_path / "model")
-    model = TextToImage.load(tmp_path)
-    cat, dog, guided = (
-        model.draw(model.requests([name], seed=[0]), Sampling(steps=2, guidance=Guidance(scale=w)))
-        for name, w in (("cat", 1.0), ("dog", 1.0), ("dog", 3.0))
-    )
-    assert not torch.equal(cat[0], dog[0]) and not torch.equal(dog[0], guided[0])
-    with pytest.raises(ValueError, match=r"no class 'cats'. Did you mean 'cat'"):
-        model(["cats"])
-    model.classes = ("cat", "dog", "cow")  # no class is left for "no class"
-    model(["cow"], steps=1, guidance_scale=1.0)
-    with pytest.raises(ValueError, match=r'not taught "no class".*guidance scale 1'):
-        model(["cow"], steps=1)
 
 
 # Memory.
@@ -346,6 +320,18 @@ def test_batches_become_smaller_until_they_fit(capsys):
 
     with pytest.raises(ValueError, match=r"one picture of this size.*windows"):
         draw_in_batches(never, requests, 8, fill=False)
+
+    def never_on_a_cpu(chosen, watch):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB")
+
+    with pytest.raises(ValueError, match="does not suffice"):
+        draw_in_batches(never_on_a_cpu, requests, 8, fill=True)
+
+    def broken(chosen, watch):
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        draw_in_batches(broken, requests, 8, fill=True)
 
 
 def test_the_kind_of_task_must_fit_the_model(pipeline):

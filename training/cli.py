@@ -108,7 +108,7 @@ def run_main(main: Callable[[], None]) -> None:
                 return main()
         except KeyboardInterrupt as stop:
             message, status = "\n" + (str(stop) or "stopped."), STOPPED  # after the terminal's ^C
-        except (ValueError, OSError, SafetensorError, FloatingPointError) as error:
+        except (ValueError, OSError, SafetensorError, FloatingPointError, MemoryError) as error:
             if os.environ.get("LATENTSMITH_TRACEBACK"):
                 raise
             message, status = f"error: {in_words(error)}", 2
@@ -118,6 +118,8 @@ def run_main(main: Callable[[], None]) -> None:
 
 def in_words(error: Exception) -> str:
     """The message of an error. What comes from the system bare gets a file and advice."""
+    if isinstance(error, MemoryError):
+        return "the memory does not suffice. Ask for smaller pictures, or for fewer at once."
     inner = re.search(r"\(os error (\d+)\)", str(error))  # how safetensors passes one on
     if inner and isinstance(error, SafetensorError):
         error = OSError(int(inner[1]), os.strerror(int(inner[1])))

@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
@@ -104,6 +105,31 @@ def told(items: Iterable, title: str, total: int) -> Iterator:
             left = (now - begun) / max(done, 1) * (total - done)
             print(f"{title}: {done} of {total}, {duration(left)} left", file=sys.stderr, flush=True)
         yield item
+
+
+@contextmanager
+def counting(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """And where what takes long itself says how much more of it is done: by the call given here."""
+    if in_terminal():
+        with tqdm(total=total, desc=title, unit=f" {unit}", dynamic_ncols=True) as bar:
+            yield bar.update
+        return
+    begun = spoken = time.monotonic()
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done, spoken
+        done, now = done + more, time.monotonic()
+        if now - spoken >= QUIET:
+            spoken, rate = now, done / (now - begun)
+            print(
+                f"{title}: {done} of {total} {unit}, {rate:.3g} per second, "
+                f"{duration((total - done) / rate)} left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    yield count
 
 
 def say(text: str) -> None:

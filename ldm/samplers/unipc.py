@@ -8,6 +8,8 @@ from ldm.samplers.path import DrawNoise, Levels, Path, Steps
 from ldm.schedule import Schedule
 from ldm.shapes import Denoise, Latents
 
+ORDERS = (1, 2, 3)
+
 
 @torch.no_grad()
 def unipc(
@@ -25,8 +27,8 @@ def unipc(
     Each step is predicted from up to `order` earlier calls, and corrected by the call that the next
     step makes anyway: one call per step. The first and the last steps are of lower order.
     """
-    if order not in (1, 2, 3):
-        raise ValueError(f"unipc has order 1, 2 or 3, not {order}.")
+    if order not in ORDERS:
+        raise ValueError(f"unipc has order {', '.join(map(str, ORDERS))}, not {order}.")
     path = Path(schedule, steps, noise, start_at_sigma)
     z, before, used = path.start, path.start, 1
     known: list[Latents] = []  # z_0 of earlier calls, the newest first
