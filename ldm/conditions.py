@@ -6,7 +6,6 @@ only one thing. Of a class it is its number, of nothing a zero, both of shape (1
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -101,7 +100,7 @@ def possible_guidance(
         return guidance
     if not knows_classes(unet):
         plain = Guidance(scale=1.0)
-        if replace(guidance, scale=1.0) != plain:
+        if guidance not in (plain, Guidance(scale=0.0), Guidance()):
             raise ValueError(
                 "this model reads no prompt, so that guidance has nothing to lead away from but a "
                 "weaker model: give one, or leave out all options of guidance."

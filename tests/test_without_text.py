@@ -122,7 +122,9 @@ def test_a_weaker_model_is_all_that_guides_a_model_without_text():
         beside = {"weak": weak} if options.get("scale", 4.0) == 3.0 else {}
         return strong.draw(strong.requests([""]), how, **beside)[0]
 
-    assert torch.equal(drawn(scale=1.0), drawn(scale=7.0))
+    assert torch.equal(drawn(scale=1.0), drawn())
+    with pytest.raises(ValueError, match="nothing to lead away from but a weaker model"):
+        drawn(scale=7.0)
     assert not torch.equal(drawn(scale=1.0), drawn(scale=3.0))
     assert not torch.equal(drawn(scale=3.0), drawn(scale=3.0, rescale=0.5))
     with pytest.raises(ValueError, match="nothing to lead away from but a weaker model"):
