@@ -64,7 +64,9 @@ class Config:
     video: Literal["gif", "mp4"] = "gif"  # of these frames; mp4 needs PyAV
     fps: Positive[float] = 12.0  # frames per second
 
-    batch_size: Positive[int] = 16  # pictures drawn at once on an accelerator; changes no picture
+    batch_size: Positive[int] | None = (
+        None  # pictures drawn at once; on a CPU changes their last bits
+    )
     device: str = "auto"  # cpu, cuda, mps; auto takes what is there
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the U-Net
     compile: bool = False  # the U-Net; pays off for many pictures of one size
@@ -169,6 +171,8 @@ def deep_format(config: Config, studio: Studio) -> tuple[PixelFormat, str] | Non
 
 def recorded(config: Config, studio: Studio, picture: Picture) -> dict[str, Any]:
     record = studio.record(picture)
+    if studio.batch_size is not None and studio.pipeline.device.type == "cpu":
+        record |= {"batch_size": studio.batch_size}
     if config.lora is not None:
         record |= {"lora": str(config.lora), "lora_scale": config.lora_scale}
     return record
@@ -206,7 +210,8 @@ def as_recorded(config: Config) -> tuple[Config, list[Line], dict[str, Any]]:
     lines, record = lines_from(config.from_png, config.options)
     model = config.model or (Path(record["model"]) if "model" in record else None)
     used = {"ema": record.get("ema", False), "dtype": record.get("dtype", "fp32")}
-    used |= {name: record[name] for name in ("interpolate", "video", "fps") if name in record}
+    kept = ("interpolate", "video", "fps", "batch_size")
+    used |= {name: record[name] for name in kept if name in record}
     if "lora" in record and config.lora is None:
         used |= {"lora": Path(record["lora"]), "lora_scale": record["lora_scale"]}
     return replace(config, model=model, options=lines[0].options, **used), lines, record

@@ -112,6 +112,7 @@ def load(side: str, folder: Path, config: Config) -> Callable[[], None]:
         if "compiled" in side:
             compile_unet(pipeline.unet)
         options = {"steps": config.steps, "guidance_scale": config.guidance_scale}
+        options["batch_size"] = config.batch_size
         return partial(pipeline, prompts, sampler="dpmpp_2m", **options)
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 

@@ -19,6 +19,7 @@ MODEL = (
     "model",
     "ema",
     "dtype",
+    "batch_size",
     "hashes",
     "files",
     "lora",

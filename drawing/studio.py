@@ -37,11 +37,11 @@ class Studio:
         ema: bool = False,
         dtype: str = "fp32",
         compiled: bool = False,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         adapt: Callable[[TextToImage], dict[str, str]] | None = None,
     ):
-        """batch_size: on an accelerator. adapt: changes the weights, and gives hashes of what it
-        changes them by."""
+        """batch_size: as the pipeline takes it. adapt: changes the weights, and gives the hashes of
+        what it changes them by."""
         self.model, self.ema, self.batch_size, self.adapt = model, ema, batch_size, adapt
         self.weaker: dict[Path, tuple[TextToImage, str]] = {}  # opened so far, with their sha256
         self.pipeline = TextToImage.load(model, ema=ema)

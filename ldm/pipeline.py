@@ -176,7 +176,7 @@ class TextToImage:
         height: int | None = None,
         width: int | None = None,
         window: int | None = None,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         progress: Callable[[int], None] | None = None,
         preview: Callable[[list[int], Float[Tensor, "b c h w"]], None] | None = None,
     ) -> list[Float[Tensor, "1 c h w"]]:
@@ -186,7 +186,8 @@ class TextToImage:
             weak: a worse model of the same kind that guidance leads away from (autoguidance).
             height, width: in pixels, by default the size trained on; a task may fix them.
             window: side in pixels of overlapping windows that a larger picture is drawn through.
-            batch_size: pictures drawn at once; a matter of memory, not of the result.
+            batch_size: pictures drawn at once; by default 16, and on a CPU few, by their size. On a
+                CPU fewer are filled up to it, so the last bits depend on it and on nothing else.
             progress: called with the number of pictures after each evaluation of the network.
             preview: called then with the pictures' places and the estimates of their latents.
         """
@@ -203,7 +204,7 @@ class TextToImage:
             )
 
         cpu = self.device.type == "cpu"
-        size = cpu_group(shape) if cpu else batch_size
+        size = batch_size or (cpu_group(shape) if cpu else 16)
         return draw_in_batches(draw, requests, size, cpu, progress, preview)
 
     def windowed(self, window: int | None) -> Denoiser:

@@ -112,6 +112,7 @@ def draw_in_batches(
 
 
 def cpu_group(shape: tuple[int, int, int]) -> int:
-    """Images per batch on a CPU: a power of two that depends on nothing but the picture's size."""
+    """Images per batch on a CPU, unless said otherwise: a power of two that depends on nothing but
+    the picture's size."""
     pixels = shape[1] * shape[2]
     return min(8, 2 ** (max(1, CPU_GROUP_PIXELS // pixels).bit_length() - 1))

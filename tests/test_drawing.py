@@ -54,6 +54,7 @@ FLAGS = {
     "style": ("--style-image", "GIVEN", "--source-prompt", "a cat", "--variation", 0.3),
     "window": ("--width", 64, "--window", 32),
     "dtype": ("--dtype", "bf16"),
+    "batch size": ("--batch-size", 3, "-n", 2),
     "prompt": ("--negative-prompt", "a (cat:1.5)", "--guidance-parallel", 0, "--steps", 2),
     "caption": ("--plain-prompts", "--negative-prompt", "a (cat", "--guidance-max-norm", 9),
     "weak": ("--weak-model", "WORLD/ldm", "--guidance-momentum", -0.5, "--steps", 2),

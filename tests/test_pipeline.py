@@ -60,6 +60,17 @@ def test_an_image_does_not_depend_on_its_batch(pipeline, sampler):
     assert not torch.equal(together[4], together[9])  # the same prompt, another seed
 
 
+@pytest.mark.parametrize("size", [1, 5, 16])
+def test_nor_does_it_in_batches_of_a_size_of_ones_own(pipeline, size):
+    """Of another size the pictures are the same up to rounding."""
+    requests, sampling = pipeline.requests(PROMPTS * 2, seed=100), Sampling(steps=3)
+    together = pipeline.draw(requests, sampling, batch_size=size)
+    (alone,) = pipeline.draw(requests[-1:], sampling, batch_size=size)
+    assert torch.equal(alone, together[-1])
+    (usual,) = pipeline.draw(requests[-1:], sampling)
+    torch.testing.assert_close(alone, usual, rtol=0, atol=1e-4)
+
+
 def test_pictures_of_one_call_equal_pictures_of_several(pipeline):
     together = pipeline(PROMPTS * 2, steps=3, seed=5)
     alone = pipeline([PROMPTS[2]], steps=3, seed=12)
