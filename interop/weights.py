@@ -146,11 +146,16 @@ def shards(index: Path) -> list[str]:
 
 
 def require(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: Path, what: str
+    found: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    source: Path,
+    what: str,
+    around: Mapping[str, tuple[int, ...]] | None = None,
 ) -> None:
     """Refuses weights unless they have exactly the names and shapes of `expected`.
 
-    source: where they are from. what: they should be, for the message.
+    For the message, source: where they are from; what: they should be; around: shapes of all that
+    is there, if it is more.
     """
     both = found.keys() & expected.keys()
     given, needed = ({key: described(w[key]) for key in both} for w in (found, expected))
@@ -165,7 +170,7 @@ def require(
     }
     count = sum(map(len, faults.values()))
     if count:
-        shapes = {key: tuple(value.shape) for key, value in found.items()}
+        shapes = around or {key: tuple(value.shape) for key, value in found.items()}
         raise ValueError(
             f"{source} does not hold {what}. {count} difference{'s' * (count > 1)}, "
             + "; ".join(
