@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from interop.names import Shape
-from interop.weights import require
+from interop.weights import in_memory, require
 
 Renaming = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
@@ -35,4 +35,6 @@ class Part:
             for weights in (self.weights, expected)
         )
         require(found, needed, self.source, self.what, self.around)
-        return {name: value.to(expected[name].dtype) for name, value in self.weights.items()}
+        return {
+            name: in_memory(value, expected[name].dtype) for name, value in self.weights.items()
+        }
