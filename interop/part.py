@@ -35,6 +35,7 @@ class Part:
             for weights in (self.weights, expected)
         )
         require(found, needed, self.source, self.what, self.around)
+        require(self.weights, expected, self.source, self.what)  # should two names have become one
         return {
             name: in_memory(value, expected[name].dtype) for name, value in self.weights.items()
         }

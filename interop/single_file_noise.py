@@ -14,6 +14,8 @@ UPSCALER_BETAS = (0.0001, 0.02)
 
 @dataclass(frozen=True)
 class Noise:
+    """Each as far as it is told."""
+
     scheduler: dict[str, Any] | None  # a whole scheduler_config.json; what is written here has one
     betas: tuple[float, float]  # first and last of its family
     alpha_bar: Tensor | None  # the stored table
