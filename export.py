@@ -76,6 +76,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             "its header holds the whole config, so that it can be read here. Tools that look at "
             "names and shapes only would not know:\n  " + "\n  ".join(lines)
         )
+        part = "" if config.part == "all" else f" --part {config.part}"
+        print(
+            "diffusers' from_single_file is told by config=FOLDER, a folder made from the file, as "
+            "the scale of its latents may not be that of the model:\n"
+            f"  python export.py {config.out} FOLDER --format diffusers{part}"
+        )
 
 
 def check(config: Config) -> None:

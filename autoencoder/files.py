@@ -23,6 +23,7 @@ from interop.diffusers_vae import DOWN_BLOCK, UP_BLOCK, autoencoder_fields, curr
 from interop.identify import named_class
 from interop.weights import (
     has_weights,
+    in_memory,
     read_folder,
     read_json,
     require,
@@ -67,7 +68,7 @@ def read_weights(folder: Path, expected: Mapping[str, Tensor]) -> dict[str, Tens
     weights = current_names(read_folder(folder, STEM))
     what = f"the autoencoder that {CONFIG} beside it describes"
     require(weights, expected, weights_file(folder, STEM), what)
-    return {key: value.float() for key, value in weights.items()}
+    return {key: in_memory(value) for key, value in weights.items()}
 
 
 def write_folder(folder: Path, config: Any, weights: Mapping[str, Tensor], provenance: dict):

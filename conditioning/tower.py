@@ -7,6 +7,8 @@ import torch
 from open_clip.transformer import LayerNorm, QuickGELU, TextTransformer
 from torch import Tensor, nn
 
+from interop.weights import in_memory
+
 ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
 PARTS_OF_A_LAYER = {  # Hugging Face -> open_clip
     "layer_norm1": "ln_1",
@@ -80,7 +82,7 @@ def empty_tower(config: TextTowerConfig) -> TextTransformer:
 def build_tower(config: TextTowerConfig, weights: dict[str, Tensor]) -> TextTransformer:
     """weights: open_clip's names, exactly those of the tower."""
     tower = empty_tower(config)
-    tower.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
+    tower.load_state_dict({k: in_memory(v) for k, v in weights.items()}, assign=True)
     # The causal mask is derived, so it is in no file; the empty tower's holds no numbers.
     tower.attn_mask = tower.build_causal_mask()
     return tower

@@ -31,11 +31,16 @@ MATRIX = re.compile(r"mid_block\.attentions\.0\.to_(q|k|v|out\.0)\.weight$")  # 
 
 
 def to_compvis(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return compvis_names(
+        {
+            name: value[:, :, None, None] if MATRIX.search(name) else value
+            for name, value in weights.items()
+        }
+    )
+
+
+def compvis_names(weights: Mapping[str, Value]) -> dict[str, Value]:
     levels = count_levels(weights, r"encoder\.down_blocks\.(\d+)\.")
-    weights = {
-        name: value[:, :, None, None] if MATRIX.search(name) else value
-        for name, value in weights.items()
-    }
     return renamed(weights, dict(modules(levels, count_layers(weights, r"resnets\.(\d+)\."))))
 
 
@@ -47,7 +52,7 @@ def from_compvis(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def diffusers_names(weights: Mapping[str, Value]) -> dict[str, Value]:
-    """Tensors or shapes, as they are stored."""
+    """Tensors as they are stored, or whatever stands for them."""
     levels = count_levels(weights, r"encoder\.down\.(\d+)\.")
     layers = count_layers(weights, r"\.block\.(\d+)\.")
     return renamed(weights, inverted(dict(modules(levels, layers))))

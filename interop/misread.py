@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from interop import compvis_text
-from interop.single_file import BETAS, PARTS, SingleFile, open_file
+from interop.single_file import PARTS, SingleFile, open_file
+from interop.single_file_noise import BETAS
 
 # Notes that change no number, and what is told in another line.
 IGNORED = ("sample_size", "force_upcast", "upcast_attention", "projection_dim", "tokenizer")

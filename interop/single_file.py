@@ -18,8 +18,9 @@ from torch import Tensor
 
 from interop import compvis_autoencoder, compvis_text, compvis_unet
 from interop.identify import seems_to_be
-from interop.names import Shape
-from interop.weights import read_header, read_tensors, require
+from interop.names import Shape, inverted
+from interop.part import Part
+from interop.weights import read_header, read_tensors
 
 HEADER = "latentsmith_model"  # the entry of the metadata that holds the configs, as JSON
 PREDICTION = "modelspec.prediction_type"  # and a known one of other tools
@@ -30,34 +31,7 @@ HARMLESS = (  # what no sampling needs: averages, losses, tables of the noise sc
     *("alphas_cumprod", "betas", "global_step", "log_one_minus_alphas_cumprod", "logvar"),
     *("lvlb_weights", "posterior_", "scale_factor", "sqrt_"),
 )
-BETAS = (0.00085, 0.012)  # first and last, their roots evenly spaced
-UPSCALER_BETAS = (0.0001, 0.02)
 SAMPLE_SIZES = {"epsilon": 64, "v_prediction": 96}  # of Stable Diffusion 2.x, by what it predicts
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of the model, as its folder would hold it: config.json's entries, and weights."""
-
-    source: Path
-    what: str  # it is, for messages
-    config: dict[str, Any]
-    weights: dict[str, Tensor]
-
-    def fit(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The weights in the precision of `expected`, whose names and shapes they must have."""
-        require(self.weights, expected, self.source, self.what)
-        return {name: value.to(expected[name].dtype) for name, value in self.weights.items()}
-
-
-@dataclass(frozen=True)
-class Noise:
-    """What a file tells about the noise that its U-Net was trained on."""
-
-    scheduler: dict[str, Any] | None  # a whole scheduler_config.json; what is written here has one
-    betas: tuple[float, float]  # first and last of its family
-    alpha_bar: Tensor | None  # the stored table
-    prediction: str | None  # diffusers' prediction_type; None is not told
 
 
 @dataclass(frozen=True)
@@ -70,9 +44,13 @@ class SingleFile:
     def holds(self, prefix: str) -> bool:
         return any(name.startswith(prefix) for name in self.shapes)
 
-    def beneath(self, prefix: str) -> dict[str, str]:
+    def prefix(self, usual: str) -> str:
+        """Of a part's names; none in a file of nothing else."""
+        return usual if self.holds(usual) else ""
+
+    def beneath(self, usual: str) -> dict[str, str]:
         """Name -> name without the prefix; all names where there is no such prefix."""
-        prefix = prefix if self.holds(prefix) else ""
+        prefix = self.prefix(usual)
         return {n: n.removeprefix(prefix) for n in self.shapes if n.startswith(prefix)}
 
     def error(self, reason: str) -> ValueError:
@@ -127,8 +105,16 @@ def read_unet(path: Path, ema: bool = False) -> Part:
     names = unet_names(file)
     if ema:
         names = averaged(file, names)
-    weights = compvis_unet.from_compvis(file.tensors(names))
-    return Part(path, "the U-Net" + " (EMA)" * ema, config_of(file, "unet"), weights)
+    return Part(
+        source=path,
+        what="the U-Net" + " (EMA)" * ema,
+        config=config_of(file, "unet"),
+        weights=compvis_unet.from_compvis(file.tensors(names)),
+        stored=compvis_unet.from_compvis(inverted(names)),
+        prefix=file.prefix(UNET),
+        bare=compvis_unet.to_compvis,
+        around=file.shapes,
+    )
 
 
 def unet_names(file: SingleFile) -> dict[str, str]:
@@ -163,8 +149,17 @@ def averaged(file: SingleFile, names: Mapping[str, str]) -> dict[str, str]:
 
 def read_autoencoder(path: Path) -> Part:
     file = open_file(path)
-    weights = compvis_autoencoder.from_compvis(file.tensors(autoencoder_names(file)))
-    return Part(path, "the autoencoder", config_of(file, "vae"), weights)
+    names = autoencoder_names(file)
+    return Part(
+        source=path,
+        what="the autoencoder",
+        config=config_of(file, "vae"),
+        weights=compvis_autoencoder.from_compvis(file.tensors(names)),
+        stored=compvis_autoencoder.diffusers_names(inverted(names)),
+        prefix=file.prefix(AUTOENCODER),
+        bare=compvis_autoencoder.compvis_names,
+        around=file.shapes,
+    )
 
 
 def autoencoder_names(file: SingleFile) -> dict[str, str]:
@@ -208,10 +203,20 @@ def read_text_encoder(path: Path) -> Part:
     config: besides the entries of config.json, those of tokenizer_config.json under "tokenizer".
     """
     file = open_file(path)
-    config, weights = config_of(file, "text_encoder"), file.tensors(text_names(file))
-    if compvis_text.prefix_of(file.shapes) == compvis_text.OPEN_CLIP:
+    names, prefix = text_names(file), compvis_text.prefix_of(file.shapes)
+    config, weights = config_of(file, "text_encoder"), file.tensors(names)
+    if prefix == compvis_text.OPEN_CLIP:
         weights = compvis_text.used_layers(weights, config["num_hidden_layers"])
-    return Part(path, "the text encoder", config, weights)
+    return Part(
+        source=path,
+        what="the text encoder",
+        config=config,
+        weights=weights,
+        stored=inverted(names),
+        prefix=prefix,
+        bare=dict,
+        around=file.shapes,
+    )
 
 
 def text_names(file: SingleFile) -> dict[str, str]:
@@ -231,28 +236,6 @@ PARTS = {  # which names it has in a file, and its config where the header does 
     "vae": (autoencoder_names, infer_autoencoder),
     "text_encoder": (text_names, infer_text_encoder),
 }
-
-
-def read_noise(path: Path) -> Noise:
-    file = open_file(path)
-    config = config_of(file, "unet")
-    upscaler = bool(config.get("num_class_embeds"))
-    prediction = file.prediction
-    if prediction is None and upscaler:
-        prediction = "v_prediction"
-    if prediction is None and config.get("cross_attention_dim") == 768:
-        prediction = "epsilon"
-    betas = UPSCALER_BETAS if upscaler else BETAS
-    return Noise(file.header.get("scheduler"), betas, stored_table(file), prediction)
-
-
-def stored_table(file: SingleFile) -> Tensor | None:
-    """alpha_bar, the squared share of the image that is left at each time; in float64."""
-    for name in ("alphas_cumprod", "betas"):
-        if name in file.shapes:
-            table = file.tensors({name: name})[name].double()
-            return table if name == "alphas_cumprod" else (1 - table).cumprod(dim=0)
-    return None
 
 
 def read_provenance(path: Path, part: str = "unet") -> dict[str, Any]:

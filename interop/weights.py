@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -146,11 +147,16 @@ def shards(index: Path) -> list[str]:
 
 
 def require(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: Path, what: str
+    found: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    source: Path,
+    what: str,
+    around: Mapping[str, tuple[int, ...]] | None = None,
 ) -> None:
     """Refuses weights unless they have exactly the names and shapes of `expected`.
 
-    source: where they are from. what: they should be, for the message.
+    For the message, source: where they are from; what: they should be; around: shapes of all that
+    is there, if it is more.
     """
     both = found.keys() & expected.keys()
     given, needed = ({key: described(w[key]) for key in both} for w in (found, expected))
@@ -165,7 +171,7 @@ def require(
     }
     count = sum(map(len, faults.values()))
     if count:
-        shapes = {key: tuple(value.shape) for key, value in found.items()}
+        shapes = around or {key: tuple(value.shape) for key, value in found.items()}
         raise ValueError(
             f"{source} does not hold {what}. {count} difference{'s' * (count > 1)}, "
             + "; ".join(
@@ -181,6 +187,15 @@ def described(tensor: Tensor) -> str:
     """The shape, and the type where it is not a floating one, which all may have."""
     shape = str(tuple(tensor.shape))
     return shape if tensor.is_floating_point() else f"{shape} of {tensor.dtype}"
+
+
+def in_memory(stored: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A copy of its own, where torch puts tensors: at multiples of 64 bytes.
+
+    One of a file lies wherever the header ends, and sums of numbers that lie otherwise are rounded
+    otherwise: the same weights from another file would draw a slightly different picture.
+    """
+    return stored.to(dtype, copy=True)
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -23,6 +23,7 @@ from interop.identify import named_class
 from interop.lora import WEIGHTS as LORA
 from interop.weights import (
     has_weights,
+    in_memory,
     read_folder,
     read_json,
     require,
@@ -88,7 +89,7 @@ def read_weights(folder: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]
     weights = read_folder(folder, STEM)
     what = f"the U-Net that {CONFIG} beside it describes"
     require(weights, expected, weights_file(folder, STEM), what)
-    return {name: weights[name].float() for name in expected}
+    return {name: in_memory(weights[name]) for name in expected}
 
 
 def write(folder: Path, network: nn.Module, config: dict, provenance: dict) -> None:

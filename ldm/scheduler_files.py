@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from interop.single_file import read_noise
+from interop.single_file_noise import read_noise
 from ldm.denoiser import Prediction
 from ldm.schedule import TIMES, ScheduleConfig, make_schedule
 

@@ -7,12 +7,13 @@ The weights are random: the peer builds its own class from the settings of a pub
 saves it; ours opens the folder. Only one of the two is in memory at a time.
 """
 
+import io
 import json
 import logging
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,9 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+import sample
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
 from conditioning.tokenizer import END_OF_TEXT, START_OF_TEXT
@@ -41,6 +44,8 @@ from tests.peer_settings import (
 )
 from tests.prompts import PROMPTS
 from tests.test_pipeline import make_pipeline
+
+DEMO = Path(__file__).parents[1] / "checkpoints" / "demo"
 
 
 class Measured(NamedTuple):
@@ -199,6 +204,28 @@ def pipeline(schedule: ScheduleConfig, prediction: str, sampler: str) -> Measure
     return Measured({"gray levels": float(np.abs(np.asarray(mine) - 255 * drawn).max())})
 
 
+@torch.no_grad()
+def trained() -> Measured:
+    """The same for sample.py, and the model that comes with it."""
+    flags = {"model": DEMO, "steps": 10, "guidance-scale": 4, "seed": 3, "device": "cpu"}
+    prompts = ["woman astronaut", "red heart"]
+    with TemporaryDirectory() as out, redirect_stdout(io.StringIO()):
+        words = (str(x) for name, value in flags.items() for x in (f"--{name}", value))
+        sample.main([*prompts, *words, "--out", out])
+        mine = [
+            np.asarray(Image.open(file), float) for file in sorted(Path(out).glob("[0-9]*.png"))
+        ]
+    theirs = StableDiffusionPipeline.from_pretrained(DEMO, low_cpu_mem_usage=False)
+    theirs.set_progress_bar_config(disable=True)
+    side, figures = theirs.unet.config.sample_size, []
+    for k, (prompt, picture) in enumerate(zip(prompts, mine, strict=True)):
+        noise = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(3 + k))
+        options = {"latents": noise, "num_inference_steps": 10, "guidance_scale": 4.0}
+        drawn = theirs(prompt, output_type="np", **options).images[0]
+        figures.append(float(np.abs(picture - 255 * drawn).max()))
+    return Measured({"gray levels": max(figures)}, parameters(theirs.unet))
+
+
 def samplers(row: str) -> Measured:
     figures = [run() for run in RUNS[row].values()]
     return Measured({f"latents, worst of {len(figures)} runs": max(figures)})
@@ -245,6 +272,7 @@ CASES = {
             ("noise", ScheduleConfig(), "noise", "ddim"),
         )
     },
+    "pipeline: checkpoints/demo, by sample.py": Case(trained, bound=1),
 }
 SAMPLERS = {f"samplers: {row}": Case(partial(samplers, row), bound=1e-4) for row in RUNS}
 

@@ -320,6 +320,7 @@ PATHS = [(VP, "noise"), (VP, "velocity"), (FLOW, "flow")]
 K_CASES = [
     *((schedule, prediction, steps) for schedule, prediction in PATHS for steps in FEW),
     *((VP, "noise", steps) for steps in MANY),
+    *((FLOW, "flow", steps) for steps in MANY),
 ]
 
 
@@ -347,7 +348,7 @@ RUNS = {
     # diffusers' goes to t - 1000 // steps, which else is not the next of its own times
     "ddim, DDIMScheduler": runs(against_ddim, [case for case in CASES if 1000 % case[2] == 0]),
     "ddim with eta = 0.7, DDIMScheduler": runs(
-        against_ddim, [(False, "velocity", steps) for steps in (1, 2, 10, 50)], eta=0.7
+        against_ddim, [(False, "velocity", steps) for steps in (1, 2, 10, 50, 1000)], eta=0.7
     ),
     "ddpm, DDPMScheduler": runs(against_ddpm, CASES),
     # diffusers' takes no sample, and at zero terminal SNR is exact only to 4e-4: its latents are
@@ -373,8 +374,8 @@ RUNS = {
         ancestral=False,
         multistep=False,
     ),
-    "ddpm and ddim with eta = 1, Euler ancestral of k-diffusion": runs(
-        partial(against_k_diffusion, {ddpm: {}, ddim: {"eta": 1.0}}),
+    "ddpm, euler_a and ddim with eta = 1, Euler ancestral of k-diffusion": runs(
+        partial(against_k_diffusion, {ddpm: {}, euler_ancestral: {}, ddim: {"eta": 1.0}}),
         K_CASES,
         ancestral=True,
         multistep=False,
@@ -387,7 +388,7 @@ RUNS = {
         lambda prediction, steps: against_scheduler(
             PNDMScheduler, plms, prediction, steps, {}, PNDM
         ),
-        [case for case in WHOLE if case[0] == "noise" and case[1] > 1],  # of one it makes two
+        [case for case in WHOLE if case[0] == "noise"],
     ),
     "heun, HeunDiscreteScheduler": runs(
         lambda prediction, steps: against_scheduler(
@@ -410,9 +411,10 @@ RUNS = {
     "unipc of order 2 and 3, UniPCMultistepScheduler": runs(
         against_unipc,
         [(order, None, *case) for order in (2, 3) for case in SOLVED]
+        # diffusers' stops where its whole times repeat, as they do at 999 steps and more
         + [(order, 3.0, "flow", steps) for order in (2, 3) for steps in FEW],
     ),
-    "lcm, LCMScheduler": runs(against_lcm, [("noise", steps) for steps in (1, 2, 4, 8, 50)]),
+    "lcm, LCMScheduler": runs(against_lcm, [("noise", steps) for steps in (1, 2, 3, 4, 8, 10, 50)]),
     "dpmpp_2s, DPM-Solver++ (2S)": runs(
         partial(against_dpm_solver_of_k_diffusion, dpmpp_2s, "2s"), K_CASES
     ),

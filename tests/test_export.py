@@ -194,6 +194,7 @@ def test_what_other_tools_would_not_know_is_said(run, tmp_path, capsys):
     for expected in told:
         assert any(re.search(expected, line) for line in misread(file)), expected
     assert all(line in printed for line in misread(file))
+    assert f"python export.py {file} FOLDER --format diffusers" in printed
     assert TextToImage.load(file).denoiser.prediction == "flow"
 
 

@@ -88,6 +88,15 @@ def test_the_same_model_is_the_same_bytes(pipeline, tmp_path, part):
     assert f"{STEMS[part]}.safetensors" in once
 
 
+@pytest.mark.parametrize("form", ["plain", "shards"])
+@pytest.mark.parametrize("part", PARTS)
+def test_weights_lie_in_memory_as_torch_puts_them(pipeline, tmp_path, part, form):
+    """Wherever they lay in the file; else the same weights would round otherwise."""
+    PEERS[part].from_pretrained(pipeline / part).save_pretrained(tmp_path / part, **FORMS[form])
+    model = PARTS[part].load(tmp_path / part)
+    assert {weight.data_ptr() % 64 for weight in model.parameters()} == {0}
+
+
 SEEMS = {
     "vae": "an AutoencoderKL with latents of 4 channels",
     "unet": "the U-Net of a text-to-image model with text vectors of width 64",

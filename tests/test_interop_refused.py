@@ -19,12 +19,24 @@ from tests.compvis import AUTOENCODER, UNET, with_prefix, written
     [
         (UNet, {"conditioner.embedders.0.x": 1}, "1 tensors in it whose meaning .* conditioner"),
         (UNet, {"depth_model.x": 1, "control_model.y": 1}, "such as control_model.y, depth_model"),
-        (UNet, {UNET + "input_blocks.1.1.qkv.weight": 1}, "1 unexpected: .*attentions.0.qkv"),
-        (UNet, {UNET + "out.2.bias": None}, "1 missing: conv_out.bias"),
+        (
+            UNet,
+            {UNET + "input_blocks.1.1.qkv.weight": 1},
+            "1 unexpected: model.*input_blocks.1.1.qkv",
+        ),
+        (UNet, {UNET + "out.2.bias": None}, "1 missing: model.diffusion_model.out.2.bias "),
         (UNet, {UNET + "input_blocks.0.0.weight": None}, "no U-Net under CompVis' names"),
         (UNet, {UNET + "out.2.weight": None}, "cannot be built: conv_out.weight is missing"),
-        (Autoencoder, {AUTOENCODER + "encoder.down.0.attn.0.q.weight": 1}, "1 unexpected"),
-        (Autoencoder, {AUTOENCODER + "encoder.norm_out.bias": None}, "1 missing"),
+        (
+            Autoencoder,
+            {AUTOENCODER + "encoder.down.0.attn.0.q.weight": 1},
+            "1 unexpected: first_stage_model.en",
+        ),
+        (
+            Autoencoder,
+            {AUTOENCODER + "encoder.norm_out.bias": None},
+            "1 missing: first_stage_model.en",
+        ),
         (Autoencoder, {AUTOENCODER + "encoder.down.0.block.0.conv1.weight": None}, "no autoenc"),
         (TextEncoder, {}, "no text encoder of Stable Diffusion 1.x or 2.x"),
         (TextEncoder, {"cond_stage_model.model.ln_final.bias": 64}, "is missing"),

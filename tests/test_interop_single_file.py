@@ -155,6 +155,8 @@ def test_a_whole_file_is_the_folder_of_diffusers(whole, tmp_path):
             ours, theirs = (getattr(x, part).state_dict() for x in (found, expected))
             assert ours.keys() == theirs.keys()
             assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+            addresses = {x.data_ptr() % 64 for x in getattr(found, part).parameters()}
+            assert addresses == {0}
         options = {"steps": 2, "height": 16, "width": 16}
         one, other = (x(["a cat"], **options)[0].tobytes() for x in (found, expected))
         assert one == other
