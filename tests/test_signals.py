@@ -76,15 +76,15 @@ def test_while_the_cache_is_built(world, tmp_path, capsys, monkeypatch):
     """What is done stays, apart from what is whole, and the same command builds the rest."""
     given = command(train_ldm, world, tmp_path / "run")
     rows = iter(range(1))
-    whole = train_ldm.TextEncoder.__call__
+    whole = train_ldm.TextEncoder.encode
 
-    def interrupted(encoder, texts):
+    def interrupted(encoder, ids):
         if next(rows, None) is not None:
             send()
-        return whole(encoder, texts)
+        return whole(encoder, ids)
 
     with monkeypatch.context() as patched:
-        patched.setattr("stages.cache.TextEncoder.__call__", interrupted)
+        patched.setattr("stages.cache.TextEncoder.encode", interrupted)
         message = stopped(capsys, lambda: train_ldm.main(given))
     assert "stopped by SIGTERM" in message and "same command" in message
     assert {path.split("/")[1] for path in tree(tmp_path)} == {"config.json", "cache.partial"}
