@@ -102,13 +102,20 @@ def draw_in_batches(
                 raise
             half = len(places) // 2
             if half == 0 or fill:  # a batch that is filled up again is no smaller
-                raise ValueError(
-                    "the memory does not suffice for one picture of this size. Draw a smaller one, "
-                    "or through windows of the size that the model was trained on."
-                ) from error
+                raise ValueError(too_much(size if fill else 1)) from error
         tell(f"the memory does not suffice for {len(places)} pictures at once; now {half}.")
         waiting += [places[half:], places[:half]]
     return [drawn[k] for k in range(len(requests))]
+
+
+def too_much(count: int) -> str:
+    smaller = "Draw a smaller one, or through windows of the size that the model was trained on."
+    if count == 1:
+        return f"the memory does not suffice for one picture of this size. {smaller}"
+    return (
+        f"the memory does not suffice for {count} pictures of this size, of which so many are "
+        f"drawn at once; take a batch size of 1. {smaller}"
+    )
 
 
 def cpu_group(shape: tuple[int, int, int]) -> int:

@@ -324,8 +324,10 @@ def test_batches_become_smaller_until_they_fit(capsys):
     def never_on_a_cpu(chosen, watch):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB")
 
-    with pytest.raises(ValueError, match="does not suffice"):
+    with pytest.raises(ValueError, match=r"does not suffice for 8 pictures.*batch size of 1"):
         draw_in_batches(never_on_a_cpu, requests, 8, fill=True)
+    with pytest.raises(ValueError, match="does not suffice for one picture of this size"):
+        draw_in_batches(never_on_a_cpu, requests, 1, fill=True)
 
     def broken(chosen, watch):
         raise RuntimeError("something else")
