@@ -25,21 +25,30 @@ def whole_folder(target: Path, mark: str) -> Iterator[Path]:
     check_target(target, mark)
     partial = target.with_name(target.name + ".partial")
     remove(partial)
+    left = "Nothing of it was kept; free some space or choose another place."
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        assert (partial / mark).is_file(), f"a folder of this kind must hold {mark}"
-        put_in_place(partial, target)
+        with disk_full_explained(target, left):
+            partial.mkdir(parents=True)
+            yield partial
+            assert (partial / mark).is_file(), f"a folder of this kind must hold {mark}"
+            put_in_place(partial, target)
+    finally:
+        remove(partial)
+
+
+@contextmanager
+def disk_full_explained(target: Path, left: str) -> Iterator[None]:
+    """left: what is left of what was written, and what to do."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
         raise OSError(
             error.errno,
-            f"the disk is full, or a limit is reached, while writing {target} ({error.strerror}). "
-            "Nothing of it was kept; free some space or choose another place.",
+            "the disk is full, or a limit is reached, while writing "
+            f"{target} ({error.strerror}). {left}",
         ) from error
-    finally:
-        remove(partial)
 
 
 def check_target(target: Path, mark: str) -> None:

@@ -11,7 +11,6 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,6 @@ LARGEST = torch.finfo(torch.float16).max  # 65504
 PAGE = 4096  # bytes; blocks that begin on pages of their own can be written by several machines
 ROWS = 256  # of a block: a multiple of PAGE if a row has a multiple of 16 bytes
 MOST_BLOCKS = 4096
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class BlockFile:
@@ -117,20 +115,6 @@ def need_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(errno.ENOSPC, f"{needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free")
-
-
-@contextmanager
-def disk_full_explained(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NO_SPACE:
-            raise
-        raise OSError(
-            error.errno,
-            f"the disk is full, or a limit is reached, while writing {target} ({error.strerror}). "
-            "What was finished is kept. Free some space, and run the same command again.",
-        ) from error
 
 
 def sync(file) -> None:

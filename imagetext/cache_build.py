@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imagetext.atomic import check_target, put_in_place, remove
+from imagetext.atomic import check_target, disk_full_explained, put_in_place, remove
 from imagetext.batches import read_pixels
-from imagetext.blocks import BlockFile, disk_full_explained, to_float16
+from imagetext.blocks import BlockFile, to_float16
 from imagetext.buckets import Buckets
 from imagetext.cache import MARK, LatentCache, about, data_hash
 from imagetext.cache_rows import Rows, assign_rows
@@ -76,7 +76,8 @@ def build_cache(
     folder = Path(folder).resolve()
     unfinished = folder.with_name(folder.name + ".partial")
     transforms = buckets.transforms(transform) if buckets else [transform]
-    with disk_full_explained(folder):
+    left = "What was finished is kept. Free some space, and run the same command again."
+    with disk_full_explained(folder, left):
         plan = about(identity, data_hash(pairs))
         if process.rank == 0:
             check_target(folder, MARK)

@@ -2,8 +2,11 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 
 COMMON = ("--preset", "tiny-32", "--steps", "3", "--batch-size", "8", "--warmup", "1")
@@ -11,6 +14,22 @@ COMMON += ("--held-out", "0.2", "--log-every", "1", "--precision", "fp32", "--de
 ADVERSARY = ("--reconstruction", "l2", "--perceptual", "none", "--adversarial-weight", "0.5")
 ADVERSARY += ("--discriminator-start", "1", "--adversarial-start", "1", "--adversarial-ramp", "1")
 ADVERSARY += ("--learned-logvar", "--discriminator-width", "16", "--discriminator-layers", "2")
+
+
+@contextmanager
+def killed_in_step(stage: type, number: int) -> Iterator[None]:
+    """Inside, a training of this stage dies when it begins that step, which must come."""
+    step = stage.step
+
+    def killed(self, now):
+        if now == number:
+            raise MemoryError
+        return step(self, now)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stage, "step", killed)
+        with pytest.raises(MemoryError):
+            yield
 
 
 def clip(root: Path, out: Path, *flags: str) -> None:

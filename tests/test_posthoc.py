@@ -21,6 +21,7 @@ from ldm.unet import UNet
 from stages import ldm_recipe, vae_averages
 from stages import vae as vae_stage
 from tests.mistakes import command, unchanged
+from tests.runs import killed_in_step
 from training import posthoc
 from training.cli import run_main
 from training.power_ema import stored_steps
@@ -93,19 +94,10 @@ def test_an_autoencoder_of_another_length_has_standardized_latents(world, runs, 
     torch.testing.assert_close(variance, torch.ones(4), rtol=0.5, atol=0)  # of a sample of these
 
 
-def test_averages_are_resumed_with_the_run(world, runs, tmp_path, monkeypatch):
-    step = vae_stage.Stage.step
-
-    def killed(stage, number):
-        if number == 5:
-            raise MemoryError
-        return step(stage, number)
-
+def test_averages_are_resumed_with_the_run(world, runs, tmp_path):
     given = command(train_vae, world, tmp_path / "run", *STORING, "--save-every", 3)
-    with monkeypatch.context() as patched:
-        patched.setattr(vae_stage.Stage, "step", killed)
-        with pytest.raises(MemoryError):
-            train_vae.main(given)
+    with killed_in_step(vae_stage.Stage, 5):
+        train_vae.main(given)
     train_vae.main(given)
     assert stored_steps(tmp_path / "run" / "averages") == [2, 4, 6]
     for sigma_rel in ("0.05", "0.1"):

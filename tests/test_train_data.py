@@ -9,6 +9,7 @@ import train_ldm
 import train_vae
 from tests.mistakes import command, refusal
 from tests.pictures import picture, write_metadata
+from tests.runs import killed_in_step
 from tests.test_shards import shards
 from training.checkpoint import saved_states
 
@@ -35,23 +36,14 @@ def run(script, world, out, *flags) -> None:
 
 
 @pytest.mark.parametrize("script", [train_vae, train_ldm])
-def test_a_training_on_several_shapes_resumes_exactly(world, tmp_path, script, monkeypatch, capsys):
+def test_a_training_on_several_shapes_resumes_exactly(world, tmp_path, script, capsys):
     data = of_three_shapes(tmp_path / "data")
     flags = ("--data", data, *ASPECT, "--steps", 4, "--save-every", 2)
     run(script, world, tmp_path / "straight", *flags)
     text = capsys.readouterr().out
     assert "of 24x40" in text and "of 32x32" in text and "of 40x24" in text
-    step = script.Stage.step
-
-    def killed(stage, number):
-        if number == 3:
-            raise MemoryError
-        return step(stage, number)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(script.Stage, "step", killed)
-        with pytest.raises(MemoryError):
-            run(script, world, tmp_path / "parts", *flags)
+    with killed_in_step(script.Stage, 3):
+        run(script, world, tmp_path / "parts", *flags)
     run(script, world, tmp_path / "parts", *flags)
     assert state(tmp_path / "straight").keys()
     assert state(tmp_path / "straight") == state(tmp_path / "parts")
