@@ -2,21 +2,21 @@
 
 Whole pictures beside diffusers' StableDiffusionPipeline: same weights, prompts, steps, batch,
 guidance and sampler, in fp32 unless said otherwise, in one run. All draw in turn, so that whatever
-else the machine does hits them alike, and the median of the rounds' ratios counts. Peak memory is
-that of a process of its own for each.
+else the machine does hits them alike, and the median of the rounds' ratios to diffusers in fp32
+counts. Peak memory is that of a process of its own for each.
 
 Without --model the weights are random, of the architecture that --preset names.
 """
 
-import multiprocessing
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run from a checkout, whatever is installed
 
@@ -26,9 +26,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autoencoder import Autoencoder
 from autoencoder.autoencoder import PRESETS as AUTOENCODERS
+from benchmarks.sides import load
 from conditioning.clip import PRESETS as CLIPS
 from conditioning.clip import Clip
-from drawing.compiled import compile_unet
 from ldm import TextToImage
 from ldm.files import find_pipeline
 from ldm.schedule import ScheduleConfig
@@ -36,8 +36,6 @@ from ldm.unet import PRESETS as UNETS
 from ldm.unet import UNet
 from training.bounds import Positive
 from training.cli import parse, run_main
-
-WORDS = ("red heart", "woman astronaut", "flag: Japan", "alarm clock", "blue car", "sad face")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,7 @@ class Config:
     batch_size: Positive[int] = 4  # pictures drawn at once, of as many prompts
     guidance_scale: float = 4.0
     rounds: Positive[int] = 7  # each draws once for each side
-    bf16: bool = True  # ours once more, with its U-Net in bf16; the peer in fp32
+    bf16: bool = True  # both once more: ours with its U-Net in bf16, diffusers with everything
     compile: bool = False  # ours once more for each precision, with its U-Net compiled
 
 
@@ -65,12 +63,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{what}, {config.batch_size} pictures, {config.steps} steps, "
             f"{torch.get_num_threads()} threads"
         )
-        names = ["ours", "ours, bf16"] if config.bf16 else ["ours"]
-        names += [f"{name}, compiled" for name in names] if config.compile else []
-        compare({side: load(side, folder, config) for side in ["diffusers", *names]}, config)
-        for side in ("diffusers", "ours"):
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                whole, more = pool.apply(peak_memory, (side, folder, config))
+        ours = ["ours", "ours, bf16"] if config.bf16 else ["ours"]
+        ours += [f"{name}, compiled" for name in ours] if config.compile else []
+        sides = ["diffusers", *(["diffusers, bf16"] if config.bf16 else []), *ours]
+        options = {
+            name: getattr(config, name) for name in ("steps", "batch_size", "guidance_scale")
+        }
+        compare({side: load(side, folder, **options) for side in sides}, config)
+        for side in sides:
+            whole, more = peak_memory(side, folder, options)
             print(f"{side:20} peak memory {whole:7.1f} MB, of which for drawing {more:6.1f} MB")
 
 
@@ -86,10 +87,11 @@ def compare(sides: dict[str, Callable[[], None]], config: Config) -> None:
             for clock, read in clocks.items():
                 spent[side][clock].append((read() - start[clock]) / config.batch_size)
     peak = matmul_peak()
+    peaks = {"time": peak, "CPU time": peak / torch.get_num_threads()}
     print(f"peak of a matrix product: {peak / 1e9:.0f} GFLOP/s")
-    for side, draw in sides.items():
+    for side in sides:
         with FlopCounterMode(display=False) as counter:
-            draw()
+            sides[side.removesuffix(", compiled")]()  # whose products it sees
         flops = counter.get_total_flops() / config.batch_size
         for clock in clocks:
             theirs, ours = (spent[x][clock][1:] for x in ("diffusers", side))  # the first warms up
@@ -97,30 +99,9 @@ def compare(sides: dict[str, Callable[[], None]], config: Config) -> None:
             print(
                 f"{side:20} {1e3 * statistics.median(ours):8.1f} ms of {clock:8} per picture,"
                 f" {ratio:5.2f} times as fast; {flops / 1e9:.1f} GFLOP, "
-                f"{flops / min(ours) / peak:.0%} of the peak",
+                f"{flops / min(ours) / peaks[clock]:.0%} of the peak",
                 flush=True,
             )
-
-
-def load(side: str, folder: Path, config: Config) -> Callable[[], None]:
-    """A function that draws the batch."""
-    prompts = [f"{WORDS[k % len(WORDS)]} {k}" for k in range(config.batch_size)]
-    if side != "diffusers":
-        pipeline = TextToImage.load(folder)
-        if "bf16" in side:
-            pipeline.to("cpu", torch.bfloat16)
-        if "compiled" in side:
-            compile_unet(pipeline.unet)
-        options = {"steps": config.steps, "guidance_scale": config.guidance_scale}
-        options["batch_size"] = config.batch_size
-        return partial(pipeline, prompts, sampler="dpmpp_2m", **options)
-    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
-
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
-    assert isinstance(pipeline.scheduler, DPMSolverMultistepScheduler)
-    pipeline.set_progress_bar_config(disable=True)
-    options = {"num_inference_steps": config.steps, "guidance_scale": config.guidance_scale}
-    return partial(pipeline, prompts, **options)
 
 
 def random_model(preset: str) -> TextToImage:
@@ -146,17 +127,12 @@ def matmul_peak(side: int = 1024, repeats: int = 20) -> float:
     return 2 * side**3 / min(times) * torch.get_num_threads()
 
 
-def peak_memory(side: str, folder: Path, config: Config) -> tuple[float, float]:
-    """MB that this process held at most, and how much of it came with the drawing."""
-    draw = load(side, folder, config)
-    before = resident("VmRSS")
-    draw()
-    return resident("VmHWM"), resident("VmHWM") - before
-
-
-def resident(entry: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(entry))
+def peak_memory(side: str, folder: Path, options: dict[str, Any]) -> list[float]:
+    """MB that a process of its own held at most, and how much of it came with the drawing."""
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    command = [sys.executable, str(Path(__file__).with_name("sides.py")), side, str(folder), *flags]
+    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return [float(number) for number in out.splitlines()[-1].split()]
 
 
 if __name__ == "__main__":

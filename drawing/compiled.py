@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from drawing.ahead import Ahead
 from ldm.unet import UNet
 
 
@@ -18,10 +19,18 @@ def compile_unet(unet: UNet) -> None:
     """
     if unet.conv_in.weight.device.type == "cpu":
         check_compiler()
-        # Weights as constants, laid out beforehand as the convolutions want them.
-        unet.run = torch.compile(unet.run, dynamic=False, options={"freezing": True})
+        unet.run = Ahead(unet)
     else:
         unet.run = kept(torch.compile(unet.run, dynamic=False, mode="reduce-overhead"))
+
+
+def is_compiled(unet: UNet) -> bool:
+    return "run" in vars(unet)
+
+
+def as_written(unet: UNet) -> None:
+    """Takes `compile_unet` back, for other weights."""
+    vars(unet).pop("run", None)
 
 
 def kept(run: Callable[..., Tensor]) -> Callable[..., Tensor]:

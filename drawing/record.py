@@ -20,6 +20,7 @@ MODEL = (
     "ema",
     "dtype",
     "batch_size",
+    "compile",
     "hashes",
     "files",
     "lora",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drawing.compiled import compile_unet
+from drawing.compiled import as_written, compile_unet, is_compiled
 from drawing.lines import Picture, told
 from drawing.notes import notes
 from drawing.options import Options
@@ -141,13 +141,15 @@ class Studio:
         exact = TextToImage.load(self.model, ema=self.ema)
         if self.adapt:
             self.adapt(exact)
+        as_written(self.pipeline.unet)  # the code is of the weights in half precision
         self.pipeline.unet.float().load_state_dict(exact.unet.state_dict())
         self.weaker.clear()  # to be opened again, as precise
         return draw(weak=self.weak(options.weak_model))
 
     def record(self, picture: Picture) -> dict[str, Any]:
         hashes = self.hashes_of(picture.options)
-        return record_of(picture, self.model, self.ema, self.dtype, hashes)
+        record = record_of(picture, self.model, self.ema, self.dtype, hashes)
+        return record | ({"compile": True} if is_compiled(self.pipeline.unet) else {})
 
     def warn(self, pictures: Sequence[Picture]) -> None:
         """Of prompts that are cut, and of guidance that leads away from what was never learned.

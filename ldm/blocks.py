@@ -210,12 +210,6 @@ class Downsample(nn.Module):
         return self.conv(x)
 
 
-# From a 3x3 kernel, flipped as a transposed convolution wants it, to the 4x4 one: in each direction
-# a tap of the latter is the sum of one or two of the former that see the same input pixel.
-PAIRS = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
-DOUBLED = torch.kron(PAIRS, PAIRS).T.contiguous()
-
-
 class Upsample(nn.Module):
     """Doubles both sides: nearest neighbor, then a 3x3 convolution.
 
@@ -229,9 +223,10 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def kernel(self) -> Kernel:
-        width = len(self.conv.weight)
-        doubled = self.conv.weight.flatten(2) @ DOUBLED.to(self.conv.weight)
-        return doubled.view(width, width, 4, 4).transpose(0, 1).contiguous()
+        # A tap of it is the sum of those of the 3x3 one, which a transposed convolution wants
+        # flipped, that see the same input pixel: two in each direction, one at the ends.
+        flipped = self.conv.weight.flip(2, 3)
+        return 4 * F.avg_pool2d(flipped, 2, stride=1, padding=1).transpose(0, 1).contiguous()
 
     def forward(self, x: Features, kernel: Kernel | None = None) -> Float[Tensor, "b c _ _"]:
         if kernel is None:
