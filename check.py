@@ -12,12 +12,12 @@ from pathlib import Path
 
 import tyro
 
-from imagetext.folder import read_folder
-from imagetext.numbers import report_numbers
-from imagetext.report import problems, report
+from dataset.folder import read_folder
+from dataset.images.numbers import report_numbers
+from dataset.report import problems, report
 from training.bounds import Positive
 from training.cli import parse, run_main
-from training.progress import progress_bar
+from training.logging.progress import progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)

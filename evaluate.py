@@ -14,22 +14,22 @@ from torch import Tensor
 
 from autoencoder import Autoencoder
 from conditioning.clip import Clip, load_clip
+from dataset.folder import read_folder
+from dataset.images.pixel_format import EIGHT_BIT, PixelFormat, recorded_format
+from dataset.images.transform import ImageTransform, like, to_model
+from dataset.loader import read_pixels
+from dataset.split import split
+from dataset.table import Pair
 from evaluation.reconstruction import psnr
 from evaluation.retrieval import recall_at
-from imagetext.batches import read_pixels
-from imagetext.folder import read_folder
-from imagetext.images import ImageTransform, like, to_model
-from imagetext.pairs import Pair
-from imagetext.pixel_format import EIGHT_BIT, PixelFormat, recorded_format
-from imagetext.split import split
 from ldm import TextToImage
-from ldm.files import read_model_provenance
 from ldm.guidance import Guidance
-from ldm.sampling import Sampling
+from ldm.pipeline.sampling import Sampling
+from ldm.unet.io import read_model_provenance
 from training.bounds import Finite, Part, Positive, Seed
 from training.cli import parse, pick_device, run_main
-from training.grid import grid, pixels_of
-from training.progress import counting
+from training.logging.image_grid import grid, pixels_of
+from training.logging.progress import counting
 from training.run import make_folder, write_json
 from training.seeding import generator
 

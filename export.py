@@ -14,21 +14,21 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-import autoencoder.files
-import conditioning.files
-import ldm.files
+import autoencoder.io
+import conditioning.io
+import ldm.unet.io
 from autoencoder import Autoencoder
-from autoencoder.statistics import LatentStatistics, fold
+from autoencoder.training.latent_statistics import LatentStatistics, fold
 from conditioning import TextEncoder
-from conditioning.tokenizer_files import settings_of, tokenizer_from
-from conditioning.tower import to_hugging_face
-from interop.compvis_autoencoder import STABLE_DIFFUSION
-from interop.misread import misread
-from interop.single_file import to_single_file
-from interop.weights import write_tensors
+from conditioning.text_model import to_hugging_face
+from conditioning.tokenizer_io import settings_of, tokenizer_from
+from interop.safetensors_io import write_tensors
+from interop.single_file.compvis_autoencoder import STABLE_DIFFUSION
+from interop.single_file.misread import misread
+from interop.single_file.reader import to_single_file
 from ldm import TextToImage
-from ldm.low_res import LowRes
-from ldm.scheduler_files import to_diffusers
+from ldm.pipeline.low_res_schedule import LowRes
+from ldm.pipeline.scheduler_config import to_diffusers
 from ldm.text_chunks import TEXT_CHUNKS
 from ldm.unet import UNet
 from training.cli import parse, run_main
@@ -113,10 +113,10 @@ def parts_of(model: TextToImage | nn.Module) -> dict[str, nn.Module]:
 def provenance_of(config: Config) -> dict[str, Any]:
     """What is recorded of the model or part, to be passed on as it is."""
     if config.part == "all":
-        return ldm.files.read_model_provenance(config.model)
+        return ldm.unet.io.read_model_provenance(config.model)
     if config.part == "unet":
-        return ldm.files.read_provenance(config.model)
-    files = autoencoder.files if config.part == "vae" else conditioning.files
+        return ldm.unet.io.read_provenance(config.model)
+    files = autoencoder.io if config.part == "vae" else conditioning.io
     return files.read_provenance(config.model)
 
 
@@ -141,12 +141,12 @@ def rounded(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
 def single_file_parts(
     model: TextToImage | nn.Module,
 ) -> dict[str, tuple[dict[str, Any], dict[str, Tensor]]]:
-    """Config and weights of each part, as `interop.single_file` writes them."""
+    """Config and weights of each part, as `interop.single_file.reader` writes them."""
     described = {}
     for part, module in parts_of(model).items():
         if isinstance(module, Autoencoder):
             module = with_known_scale(module)
-            described[part] = autoencoder.files.describe(module.config), module.state_dict()
+            described[part] = autoencoder.io.describe(module.config), module.state_dict()
         elif isinstance(module, TextEncoder):
             described[part] = text_encoder(module)
         else:

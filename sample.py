@@ -15,26 +15,26 @@ import tyro
 from PIL import Image
 from safetensors.torch import save as to_safetensors
 
-from autoencoder.files import read_provenance
-from drawing.animation import WRITERS, check_film, film_record, frames_between
-from drawing.files import plan_names, write_new
-from drawing.lines import Line, Picture, pictures_of, read_lines
-from drawing.metadata import SUFFIXES, check_mode, encoded, texts
-from drawing.options import Options, flag
-from drawing.previews import Previews
-from drawing.record import check_hashes, check_same, lines_from, sha256_of
-from drawing.studio import Studio
-from imagetext.pixel_format import PixelFormat, recorded_format
-from imagetext.write_images import file_ending, to_file
+from autoencoder.io import read_provenance
+from dataset.images.pixel_format import PixelFormat, recorded_format
+from dataset.images.write import file_ending, to_file
+from generation.metadata import SUFFIXES, check_mode, encoded, texts
+from generation.options import Options, flag
+from generation.output import plan_names, write_new
+from generation.previews import Previews
+from generation.prompts import Line, Picture, pictures_of, read_lines
+from generation.record import check_hashes, check_same, lines_from, sha256_of
+from generation.session import Studio
+from generation.video import WRITERS, check_film, film_record, frames_between
 from interop.lora import find_lora
 from ldm import TextToImage
-from ldm.files import read_model_provenance
-from ldm.pictures import MODES
+from ldm.pipeline.image_processor import MODES
+from ldm.unet.io import read_model_provenance
 from stages.lora import apply_lora
 from training.bounds import Bound, Finite, NotNegative, Positive
 from training.cli import parse, pick_device, run_main
-from training.grid import grid, pixels_of
-from training.progress import counting
+from training.logging.image_grid import grid, pixels_of
+from training.logging.progress import counting
 from training.run import make_folder
 
 Prompts = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[PROMPT ...]")]

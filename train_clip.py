@@ -8,19 +8,19 @@ run again. A judge of samples is a second one: --preset judge-64 --seed 1 --out 
 from collections.abc import Sequence
 
 from conditioning.clip import Clip
-from imagetext.batches import ImageBatches
-from imagetext.images import ImageTransform
-from imagetext.order import check_batch_size
-from imagetext.pairs import Pair
+from dataset.images.transform import ImageTransform
+from dataset.loader import ImageBatches
+from dataset.order import check_batch_size
+from dataset.table import Pair
 from stages.clip import PRESETS, Config, Stage, build_clip, recalls
 from stages.data import data_identity, read_pairs
 from stages.overfit import learn_by_heart
 from stages.plan import clip_memory
 from stages.trials import clip_trials, tell_batch_size
-from training import ranks
+from training import distributed as ranks
 from training.cli import parse, pick_device, run_main
+from training.logging.progress import progress_bar
 from training.loop import train
-from training.progress import progress_bar
 from training.run import Run, plain, replacing
 from training.seeding import derived_seed
 

@@ -11,26 +11,26 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import autoencoder.files
-import conditioning.files
+import autoencoder.io
+import conditioning.io
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
-from imagetext.order import BucketOrder
+from dataset.order import BucketOrder
 from ldm.denoiser import check_prediction
 from ldm.schedule import make_schedule
 from ldm.unet import UNet
 from ldm.validation import check_latents
-from stages.cache import cached, hashes
 from stages.captions import note_cut
 from stages.data import data_identity, read_pairs, read_shapes
+from stages.diffusion import PREVIEWS, Stage, adapt, build_unet, side_multiple
+from stages.diffusion_config import PRESETS, Config
 from stages.finetune import chunks_to_train, origin
-from stages.ldm import PREVIEWS, Stage, adapt, build_unet, side_multiple
-from stages.ldm_recipe import PRESETS, Config
+from stages.latents import cached, hashes
 from stages.lora import save_lora
 from stages.overfit import learn_by_heart
 from stages.plan import describe_averages, ldm_memory
 from stages.trials import ldm_trials, tell_batch_size
-from training import ranks
+from training import distributed as ranks
 from training.cli import parse, pick_device, run_main
 from training.loop import train
 from training.run import Run, plain
@@ -70,8 +70,8 @@ def start(config: Config) -> None:
     provenance = {
         "config": run.config,
         "weights": "averaged over the last steps (EMA)",
-        "autoencoder": autoencoder.files.read_provenance(config.vae),
-        "text_encoder": conditioning.files.read_provenance(config.text_encoder),
+        "autoencoder": autoencoder.io.read_provenance(config.vae),
+        "text_encoder": conditioning.io.read_provenance(config.text_encoder),
     }
     cache = cached(config, run, parts, pairs + held_out, buckets, vae, encoder)
     first = range(config.batch_size)

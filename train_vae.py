@@ -6,22 +6,22 @@ command is run again. The small presets need no download; from base-256 on the l
 
 from collections.abc import Sequence
 
-from autoencoder.optimization import Training
-from imagetext.batches import ImageBatches, read_pixels
-from imagetext.members import Source
-from imagetext.numbers import notes_on
-from imagetext.order import check_batch_size
-from imagetext.pixel_format import PixelFormat
+from autoencoder.training.step import Training
+from dataset.images.numbers import notes_on
+from dataset.images.pixel_format import PixelFormat
+from dataset.loader import ImageBatches, read_pixels
+from dataset.members import Source
+from dataset.order import check_batch_size
+from stages.autoencoder import JUDGED, PRESETS, Config, Stage, build, transform_of
 from stages.data import data_identity, read_pairs, read_shapes
 from stages.finetune import note_format
 from stages.overfit import learn_by_heart
 from stages.plan import describe_averages, vae_memory
 from stages.trials import tell_batch_size, vae_trials
-from stages.vae import JUDGED, PRESETS, Config, Stage, build, transform_of
-from training import ranks
+from training import distributed as ranks
 from training.cli import parse, pick_device, run_main
+from training.logging.progress import progress_bar
 from training.loop import train
-from training.progress import progress_bar
 from training.run import Run, plain
 from training.seeding import derived_seed
 

@@ -4,7 +4,7 @@ Training it (`losses`, `perceptual`, `discriminator`, `statistics`) is imported 
 `import autoencoder` needs torch, einops, safetensors and jaxtyping only.
 """
 
-from autoencoder.autoencoder import PRESETS, Autoencoder, AutoencoderConfig
+from autoencoder.model import PRESETS, Autoencoder, AutoencoderConfig
 from autoencoder.posterior import Posterior
 
 __all__ = ["PRESETS", "Autoencoder", "AutoencoderConfig", "Posterior"]

@@ -11,7 +11,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from autoencoder.autoencoder import Autoencoder, check_images, check_latents
+from autoencoder.model import Autoencoder, check_images, check_latents
 from autoencoder.posterior import Posterior
 from autoencoder.shapes import Images, Latents
 

@@ -19,17 +19,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from conditioning.clip import load_clip
-from imagetext.batches import read_pixels
-from imagetext.folder import read_folder
-from imagetext.images import ImageTransform
-from imagetext.split import split
+from dataset.folder import read_folder
+from dataset.images.transform import ImageTransform
+from dataset.loader import read_pixels
+from dataset.split import split
 from ldm import TextToImage
 from ldm.guidance import Guidance
+from ldm.pipeline.sampling import Sampling
 from ldm.samplers import CALLS_PER_STEP
-from ldm.sampling import Sampling
 from training.bounds import Finite, Positive, Seed
 from training.cli import parse, run_main
-from training.grid import pixels_of
+from training.logging.image_grid import pixels_of
 from training.seeding import generator
 
 # One that is not listed computes what one listed does: euler as ddim, euler_a as ddpm.

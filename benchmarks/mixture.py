@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ldm.samplers.path import is_flow
+from ldm.samplers.levels import is_flow
 from ldm.schedule import Schedule
 from ldm.shapes import Latents, Timesteps
 

@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from autoencoder import Autoencoder
-from autoencoder.autoencoder import PRESETS as AUTOENCODERS
+from autoencoder.model import PRESETS as AUTOENCODERS
 from ldm.unet import PRESETS as UNETS
 from ldm.unet import UNet
 from training.cli import parse, pick_device, run_main

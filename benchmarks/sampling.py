@@ -25,15 +25,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoencoder import Autoencoder
-from autoencoder.autoencoder import PRESETS as AUTOENCODERS
+from autoencoder.model import PRESETS as AUTOENCODERS
 from benchmarks.sides import load
 from conditioning.clip import PRESETS as CLIPS
 from conditioning.clip import Clip
 from ldm import TextToImage
-from ldm.files import find_pipeline
 from ldm.schedule import ScheduleConfig
 from ldm.unet import PRESETS as UNETS
 from ldm.unet import UNet
+from ldm.unet.io import find_pipeline
 from training.bounds import Positive
 from training.cli import parse, run_main
 

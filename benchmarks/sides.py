@@ -32,7 +32,7 @@ def load(
 def load_ours(side: str, folder: Path) -> Callable:
     import torch
 
-    from drawing.compiled import compile_unet
+    from generation.compile import compile_unet
     from ldm import TextToImage
 
     pipeline = TextToImage.load(folder)

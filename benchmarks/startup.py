@@ -21,17 +21,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run from a checkout, whate
 import numpy as np
 import torch
 
-from imagetext.blocks import PAGE, npy_header
-from imagetext.buckets import choose_buckets, shapes_up_to
-from imagetext.cache import MARK, LatentCache, about, data_hash
-from imagetext.cache_rows import assign_rows
-from imagetext.folder import read_folder
-from imagetext.index import FORMAT, Index, index_place, keep
-from imagetext.listing import fingerprint
-from imagetext.order import BucketOrder
-from imagetext.pairs import Rows
-from imagetext.shards import expand, shards_fingerprint, shards_hash
-from imagetext.split import split
+from dataset.buckets import choose_buckets, shapes_up_to
+from dataset.folder import read_folder
+from dataset.index import FORMAT, Index, index_place, keep
+from dataset.latent_cache.block_file import PAGE, npy_header
+from dataset.latent_cache.cache import MARK, LatentCache, about, data_hash
+from dataset.latent_cache.rows import assign_rows
+from dataset.listing import fingerprint
+from dataset.order import BucketOrder
+from dataset.split import split
+from dataset.table import Rows
+from dataset.webdataset import expand, shards_fingerprint, shards_hash
 from training.bounds import Positive
 from training.cli import parse, run_main
 

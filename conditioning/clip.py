@@ -15,9 +15,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from conditioning.encoder import TextEncoder
-from conditioning.pretrained import TEXT_KEYS, text_tower_config
-from conditioning.tokenizer_files import clip_tokenizer, dump
-from interop.weights import read_json, read_tensors, require, write_files
+from conditioning.open_clip_weights import TEXT_KEYS, text_tower_config
+from conditioning.tokenizer_io import clip_tokenizer, dump
+from interop.safetensors_io import read_json, read_tensors, require, write_files
 
 CONFIG_FILE = "open_clip_config.json"  # the names that open_clip's "local-dir:" schema looks for
 WEIGHTS_FILE = "open_clip_model.safetensors"

@@ -11,18 +11,18 @@ from jaxtyping import Float, Int
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
-from conditioning.card import card
-from conditioning.files import (
+from conditioning.io import (
     find_text_encoder,
     read_single_file,
     read_text_encoder,
     read_tokenizer,
     write_text_encoder,
 )
-from conditioning.pretrained import read_pretrained
+from conditioning.model_card import card
+from conditioning.open_clip_weights import read_pretrained
+from conditioning.text_model import TextTowerConfig, build_tower, to_hugging_face
 from conditioning.tokenizer import Tokenizer
-from conditioning.tokenizer_files import read_json, save_tokenizer
-from conditioning.tower import TextTowerConfig, build_tower, to_hugging_face
+from conditioning.tokenizer_io import read_json, save_tokenizer
 
 Layer = Literal["last", "penultimate"]
 

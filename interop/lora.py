@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interop.weights import read_header, read_tensors, write_files
+from interop.safetensors_io import read_header, read_tensors, write_files
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 PROVENANCE = "latentsmith.json"

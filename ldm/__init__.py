@@ -18,7 +18,7 @@ __all__ = ["TextToImage"]
 def __getattr__(name: str):
     """`from ldm import TextToImage` brings open_clip along; `import ldm.samplers` must not."""
     if name == "TextToImage":
-        from ldm.pipeline import TextToImage
+        from ldm.pipeline.pipeline import TextToImage
 
         return TextToImage
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,4 +13,5 @@ Scale = Float[Tensor, "b 1 1 1"]  # a scalar per sample, ready to broadcast
 Number = Float64[Tensor, ""]  # on the CPU; does not change the dtype of latents it multiplies
 PerSample = Float[Tensor, " b"]
 
+Network = Callable[..., Latents]  # of latents, times, a context, and for an upscaler a level
 Denoise = Callable[[Latents, Timesteps], Latents]  # all that a sampler knows about a model

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from ldm.denoiser import Denoiser
-from ldm.objective import ObjectiveConfig, denoising_loss
+from ldm.loss import ObjectiveConfig, denoising_loss
 from ldm.shapes import Context, Latents, PerSample, Timesteps
 
 BUCKETS = 4

@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from the checkout, uninstalled
 
-from imagetext.captions import Unusable
-from imagetext.shards import braces, members
+from dataset.captions import Unusable
+from dataset.webdataset import braces, members
 from training.cli import parse, run_main
 
 NAME = re.compile(r"[^/\s=]+\.tar\b")

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from the checkout, uninstalled
 
-from imagetext.atomic import whole_folder
+from dataset.atomic import whole_folder
 from training.cli import parse, run_main
 
 MARK = "openmoji.json"  # what was made, and the sign that this folder may be made anew

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from textwrap import shorten
 
 from conditioning import TextEncoder
-from conditioning.weighting import cut_off
-from imagetext.pairs import Pair
+from conditioning.prompt_weighting import cut_off
+from dataset.table import Pair
 
 COUNTED = 10_000  # pairs whose captions are looked at
 SHOWN = 200  # characters of what is cut

@@ -10,23 +10,23 @@ from torch import Tensor
 
 from conditioning.clip import PRESETS as ARCHITECTURES
 from conditioning.clip import Clip
-from conditioning.contrastive import (
+from conditioning.clip_loss import (
     ContrastiveLoss,
     bound_logit_scale,
     degraded,
     parameter_groups,
 )
+from dataset.images.transform import ImageTransform
+from dataset.loader import ImageBatches, read_pixels
+from dataset.table import Pair
 from evaluation.retrieval import recall_at
-from imagetext.batches import ImageBatches, read_pixels
-from imagetext.images import ImageTransform
-from imagetext.pairs import Pair
-from training import ranks
+from training import distributed as ranks
 from training.bounds import Bound, NotNegative, Positive, Share
+from training.config import Recipe
+from training.optimizer import Update, undo
 from training.precision import Precision
-from training.recipe import Recipe
 from training.seeding import derived_seed, generator
-from training.update import Update, undo
-from training.watch import phase
+from training.watchdog import phase
 
 KS = (1, 5, 10)
 Several = Annotated[int, Bound(lambda x: x > 1, "2 or more, to have something to tell apart")]

@@ -5,16 +5,16 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from imagetext.buckets import Buckets, choose_buckets, shapes_up_to
-from imagetext.folder import read_folder
-from imagetext.numbers import the_type
-from imagetext.pairs import Pairs
-from imagetext.split import split
-from training import ranks
+from dataset.buckets import Buckets, choose_buckets, shapes_up_to
+from dataset.folder import read_folder
+from dataset.images.numbers import the_type
+from dataset.split import split
+from dataset.table import Pairs
+from training import distributed as ranks
 from training.bounds import Bound
-from training.progress import progress_bar
-from training.recipe import Recipe
-from training.watch import phase
+from training.config import Recipe
+from training.logging.progress import progress_bar
+from training.watchdog import phase
 
 Aspect = Annotated[float, Bound(lambda x: x >= 1, "1 or more, the longer side by the shorter")]
 

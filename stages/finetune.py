@@ -6,20 +6,21 @@ from pathlib import Path
 import torch
 
 from autoencoder import Autoencoder
-from autoencoder.files import read_provenance as autoencoder_provenance
-from autoencoder.statistics import without_scaling
+from autoencoder.io import read_provenance as autoencoder_provenance
+from autoencoder.training.latent_statistics import without_scaling
 from conditioning import TextEncoder
-from imagetext.pixel_format import RECORD, PixelFormat, recorded_format
-from interop.card import tensors_sha256
-from interop.weights import read_json
-from ldm import files, scheduler_files
-from ldm.bindings import SAME_LATENTS
+from dataset.images.pixel_format import RECORD, PixelFormat, recorded_format
+from interop.model_card import tensors_sha256
+from interop.safetensors_io import read_json
 from ldm.denoiser import Prediction
-from ldm.parts import check_parts
-from ldm.prediction_probe import measure_prediction
+from ldm.pipeline import scheduler_config as scheduler_files
+from ldm.pipeline.bindings import SAME_LATENTS
+from ldm.pipeline.compatibility import check_parts
+from ldm.pipeline.prediction_probe import measure_prediction
 from ldm.schedule import ScheduleConfig
 from ldm.text_chunks import recorded
 from ldm.unet import UNet
+from ldm.unet import io as files
 
 Process = tuple[ScheduleConfig, Prediction]  # what a U-Net was trained on, and to predict
 

@@ -9,11 +9,11 @@ from jaxtyping import Real, UInt8
 from torch import Tensor
 
 from autoencoder import Autoencoder
-from autoencoder.channels import ChannelUse, channel_use
 from autoencoder.shapes import Images, PerImage
+from autoencoder.training.channel_use import ChannelUse, channel_use
+from dataset.images.transform import like, to_model, to_uint8
 from evaluation.reconstruction import WINDOW, psnr, ssim
-from imagetext.images import like, to_model, to_uint8
-from training import ranks
+from training import distributed as ranks
 
 Pixels = Real[Tensor, "n c h w"]  # 0 to 255, or in [-1, 1] where files hold more than 8 bits
 Perceptual = Callable[[Images, Images], PerImage]
@@ -78,6 +78,6 @@ def perceptual_at_hand(size: int, device: torch.device) -> Perceptual | None:
     nets = [net for net, pattern in BACKBONES.items() if any(folder.glob(pattern))]
     if not nets or size < 32:
         return None
-    from autoencoder.perceptual import PerceptualDistance  # lpips and torchvision
+    from autoencoder.training.lpips import PerceptualDistance  # lpips and torchvision
 
     return PerceptualDistance(nets[0], device)

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from conditioning.tower import from_hugging_face, to_hugging_face
-from interop.card import bullets, mapping, model_card, training, writer
+from conditioning.text_model import from_hugging_face, to_hugging_face
 from interop.lora import LowRank, add_changes, find_lora, read_lora, write_lora
-from interop.weights import read_header
+from interop.model_card import bullets, mapping, model_card, training, writer
+from interop.safetensors_io import read_header
 from ldm import TextToImage
 from ldm.text_chunks import TEXT_CHUNKS, recorded
 from training.ema import EMA

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from stages import autoencoder as vae_stage
 from stages import clip as clip_stage
-from stages import ldm_recipe
-from stages import vae as vae_stage
-from training.overfit import Target, overfit
-from training.recipe import Recipe
+from stages import diffusion_config as ldm_recipe
+from training.config import Recipe
+from training.tools.overfit_check import Target, overfit
 
 Config = TypeVar("Config", bound=Recipe)
 

@@ -4,17 +4,17 @@ import torch
 from torch import Tensor, nn
 
 from autoencoder import Autoencoder
-from autoencoder.optimization import Training
+from autoencoder.training.step import Training
 from conditioning import TextEncoder
 from conditioning.clip import Clip
 from ldm.unet import UNet
+from stages import autoencoder as vae_stage
 from stages import clip as clip_stage
-from stages import ldm_recipe
-from stages import vae as vae_stage
-from training.memory import MemoryEstimate, estimate, in_words
-from training.power_ema import SIGMA_RELS, bytes_per_file
+from stages import diffusion_config as ldm_recipe
+from training.config import AveragingRecipe
+from training.posthoc_ema import SIGMA_RELS, bytes_per_file
 from training.precision import Precision
-from training.recipe import AveragingRecipe
+from training.tools.memory_estimate import MemoryEstimate, estimate, in_words
 
 
 def vae_memory(config: vae_stage.Config, training: Training) -> MemoryEstimate:
@@ -93,5 +93,5 @@ def describe_averages(config: AveragingRecipe, module: nn.Module) -> str:
     size = bytes_per_file(module.parameters(), config.averages_half)
     return (
         f"{text}; and {files} files of {in_words(size)}, {in_words(files * size)} in all, for "
-        "training.posthoc."
+        "training.tools.posthoc."
     )

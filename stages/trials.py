@@ -10,25 +10,25 @@ import torch
 from torch import Tensor
 
 from autoencoder import Autoencoder
-from autoencoder.optimization import Training
+from autoencoder.training.step import Training
 from conditioning import TextEncoder
 from conditioning.clip import Clip
-from imagetext.batches import ImageBatches
-from imagetext.cache import LatentCache
-from imagetext.images import ImageTransform, to_model
-from imagetext.order import BucketOrder
-from imagetext.pairs import Pair
+from dataset.images.transform import ImageTransform, to_model
+from dataset.latent_cache.cache import LatentCache
+from dataset.loader import ImageBatches
+from dataset.order import BucketOrder
+from dataset.table import Pair
 from ldm.unet import UNet
+from stages import autoencoder as vae_stage
 from stages import clip as clip_stage
-from stages import ldm as ldm_stage
-from stages import vae as vae_stage
-from stages.ldm_recipe import Config
-from training.batch_size import Step, find_batch_size
+from stages import diffusion as ldm_stage
+from stages.diffusion_config import Config
 from training.cli import pick_device
-from training.memory import MemoryEstimate
-from training.recipe import Recipe
+from training.config import Recipe
+from training.optimizer import Update
 from training.run import Run
-from training.update import Update
+from training.tools.find_batch_size import Step, find_batch_size
+from training.tools.memory_estimate import MemoryEstimate
 
 
 def pixels(count: int, channels: int, size: int) -> Tensor:

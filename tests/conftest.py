@@ -8,7 +8,7 @@ import pytest
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     """A data folder and untrained models of every kind; not to be changed."""
-    from tests.mistakes import make_world
+    from tests.helpers.bad_calls import make_world
 
     return make_world(tmp_path_factory.mktemp("world"))
 
@@ -16,7 +16,7 @@ def world(tmp_path_factory):
 @pytest.fixture
 def refused(world, tmp_path, capsys, monkeypatch):
     """refused(script, pattern, *flags): with the flags a good call ends with such a message."""
-    from tests.mistakes import command, refusal, tree, unchanged
+    from tests.helpers.bad_calls import command, refusal, tree, unchanged
 
     monkeypatch.delenv("LATENTSMITH_TRACEBACK", raising=False)
 

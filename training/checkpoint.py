@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from training import ranks
+from training import distributed as ranks
 from training.durable import discard, put_in_place, sync_names
-from training.sharding import read_tensors, write_tensors
+from training.fsdp import read_tensors, write_tensors
 
 TENSOR = "tensor"  # the JSON key that stands for a tensor of the safetensors file
 INT_KEYS = "int_keys"  # JSON keys are strings; optimizers number their parameters

@@ -14,11 +14,11 @@ import torch
 import tyro
 from safetensors import SafetensorError
 
-from training.allocation import keep_freed_memory
 from training.bounds import check_bounds
-from training.ranks import joined, local_rank, started
+from training.distributed import joined, local_rank, started
+from training.memory_allocation import keep_freed_memory
 from training.signals import interruptible
-from training.watch import STOPPED
+from training.watchdog import STOPPED
 
 Config = TypeVar("Config")
 

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from training.sharding import local
+from training.fsdp import local
 
 
 class EMA:

@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from training import ranks
-from training.boards import open_boards
-from training.metrics import Averages, MetricsFile, NoMetricsFile
-from training.progress import ProgressBar, say
+from training import distributed as ranks
+from training.logging.loggers import open_boards
+from training.logging.metrics import Averages, MetricsFile, NoMetricsFile
+from training.logging.progress import ProgressBar, say
 from training.run import Run
 from training.signals import stop_requests
 from training.skips import Skips, diverged
-from training.watch import Watch, finished, phase
+from training.watchdog import Watch, finished, phase
 
 Metrics = dict[str, Tensor]
 

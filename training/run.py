@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from training import ranks
+from training import distributed as ranks
 from training.checkpoint import load_state, remove_leftovers, save_state, saved_states
 from training.durable import append_line, partial_name, put_in_place, sync, sync_names, write_text
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from training import ranks
+from training import distributed as ranks
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; what kill, systemd and batch systems send
 

@@ -1,7 +1,7 @@
 """Noise -> latents, knowing nothing of a model but `denoise(z_t, t) -> z_0`.
 
 Each sampler solves the probability-flow ODE, or an SDE of the same marginals, of
-z_t = alpha_t z_0 + sigma_t noise, along a list of times, noise first (`path`, `ldm.spacing`). All
+z_t = alpha_t z_0 + sigma_t noise, along a list of times, noise first (`path`, `ldm.timesteps`). All
 take the same arguments:
 
     denoise         called with latents and one time per image, all alike
@@ -20,9 +20,9 @@ no other image of the batch.
 import difflib
 from collections.abc import Callable
 
-from ldm.samplers.ancestral import ddim, ddpm, euler_ancestral, lcm
-from ldm.samplers.multistep import dpmpp_2m, plms
-from ldm.samplers.one_step import dpmpp_2s, euler, heun
+from ldm.samplers.ddim import ddim, ddpm, euler_ancestral, lcm
+from ldm.samplers.dpm_solver import dpmpp_2m, plms
+from ldm.samplers.euler_heun import dpmpp_2s, euler, heun
 from ldm.samplers.sde import dpmpp_2m_sde, dpmpp_3m_sde
 from ldm.samplers.unipc import unipc
 from ldm.shapes import Latents

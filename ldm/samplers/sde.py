@@ -1,12 +1,12 @@
 """Solvers of the reverse SDE, which add noise on the way; one call per step.
 
 Fresh noise corrects earlier errors, at the price of more steps. With the noise of one Brownian path
-(`ldm.noise`), more steps change the picture less and less.
+(`ldm.samplers.noise`), more steps change the picture less and less.
 """
 
 import torch
 
-from ldm.samplers.path import DrawNoise, Path, Steps, needed
+from ldm.samplers.levels import DrawNoise, Path, Steps, needed
 from ldm.schedule import Schedule
 from ldm.shapes import Denoise, Latents
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from ldm.samplers.path import DrawNoise, Levels, Path, Steps
+from ldm.samplers.levels import DrawNoise, Levels, Path, Steps
 from ldm.schedule import Schedule
 from ldm.shapes import Denoise, Latents
 

@@ -1,0 +1,120 @@
+"""The README.md beside an autoencoder's weights."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from interop.model_card import (
+    bullets,
+    mapping,
+    millions,
+    model_card,
+    tensors_sha256,
+    training,
+    writer,
+)
+
+USE = """## Use
+
+```python
+import torch
+from autoencoder import Autoencoder  # Latentsmith's
+
+autoencoder = Autoencoder.load(".")  # this folder
+images = torch.rand(1, {channels}, {side}, {side}) * 2 - 1  # in place of pictures in [-1, 1]
+with torch.no_grad():
+    latents = autoencoder.encode(images).sample()  # {latents}
+    again = autoencoder.decode(latents)
+```
+
+```python
+from diffusers import AutoencoderKL
+
+vae = AutoencoderKL.from_pretrained(".")  # {note}
+with torch.no_grad():
+    latents = {encode}
+    again = vae.decode({decode}).sample
+```"""
+
+
+def card(
+    config: Mapping[str, Any], weights: Mapping[str, Tensor], provenance: Mapping[str, Any]
+) -> str:
+    """config: as in config.json. provenance: as in latentsmith.json."""
+    factor = 2 ** (len(config["block_out_channels"]) - 1)
+    side = max(1, config["sample_size"] // factor) * factor
+    latents = (1, config["latent_channels"], side // factor, side // factor)
+    statistics = mapping(provenance.get("latent_statistics_folded_in"))
+    known = "zero mean and unit variance in every channel, " if statistics else ""
+    facts = {
+        "images": f"{config['in_channels']} channels, values in [-1, 1], sides multiples of "
+        f"{factor}; made for {config['sample_size']}x{config['sample_size']} pixels",
+        "latents": f"{latents[1]} channels, {known}sides {factor} times smaller",
+        "sha256 of the tensors": f"`{tensors_sha256(weights)}`",
+    }
+    if "largest_activation" in provenance:
+        room = "float16 has room" if provenance.get("fits_float16") else "too much for float16"
+        facts["activations"] = f"up to {provenance['largest_activation']:.3g} measured, {room}"
+    if pixels := mapping(provenance.get("pixels")):
+        low, high = pixels["value_range"]
+        facts["numbers in the files"] = f"{pixels['dtype']}; {low:g} became -1, {high:g} became 1"
+    kind = f"A KL autoencoder of {millions(weights)} in diffusers' layout of `AutoencoderKL`"
+    return model_card(
+        f"Autoencoder: images to latents {factor} times smaller, and back",
+        [
+            f"{kind}, written by {writer()}.\n\n{bullets(facts)}",
+            USE.format(
+                channels=config["in_channels"], side=side, latents=latents, **scaling(config)
+            ),
+            *([folded(statistics)] if statistics else []),
+            training(provenance),
+        ],
+        library="diffusers",
+        tags=["autoencoder", "vae"],
+    )
+
+
+def scaling(config: Mapping[str, Any]) -> dict[str, str]:
+    """What users of diffusers have to do about the scale of the latents, as code."""
+    encode, decode = "vae.encode(images).latent_dist.sample()", "latents"
+    if mean := config["latents_mean"]:
+        named = (("mean", mean), ("std", config["latents_std"]))
+        shapes = [f"{name} = torch.tensor({list(values)})[:, None, None]" for name, values in named]
+        return {
+            "note": "its statistics are to be applied as follows\n" + "\n".join(shapes),
+            "encode": f"({encode} - mean) * vae.config.scaling_factor / std",
+            "decode": "latents * std / vae.config.scaling_factor + mean",
+        }
+    if config["scaling_factor"] == 1 and not config["shift_factor"]:
+        note = "scaling_factor is 1.0: nothing to multiply"
+        return {"note": note, "encode": encode, "decode": decode}
+    decode = "latents / vae.config.scaling_factor"
+    if config["shift_factor"]:
+        encode, decode = (
+            f"({encode} - vae.config.shift_factor)",
+            f"{decode} + vae.config.shift_factor",
+        )
+    return {
+        "note": f"scaling_factor is {config['scaling_factor']}, to be applied as follows",
+        "encode": f"{encode} * vae.config.scaling_factor",
+        "decode": decode,
+    }
+
+
+def folded(statistics: Mapping[str, Any]) -> str:
+    """The section on what was measured and made part of the network."""
+    measured = {
+        "mean": numbers(statistics["mean"]),
+        "standard deviation": numbers(statistics["std"]),
+    }
+    return (
+        f"## Latent statistics\n\nOver {statistics['images']} training images, before they were "
+        "folded into `quant_conv` and `post_quant_conv`, channel by channel:\n\n"
+        f"{bullets(measured)}\n\nThey are history, not to be applied again. Before training "
+        "on latents of other pictures, check that their standard deviation lies in [0.8, 1.25]."
+    )
+
+
+def numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.5g}" for value in values)

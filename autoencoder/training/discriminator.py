@@ -1,0 +1,85 @@
+"""The adversary of the autoencoder: judges patches, so that textures get sharp.
+
+PatchGAN: Isola et al. 2017 (arXiv:1611.07004). Hinge loss: Lim & Ye 2017 (arXiv:1705.02894).
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from autoencoder.layers import group_norm
+from autoencoder.shapes import Images, Scalar
+
+Logits = Float[Tensor, "b 1 h w"]  # one per patch: above 0 says real, below 0 reconstructed
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig:
+    in_channels: int = 3  # those of the images
+    width: int = 64  # channels after the first convolution; doubled per layer, at most 8 times
+    layers: int = 3  # that halve the image; a patch is 16, 34 or 70 pixels wide with 1, 2 or 3
+    groups: int = 16  # of the GroupNorms; must divide width
+
+    def __post_init__(self):
+        if self.layers < 1 or self.width % self.groups:
+            raise ValueError(
+                f"a discriminator needs layers >= 1 (got {self.layers}) and a width that its "
+                f"{self.groups} groups divide (got {self.width})."
+            )
+
+
+class Discriminator(nn.Module):
+    """Convolutions that see one patch each.
+
+    GroupNorm where the original has BatchNorm, whose running statistics would also be moved by the
+    generator's step, which is undefined at batch size 1, and which differs between processes.
+    Spectral normalization would keep a state that every forward pass moves, too.
+    """
+
+    def __init__(self, config: DiscriminatorConfig):
+        super().__init__()
+        self.config = config
+        widths = [config.width * min(2**layer, 8) for layer in range(config.layers + 1)]
+        modules = [nn.Conv2d(config.in_channels, widths[0], 4, stride=2, padding=1)]
+        for layer in range(1, config.layers + 1):
+            stride = 2 if layer < config.layers else 1
+            modules += [
+                nn.LeakyReLU(0.2),
+                nn.Conv2d(widths[layer - 1], widths[layer], 4, stride, padding=1, bias=False),
+                group_norm(config.groups, widths[layer]),
+            ]
+        modules += [nn.LeakyReLU(0.2), nn.Conv2d(widths[-1], 1, 4, padding=1)]
+        self.network = nn.Sequential(*modules)
+        for module in self.network:
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.02)  # as in the paper, appendix 6.2
+
+    def forward(self, images: Images) -> Logits:
+        check_size(images, self.config.layers)
+        return self.network(images)
+
+
+def check_size(images: Images, layers: int) -> None:
+    """Two convolutions without stride take one pixel each, after the image was halved `layers`
+    times; at least one patch must be left."""
+    smallest = 3 * 2**layers
+    if min(images.shape[-2:]) < smallest:
+        raise ValueError(
+            f"images are {images.shape[-2]}x{images.shape[-1]}; a discriminator with "
+            f"{layers} layers needs at least {smallest} pixels. Give it fewer layers."
+        )
+
+
+def hinge_loss(real: Logits, fake: Logits) -> Scalar:
+    """What the discriminator minimizes; 1 if it knows nothing, 0 if it is right by a margin."""
+    return 0.5 * ((1 - real).relu().mean() + (1 + fake).relu().mean())
+
+
+def balance(loss: float, real: float, fake: float) -> str:
+    """The state of the contest in words, from means of the hinge loss and of the logits."""
+    if loss < 0.1:
+        return "the discriminator is winning: its gradient fades (lower its learning rate)"
+    if abs(real - fake) < 0.02:
+        return "the discriminator is dead: it tells nothing apart (train it earlier or faster)"
+    return "balanced"

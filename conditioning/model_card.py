@@ -1,0 +1,57 @@
+"""The README.md beside a text encoder's weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from interop.model_card import bullets, mapping, model_card, training, writer
+
+USE = """## Use
+
+```python
+from conditioning import TextEncoder  # Latentsmith's
+
+encoder = TextEncoder.load(".")  # this folder; the tokenizer lies beside it
+context = encoder(["a red apple"])  # (1, {tokens}, {width}), one vector per token
+null = encoder([""])  # what guidance leads away from
+```
+
+```python
+from transformers import CLIPTextModel, CLIPTokenizer
+
+tokenizer = CLIPTokenizer.from_pretrained("../tokenizer")
+model = CLIPTextModel.from_pretrained(".")
+padded = dict(padding="max_length", truncation=True, max_length={tokens}, return_tensors="pt")
+ids = tokenizer(["a red apple"], **padded).input_ids
+context = model(ids, output_hidden_states=True).{states}
+```"""
+
+
+def card(config: Mapping[str, Any], facts: Mapping[str, Any], *, tokens: int, pad: str) -> str:
+    """config: as in config.json. facts: as in latentsmith.json. pad: token that fills up."""
+    last = facts["layer"] == "last"
+    hidden = f"hidden_states[{-1 if last else -2}]"  # in transformers, without the norm
+    normed = "with" if facts["final_norm"] else "without"
+    read = {
+        "context": f"{tokens} tokens of width {config['hidden_size']}, start and end included; "
+        f"longer texts are cut, shorter ones filled up with `{pad}`",
+        "read after": f"the {facts['layer']} of the {config['num_hidden_layers']} layers stored "
+        f"here, {normed} the final norm",
+        "activation": f"`{config['hidden_act']}`",
+        "sha256 of the tensors": f"`{facts['sha256']}`",
+    }
+    return model_card(
+        "Text encoder: a prompt to one vector per token",
+        [
+            "The text tower of a CLIP in the layout of transformers' `CLIPTextModel`, written by "
+            f"{writer()}. A U-Net attends to all of its vectors, padding included.\n\n"
+            f"{bullets(read)}",
+            USE.format(
+                tokens=tokens,
+                width=config["hidden_size"],
+                states="last_hidden_state" if facts["final_norm"] else hidden,
+            ),
+            training(mapping(facts.get("provenance"))),
+        ],
+        library="transformers",
+        tags=["clip", "text-encoder"],
+    )

@@ -1,0 +1,19 @@
+"""Why a file of the data folder is not read."""
+
+from dataset.members import Source
+
+
+class UnusableImage(ValueError):
+    """A file that cannot be trained on, and why."""
+
+    def __init__(self, path: Source, reason: str):
+        super().__init__(path, reason)  # as they came, so that it survives pickling
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class MissingLibrary(ValueError):
+    """One that would read the file is not installed: no fault of the file."""

@@ -1,0 +1,285 @@
+"""What is found in a data folder, by which rule, and what is said when something is wrong."""
+
+import json
+import unicodedata
+
+import pytest
+
+from dataset.folder import Folder, read_folder
+from dataset.table import NO_CAPTION, Pair
+from tests.helpers.images import captioned, picture, truncated, write_metadata
+
+
+def captions(folder: Folder) -> dict[str, tuple[str, ...]]:
+    return {pair.path.relative_to(folder.root).as_posix(): pair.captions for pair in folder.pairs}
+
+
+def test_metadata_jsonl_comes_first(tmp_path):
+    picture(tmp_path / "red_apple.png")
+    (tmp_path / "red_apple.txt").write_text("from the text file")
+    (tmp_path / "captions.json").write_text('{"red_apple.png": "from captions.json"}')
+    write_metadata(tmp_path, [{"file_name": "red_apple.png", "text": "from metadata"}])
+    folder = read_folder(tmp_path)
+    assert folder.rule == "metadata.jsonl"
+    assert captions(folder) == {"red_apple.png": ("from metadata",)}
+
+
+def test_text_files_come_before_captions_json(tmp_path):
+    picture(tmp_path / "red_apple.png")
+    (tmp_path / "red_apple.txt").write_text("from the text file\n")
+    (tmp_path / "captions.json").write_text('{"red_apple.png": "from captions.json"}')
+    folder = read_folder(tmp_path)
+    assert ".txt" in folder.rule
+    assert captions(folder) == {"red_apple.png": ("from the text file",)}
+
+
+def test_captions_json_comes_before_names(tmp_path):
+    picture(tmp_path / "fruit" / "red_apple.png")
+    picture(tmp_path / "tools" / "hammer.png")
+    table = {"fruit/red_apple.png": "an apple", "tools/hammer.png": ["a hammer", "a tool"]}
+    (tmp_path / "captions.json").write_text(json.dumps(table))
+    folder = read_folder(tmp_path)
+    assert folder.rule == "captions.json"
+    assert captions(folder) == {
+        "fruit/red_apple.png": ("an apple",),
+        "tools/hammer.png": ("a hammer", "a tool"),
+    }
+
+
+def test_class_folders_come_before_file_names(tmp_path):
+    picture(tmp_path / "red_fruit" / "apple.png")
+    picture(tmp_path / "tools" / "hammer.png")
+    folder = read_folder(tmp_path)
+    assert "class folder" in folder.rule
+    assert set(captions(folder).values()) == {("red fruit",), ("tools",)}
+
+
+def test_repeat_counts_of_class_folders_are_dropped(tmp_path):
+    picture(tmp_path / "10_cat" / "a.png")
+    picture(tmp_path / "5_dog" / "b.png")
+    assert set(captions(read_folder(tmp_path)).values()) == {("cat",), ("dog",)}
+
+
+def test_file_names_come_last(tmp_path):
+    picture(tmp_path / "images" / "red_apple-tree_003.png")  # one folder is no class
+    folder = read_folder(tmp_path)
+    assert folder.rule == "the name of the image file"
+    assert folder.pairs[0].captions == ("red apple tree",)
+
+
+@pytest.mark.parametrize("name", ["0001", "IMG_2041", "DSC00012", "1F469-200D", "a8f3c2d1"])
+def test_names_without_meaning_are_no_captions(tmp_path, name):
+    picture(tmp_path / f"{name}.png")
+    with pytest.raises(ValueError, match=r"1 of 1 images .* no caption"):
+        read_folder(tmp_path)
+
+
+def test_metadata_csv_with_commas_and_several_rows_for_an_image(tmp_path):
+    picture(tmp_path / "a.png")
+    table = 'file_name,text\na.png,"red, and round"\na.png,an apple\n'
+    (tmp_path / "metadata.csv").write_text("\ufeff" + table, encoding="utf-8")
+    folder = read_folder(tmp_path)
+    assert folder.rule == "metadata.csv"
+    assert captions(folder) == {"a.png": ("red, and round", "an apple")}
+
+
+def test_a_comma_outside_quotes_does_not_cut_a_caption(tmp_path):
+    picture(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,red, and round\n")
+    with pytest.raises(ValueError, match="double quotes"):
+        read_folder(tmp_path)
+
+
+def test_metadata_of_subfolders_counts_from_there(tmp_path):
+    for part in ("one", "two"):
+        picture(tmp_path / part / "images" / "a.png")
+        write_metadata(tmp_path / part, [{"file_name": "images/a.png", "text": part}])
+    folder = read_folder(tmp_path)
+    assert folder.rule == "metadata.jsonl (2 files)"
+    assert captions(folder) == {"one/images/a.png": ("one",), "two/images/a.png": ("two",)}
+
+
+def test_several_captions(tmp_path):
+    picture(tmp_path / "a.png")
+    write_metadata(tmp_path, [{"file_name": "a.png", "text": ["one", " two ", "", "one"]}])
+    assert captions(read_folder(tmp_path)) == {"a.png": ("one", "two")}
+
+
+def test_every_line_of_a_text_file_is_a_caption(tmp_path):
+    picture(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes("eins\r\nzwei äpfel\r\n\r\n".encode())
+    assert captions(read_folder(tmp_path)) == {"a.png": ("eins", "zwei äpfel")}
+
+
+def test_caption_files_and_upper_case_extensions(tmp_path):
+    picture(tmp_path / "A.PNG")
+    picture(tmp_path / "b.JPEG")
+    (tmp_path / "A.TXT").write_text("upper")
+    (tmp_path / "b.caption").write_text("lower")
+    assert captions(read_folder(tmp_path)) == {"A.PNG": ("upper",), "b.JPEG": ("lower",)}
+
+
+def test_unicode_names_in_either_form(tmp_path):
+    """macOS stores names decomposed; a metadata file written elsewhere has them composed."""
+    composed, decomposed = (unicodedata.normalize(form, "äpfel 猫.png") for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    picture(tmp_path / decomposed)
+    write_metadata(tmp_path, [{"file_name": composed, "text": "猫 und Äpfel"}])
+    assert read_folder(tmp_path).pairs[0].captions == ("猫 und Äpfel",)
+
+
+def test_unicode_separators_inside_a_caption_do_not_end_the_line(tmp_path):
+    picture(tmp_path / "a.png")
+    write_metadata(tmp_path, [{"file_name": "a.png", "text": "one\u2028two"}])
+    assert captions(read_folder(tmp_path)) == {"a.png": ("one\u2028two",)}
+
+
+def test_links_are_followed_and_loops_end(tmp_path):
+    outside = picture(tmp_path / "elsewhere" / "red apple.png")
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "green pear.png").symlink_to(outside)
+    (root / "fruit").symlink_to(outside.parent, target_is_directory=True)
+    (outside.parent / "loop").symlink_to(root, target_is_directory=True)
+    assert set(captions(read_folder(root))) == {"green pear.png", "fruit/red apple.png"}
+
+
+def test_hidden_files_are_ignored(tmp_path):
+    picture(tmp_path / "red apple.png")
+    (tmp_path / "._red apple.png").write_bytes(b"\0\1")
+    picture(tmp_path / ".cache" / "thumb.png")
+    picture(tmp_path / "__MACOSX" / "thumb.png")
+    assert set(captions(read_folder(tmp_path))) == {"red apple.png"}
+
+
+def test_unusable_files_are_named_with_their_reason(tmp_path):
+    captioned(tmp_path, 3)
+    truncated(tmp_path / "cut.jpg")
+    (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "photo.heic").write_bytes(b"ftypheic")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with (tmp_path / "metadata.jsonl").open("a") as metadata:
+        for name in ("cut.jpg", "text.png", "lost.png"):
+            metadata.write(json.dumps({"file_name": name, "text": "a caption"}) + "\n")
+    folder = read_folder(tmp_path)
+    reasons = {unusable.path.name: unusable.reason for unusable in folder.unusable}
+    assert len(folder.pairs) == len(folder.sizes) == len(folder.modes) == 3
+    assert reasons.keys() == {"cut.jpg", "text.png", "photo.heic", "gone.png", "lost.png"}
+    assert "truncated" in reasons["cut.jpg"]
+    assert "not an image" in reasons["text.png"]
+    assert "convert" in reasons["photo.heic"]
+    assert "broken link" in reasons["gone.png"]
+    assert "metadata.jsonl line 6" in reasons["lost.png"]
+    with pytest.raises(ValueError, match=r"(?s)5 files.*cut\.jpg.*--skip-unusable"):
+        folder.require_all_usable()
+
+
+def test_a_text_file_that_is_no_utf8(tmp_path):
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png")
+    (tmp_path / "a.txt").write_bytes("äpfel".encode("latin-1"))
+    (tmp_path / "b.txt").write_text("pears")
+    folder = read_folder(tmp_path, allow_missing_captions=True)
+    assert "UTF-8" in folder.unusable[0].reason
+    assert captions(folder) == {"a.png": NO_CAPTION, "b.png": ("pears",)}
+
+
+def test_captions_without_images(tmp_path):
+    picture(tmp_path / "a.png")
+    for name in ("a", "b", "README"):
+        (tmp_path / f"{name}.txt").write_text("a caption")
+    unusable = read_folder(tmp_path).unusable
+    assert [file.path.name for file in unusable] == ["b.txt"]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ValueError, match=r"no images in .*3 \.txt"):
+        read_folder(tmp_path)
+
+
+def test_missing_captions_are_an_error_unless_allowed(tmp_path):
+    for k in range(8):
+        picture(tmp_path / f"{k}.png")
+    (tmp_path / "0.txt").write_text("zero")
+    (tmp_path / "1.txt").write_text("  \n")
+    with pytest.raises(ValueError, match=r"(?s)7 of 8 images .*1\.png.*and 2 more.*--allow-miss"):
+        read_folder(tmp_path)
+    folder = read_folder(tmp_path, allow_missing_captions=True)
+    assert len(folder.pairs) == 8
+    assert len(folder.missing) == 7
+    assert folder.missing[0] == Pair(tmp_path / "1.png", ("",))
+
+
+@pytest.mark.parametrize(
+    ("file", "meant"),
+    [
+        ("metadata.json", "metadata.jsonl"),
+        ("metadata.json1", "metadata.jsonl"),
+        ("Metadata.CSV", "metadata.csv"),
+        ("caption.json", "captions.json"),
+    ],
+)
+def test_near_misses_are_named(tmp_path, file, meant):
+    picture(tmp_path / "red apple.png")
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(ValueError, match=f"(?s)found .*{file}; did you mean {meant}.*guessed"):
+        read_folder(tmp_path)
+    (tmp_path / "red apple.txt").write_text("an apple")  # captions are not guessed any more
+    assert len(read_folder(tmp_path).notes) == 1
+
+
+def test_captions_beside_the_images_with_another_extension(tmp_path):
+    picture(tmp_path / "red apple.png")
+    (tmp_path / "red apple.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"found 1 \.json files beside images"):
+        read_folder(tmp_path)
+
+
+def test_the_folder_of_images_instead_of_the_data_folder(tmp_path):
+    picture(tmp_path / "images" / "red apple.png")
+    write_metadata(tmp_path, [{"file_name": "images/red apple.png", "text": "an apple"}])
+    with pytest.raises(ValueError, match=f"did you mean the data folder {tmp_path}"):
+        read_folder(tmp_path / "images")
+
+
+def test_test_and_training_images_are_not_mixed(tmp_path):
+    for part in ("train", "test"):
+        captioned(tmp_path / part, 2)
+    with pytest.raises(ValueError, match="kept apart"):
+        read_folder(tmp_path)
+    assert len(read_folder(tmp_path / "train").pairs) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"image": "a.png", "caption": "x"}', "needs 'file_name' .* it has image, caption"),
+        ('{"file_name": "a.png", "text": 3}', "must be a string"),
+        ('["a.png", "x"]', "needs 'file_name'"),
+        ('{"file_name": "a.png",', "line 1 is not valid JSON"),
+    ],
+)
+def test_rows_that_are_not_understood(tmp_path, row, message):
+    picture(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text(row + "\n")
+    with pytest.raises(ValueError, match=message):
+        read_folder(tmp_path)
+
+
+def test_folders_that_hold_nothing(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"no images in .*no files"):
+        read_folder(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match=r"no data folder .*Did you mean .*empty"):
+        read_folder(tmp_path / "emtpy")
+    file = tmp_path / "data.zip"
+    file.write_bytes(b"")
+    with pytest.raises(ValueError, match="is a file"):
+        read_folder(file)
+    (tmp_path / "empty" / "000.tar").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"Tar files are given by name.*\*\.tar"):
+        read_folder(tmp_path / "empty")
+
+
+def test_a_folder_of_broken_images_only(tmp_path):
+    truncated(tmp_path / "red apple.jpg")
+    with pytest.raises(ValueError, match=r"(?s)none of the images .*red apple\.jpg: .*truncated"):
+        read_folder(tmp_path)

@@ -1,0 +1,59 @@
+"""A training in miniature, whose steps take no time."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from training.ema import EMA
+from training.learning_rate import learning_rate
+from training.loop import Plan, train
+from training.optimizer import Update
+from training.run import Run
+from training.seeding import generator
+
+PLAN = Plan(steps=12, images_per_step=4, save_every=5, look_every=6, log_every=3)
+
+
+class Toy:
+    """A run in miniature: linear regression by AdamW with EMA, all randomness from the step."""
+
+    def __init__(self, folder: Path, config: dict | None = None):
+        torch.manual_seed(0)
+        self.run = Run(folder, config or {"seed": 0})
+        self.model = nn.Linear(3, 1)
+        self.ema = EMA(self.model, halflife=4)
+        self.update = Update({"optimizer": torch.optim.AdamW(self.model.parameters(), fused=True)})
+        self.parts = {"model": self.model, "ema": self.ema, "update": self.update}
+        self.looked: list[int] = []
+
+    def batch(self, step: int) -> torch.Tensor:
+        return torch.randn(4, 3, generator=generator(0, "train", step))
+
+    def step(self, step: int) -> dict[str, torch.Tensor]:
+        rate = learning_rate(step, base=0.1, steps=PLAN.steps, warmup=3, cooldown=0.5)
+        x = self.batch(step)
+        loss = (self.model(x) - x.sum(1, keepdim=True)).square().mean()
+        loss.backward()
+        metrics = {"loss": loss}
+        metrics |= self.update(metrics, {"optimizer": rate})
+        self.ema.update(self.model, step, metrics["taken"])
+        return metrics
+
+    def look(self, step: int) -> dict[str, float]:
+        self.looked.append(step)
+        return {"looked": float(step)}
+
+    def train(self, plan: Plan = PLAN) -> None:
+        train(self.run, plan, self.parts, self.step, self.look, "toy")
+
+    def weights(self) -> list[torch.Tensor]:
+        moments = self.update.state_dict()["moments"]["optimizer"].values()
+        moments = [value for state in moments for value in state.values()]
+        return [*self.model.state_dict().values(), *self.ema.state_dict().values(), *moments]
+
+    def metrics(self) -> list[dict]:
+        lines = (self.run.path / "metrics.jsonl").read_text().splitlines()
+        timeless = [json.loads(line) for line in lines]
+        return [{k: v for k, v in m.items() if k != "images_per_second"} for m in timeless]

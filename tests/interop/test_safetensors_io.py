@@ -1,0 +1,295 @@
+"""Files and folders of weights: what diffusers and transformers write, damage, and equal bytes."""
+
+import json
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from interop.safetensors_io import (
+    has_weights,
+    read_folder,
+    read_header,
+    read_json,
+    read_tensors,
+    require,
+    weights_file,
+    write_tensors,
+)
+
+TENSORS = {"b": torch.arange(6.0).view(2, 3), "a": torch.ones(4), "half": torch.ones(3).half()}
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    write_tensors(tmp_path / "model.safetensors", TENSORS, {"format": "pt"})
+    return tmp_path / "model.safetensors"
+
+
+def equal(found: dict, expected: dict) -> bool:
+    return found.keys() == expected.keys() and all(
+        found[key].dtype == value.dtype and torch.equal(found[key], value)
+        for key, value in expected.items()
+    )
+
+
+# Writing.
+
+
+def test_equal_input_gives_equal_bytes(tmp_path):
+    metadata = {f"key {k}": f'"{k}" é 😀 \\ \x00\x1f\x7f\n\t/' for k in range(20)}
+    contents = set()
+    for _ in range(3):
+        write_tensors(tmp_path / "x.safetensors", TENSORS, metadata)
+        contents.add((tmp_path / "x.safetensors").read_bytes())
+        metadata = dict(reversed(metadata.items()))
+    assert len(contents) == 1
+    assert equal(read_tensors(tmp_path / "x.safetensors"), TENSORS)
+    with safe_open(tmp_path / "x.safetensors", framework="pt") as stored:
+        assert stored.metadata() == metadata
+    save_file(TENSORS, tmp_path / "theirs.safetensors", metadata=metadata)
+    assert (tmp_path / "theirs.safetensors").stat().st_size == len(contents.pop())
+
+
+def test_without_metadata_and_with_awkward_layouts(tmp_path):
+    turned = {"x": torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last)}
+    write_tensors(tmp_path / "x.safetensors", turned, {})
+    assert torch.equal(load_file(tmp_path / "x.safetensors")["x"], turned["x"])
+
+
+def test_a_failed_write_leaves_the_old_file(file, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    before = file.read_bytes()
+    monkeypatch.setattr("interop.safetensors_io.save_file", full)
+    for target in (file, file.parent / "new" / "model.safetensors"):
+        with pytest.raises(OSError, match="No space"):
+            write_tensors(target, TENSORS, {})
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+
+
+# One file.
+
+
+def test_headers_and_chosen_tensors(file, tmp_path):
+    shapes = {"a": (4,), "b": (2, 3), "half": (3,)}
+    assert read_header(file) == (shapes, {"format": "pt"})
+    assert equal(read_tensors(file, lambda name: name == "b"), {"b": TENSORS["b"]})
+    torch.save({"state_dict": TENSORS, "epoch": 3}, tmp_path / "model.ckpt")
+    assert read_header(tmp_path / "model.ckpt") == (shapes, {})
+    assert equal(read_tensors(tmp_path / "model.ckpt"), TENSORS)
+    assert read_tensors(tmp_path / "model.ckpt", lambda name: name == "b").keys() == {"b"}
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_pickles_of_tensors(tmp_path, archive):
+    path = tmp_path / "model.pt"
+    content = {"weight": nn.Parameter(torch.ones(2)), "step": 3, "nested": {"x": torch.ones(1)}}
+    torch.save(content, path, _use_new_zipfile_serialization=archive)
+    found = read_tensors(path)
+    assert equal(found, {"weight": torch.ones(2)})
+    assert not found["weight"].requires_grad
+
+
+def test_checkpoints_that_name_the_callback_of_lightning(tmp_path, monkeypatch):
+    """Its class is a key in them; neither Lightning nor the class's code is needed."""
+    module = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
+    code = {"__module__": module.__name__, "__qualname__": "ModelCheckpoint"}
+    module.ModelCheckpoint = type("ModelCheckpoint", (), code)
+    with monkeypatch.context() as during:
+        for name in ("pytorch_lightning", "pytorch_lightning.callbacks", module.__name__):
+            during.setitem(sys.modules, name, module)
+        content = {"state_dict": TENSORS, "callbacks": {module.ModelCheckpoint: {"best": 0.5}}}
+        torch.save(content, tmp_path / "model.ckpt")
+    assert equal(read_tensors(tmp_path / "model.ckpt"), TENSORS)
+
+
+class Malicious:
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return exec, (f"open({str(self.marker)!r}, 'w')",)
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, archive):
+    path, marker = tmp_path / "model.ckpt", tmp_path / "executed"
+    content = {"state_dict": TENSORS, "extra": Malicious(marker)}
+    torch.save(content, path, _use_new_zipfile_serialization=archive)
+    with pytest.raises(ValueError, match=r"model\.ckpt holds code .*calls for .*exec"):
+        read_tensors(path)
+    assert not marker.exists()
+
+
+def test_other_pickles_are_named(tmp_path):
+    path = tmp_path / "model.pt"
+    linear = nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(linear.parameters())
+    linear(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), path)
+    with pytest.raises(ValueError, match=r"no tensors under .*seems to be the state of an optim"):
+        read_tensors(path)
+    torch.save([torch.ones(1)], path)
+    with pytest.raises(ValueError, match="no tensors under their names, only list"):
+        read_tensors(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/constants.pkl", b"")  # what only TorchScript has
+    with pytest.raises(ValueError, match="TorchScript"):
+        read_tensors(path)
+
+
+def test_damaged_files_tell_what_they_are(file):
+    whole = file.read_bytes()
+    damaged = {
+        whole[:-5]: rf"should have {len(whole)} bytes and has {len(whole) - 5}",
+        whole[:20]: r"header should have \d+ bytes; the whole file has 20",
+        (10**6).to_bytes(8, "little") + whole[8:]: "header should have 1000000 bytes",
+        whole + b"more": "damaged or no safetensors file",
+        b"": "It is empty",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n": "Git LFS pointer",
+        b"\n<!DOCTYPE html><html>": "a web page",
+        b"PK\x03\x04" + bytes(100): "archive of torch.save",
+        b"\xff" * 100: "damaged or no safetensors file",
+    }
+    for content, pattern in damaged.items():
+        file.write_bytes(content)
+        for read in (read_tensors, read_header):
+            with pytest.raises(ValueError, match=rf"model\.safetensors .*{pattern}.* again\."):
+                read(file)
+
+
+def test_damaged_pickles_are_refused(tmp_path):
+    path = tmp_path / "model.ckpt"
+    torch.save(TENSORS, path)
+    whole = path.read_bytes()
+    flipped = whole.replace(b"ctorch._utils", b"ctorch._utilz")
+    for content in (whole[:-300], whole[:100], b"", b"\x80\x02", b"not weights", flipped):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"model\.ckpt (is damaged|holds code)") as error:
+            read_tensors(path)
+        assert "weights_only" not in str(error.value)  # torch's own advice is to run the code
+    write_tensors(tmp_path / "model.safetensors", TENSORS, {})
+    path.write_bytes((tmp_path / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="begins as a safetensors file"):
+        read_tensors(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        read_tensors(tmp_path / "nowhere.safetensors")
+    (tmp_path / "picture.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no weights file; those end in \.safetensors"):
+        read_tensors(tmp_path / "picture.png")
+
+
+# Folders.
+
+
+def shard(folder: Path, parts: dict[str, dict], variant: str = "") -> None:
+    """parts: file name -> tensors."""
+    for name, tensors in parts.items():
+        save_file(tensors, folder / name)
+    names = {key: name for name, tensors in parts.items() for key in tensors}
+    index = folder / f"model.safetensors.index{variant}.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
+
+
+FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+
+
+@pytest.fixture
+def sharded(tmp_path) -> Path:
+    shard(tmp_path, {FIRST: {"a": TENSORS["a"]}, SECOND: {"b": TENSORS["b"]}})
+    return tmp_path
+
+
+def test_plain_weights_come_before_variants(tmp_path):
+    assert not has_weights(tmp_path, "model") and not has_weights(tmp_path / "nowhere", "model")
+    save_file({"fp16": torch.ones(1)}, tmp_path / "model.fp16.safetensors")
+    assert read_folder(tmp_path, "model").keys() == {"fp16"}
+    save_file({"other": torch.ones(1)}, tmp_path / "model.non_ema.safetensors")
+    with pytest.raises(ValueError, match=r"2 variants.*model\.fp16\.saf.*model\.non_ema\.saf"):
+        read_folder(tmp_path, "model")
+    assert has_weights(tmp_path, "model") and not has_weights(tmp_path, "mode")
+    parts = {FIRST: {"plain": torch.ones(1)}, SECOND: {"too": torch.ones(1)}}
+    shard(tmp_path, parts)
+    assert read_folder(tmp_path, "model").keys() == {"plain", "too"}
+    save_file({"whole": torch.ones(1)}, tmp_path / "model.safetensors")
+    assert read_folder(tmp_path, "model").keys() == {"whole"}
+    assert weights_file(tmp_path, "model") == tmp_path / "model.safetensors"
+
+
+def test_shards_of_a_variant(tmp_path):
+    """Both ways in which diffusers has named them."""
+    parts = {"model.fp16-00001-of-00002.safetensors": {"a": TENSORS["a"]}}
+    parts |= {"model-00002-of-00002.fp16.safetensors": {"b": TENSORS["b"]}}
+    shard(tmp_path, parts, variant=".fp16")
+    assert equal(read_folder(tmp_path, "model"), {key: TENSORS[key] for key in ("a", "b")})
+
+
+def test_missing_and_wrong_shards(sharded):
+    index = sharded / "model.safetensors.index.json"
+    assert read_folder(sharded, "model").keys() == {"a", "b"}
+    save_file({"a": TENSORS["a"]}, sharded / SECOND)
+    with pytest.raises(ValueError, match=r"index\.json: a is in two of the shards"):
+        read_folder(sharded, "model")
+    (sharded / SECOND).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{SECOND} is missing, though {index.name}"):
+        read_folder(sharded, "model")
+    wrong = ["{", "[]", "{}", '{"weight_map": {"a": "../a.safetensors"}}', '{"weight_map": "a"}']
+    for content in wrong:
+        index.write_text(content)
+        with pytest.raises(ValueError, match=rf"{index.name} .*again\."):
+            read_folder(sharded, "model")
+    index.unlink()
+    with pytest.raises(FileNotFoundError, match=r"there is no model\.safetensors"):
+        read_folder(sharded, "model")
+
+
+def test_pickles_in_folders_are_not_opened(tmp_path):
+    torch.save(TENSORS, tmp_path / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match=r"pytorch_model\.bin, but pickles are not opened"):
+        read_folder(tmp_path, "model")
+
+
+def test_json_files(tmp_path):
+    path = tmp_path / "config.json"
+    assert read_json(path, default={}) == {}
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
+        read_json(path)
+    for content, pattern in ((b"{", "not JSON"), (b"\xff", "not JSON"), (b"[1]", "no JSON object")):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"config\.json .*{pattern}"):
+            read_json(path, default={})
+
+
+# What weights must be.
+
+
+def test_differences_are_told_in_one_message():
+    expected = {f"layer.{k}.weight": torch.ones(3, k + 1, device="meta") for k in range(8)}
+    found = {key: torch.ones(value.shape).half() for key, value in expected.items()}
+    require(found, expected, Path("x.safetensors"), "the model")
+    for k in range(5):
+        del found[f"layer.{k}.weight"]
+    found |= {"layer.5.weight": torch.ones(6, 3), "layer.6.weight": torch.ones(3, 7).int()}
+    found |= {"to_q.lora_A.weight": torch.ones(4, 4)}
+    with pytest.raises(ValueError) as error:
+        require(found, expected, Path("x.safetensors"), "the model")
+    assert str(error.value) == (
+        "x.safetensors does not hold the model. 8 differences, 5 missing: layer.0.weight (3, 1), "
+        "layer.1.weight (3, 2), layer.2.weight (3, 3), ...; 2 different: layer.5.weight is (6, 3), "
+        "expected (3, 6), layer.6.weight is (3, 7) of torch.int32, expected (3, 7); 1 unexpected: "
+        "to_q.lora_A.weight (4, 4). It seems to be a LoRA, which holds changes to a model and no "
+        "model."
+    )

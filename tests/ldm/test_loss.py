@@ -1,0 +1,160 @@
+"""The loss: what it averages, how it weights, what a network that outputs zero scores."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ldm.denoiser import Denoiser
+from ldm.loss import (
+    ObjectiveConfig,
+    denoising_loss,
+    draw_noise,
+    sample_times,
+    weight,
+)
+from ldm.schedule import ScheduleConfig, make_schedule
+
+TABLE, FLOW = ScheduleConfig(), ScheduleConfig(noise_schedule="flow")
+ZERO = ScheduleConfig(zero_terminal_snr=True)
+PAIRS = [
+    (TABLE, "noise"),
+    (TABLE, "velocity"),
+    (TABLE, "sample"),
+    (ZERO, "velocity"),
+    (ZERO, "sample"),
+    (FLOW, "flow"),
+    (FLOW, "sample"),
+]
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def generators(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(k) for k in range(count)]
+
+
+class Constant(torch.nn.Module):
+    def forward(self, z_t, t, context):
+        return torch.zeros_like(z_t)
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "min_snr", "soft_min_snr"])
+@pytest.mark.parametrize(("config", "prediction"), PAIRS)
+def test_a_network_that_outputs_zero_scores_the_weight_times_the_power_of_its_target(
+    config, prediction, weighting
+):
+    schedule = make_schedule(config)
+    objective = ObjectiveConfig(prediction=prediction, weighting=weighting)
+    denoiser = Denoiser(Constant(), schedule, prediction)
+    latents = torch.randn(200, 4, 16, 16, generator=generator())
+    t, noise = draw_noise(latents, schedule, objective, generators(len(latents)))
+    loss = denoising_loss(denoiser, latents, None, objective, t=t, noise=noise)
+    power = 2 if prediction == "flow" else 1  # a difference of two unit variances, or one
+    expected = power * weight(*schedule(t), prediction, objective).flatten()
+    assert loss.shape == (200,)
+    assert loss.mean().item() == pytest.approx(expected.mean().item(), rel=0.02)
+    if weighting == "uniform":
+        assert expected.eq(2 if prediction == "flow" else 1).all()
+
+
+def test_a_perfect_network_scores_zero_and_the_loss_is_per_sample():
+    objective = ObjectiveConfig(prediction="velocity")
+    denoiser = Denoiser(Constant(), make_schedule(TABLE), "velocity")
+    t, noise = torch.tensor([10, 900]), torch.randn(2, 4, 8, 8, generator=generator())
+    latents = torch.zeros_like(noise)
+    noise[0] = 0  # then the velocity is zero, as the network says
+    loss = denoising_loss(denoiser, latents, None, objective, t=t, noise=noise)
+    alpha, _ = denoiser.schedule(t)
+    assert loss[0] == 0
+    torch.testing.assert_close(loss[1], (alpha[1] * noise[1]).square().mean())
+
+
+@pytest.mark.parametrize("weighting", ["min_snr", "soft_min_snr"])
+@pytest.mark.parametrize(("config", "prediction"), PAIRS)
+def test_snr_weights_say_the_same_about_z_0_for_every_prediction(config, prediction, weighting):
+    """An error of z_0 costs the same, however the network expresses it."""
+    schedule = make_schedule(config)
+    objective = ObjectiveConfig(prediction=prediction, weighting=weighting)
+    t = torch.tensor([1, 100, 400, 700, 950])
+    alpha, sigma = schedule(t)
+    snr = alpha**2 / sigma**2
+    at_z_0 = snr.clamp(max=5) if weighting == "min_snr" else snr * 5 / (snr + 5)
+    # by how much each prediction changes when z_0 does, at a given z_t
+    slope = {
+        "noise": alpha / sigma,
+        "velocity": 1 / sigma,
+        "sample": torch.ones_like(sigma),
+        "flow": 1 / sigma,
+    }[prediction]
+    expected = at_z_0 / slope**2
+    torch.testing.assert_close(weight(alpha, sigma, prediction, objective), expected)
+
+
+def test_min_snr_in_the_form_it_is_published_in():
+    schedule = make_schedule(TABLE)
+    alpha, sigma = schedule(torch.tensor([1, 100, 400, 700, 999]))
+    snr = alpha**2 / sigma**2
+    capped = snr.clamp(max=5)
+    objective = ObjectiveConfig(weighting="min_snr")
+    for prediction, expected in {
+        "noise": capped / snr,
+        "velocity": capped / (snr + 1),
+        "sample": capped,
+    }.items():
+        torch.testing.assert_close(weight(alpha, sigma, prediction, objective), expected)
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "min_snr", "soft_min_snr"])
+def test_weights_are_finite_at_both_ends(weighting):
+    objective = ObjectiveConfig(weighting=weighting)
+    for config, prediction in PAIRS:
+        alpha, sigma = make_schedule(config)(torch.tensor([0, 999]))
+        assert weight(alpha, sigma, prediction, objective).isfinite().all()
+
+
+@pytest.mark.parametrize("config", [TABLE, FLOW], ids=["table", "flow"])
+def test_uniform_times_cover_everything(config):
+    schedule = make_schedule(config)
+    t = sample_times(schedule, ObjectiveConfig(), generators(20_000))
+    assert t.min() >= 0 and t.max() < 1000 and t.floor().long().unique().numel() == 1000
+    assert t.float().mean().item() == pytest.approx(500, rel=0.02)
+    assert t.is_floating_point() == (config.noise_schedule == "flow")
+
+
+def test_logit_normal_times_have_the_right_quantiles():
+    schedule = make_schedule(FLOW)
+    objective = ObjectiveConfig(times="logit_normal", logit_mean=0.5, logit_std=2.0)
+    t = sample_times(schedule, objective, generators(50_000))
+    logit = (t / 1000).logit()
+    assert logit.mean().item() == pytest.approx(0.5, abs=0.03)
+    assert logit.std().item() == pytest.approx(2, abs=0.03)
+    extreme = replace(objective, logit_mean=100.0)
+    for config in (FLOW, TABLE):
+        assert sample_times(make_schedule(config), extreme, generators(3)).max() < 1000
+
+
+def test_offset_noise_moves_whole_channels():
+    latents, objective = torch.zeros(500, 4, 8, 8), ObjectiveConfig(offset_noise=0.5)
+    _, noise = draw_noise(latents, make_schedule(TABLE), objective, generators(500))
+    assert noise.mean(dim=(2, 3)).var().item() == pytest.approx(0.25 + 1 / 64, rel=0.1)
+    _, plain = draw_noise(latents, make_schedule(TABLE), ObjectiveConfig(), generators(500))
+    assert plain.mean(dim=(2, 3)).var().item() == pytest.approx(1 / 64, rel=0.1)
+
+
+def test_what_is_drawn_for_a_sample_depends_on_its_generator_alone():
+    latents, objective = torch.zeros(3, 4, 8, 8), ObjectiveConfig(offset_noise=0.1)
+    schedule = make_schedule(TABLE)
+    together = draw_noise(latents, schedule, objective, generators(3))
+    torch.manual_seed(1)
+    alone = draw_noise(latents[2:], schedule, objective, generators(3)[2:])
+    for a, b in zip(together, alone, strict=True):
+        assert torch.equal(a[2:], b)
+
+
+@pytest.mark.parametrize("field", ["gamma", "logit_std", "offset_noise"])
+def test_impossible_configs_are_refused(field):
+    with pytest.raises(ValueError, match=field):
+        ObjectiveConfig(**{field: -1.0})

@@ -1,0 +1,155 @@
+"""The whole model with random weights: one image at a time or many, saved, loaded, and refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autoencoder import Autoencoder
+from autoencoder.model import PRESETS as AUTOENCODERS
+from conditioning.clip import PRESETS as CLIPS
+from conditioning.clip import Clip
+from ldm import TextToImage
+from ldm.guidance import Guidance
+from ldm.pipeline.sampling import Sampling
+from ldm.samplers import SAMPLERS
+from ldm.schedule import ScheduleConfig
+from ldm.unet import PRESETS as UNETS
+from ldm.unet import UNet
+
+PROMPTS = ["a red heart", "a cat", "", "a blue square on a green circle", "seven"]
+FLOW = ScheduleConfig(noise_schedule="flow")
+
+
+def make_pipeline(schedule: ScheduleConfig = FLOW, prediction: str = "flow") -> TextToImage:
+    torch.manual_seed(0)
+    clip = Clip(CLIPS["tiny-32"])
+    config = UNETS["tiny-32"]
+    width = clip.text_encoder().width
+    unet = UNet(type(config)(**{**vars(config), "cross_attention_dim": width}))
+    for weight in unet.parameters():  # zero-initialized layers would hide every mistake
+        if not weight.any():
+            nn.init.normal_(weight, std=0.05)
+    autoencoder = Autoencoder(AUTOENCODERS["tiny-32"])
+    return TextToImage(unet.eval(), autoencoder.eval(), clip.text_encoder(), schedule, prediction)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> TextToImage:
+    return make_pipeline()
+
+
+def pixels(picture) -> np.ndarray:
+    return np.asarray(picture).astype(int)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_an_image_does_not_depend_on_its_batch(pipeline, sampler):
+    """Equal to the last bit on a CPU, whichever images are drawn along and in whatever order."""
+    prompts = (PROMPTS * 4)[:16]
+    requests = pipeline.requests(prompts, seed=range(100, 116))
+    guidance = Guidance(scale=3.0, rescale=0.5, parallel=0.5, max_norm=9.0, momentum=-0.5)
+    sampling = Sampling(sampler=sampler, steps=3, guidance=guidance)
+    together = pipeline.draw(requests, sampling, height=32, width=32)
+    three = pipeline.draw([requests[k] for k in (15, 0, 4)], sampling, height=32, width=32)
+    (alone,) = pipeline.draw([requests[4]], sampling, height=32, width=32)
+    assert torch.equal(three[0], together[15]) and torch.equal(three[1], together[0])
+    assert torch.equal(alone, together[4]) and torch.equal(alone, three[2])
+    assert not torch.equal(together[4], together[9])  # the same prompt, another seed
+
+
+@pytest.mark.parametrize("size", [1, 5, 16])
+def test_nor_does_it_in_batches_of_a_size_of_ones_own(pipeline, size):
+    """Of another size the pictures are the same up to rounding."""
+    requests, sampling = pipeline.requests(PROMPTS * 2, seed=100), Sampling(steps=3)
+    together = pipeline.draw(requests, sampling, batch_size=size)
+    (alone,) = pipeline.draw(requests[-1:], sampling, batch_size=size)
+    assert torch.equal(alone, together[-1])
+    (usual,) = pipeline.draw(requests[-1:], sampling)
+    torch.testing.assert_close(alone, usual, rtol=0, atol=1e-4)
+
+
+def test_pictures_of_one_call_equal_pictures_of_several(pipeline):
+    together = pipeline(PROMPTS * 2, steps=3, seed=5)
+    alone = pipeline([PROMPTS[2]], steps=3, seed=12)
+    assert np.array_equal(pixels(together[7]), pixels(alone[0]))
+
+
+def test_guidance_scale(pipeline):
+    """0 ignores the prompt, 1 is plain conditional, and a negative prompt matters above 1."""
+
+    def draw(prompt: str, scale: float, negative: str = "") -> np.ndarray:
+        options = {"steps": 3, "guidance_scale": scale, "negative_prompt": negative}
+        return pixels(pipeline([prompt], **options)[0])
+
+    assert np.array_equal(draw("a cat", 0), draw("a dog", 0))
+    assert not np.array_equal(draw("a cat", 1), draw("a dog", 1))
+    assert np.array_equal(draw("a cat", 1, "blue"), draw("a cat", 1))
+    assert not np.array_equal(draw("a cat", 4, "blue"), draw("a cat", 4))
+
+
+def test_saved_and_loaded_it_draws_the_same(pipeline, tmp_path):
+    pipeline.save(tmp_path / "model", {"steps": 1})
+    again = TextToImage.load(tmp_path)
+    assert again.schedule_config == pipeline.schedule_config
+    before, after = (p(["a cat"], steps=3)[0] for p in (pipeline, again))
+    assert np.array_equal(pixels(before), pixels(after))
+    assert json.loads((tmp_path / "model" / "latentsmith.json").read_text())["provenance"]
+
+
+def test_the_same_model_is_the_same_bytes(pipeline, tmp_path):
+    for copy in ("once", "twice"):
+        pipeline.save(tmp_path / copy / "model", {"steps": 1})
+    TextToImage.load(tmp_path / "once").save(tmp_path / "again" / "model", {"steps": 1})
+    files = [path for path in (tmp_path / "once").rglob("*") if path.is_file()]
+    assert {".safetensors", ".json", ".txt"} <= {path.suffix for path in files}
+    for path in files:
+        for copy in ("twice", "again"):
+            other = tmp_path / copy / path.relative_to(tmp_path / "once")
+            assert other.read_bytes() == path.read_bytes(), other
+
+
+def test_parts_of_another_model_are_refused(pipeline, tmp_path):
+    pipeline.save(tmp_path / "model")
+    torch.manual_seed(1)
+    Autoencoder(AUTOENCODERS["tiny-32"]).save(tmp_path / "model" / "vae")
+    with pytest.raises(ValueError, match=r"autoencoder of sha256 [0-9a-f]{64}, but .* sha256 "):
+        TextToImage.load(tmp_path)
+
+
+def test_another_tokenizer_is_noticed_by_the_golden_embedding(pipeline, tmp_path):
+    pipeline.save(tmp_path / "model")
+    file = tmp_path / "model" / "latentsmith.json"
+    facts = json.loads(file.read_text())
+    facts["bindings"]["golden"][0] += 1.0
+    file.write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="golden"):
+        TextToImage.load(tmp_path)
+
+
+def test_a_failed_save_leaves_the_old_model(pipeline, tmp_path, monkeypatch):
+    pipeline.save(tmp_path / "model")
+    before = sorted(path.name for path in (tmp_path / "model").iterdir())
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("interop.safetensors_io.save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        pipeline.save(tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == before
+
+
+def test_sizes_that_cannot_be_drawn_are_refused(pipeline):
+    with pytest.raises(ValueError, match=r"30x32 .* multiples of 8\. Near: 24x32"):
+        pipeline(["a cat"], height=32, width=30)
+
+
+def test_values_that_are_not_finite_are_an_error(pipeline):
+    broken = make_pipeline()
+    broken.unet.conv_out.bias.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="not finite"):
+        broken(["a cat"], steps=2)

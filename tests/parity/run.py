@@ -1,0 +1,295 @@
+"""python -m tests.parity.run [WORD ...]
+
+How far our outputs are from those of diffusers and transformers, as the table of docs/parity.md:
+all rows, or those whose name contains one of the words. fp32 on the CPU, same weights, same inputs.
+
+The weights are random: the peer builds its own class from the settings of a public checkpoint and
+saves it; ours opens the folder. Only one of the two is in memory at a time.
+"""
+
+import io
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+import sample
+from autoencoder import Autoencoder
+from conditioning import TextEncoder
+from conditioning.tokenizer import END_OF_TEXT, START_OF_TEXT
+from conditioning.tokenizer_io import clip_tokenizer, load_tokenizer, save_tokenizer
+from ldm.schedule import ScheduleConfig
+from ldm.unet import UNet
+from tests.helpers.peer_settings import (
+    AUTOENCODERS,
+    ODD_AUTOENCODERS,
+    ODD_UNETS,
+    TEXT_ENCODERS,
+    UNETS,
+)
+from tests.helpers.prompts import PROMPTS
+from tests.ldm.test_pipeline import make_pipeline
+from tests.parity.samplers import RUNS
+
+DEMO = Path(__file__).parents[2] / "checkpoints" / "demo"
+
+
+class Measured(NamedTuple):
+    figures: dict[str, float]  # what was compared -> how far apart
+    parameters: int = 0  # of the network
+
+
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    """Largest over all elements, in standard deviations of that sample of theirs."""
+    assert ours.shape == theirs.shape
+    gap = (ours - theirs).abs().flatten(1).amax(dim=1)
+    return (gap / theirs.flatten(1).std(dim=1)).max().item()
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@contextmanager
+def saved(peer: nn.Module, altered: dict[str, Any]):
+    """Its folder, with other settings in config.json if the difference that makes is asked for."""
+    with TemporaryDirectory() as name:
+        peer.save_pretrained(name)
+        config = Path(name) / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | altered))
+        del peer  # for the caller to set free
+        yield name
+
+
+@torch.no_grad()
+def randomized(peer: nn.Module) -> nn.Module:
+    """Norms and biases start as ones and zeros, with which a swapped pair would go unnoticed."""
+    for parameter in peer.parameters():
+        if parameter.ndim == 1:
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        assert parameter.any()
+    return peer.eval()
+
+
+def scale_and_shift(config: Any, dtype: torch.dtype) -> tuple[Tensor | float, Tensor | float]:
+    """As diffusers' pipelines use them: latents are (z - shift) * scale, and z is
+    latents / scale + shift. With latents_mean as that of SDXL, without as that of SD 3 and FLUX."""
+    if config.latents_mean is None:
+        return config.scaling_factor, config.shift_factor or 0.0
+    mean, std = (
+        torch.tensor(x, dtype=dtype).view(1, -1, 1, 1)
+        for x in (config.latents_mean, config.latents_std)
+    )
+    return config.scaling_factor / std, mean
+
+
+@torch.no_grad()
+def autoencoder(
+    settings: dict[str, Any], size: tuple[int, int], dtype: torch.dtype = torch.float32, **altered
+) -> Measured:
+    """Mean and standard deviation of the encoder's Gaussian; images decoded from other latents."""
+    torch.manual_seed(0)
+    levels = len(settings["block_out_channels"])
+    blocks = {
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+    }
+    peer = randomized(AutoencoderKL(**blocks, **settings))
+    scale, shift = scale_and_shift(peer.config, dtype)
+    images = torch.rand(1, peer.config.in_channels, *size, dtype=dtype) * 2 - 1
+    with saved(peer, altered) as folder:
+        z = peer.to(dtype).encode(images).latent_dist
+        latents = torch.randn_like(z.mean)
+        pictures = peer.decode(latents / scale + shift).sample
+        del peer
+        ours = Autoencoder.load(folder).to(dtype)
+        posterior = ours.encode(images)
+        figures = {
+            "mean": difference(posterior.mean, (z.mean - shift) * scale),
+            "deviation": difference(posterior.std, z.std * scale),
+            "decoded": difference(ours.decode(latents), pictures),
+        }
+        return Measured(figures, parameters(ours))
+
+
+@torch.no_grad()
+def unet(
+    settings: dict[str, Any], size: tuple[int, int], dtype: torch.dtype = torch.float32, **altered
+) -> Measured:
+    """The prediction at whole and at fractional times."""
+    torch.manual_seed(0)
+    timesteps = torch.tensor([0, 1, 37.5, 500, 999])
+    count = len(timesteps)
+    peer = randomized(UNet2DConditionModel(**settings))
+    config = peer.config
+    latents = torch.randn(count, config.in_channels, *size, dtype=dtype)
+    context = torch.randn(count, 77, config.cross_attention_dim, dtype=dtype)
+    blocks = (*config.down_block_types, config.mid_block_type, *config.up_block_types)
+    if not any("CrossAttn" in block for block in blocks):
+        context = None
+    labels = None
+    if config.class_embed_type == "timestep" or config.num_class_embeds:
+        labels = torch.randint(config.num_class_embeds or 1000, (count,))
+    inputs = latents, timesteps, context, labels
+    with saved(peer, altered) as folder:
+        expected = peer.to(dtype)(*inputs, return_dict=False)[0]
+        del peer
+        ours = UNet.load(folder).to(dtype)
+        return Measured({"prediction": difference(ours(*inputs), expected)}, parameters(ours))
+
+
+@torch.no_grad()
+def text_encoder(settings: dict[str, Any]) -> Measured:
+    """The states of all tokens, padding included."""
+    torch.manual_seed(0)
+    peer = randomized(CLIPTextModel(CLIPTextConfig(**settings, eos_token_id=49407)))
+    with saved(peer, {}) as folder:
+        encoder = TextEncoder.load(folder)
+        prompts = PROMPTS[:24:3]
+        expected = peer(input_ids=encoder.tokenize(prompts)).last_hidden_state
+        figures = {"token states": difference(encoder(prompts), expected)}
+        return Measured(figures, parameters(encoder))
+
+
+@torch.no_grad()
+def tokens(pad: str) -> Measured:
+    """Ids of awkward prompts, from tokenizer files as the Stable Diffusion repositories have them:
+    special tokens with flags, and in version 2 a pad token that only special_tokens_map.json
+    tells."""
+    flags = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+    start, end = {"content": START_OF_TEXT, **flags}, {"content": END_OF_TEXT, **flags}
+    roles = {"bos_token": start, "eos_token": end, "unk_token": end}
+    typed = {role: {"__type": "AddedToken", **token} for role, token in roles.items()}
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True}
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        save_tokenizer(clip_tokenizer(77), folder)
+        written = {"tokenizer_config.json": {**settings, **typed, "pad_token": END_OF_TEXT}}
+        written["special_tokens_map.json"] = {**roles, "pad_token": pad}
+        for file, content in written.items():
+            (folder / file).write_text(json.dumps(content))
+        ours = load_tokenizer(folder, 77)(PROMPTS)
+        theirs = CLIPTokenizer.from_pretrained(folder)(
+            PROMPTS, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+        ).input_ids
+    return Measured({f"prompts of {len(PROMPTS)}": (ours != theirs).any(dim=1).sum().item()})
+
+
+@torch.no_grad()
+def pipeline(schedule: ScheduleConfig, prediction: str, sampler: str) -> Measured:
+    """Pixels of a picture, in levels of 255: StableDiffusionPipeline, as it is, on our folder."""
+    ours = make_pipeline(schedule, prediction)
+    with TemporaryDirectory() as folder:
+        ours.save(f"{folder}/model")
+        theirs = StableDiffusionPipeline.from_pretrained(f"{folder}/model", low_cpu_mem_usage=False)
+    theirs.set_progress_bar_config(disable=True)
+    latents = torch.randn(1, *ours.latent_shape(32, 32), generator=torch.Generator().manual_seed(3))
+    options = {"num_inference_steps": 10, "guidance_scale": 4.0, "height": 32, "width": 32}
+    drawn = theirs("a red heart", latents=latents, output_type="np", **options).images[0]
+    mine = ours(["a red heart"], steps=10, guidance_scale=4.0, sampler=sampler, seed=3)[0]
+    return Measured({"gray levels": float(np.abs(np.asarray(mine) - 255 * drawn).max())})
+
+
+@torch.no_grad()
+def trained() -> Measured:
+    """The same for sample.py, and the model that comes with it."""
+    flags = {"model": DEMO, "steps": 10, "guidance-scale": 4, "seed": 3, "device": "cpu"}
+    prompts = ["woman astronaut", "red heart"]
+    with TemporaryDirectory() as out, redirect_stdout(io.StringIO()):
+        words = (str(x) for name, value in flags.items() for x in (f"--{name}", value))
+        sample.main([*prompts, *words, "--out", out])
+        mine = [
+            np.asarray(Image.open(file), float) for file in sorted(Path(out).glob("[0-9]*.png"))
+        ]
+    theirs = StableDiffusionPipeline.from_pretrained(DEMO, low_cpu_mem_usage=False)
+    theirs.set_progress_bar_config(disable=True)
+    side, figures = theirs.unet.config.sample_size, []
+    for k, (prompt, picture) in enumerate(zip(prompts, mine, strict=True)):
+        noise = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(3 + k))
+        options = {"latents": noise, "num_inference_steps": 10, "guidance_scale": 4.0}
+        drawn = theirs(prompt, output_type="np", **options).images[0]
+        figures.append(float(np.abs(picture - 255 * drawn).max()))
+    return Measured({"gray levels": max(figures)}, parameters(theirs.unet))
+
+
+def samplers(row: str) -> Measured:
+    figures = [run() for run in RUNS[row].values()]
+    return Measured({f"latents, worst of {len(figures)} runs": max(figures)})
+
+
+@dataclass(frozen=True)
+class Case:
+    measure: Callable[[], Measured]
+    bound: float = 1e-5
+    slow: bool = False  # minutes or gigabytes
+
+
+CASES = {
+    **{
+        f"autoencoder: {name}": Case(
+            partial(autoencoder, settings, (64, 96)), slow=name != "FLUX.1"
+        )
+        for name, settings in AUTOENCODERS.items()
+    },
+    **{
+        f"autoencoder: {name}": Case(partial(autoencoder, settings, (16, 24)))
+        for name, settings in ODD_AUTOENCODERS.items()
+    },
+    **{
+        f"U-Net: {name}": Case(partial(unet, settings, (16, 24)), slow=True)
+        for name, settings in UNETS.items()
+    },
+    **{
+        f"U-Net: {name}": Case(partial(unet, settings, (8, 16)))
+        for name, settings in ODD_UNETS.items()
+    },
+    **{
+        f"text encoder: {name}": Case(partial(text_encoder, settings), slow=True)
+        for name, settings in TEXT_ENCODERS.items()
+    },
+    "tokens: Stable Diffusion 1.x": Case(partial(tokens, END_OF_TEXT), bound=0),
+    "tokens: Stable Diffusion 2.x": Case(partial(tokens, "!"), bound=0),
+    **{
+        f"pipeline: {name}": Case(partial(pipeline, schedule, prediction, sampler), bound=1)
+        for name, schedule, prediction, sampler in (
+            ("flow", ScheduleConfig(noise_schedule="flow"), "flow", "dpmpp_2m"),
+            ("velocity", ScheduleConfig(), "velocity", "ddim"),
+            ("velocity, zero SNR", ScheduleConfig(zero_terminal_snr=True), "velocity", "ddim"),
+            ("noise", ScheduleConfig(), "noise", "ddim"),
+        )
+    },
+    "pipeline: checkpoints/demo, by sample.py": Case(trained, bound=1),
+}
+SAMPLERS = {f"samplers: {row}": Case(partial(samplers, row), bound=1e-4) for row in RUNS}
+
+
+def main(words: list[str]) -> None:
+    warnings.simplefilter("ignore")
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    print("| | millions | compared | difference | at most |")
+    print("|---|---|---|---|---|")
+    for name, case in (CASES | SAMPLERS).items():
+        if words and not any(word in name for word in words):
+            continue
+        measured = case.measure()
+        size = f"{measured.parameters / 1e6:.1f}" if measured.parameters else ""
+        for what, figure in measured.figures.items():
+            print(f"| {name} | {size} | {what} | {figure:.2g} | {case.bound:g} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,20 @@
+"""Samplers give the latents that those of diffusers and k-diffusion give, to 1e-4."""
+
+import pytest
+
+from tests.parity.samplers import RUNS
+
+# diffusers has not followed NumPy here
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(run, id=f"{row}: {name}")
+        for row, named in RUNS.items()
+        for name, run in named.items()
+    ],
+)
+def test_samplers_equal_their_peers(run):
+    assert run() < 1e-4

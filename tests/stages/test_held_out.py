@@ -1,0 +1,122 @@
+"""What the trainings look at: held-out images of stage 1, previews of stage 2."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import sample
+import train_clip
+import train_ldm
+import train_vae
+from autoencoder import PRESETS, Autoencoder
+from ldm import TextToImage
+from stages.held_out import HeldOut, perceptual_at_hand
+from tests.helpers.bad_calls import command, tree
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Path:
+    """torch.hub's folder, without weights in it."""
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder.parent))
+    return folder
+
+
+def test_lpips_is_measured_only_where_its_weights_are_at_hand(hub, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "autoencoder.training.lpips.PerceptualDistance", lambda net, device: asked.append(net)
+    )
+    perceptual_at_hand(64, CPU)
+    assert not asked
+    (hub / "vgg16-397923af.pth").touch()
+    perceptual_at_hand(16, CPU)  # too small for LPIPS
+    assert not asked
+    perceptual_at_hand(64, CPU)
+    assert asked == ["vgg"]
+
+
+def test_images_are_judged_alike_in_any_batches():
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(PRESETS["tiny-32"]).eval()
+    pixels = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8)
+
+    def distance(images, others):
+        return (images - others).abs().mean(dim=(1, 2, 3))
+
+    whole, parts = (HeldOut(pixels, size, CPU, distance).judge(autoencoder) for size in (5, 2))
+    assert whole.numbers == pytest.approx(parts.numbers, rel=1e-4)
+    names = {"psnr", "ssim", "held_out_lpips", *(f"kl/channel{k}" for k in range(4))}
+    assert whole.numbers.keys() == names
+    assert len(whole.pictures) == 15 and torch.equal(whole.pictures[3], pixels[1])
+    difference = whole.pictures[4].float() - pixels[1].float()
+    shown = whole.pictures[5].float()
+    assert ((shown - 127.5) * 2 - difference).abs().max() <= 2
+
+
+def test_stage_1_tells_numbers_and_verdicts(world, tmp_path, capsys):
+    train_vae.main(command(train_vae, world, tmp_path / "run"))
+    text = capsys.readouterr().out
+    assert re.search(r"step 2: psnr \S+  ssim \S+  kl/channel0", text)
+    assert "step 2: latent channels: " in text
+    assert "verdict/channels" in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_previews_of_stage_2_are_what_sample_draws(world, tmp_path):
+    """Averaged weights above, live ones below."""
+    run = tmp_path / "run"
+    train_ldm.main(command(train_ldm, world, run, "--warmup", 0, "--preview-prompts", "red disk"))
+    sample.main(["red disk", "--model", str(run), "--out", str(tmp_path / "out")])
+    preview = pixels(run / "previews" / "step-0000002.png")
+    upper, lower = preview[2:34, 2:34], preview[36:68, 2:34]
+    assert np.array_equal(upper, pixels(tmp_path / "out" / "00000.png"))
+    live = TextToImage.load(run)
+    weights = load_file(run / "state" / "step-0000002" / "unet.safetensors")
+    live.unet.load_state_dict({name.removeprefix("/"): w for name, w in weights.items()})
+    assert np.array_equal(lower, np.asarray(live(["red disk"])[0]))
+    assert not np.array_equal(upper, lower)
+
+
+def pixels(file: Path) -> np.ndarray:
+    with Image.open(file) as picture:
+        return np.array(picture)
+
+
+# The plan, and what is tried before a training.
+
+
+@pytest.mark.parametrize("script", [train_clip, train_vae, train_ldm], ids=lambda s: s.__name__)
+def test_the_plan_tells_memory(world, tmp_path, capsys, script):
+    script.main(command(script, world, tmp_path / "run", "--dry-run"))
+    text = capsys.readouterr().out
+    assert re.search(r"memory of a step: about [\d.]+ MB \(weights .*activations", text)
+    assert not tree(tmp_path)
+
+
+def test_the_plan_tells_half_life_and_disk(world, tmp_path, capsys):
+    flags = ("--dry-run", "--ema-halflife", 10, "--averages-every", 1)
+    train_vae.main(command(train_vae, world, tmp_path / "run", *flags))
+    text = capsys.readouterr().out
+    assert "half-life 10 images, 2.5 steps; and 2 files of 0.935 MB, 1.87 MB in all" in text
+
+
+@pytest.mark.parametrize("script", [train_clip, train_vae, train_ldm], ids=lambda s: s.__name__)
+def test_a_batch_size_is_found_and_nothing_written(world, tmp_path, capsys, monkeypatch, script):
+    def one_a_second(step, device, clock):  # so that speed does not decide
+        step(0)
+        return 1.0
+
+    monkeypatch.setattr("training.tools.find_batch_size.steps_per_second", one_a_second)
+    script.main(command(script, world, tmp_path / "run", "--find-batch-size"))
+    text = capsys.readouterr().out
+    assert re.search(r"batch of 8: 8 images/s, memory", text) and "batch of 16" not in text
+    assert re.search(r"no more than 11 images.*--batch-size 8. The recipe has 4", text)
+    assert not tree(tmp_path)

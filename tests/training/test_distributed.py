@@ -1,0 +1,230 @@
+"""One batch on one rank, on two, or in parts: the same gradients, the same training."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from tests.helpers import short_runs as runs
+from tests.helpers.processes import on_ranks
+from tests.helpers.shapes_dataset import make_shapes
+from training import distributed as ranks
+
+ROOT = Path(__file__).parents[2]
+
+
+def gradients_of_stage_1(parts: int) -> dict[str, torch.Tensor]:
+    """Of both networks and of the learned variance, in float64, with the adaptive weight."""
+    from autoencoder import PRESETS, Autoencoder
+    from autoencoder.training.discriminator import Discriminator, DiscriminatorConfig
+    from autoencoder.training.loss import AutoencoderLoss, LossConfig
+    from autoencoder.training.step import Training
+
+    torch.manual_seed(0)
+    starts = {"discriminator_start": 0, "adversarial_start": 0, "adversarial_ramp": 0}
+    config = LossConfig(reconstruction="l2", perceptual="none", learned_logvar=True, **starts)
+    training = Training(
+        Autoencoder(PRESETS["tiny-32"]).double(),
+        Discriminator(DiscriminatorConfig(width=16, layers=2)).double(),
+        AutoencoderLoss(config, 10, average=ranks.mean).double(),
+        parallel=ranks.parallel,
+    )
+    images = torch.rand(8, 3, 32, 32, dtype=torch.float64) * 2 - 1
+    noise = torch.randn(8, 4, 8, 8, dtype=torch.float64)
+    own = torch.tensor(ranks.share(0, 8))
+    metrics = ranks.means(training.backward(images[own], noise[own], 0, parts))
+    return metrics | gradients_in(training.networks)
+
+
+def gradients_in(networks: dict[str, nn.Module]) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{key}": weight.grad
+        for name, network in networks.items()
+        for key, weight in network.named_parameters()
+    }
+
+
+def gradients_of_stage_0() -> dict[str, torch.Tensor]:
+    """Of what looks at the whole batch there: batch norms and the contrast of pairs, in float64."""
+    from conditioning.clip_loss import contrast
+    from conditioning.distributed_batch import normalize_together
+
+    torch.manual_seed(0)
+    tower = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 6), nn.BatchNorm2d(5)
+    ).double()
+    scale = nn.Parameter(torch.tensor(3.0).double())
+    texts = nn.Parameter(torch.randn(8, 5).double())
+    images = torch.randn(8, 3, 8, 8).double()
+    if ranks.count() > 1:
+        normalize_together(tower)
+    own = torch.tensor(ranks.share(0, 8))
+    called = ranks.parallel(tower)  # averages gradients for as long as it lives
+    features = F.normalize(called(images[own]).flatten(1), dim=-1)
+    loss = contrast(features, F.normalize(texts[own], dim=-1), scale)
+    loss.backward()
+    rest = {"loss": loss.detach(), "scale": scale.grad, "texts": texts.grad}
+    rest = {name: ranks.mean(value) for name, value in rest.items()}
+    return rest | dict(tower.named_buffers()) | gradients_in({"tower": tower})
+
+
+def compare(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Gradients have a dot in their names; losses are computed in float32."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        close = {"rtol": 1e-9, "atol": 1e-12} if "." in name else {"rtol": 1e-6, "atol": 1e-6}
+        torch.testing.assert_close(found[name].double(), value.double(), **close, msg=name)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_gradients_of_stage_1_are_those_of_the_whole_batch(parts):
+    whole = gradients_of_stage_1(1)
+    for found in on_ranks(gradients_of_stage_1, parts):
+        compare(found, whole)
+    if parts > 1:
+        compare(gradients_of_stage_1(parts), whole)
+
+
+def test_gradients_of_stage_0_are_those_of_the_whole_batch():
+    whole = gradients_of_stage_0()
+    for found in on_ranks(gradients_of_stage_0):
+        compare(found, whole)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    """Data, and the runs of three stages: `two` on two ranks that torchrun starts, `one` here."""
+    root = tmp_path_factory.mktemp("demo")
+    make_shapes(root / "data", count=30)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "tests.helpers.short_runs",
+        str(root),
+        str(root / "two"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("a fresh run in") == 3, "rank 0 alone prints"
+    runs.clip(root, root / "one")
+    runs.vae(root, root / "one")
+    runs.ldm(root, root / "one", root / "two")  # of equal latents and contexts
+    return root
+
+
+def same_numbers(run: Path, other: Path) -> None:
+    """Loosely: gradients are compared in float64 above, and here rounding has grown for some steps.
+    A channel's KL and the adaptive weight, a ratio of two norms, grow it most."""
+    ours, theirs = runs.numbers(run), runs.numbers(other)
+    assert len(ours) == len(theirs)
+    for line, expected in zip(ours, theirs, strict=True):
+        assert line.keys() == expected.keys()
+        for name in line:
+            bound = 5e-2 if name.startswith(("kl/", "adaptive")) else 2e-2
+            assert line[name] == pytest.approx(expected[name], rel=bound, abs=1e-3), name
+
+
+WEIGHTS = {
+    "clip": "model/clip/open_clip_model.safetensors",
+    "vae": "model/diffusion_pytorch_model.safetensors",
+    "ldm": "model/unet/diffusion_pytorch_model.safetensors",
+}
+
+
+@pytest.mark.parametrize("stage", WEIGHTS)
+def test_two_ranks_train_as_one_does(demo, stage):
+    same_numbers(demo / "two" / stage, demo / "one" / stage)
+    runs.same_weights(demo / "two" / stage / WEIGHTS[stage], demo / "one" / stage / WEIGHTS[stage])
+
+
+def test_previews_are_the_same(demo):
+    for stage in ("vae", "ldm"):
+        ours, theirs = (
+            torch.frombuffer(bytearray(Image.open(file).tobytes()), dtype=torch.uint8).float()
+            for file in sorted(demo.glob(f"*/{stage}/previews/step-0000003.png"))
+        )
+        assert (ours - theirs).abs().mean() < 0.5  # gray levels
+
+
+def test_a_model_trained_on_two_ranks_draws(demo, tmp_path):
+    from ldm import TextToImage
+
+    (picture,) = TextToImage.load(demo / "two" / "ldm")(["a red circle"], steps=2)
+    assert picture.size == (32, 32)
+
+
+def stopped(root: Path, out: Path, *flags: str) -> str:
+    """Trains stage 2; in its second step, rank 1 gets a SIGTERM. What it ended with."""
+    import stages.diffusion
+
+    def step(self, step: int, unchanged=stages.diffusion.Stage.step):
+        if step == 1 and ranks.rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return unchanged(self, step)
+
+    stages.diffusion.Stage.step = step
+    try:
+        runs.ldm(root, out, root / "two", *flags)
+    except KeyboardInterrupt as stop:
+        return str(stop)
+    return "finished"
+
+
+@pytest.fixture(scope="module")
+def sharded(demo, tmp_path_factory) -> Path:
+    """Stage 2 after two of three steps, with its weights spread over two ranks."""
+    root = tmp_path_factory.mktemp("sharded")
+    messages = on_ranks(stopped, demo, root, "--shard")
+    assert all("stopped after step 2, with the state saved" in message for message in messages)
+    state = root / "ldm" / "state" / "step-0000002"
+    assert len(list((state / "unet").glob("*.safetensors"))) == 2  # each rank wrote its pieces
+    return root
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_spread_weights_train_the_same_and_go_on_on_any_number_of_ranks(
+    demo, sharded, tmp_path, count
+):
+    shutil.copytree(sharded / "ldm", tmp_path / "ldm")
+    if count == 1:
+        runs.ldm(demo, tmp_path, demo / "two")
+    else:
+        on_ranks(runs.ldm, demo, tmp_path, demo / "two", "--shard")
+    same_numbers(tmp_path / "ldm", demo / "one" / "ldm")
+    runs.same_weights(tmp_path / "ldm" / WEIGHTS["ldm"], demo / "one" / "ldm" / WEIGHTS["ldm"])
+
+
+def test_a_state_of_whole_weights_is_read_into_spread_ones(tmp_path):
+    from training.checkpoint import save_state
+
+    torch.manual_seed(0)
+    network = nn.Linear(3, 5)
+    folder = save_state(tmp_path, 1, {"network": network})
+    for found in on_ranks(spread_and_read, folder):
+        assert torch.equal(found, network.weight)
+
+
+def spread_and_read(folder: Path) -> torch.Tensor:
+    from training.checkpoint import load_state
+    from training.fsdp import shard, whole
+
+    network = nn.Linear(3, 5)
+    shard(network, [])
+    load_state(folder, {"network": network})
+    return whole(network.weight.detach())
+
+
+def test_spreading_over_nothing_is_refused(demo, tmp_path):
+    with pytest.raises(ValueError, match="torchrun --nproc-per-node"):
+        runs.ldm(demo, tmp_path, demo / "two", "--shard")

@@ -1,0 +1,82 @@
+"""Batches are doubled until memory ends or speed does; time is played by a counter."""
+
+import pytest
+import torch
+
+from training.tools import find_batch_size as batch_size
+from training.tools.find_batch_size import find_batch_size
+
+CPU = torch.device("cpu")
+
+
+class Machine:
+    """A step of b images takes 0.1 s + b * 0.001 s up to `fast` images, in proportion beyond."""
+
+    def __init__(self, fast: int = 10**9, fits: int = 10**9):
+        self.fast, self.fits, self.now, self.tried = fast, fits, 0.0, []
+
+    def clock(self) -> float:
+        return self.now
+
+    def prepare(self, size: int):
+        self.tried.append(size)
+        if size > self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        def step(number):
+            at_once = min(size, self.fast)
+            self.now += (0.1 + 0.001 * at_once) * size / at_once
+
+        return step
+
+    def find(self, most: int = 10**6, first: int = 1, needed=lambda size: 0):
+        lines = []
+        return find_batch_size(
+            self.prepare,
+            device=CPU,
+            needed=needed,
+            first=first,
+            most=most,
+            say=lines.append,
+            clock=self.clock,
+        ), lines
+
+
+def test_it_stops_when_speed_stops_to_rise():
+    machine = Machine(fast=32)
+    found, lines = machine.find()
+    assert machine.tried == [1, 2, 4, 8, 16, 32, 64] and found.best == 32
+    assert len(lines) == 7 and "batch of 32: 242.4 images/s" in lines[5]
+    assert "64 images at once are no faster than 32" in found.describe(16)
+    assert "--batch-size 32" in found.describe(16) and "recipe has 16" in found.describe(16)
+
+
+def test_it_stops_when_memory_ends():
+    found, _ = Machine(fits=8).find()
+    assert list(found.rates) == [1, 2, 4, 8] and found.best == 8
+    assert "16 does not fit" in found.describe(16)
+    assert "Larger than 8 did not work here" in found.describe(16)
+
+
+def test_on_a_cpu_a_size_that_would_end_the_memory_is_not_tried(monkeypatch):
+    monkeypatch.setattr(batch_size, "host_available", lambda: 5_000_000)
+    machine = Machine()
+    found, _ = machine.find(needed=lambda size: size * 1_000_000)
+    assert machine.tried == [1, 2, 4]
+    assert "a batch of 8 would need about 8 MB of 5 MB that are free" in found.describe(4)
+
+
+def test_it_stops_at_the_number_of_images():
+    found, _ = Machine().find(most=20, first=2)
+    assert list(found.rates) == [2, 4, 8, 16] and "no more than 20 images" in found.stopped
+
+
+def test_nothing_works(monkeypatch):
+    found, _ = Machine(fits=0).find()
+    assert "no batch size works here" in found.describe(16)
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.04])
+def test_the_smallest_of_equals_is_taken(gain):
+    found = batch_size.Found({8: 100.0, 16: 100.0 * (1 + gain)}, "x")
+    assert found.best == 8

@@ -1,0 +1,141 @@
+"""Resuming, beginning afresh, beginning from weights, and changing a flag: told apart, and told."""
+
+import json
+import re
+
+import pytest
+import torch
+
+import train_vae
+from autoencoder import Autoencoder
+from tests.helpers.bad_calls import command, refusal, unchanged
+from tests.helpers.toy_training import Toy
+from training.cli import parse
+from training.run import Run
+
+
+def history(run) -> list[tuple[int, str]]:
+    lines = map(json.loads, (run / "history.jsonl").read_text().splitlines())
+    return [(line["step"], line["event"]) for line in lines]
+
+
+def train(world, out, capsys, *flags) -> str:
+    """Runs stage 1 and returns what it printed."""
+    capsys.readouterr()
+    train_vae.main(command(train_vae, world, out, "--held-out", 0, *flags))
+    return capsys.readouterr().out
+
+
+def test_the_log_says_how_a_run_began(world, tmp_path, capsys):
+    run, again = tmp_path / "run", ("--save-every", 1)
+    assert f"a fresh run in {run}, begun with random weights." in train(world, run, capsys, *again)
+    (run / "history.jsonl").write_text((run / "history.jsonl").read_text().split("\n")[0] + "\n")
+    text = train(world, run, capsys, *again)
+    assert f"resuming {run} at step 2." in text and "fresh" not in text
+    steps = [(0, "begun with random weights"), (2, "resumed from step-0000002"), (2, "finished")]
+    assert history(run) == steps
+    assert f"{run} is finished: 2 steps" in train(world, run, capsys, *again)
+    assert history(run) == steps
+
+
+def test_weights_to_begin_with_are_not_a_state_to_resume(world, tmp_path, capsys):
+    given = ("--init-from", world / "vae")
+    text = train(world, tmp_path, capsys, *given)
+    event = f"begun with the weights of {world / 'vae'}"
+    assert f"a fresh run in {tmp_path}, {event}." in text
+    assert history(tmp_path)[0] == (0, event)
+    (tmp_path / "history.jsonl").unlink()
+    text = train(world, tmp_path, capsys, *given)
+    assert f"resuming {tmp_path} at step 2; {world / 'vae'} was read at its beginning" in text
+
+
+def test_a_flag_is_changed_only_by_name(world, tmp_path, capsys):
+    train(world, tmp_path, capsys)
+    other = ("--steps", 3, "--learning-rate", 0.01)
+    with unchanged(tmp_path):
+        given = command(train_vae, world, tmp_path, "--held-out", 0, *other)
+        message = refusal(capsys, train_vae, given)
+    assert "steps: 2 -> 3" in message and "learning_rate: 0.003 -> 0.01" in message
+    assert "--override NAME=VALUE" in message
+    with unchanged(tmp_path):
+        named = ("--learning-rate", 0.01, "--override", "steps=3")
+        given = command(train_vae, world, tmp_path, "--held-out", 0, *named)
+        message = refusal(capsys, train_vae, given)
+    assert "learning_rate: 0.003 -> 0.01" in message and "steps" not in message
+
+
+def test_a_change_by_name_takes_effect_and_is_recorded(world, tmp_path, capsys):
+    train(world, tmp_path, capsys)
+    flags = ("--override", "steps=4", "loss.kl-weight=1e-4", "skip_unusable=true")
+    text = train(world, tmp_path, capsys, *flags)
+    assert f"resuming {tmp_path} at step 2." in text
+    changes = ["loss.kl_weight: 1e-06 -> 0.0001", "skip_unusable: False -> True", "steps: 2 -> 4"]
+    assert f"changed from step 2 on: {'; '.join(changes)}" in text
+    assert history(tmp_path)[-2:] == [
+        (2, f"resumed from step-0000002, changed: {'; '.join(changes)}"),
+        (4, "finished"),
+    ]
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["steps"], config["loss"]["kl_weight"]) == (4, 1e-4)
+    assert config["overrides"] == [{"step": 2, "flags": changes}]
+    facts = json.loads((tmp_path / "model" / "latentsmith.json").read_text())
+    assert facts["config"]["overrides"] == config["overrides"]
+
+    with unchanged(tmp_path):  # the same command again, and the flags as they now are
+        assert "is finished: 4 steps" in train(world, tmp_path, capsys, *flags)
+        plain = ("--steps", 4, "--kl-weight", "1e-4", "--skip-unusable")
+        assert "is finished: 4 steps" in train(world, tmp_path, capsys, *plain)
+        message = refusal(capsys, train_vae, command(train_vae, world, tmp_path, "--held-out", 0))
+    assert "steps: 4 -> 2" in message
+    train(world, tmp_path, capsys, *flags, "--override", *flags[1:], "steps=5")
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["overrides"][1:] == [{"step": 4, "flags": ["steps: 4 -> 5"]}]
+    assert Autoencoder.load(tmp_path).config.scaling_factor == 1
+
+
+def test_a_change_that_the_state_cannot_follow_is_refused(world, tmp_path, capsys):
+    train(world, tmp_path, capsys)
+    with unchanged(tmp_path):
+        late = ("--override", "adversarial_weight=0.5")
+        text = train(world, tmp_path, capsys, *late)
+        assert "is finished" in text and "so the override changes nothing" in text
+        flags = (*late, "discriminator_layers=2", "steps=3")
+        given = command(train_vae, world, tmp_path, "--held-out", 0, *flags)
+        message = refusal(capsys, train_vae, given)
+    assert re.search("it holds the parts .*, this run has .*discriminator", message)
+
+
+def test_settings_of_an_optimizer_can_be_changed(tmp_path):
+    """They are not in the state, which would bring back the old ones."""
+    first, second = Toy(tmp_path / "run"), Toy(tmp_path / "run")
+    first.train()
+    (group,) = second.update.optimizers["optimizer"].param_groups
+    group["weight_decay"] = 0.7
+    second.train()
+    (group,) = second.update.optimizers["optimizer"].param_groups
+    assert group["weight_decay"] == 0.7
+    moments = (toy.update.state_dict()["moments"]["optimizer"][0] for toy in (first, second))
+    assert torch.equal(*(each["exp_avg"] for each in moments))
+
+
+@pytest.mark.parametrize("wrong", ["steps", "stepz=3", "steps=many"])
+def test_an_override_that_is_none_is_refused(world, tmp_path, capsys, wrong):
+    given = command(train_vae, world, tmp_path / "run", "--override", wrong)
+    message = refusal(capsys, train_vae, given)
+    assert re.search("NAME=VALUE|stepz|many", message)
+    assert not (tmp_path / "run").exists()
+
+
+def test_overrides_set_flags_wherever_they_stand():
+    for argv in (
+        ["--override", "steps=7", "seed=3", "--data", "d", "--out", "o"],
+        ["--data", "d", "--out", "o", "--steps", "5", "--override", "steps=7", "seed=3"],
+    ):
+        config = parse(train_vae.Config, argv, "", train_vae.PRESETS)
+        assert (config.steps, config.seed) == (7, 3)
+
+
+def test_free_flags_may_differ_without_a_word(tmp_path):
+    Run(tmp_path, {"seed": 0, "workers": 4, "accumulate": 1})
+    run = Run(tmp_path, {"seed": 0, "workers": 0, "accumulate": 2})
+    assert run.changed == {}

@@ -1,0 +1,119 @@
+"""What a training step will need, against closed forms and against real tensors."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
+
+from training.tools.memory_estimate import (
+    estimate,
+    host_available,
+    host_peak,
+    in_words,
+    saved_for_backward,
+)
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU())
+
+
+def test_a_linear_layer_keeps_its_input():
+    layer = nn.Linear(32, 64)
+    assert saved_for_backward(lambda: layer(torch.empty(10, 32))) == 10 * 32 * 4
+
+
+def test_the_pass_without_data_keeps_what_a_real_one_does():
+    module, kept = network(), {}
+    weights = {weight.data_ptr() for weight in module.parameters()}
+
+    def keep(tensor):
+        if tensor.data_ptr() not in weights:
+            kept[tensor.data_ptr()] = tensor
+        return tensor
+
+    x = torch.randn(7, 32)
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = module(x).square().sum()
+    real = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    without = saved_for_backward(lambda: module(torch.empty(7, 32)).square().sum())
+    assert without == real and loss.requires_grad
+
+
+def test_statistics_of_the_network_do_not_change():
+    module = nn.BatchNorm1d(4)
+    saved_for_backward(lambda: module(torch.full((3, 4), 9.0)))
+    assert torch.equal(module.running_mean, torch.zeros(4))
+
+
+def test_checkpointing_shows():
+    module = network()
+    plain = saved_for_backward(lambda: module(torch.empty(100, 32)))
+    less = saved_for_backward(
+        lambda: checkpoint(module, torch.empty(100, 32, requires_grad=True), use_reentrant=False)
+    )
+    assert less < plain / 2
+
+
+def test_the_parts_of_an_estimate():
+    module, frozen = network(), nn.Linear(8, 8, bias=False)
+    weights = 4 * (33 * 64 + 65 * 64)
+    found = estimate(
+        [module],
+        [frozen],
+        lambda count: module(torch.empty(count, 32)),
+        batch_size=16,
+        averaged=weights,
+    )
+    assert found.gradients == found.averages == weights and found.optimizer == 2 * weights
+    assert found.weights == weights + 256 and found.constant == 0
+    assert found.per_image == 4 * (32 + 64 + 64 + 64)  # both inputs, and both before the GELU
+    assert found.total == 5 * weights + 256 + 16 * found.per_image
+    assert "activations 0.0143 MB" in found.describe()
+
+
+def test_the_system_tells_its_memory():
+    assert 10e6 < host_peak() < 1e12
+    assert host_available() is None or host_available() > 0
+
+
+@pytest.mark.parametrize(("size", "text"), [(3.5e8, "350 MB"), (1.234e9, "1.23 GB")])
+def test_sizes_in_words(size, text):
+    assert in_words(size) == text
+
+
+def test_the_estimate_is_near_what_a_training_step_takes(tmp_path):
+    """An autoencoder's second step, with Adam, and the EMA: the peak of all tensors, as the
+    profiler counts them."""
+    from autoencoder import PRESETS, Autoencoder
+    from training.ema import EMA
+
+    def forward(autoencoder, count):
+        images = torch.zeros(count, 3, 32, 32)
+        again, posterior = autoencoder(images, torch.zeros(autoencoder.latent_shape(images)))
+        return (images - again).square().mean() + 1e-6 * posterior.kl().mean()
+
+    with torch.profiler.profile(profile_memory=True) as profile:
+        autoencoder = Autoencoder(PRESETS["tiny-32"])
+        optimizer = torch.optim.Adam(autoencoder.parameters(), fused=True)
+        ema = EMA(autoencoder, 10)
+        for step in range(2):
+            forward(autoencoder, 4).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            ema.update(autoencoder, step)
+    profile.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    peak = max(e["args"]["Total Allocated"] for e in events if e.get("name") == "[memory]")
+    size = sum(weight.nbytes for weight in autoencoder.parameters())
+    found = estimate(
+        [autoencoder],
+        [],
+        lambda count: forward(autoencoder, count),
+        batch_size=4,
+        averaged=size,
+    )
+    assert found.total == pytest.approx(peak, rel=0.2)

@@ -1,0 +1,113 @@
+"""The progress of a training: a bar in a terminal, a line now and then in a log file."""
+
+import io
+import re
+import sys
+
+import pytest
+
+from training.logging import progress
+from training.logging.progress import ProgressBar, counting, duration, progress_bar
+from training.tools.memory_estimate import memory_in_words
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def run(clock: Clock, steps: int, seconds: float) -> None:
+    """Steps of 10 images that take `seconds` each, shown after every one."""
+    bar = ProgressBar("train", 0, steps, 10)
+    for _ in range(steps):
+        clock.now += seconds
+        bar.advance()
+        bar.show({"loss": 0.5})
+    bar.close()
+
+
+def test_a_log_file_gets_a_line_now_and_then(clock, capsys):
+    run(clock, steps=100, seconds=2.0)
+    lines = capsys.readouterr().err.splitlines()
+    assert 5 <= len(lines) <= 8
+    assert "step 15 of 100, 5 images/s, 2:50 min left" in lines[0]
+    assert re.search(r"memory \d[\d.]* [MG]B", lines[0]) and "loss 0.5" in lines[0]
+    assert "step 100 of 100" in lines[-1] and "0 s left" in lines[-1]
+
+
+def test_a_terminal_gets_one_bar(clock, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    run(clock, steps=100, seconds=0.01)
+    text = terminal.getvalue()
+    assert "\r" in text and "images/s" in text and "step 100 of 100" not in text
+    assert text.count("\n") <= 1
+
+
+def test_a_resumed_run_tells_its_own_speed(clock, capsys):
+    bar = ProgressBar("train", 90, 100, 10)
+    clock.now += 40
+    bar.advance()
+    bar.show({})
+    assert "step 91 of 100, 0.25 images/s, 6:00 min left" in capsys.readouterr().err
+    bar.close()
+
+
+def test_what_takes_long_besides_the_steps_is_told_too(clock, capsys):
+    def slow(count):
+        for k in range(count):
+            clock.now += 20
+            yield k
+
+    assert list(progress_bar(slow(7), "reading", 7)) == list(range(7))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and "reading: 1 of 7" in lines[0]
+    assert list(progress_bar(range(5), "quick", 5)) == list(range(5))
+    assert not capsys.readouterr().err
+
+
+def test_what_a_look_gave_is_told(capsys):
+    bar = ProgressBar("train", 0, 10, 1)
+    bar.line(5, {"psnr": 21.0, "verdict": "balanced"})
+    bar.close()
+    assert capsys.readouterr().out == "step 5: psnr 21\nstep 5: balanced\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(45, "45 s"), (200, "3:20 min"), (18_420, "5:07 h"), (59.7, "1:00 min")]
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_memory_is_that_of_this_process():
+    assert re.match(r"memory \d", memory_in_words())
+
+
+def test_what_counts_by_itself_is_told_in_lines_or_a_bar(clock, monkeypatch, capsys):
+    with counting("sampling", 100, "image steps") as count:
+        for _ in range(25):
+            clock.now += 2.0
+            count(4)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "sampling: 60 of 100 image steps, 2 per second, 20 s left"
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with counting("sampling", 8, "image steps") as count:
+        count(8)
+    assert "8/8" in terminal.getvalue() and "image steps/s" in terminal.getvalue()

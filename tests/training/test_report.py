@@ -1,0 +1,135 @@
+"""The page of a run, and the curves on it."""
+
+import json
+import math
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from training.cli import run_main
+from training.tools.curves import line_chart, number
+from training.tools.report import grouped, main, page
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def make_run(folder: Path) -> Path:
+    (folder / "previews").mkdir(parents=True)
+    (folder / "state" / "step-0000040").mkdir(parents=True)
+    config = {"steps": 100, "batch_size": 8, "data": "<b>mine</b>", "loss": {"kl_weight": 1e-6}}
+    (folder / "config.json").write_text(json.dumps(config))
+    lines = []
+    for step in range(1, 41):
+        line = {"step": step, "loss": 1 / step, "images_per_second": 50.0}
+        if step % 20 == 0:
+            looked = {"val": 0.5, "val/t0-249": 0.2, "val/t250-499": None}
+            line |= looked | {"verdict": "NOT LEARNING: x < y" if step == 20 else "learning"}
+            line["verdict/channels"] = "latent channels: 2 DEAD"
+            Image.new("RGB", (10, 10), "red").save(folder / f"previews/step-{step:07d}.png")
+        lines.append(json.dumps(line))
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 41, "lo')
+    return folder
+
+
+def charts(text: str) -> list[ElementTree.Element]:
+    return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL)]
+
+
+def test_the_page_stands_alone(tmp_path, capsys):
+    run = make_run(tmp_path / "run")
+    main([str(run)])
+    text = (run / "report.html").read_text()
+    sources = re.findall(r"(?:src|href)=['\"](.*?)['\"]", text)
+    assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "<script" not in text and "<link" not in text
+    assert "report.html" in capsys.readouterr().out
+
+
+def test_the_page_shows_curves_pictures_verdicts_and_settings(tmp_path):
+    text = page(make_run(tmp_path / "run"))
+    titles = [chart.find(f"{SVG}title").text for chart in charts(text)]
+    assert titles == ["loss", "images_per_second", "val", "val by part"]
+    assert text.count("<img") == 2 and text.index("step-0000040</fig") < text.index("step-0000020<")
+    assert "&lt;b&gt;mine" in text and "<b>" not in text
+    assert "loss.kl_weight" in text and "40 of 100" in text and "320" in text
+    assert "not finished" in text
+
+
+def test_the_last_verdict_of_each_kind_stands_out_if_it_is_bad(tmp_path):
+    text = page(make_run(tmp_path / "run"))
+    assert "<p>step 40: learning</p>" in text
+    assert "<p class='warning'>step 40: latent channels: 2 DEAD</p>" in text
+    assert "step 20: NOT LEARNING: x &lt; y" in text[text.index("<details>") :]
+
+
+def test_a_run_that_has_just_begun_has_a_page_too(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert "Settings" in page(tmp_path)
+
+
+def test_what_is_no_run_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run_main(lambda: main([str(tmp_path)]))
+    assert "is no run folder" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_belongs_together_is_drawn_together():
+    names = ("psnr", "lpips", "held_out_lpips", "train_recall@1", "held_out_recall@1")
+    found = {name: [(0.0, 1.0)] for name in (*names, *(f"kl/channel{k}" for k in range(8)))}
+    sizes = {title: len(lines) for title, lines in grouped(found)}
+    expected = {"psnr": 1, "lpips": 2, "recall@1": 2, "kl by part": 6, "kl by part, more": 2}
+    assert sizes == expected
+
+
+# Curves.
+
+
+def polyline(svg: str, which: int = 0) -> list[tuple[float, float]]:
+    lines = ElementTree.fromstring(svg).findall(f".//{SVG}polyline")
+    return [tuple(map(float, point.split(","))) for point in lines[which].get("points").split()]
+
+
+def test_points_are_where_their_values_say():
+    (x0, y0), (x1, y1), (x2, y2) = polyline(
+        line_chart("t", {"a": [(0, 1), (50, 2), (100, 3)]}, x_label="step")
+    )
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.11)
+    assert y0 - y1 == pytest.approx(y1 - y2, abs=0.11) and y0 > y2  # up is less in an SVG
+
+
+def test_values_over_magnitudes_get_a_log_scale():
+    (_, y0), (_, y1), (_, y2) = polyline(
+        line_chart("t", {"a": [(0, 0.01), (1, 0.1), (2, 1.0)]}, x_label="step")
+    )
+    assert y0 - y1 == pytest.approx(y1 - y2, abs=0.11)
+
+
+def test_what_is_not_finite_is_left_out():
+    svg = line_chart("t", {"a": [(0, 1), (1, math.nan), (2, 3)], "b": []}, x_label="step")
+    assert len(polyline(svg)) == 2
+    assert "no finite values" in line_chart("t", {"a": [(0, math.inf)]}, x_label="step")
+
+
+def test_long_lines_are_thinned_and_keep_their_end():
+    points = [(float(k), float(k)) for k in range(100_000)]
+    drawn = polyline(line_chart("t", {"a": points}, x_label="step"))
+    full = polyline(line_chart("t", {"a": [points[0], points[-1]]}, x_label="step"))
+    assert len(drawn) <= 601 and drawn[-1] == full[-1] and drawn[0] == full[0]
+
+
+def test_several_lines_have_a_legend_and_marks_a_name():
+    svg = line_chart("t", {"a<b": [(0, 1)], "c": [(0, 2)]}, x_label="x", marked={"own": 1.5})
+    texts = [element.text for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+    assert {"a<b", "c", "own", "x", "t"} <= set(texts)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.05, "0.05"), (2e-5, "2e-05"), (1234, "1234"), (20_000, "20k"), (1.5e6, "1.5M")],
+)
+def test_numbers_are_short(value, text):
+    assert number(value) == text

@@ -1,0 +1,202 @@
+"""Averages of the weights by power functions, from which averages of any length follow later.
+
+Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models"
+(arXiv:2312.02696), section 3 and appendix C. The average at time t weighs the weights at time tau
+with
+
+    p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1),    0 <= tau <= t,
+
+so its length grows with the run, and the untrained beginning weighs nothing. A length is named by
+sigma_rel, the standard deviation of p as a share of the run: 0.10 is a peak at the end about as
+wide as a tenth of it. Two averages of different length, stored now and then, span profiles of many
+other lengths: any of those is a weighted sum of what was stored, found by least squares.
+
+Time is counted in steps. A power function has no unit, so images give the same numbers.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from training import distributed as ranks
+
+Array = np.ndarray
+SIGMA_RELS = (0.05, 0.10)  # that are tracked; as in the paper
+LARGEST_SIGMA_REL = 0.28  # near 0.29 gamma is 0, which is the plain mean of all weights
+
+
+def gamma_of(sigma_rel: float) -> float:
+    """The exponent of this length: the largest root of
+    sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3))."""
+    if not 0 < sigma_rel <= LARGEST_SIGMA_REL:
+        raise ValueError(
+            f"sigma_rel is {sigma_rel}; it must be above 0 and at most {LARGEST_SIGMA_REL}. It is "
+            "the width of the average as a share of the run: 0.05 short, 0.10 usual, 0.20 long."
+        )
+    inverse = sigma_rel**-2
+    return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The average of exponent `gamma` as it stands after `step` steps."""
+
+    gamma: float
+    step: int
+
+
+def inner_products(left: Sequence[Profile], right: Sequence[Profile]) -> Float64[Array, "m n"]:
+    """The integral of p_a p_b over the run for each pair, in closed form:
+    (a + 1) (b + 1) min(s, t)^(a + b + 1) / ((a + b + 1) s^(a + 1) t^(b + 1)).
+
+    Times the last step, so that the numbers depend on shares of the run alone.
+    """
+    end = max(profile.step for profile in (*left, *right))
+    a, b = (np.array([profile.gamma for profile in side]) for side in (left, right))
+    s, t = (np.array([profile.step / end for profile in side]) for side in (left, right))
+    a, s = a[:, None], s[:, None]
+    powers = (a + b + 1) * np.log(np.minimum(s, t)) - (a + 1) * np.log(s) - (b + 1) * np.log(t)
+    return (a + 1) * (b + 1) / (a + b + 1) * np.exp(powers)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A profile as a weighted sum of stored ones."""
+
+    coefficients: Float64[Array, " n"]  # they sum to 1, so weights that stood still come out exact
+    error: float  # norm of what is missing of the profile, as a share of the norm of the profile
+
+
+def fit(stored: Sequence[Profile], wanted: Profile) -> Fit:
+    """Least squares over profiles."""
+    target = float(inner_products([wanted], [wanted])[0, 0])
+    products = inner_products(stored, stored)
+    with_target = inner_products(stored, [wanted])[:, 0]
+    scale = products.diagonal() ** -0.5  # profiles of unit norm: early ones are narrow and tall
+    system = products * scale * scale[:, None]
+    solution = np.linalg.lstsq(system, with_target * scale)[0] * scale
+    solution /= solution.sum()
+    missing = target - 2 * solution @ with_target + solution @ products @ solution
+    return Fit(solution, float((max(missing, 0.0) / target) ** 0.5))
+
+
+class PowerAverages:
+    """Tracks the averages of a module during training, and stores them now and then.
+
+    They are float32, as the module's EMA is: 4 bytes per parameter and average. A stored file has
+    2 bytes per parameter and average, or 4 if not `half`.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        folder: Path,
+        *,
+        every: int,
+        steps: int,
+        half: bool = True,
+        sigma_rels: Sequence[float] = SIGMA_RELS,
+    ):
+        """every: steps between stored files; the last of the `steps` is always stored."""
+        self.folder, self.every, self.steps, self.half = Path(folder), every, steps, half
+        self.gammas = {sigma_rel: gamma_of(sigma_rel) for sigma_rel in sigma_rels}
+        weights = {name: weight.detach().float() for name, weight in module.named_parameters()}
+        self.averages = {
+            sigma_rel: {name: weight.clone() for name, weight in weights.items()}
+            for sigma_rel in sigma_rels
+        }
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Takes in `module` after optimizer step `step` (0 is the first), and stores if it is time.
+
+        beta = (1 - 1 / t)^(gamma + 1) with t = step + 1. So after n steps the
+        weights of step k count k^(gamma + 1) - (k - 1)^(gamma + 1), over n^(gamma + 1).
+        """
+        done = step + 1
+        weights = [weight.detach().float() for weight in module.parameters()]
+        for sigma_rel, average in self.averages.items():
+            beta = (1 - 1 / done) ** (self.gammas[sigma_rel] + 1)
+            torch._foreach_lerp_(list(average.values()), weights, 1 - beta)
+        if not ranks.rank() and (done % self.every == 0 or done == self.steps):
+            self.store(done)
+
+    def store(self, step: int) -> Path:
+        """Writes both averages as one file, whole or not at all."""
+        dtype = torch.float16 if self.half else torch.float32
+        tensors = {
+            f"{sigma_rel:g}/{name}": weight.to("cpu", dtype).contiguous()
+            for sigma_rel, average in self.averages.items()
+            for name, weight in average.items()
+        }
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise ValueError(
+                    f"the average {name} is beyond {dtype} after step {step}; the run cannot store "
+                    "it. Store full precision: --no-averages-half."
+                )
+        self.folder.mkdir(exist_ok=True)
+        file = stored_file(self.folder, step)
+        partial = file.with_name("." + file.name)
+        try:
+            save_file(tensors, partial, metadata={"step": str(step)})
+            os.replace(partial, file)
+        finally:
+            partial.unlink(missing_ok=True)
+        return file
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        return {f"{sigma_rel:g}": average for sigma_rel, average in self.averages.items()}
+
+    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
+        for sigma_rel, average in self.averages.items():
+            stored = state[f"{sigma_rel:g}"]
+            assert stored.keys() == average.keys()
+            for name, weight in average.items():
+                weight.copy_(stored[name])
+
+
+def stored_file(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:07d}.safetensors"
+
+
+def stored_steps(folder: Path) -> list[int]:
+    return sorted(
+        int(file.stem.removeprefix("step-")) for file in folder.glob("step-*.safetensors")
+    )
+
+
+def average_of(
+    folder: Path, sigma_rel: float, step: int, sigma_rels: Sequence[float] = SIGMA_RELS
+) -> tuple[dict[str, Tensor], float]:
+    """The average of this length at `step`, in float32, and the error of its profile (`Fit`).
+
+    Reads every stored file up to `step` once, one tensor at a time.
+    """
+    steps = [stored for stored in stored_steps(folder) if stored <= step]
+    places = [(name, stored) for stored in steps for name in sigma_rels]
+    profiles = [Profile(gamma_of(name), stored) for name, stored in places]
+    fitted = fit(profiles, Profile(gamma_of(sigma_rel), step))
+    coefficients = dict(zip(places, fitted.coefficients.tolist(), strict=True))
+    sums: dict[str, Tensor] = {}
+    for stored in steps:
+        with safe_open(stored_file(folder, stored), framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 (a file is not a dict)
+                length, _, name = key.partition("/")
+                weight = file.get_tensor(key).double() * coefficients[float(length), stored]
+                sums[name] = sums[name] + weight if name in sums else weight
+    return {name: weight.float() for name, weight in sums.items()}, fitted.error
+
+
+def bytes_per_file(parameters: Iterable[Tensor], half: bool = True) -> int:
+    """On disk, for the two averages."""
+    count = sum(parameter.numel() for parameter in parameters)
+    return count * len(SIGMA_RELS) * (2 if half else 4)
