@@ -22,6 +22,8 @@ from dataset.split import split
 from dataset.table import Pair
 from evaluation.reconstruction import psnr
 from evaluation.retrieval import recall_at
+from foundation.files import write_json
+from foundation.hashing import generator
 from ldm import TextToImage
 from ldm.guidance import Guidance
 from ldm.pipeline.sampling import Sampling
@@ -30,8 +32,7 @@ from training.bounds import Finite, Part, Positive, Seed
 from training.cli import parse, pick_device, run_main
 from training.logging.image_grid import grid, pixels_of
 from training.logging.progress import counting
-from training.run import make_folder, write_json
-from training.seeding import generator
+from training.run import make_folder
 
 KS = (1, 5, 10)
 

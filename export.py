@@ -22,6 +22,8 @@ from autoencoder.training.latent_statistics import LatentStatistics, fold
 from conditioning import TextEncoder
 from conditioning.text_model import to_hugging_face
 from conditioning.tokenizer_io import settings_of, tokenizer_from
+from foundation.errors import UserError
+from foundation.files import atomic_folder
 from interop.safetensors_io import write_tensors
 from interop.single_file.compvis_autoencoder import STABLE_DIFFUSION
 from interop.single_file.misread import misread
@@ -32,7 +34,6 @@ from ldm.pipeline.scheduler_config import to_diffusers
 from ldm.text_chunks import TEXT_CHUNKS
 from ldm.unet import UNet
 from training.cli import parse, run_main
-from training.run import replacing
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NAMES = {"unet": "U-Net", "vae": "autoencoder", "text_encoder": "text encoder"}
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     provenance = provenance_of(config)
     if config.format == "diffusers":
         cast(model, DTYPES[config.dtype])
-        with replacing(config.out) as folder:
+        with atomic_folder(config.out) as folder:
             model.save(folder, provenance)
     else:
         parts, facts = single_file_parts(model), {"provenance": provenance}
@@ -86,11 +87,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def check(config: Config) -> None:
     if config.out.exists():
-        raise ValueError(f"{config.out} exists, and nothing is overwritten. Choose another name.")
+        raise UserError(f"{config.out} exists, and nothing is overwritten. Choose another name.")
     if config.format == "single-file" and config.out.suffix != ".safetensors":
-        raise ValueError(f"a single file is named *.safetensors, not {config.out.name}.")
+        raise UserError(f"a single file is named *.safetensors, not {config.out.name}.")
     if config.ema and config.part not in ("all", "unet"):
-        raise ValueError("--ema chooses between two U-Nets; leave it out for another part.")
+        raise UserError("--ema chooses between two U-Nets; leave it out for another part.")
 
 
 def load(config: Config) -> TextToImage | UNet | Autoencoder | TextEncoder:
@@ -131,7 +132,7 @@ def rounded(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
     """Refuses what has no place in the range of `dtype`; that of fp16 ends at 65504."""
     result = tensor.to(dtype)
     if not result.isfinite().all():
-        raise ValueError(
+        raise UserError(
             f"{name} has values up to {tensor.abs().max().item():g}, which {dtype} cannot hold. "
             "Choose --dtype bf16 or fp32."
         )
@@ -161,7 +162,7 @@ def check_fits_a_file(model: TextToImage) -> None:
         (model.low_res != LowRes(), "a schedule of its own for the small pictures it enlarges"),
     ):
         if there:
-            raise ValueError(
+            raise UserError(
                 f"this model has {what}, for which a single file has no place. Use --format "
                 "diffusers."
             )
@@ -182,13 +183,13 @@ def with_known_scale(model: Autoencoder) -> Autoencoder:
 def text_encoder(encoder: TextEncoder) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Under the names of its family: Hugging Face's with quick_gelu, open_clip's with gelu."""
     if encoder.layer != "last" or not encoder.final_norm:
-        raise ValueError(
+        raise UserError(
             "this text encoder gives the states of the penultimate layer, or before the last norm, "
             "as no single file of Stable Diffusion 1.x or 2.x can say. Use --format diffusers."
         )
     settings = settings_of(encoder.tokenizer)
     if tokenizer_from(settings, encoder.config.max_position_embeddings) != encoder.tokenizer:
-        raise ValueError(
+        raise UserError(
             "this text encoder has a vocabulary of its own, for which a single file has no place: "
             "readers take CLIP's. Use --format diffusers."
         )

@@ -18,6 +18,7 @@ from safetensors.torch import save as to_safetensors
 from autoencoder.io import read_provenance
 from dataset.images.pixel_format import PixelFormat, recorded_format
 from dataset.images.write import file_ending, to_file
+from foundation.errors import UserError
 from generation.metadata import SUFFIXES, check_mode, encoded, texts
 from generation.options import Options, flag
 from generation.output import plan_names, write_new
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not lines and config.options.guidance_scale == 0:
             lines = [Line("", config.options)]
         if not lines:
-            raise ValueError(
+            raise UserError(
                 'no prompt given. For example: python sample.py "red heart". For pictures of '
                 "anything: --guidance-scale 0."
             )
@@ -113,11 +114,11 @@ def check(config: Config) -> None:
     for name, needed in NEEDS.items():
         given, there = (getattr(config, x) != getattr(Config, x) for x in (name, needed))
         if given and not there:
-            raise ValueError(f"{flag(name)} is for {flag(needed)}, which is not given.")
+            raise UserError(f"{flag(name)} is for {flag(needed)}, which is not given.")
     if config.interpolate and config.from_png is not None:
-        raise ValueError("--from-png takes --interpolate from the file; leave it out.")
+        raise UserError("--from-png takes --interpolate from the file; leave it out.")
     if config.quality != Config.quality and (config.format == "png" or config.interpolate):
-        raise ValueError("--quality is for --format jpeg and webp.")
+        raise UserError("--quality is for --format jpeg and webp.")
 
 
 def draw(
@@ -127,7 +128,7 @@ def draw(
     jobs = studio.jobs(pictures)
     deep = deep_format(config, studio)
     if deep is not None and any(picture.options.files() for picture in pictures):
-        raise ValueError(
+        raise UserError(
             "pictures to begin with are read in 8 bits, and this model was trained on "
             f"{deep[0].dtype}. Draw from prompts alone."
         )
@@ -182,12 +183,12 @@ def animate(config: Config, studio: Studio, pictures: Sequence[Picture]) -> Path
     """The way from each picture to the next, as one animation."""
     jobs = studio.jobs(pictures)
     if len(pictures) < 2 or len({replace(p.options, negative_prompt="") for p in pictures}) > 1:
-        raise ValueError(
+        raise UserError(
             f"--interpolate goes from picture to picture of the same options, and here "
             f"{len(pictures)} are asked for. Give several prompts or seeds."
         )
     if config.save_latents or config.preview_every:
-        raise ValueError("--save-latents and --preview-every are not for --interpolate.")
+        raise UserError("--save-latents and --preview-every are not for --interpolate.")
     check_film(config.video, config.fps)
     frames, task = frames_between(studio.requests(pictures), config.interpolate), jobs[0][1]
     make_folder(config.out)
@@ -206,7 +207,7 @@ def animate(config: Config, studio: Studio, pictures: Sequence[Picture]) -> Path
 def as_recorded(config: Config) -> tuple[Config, list[Line], dict[str, Any]]:
     """The picture of --from-png instead of prompts, and the model that it was drawn with."""
     if config.prompt or config.prompts is not None:
-        raise ValueError("--from-png draws the picture of the file again; give no prompts.")
+        raise UserError("--from-png draws the picture of the file again; give no prompts.")
     lines, record = lines_from(config.from_png, config.options)
     model = config.model or (Path(record["model"]) if "model" in record else None)
     used = {"ema": record.get("ema", False), "dtype": record.get("dtype", "fp32")}

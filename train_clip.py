@@ -12,17 +12,18 @@ from dataset.images.transform import ImageTransform
 from dataset.loader import ImageBatches
 from dataset.order import check_batch_size
 from dataset.table import Pair
+from foundation import collectives
+from foundation.files import atomic_folder
+from foundation.hashing import derived_seed
 from stages.clip import PRESETS, Config, Stage, build_clip, recalls
 from stages.data import data_identity, read_pairs
 from stages.overfit import learn_by_heart
 from stages.plan import clip_memory
 from stages.trials import clip_trials, tell_batch_size
-from training import distributed as ranks
 from training.cli import parse, pick_device, run_main
 from training.logging.progress import progress_bar
 from training.loop import train
-from training.run import Run, plain, replacing
-from training.seeding import derived_seed
+from training.run import Run, plain
 
 COUNTED = 10_000  # pairs whose captions are looked at, whether they are too long
 
@@ -47,7 +48,7 @@ def start(config: Config) -> None:
     if config.find_batch_size:
         trials = clip_trials(config, clip.to(device), pairs)
         return tell_batch_size(config, trials, clip_memory(config, clip), len(pairs), first=2)
-    with ranks.first():
+    with collectives.rank_zero_first():
         run = Run(config.out, plain(config) | data_identity(pairs, held_out))
     if run.finished(config.steps):
         return
@@ -57,8 +58,8 @@ def start(config: Config) -> None:
         config.batch_size,
         derived_seed(config.seed, "order"),
         config.workers,
-        rank=ranks.rank(),
-        ranks=ranks.count(),
+        rank=collectives.rank(),
+        ranks=collectives.world_size(),
         progress=progress_bar,
     )
     stage = Stage(config, clip.to(device), batches)
@@ -68,8 +69,8 @@ def start(config: Config) -> None:
         return recalls(config, clip, pairs, "train") | recalls(config, clip, held_out, "held_out")
 
     train(run, config.plan(), stage.parts, stage.step, look, "train_clip")
-    if not ranks.rank():
-        with replacing(run.model) as model:
+    if not collectives.rank():
+        with atomic_folder(run.model) as model:
             clip.text_encoder().save(model, {"config": run.config})
             clip.save(model / "clip")
     run.finish(config.steps)

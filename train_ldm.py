@@ -16,6 +16,8 @@ import conditioning.io
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
 from dataset.order import BucketOrder
+from foundation import collectives
+from foundation.hashing import derived_seed, generators
 from ldm.denoiser import check_prediction
 from ldm.schedule import make_schedule
 from ldm.unet import UNet
@@ -30,11 +32,9 @@ from stages.lora import save_lora
 from stages.overfit import learn_by_heart
 from stages.plan import describe_averages, ldm_memory
 from stages.trials import ldm_trials, tell_batch_size
-from training import distributed as ranks
 from training.cli import parse, pick_device, run_main
 from training.loop import train
 from training.run import Run, plain
-from training.seeding import derived_seed, generators
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -63,7 +63,7 @@ def start(config: Config) -> None:
     adapt(config, unet)
     if config.dry_run or config.find_batch_size:
         return tell_memory(config, unet, vae, encoder, len(pairs))
-    with ranks.first():
+    with collectives.rank_zero_first():
         run = Run(config.out, plain(config) | parts | data_identity(pairs, held_out))
     if run.finished(config.steps):
         return
@@ -100,7 +100,7 @@ def finish(config: Config, run: Run, stage: Stage, provenance: dict[str, Any]) -
         stage.save(provenance)
         made, flag = "model", "--model"
     else:
-        if not ranks.rank():
+        if not collectives.rank():
             save_lora(stage.ema.module, run.model, provenance)
         made, flag = "LoRA", "--lora"
     run.finish(config.steps)

@@ -12,18 +12,18 @@ from dataset.images.pixel_format import PixelFormat
 from dataset.loader import ImageBatches, read_pixels
 from dataset.members import Source
 from dataset.order import check_batch_size
+from foundation import collectives
+from foundation.hashing import derived_seed
 from stages.autoencoder import JUDGED, PRESETS, Config, Stage, build, transform_of
 from stages.data import data_identity, read_pairs, read_shapes
 from stages.finetune import note_format
 from stages.overfit import learn_by_heart
 from stages.plan import describe_averages, vae_memory
 from stages.trials import tell_batch_size, vae_trials
-from training import distributed as ranks
 from training.cli import parse, pick_device, run_main
 from training.logging.progress import progress_bar
 from training.loop import train
 from training.run import Run, plain
-from training.seeding import derived_seed
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -51,7 +51,7 @@ def start(config: Config) -> None:
         memory = vae_memory(config, training)
         return tell_batch_size(config, vae_trials(config, training), memory, most=len(pairs))
     identity = data_identity(pairs, held_out, captions=False)
-    with ranks.first():
+    with collectives.rank_zero_first():
         run = Run(config.out, plain(config) | identity)
     if run.finished(config.steps):
         return
@@ -63,8 +63,8 @@ def start(config: Config) -> None:
         seed,
         config.workers,
         buckets=buckets,
-        rank=ranks.rank(),
-        ranks=ranks.count(),
+        rank=collectives.rank(),
+        ranks=collectives.world_size(),
         progress=progress_bar,
     )
     judged = read_pixels((held_out or pairs)[:JUDGED].paths, transform)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from autoencoder.layers import Downsample, MiddleBlock, ResidualBlock, Upsample, group_norm
-from autoencoder.shapes import Features, Images, Latents, Moments, Resized
+from foundation.shapes import Features, Images, Latents, Moments, Resized
 
 
 def fast_layout(x: Features, training: bool) -> Features:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autoencoder.layers import at_least_float32
+from foundation.errors import NotFiniteError
 
 MARGIN = 4  # other images than those measured may go this much further
 
@@ -34,7 +35,7 @@ def finite(module: nn.Module, compute: Callable[[Tensor], Tensor], x: Tensor, wh
     if result.isfinite().all():
         return result
     if not x.isfinite().all():
-        raise FloatingPointError(
+        raise NotFiniteError(
             f"the {what} cannot be computed: what was given holds NaN or infinity. Whatever made "
             "it went wrong; look there."
         )
@@ -54,7 +55,7 @@ def finite(module: nn.Module, compute: Callable[[Tensor], Tensor], x: Tensor, wh
             finally:
                 module.to(dtype)
     if not result.isfinite().all():
-        raise FloatingPointError(
+        raise NotFiniteError(
             f"the {what} is not finite, even in float32: the autoencoder's weights are broken. "
             "Train it anew, or copy it again."
         )

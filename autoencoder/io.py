@@ -17,13 +17,14 @@ from typing import Any
 from torch import Tensor
 
 from autoencoder.model_card import card
+from foundation.errors import MissingFileError
+from foundation.files import read_json
 from interop.diffusers_autoencoder import DOWN_BLOCK, UP_BLOCK, autoencoder_fields, current_names
 from interop.model_card import CARD
 from interop.safetensors_io import (
     has_weights,
     in_memory,
     read_folder,
-    read_json,
     require,
     told_of_pickles,
     weights_file,
@@ -41,7 +42,7 @@ PROVENANCE = "latentsmith.json"
 def find_model_folder(folder: Path) -> Path:
     """The folder that holds the weights: of a run, of a pipeline, or `folder` itself."""
     if not folder.is_dir():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{folder} is not a folder. Give a run folder, a pipeline folder with vae/ in it, or "
             f"the folder of an autoencoder ({CONFIG} and {WEIGHTS})."
         )
@@ -55,7 +56,7 @@ def find_model_folder(folder: Path) -> Path:
     )
     if (folder / "state").is_dir():
         message += " It is a run that has not ended: the same command again goes on with it."
-    raise FileNotFoundError(message + named_class(folder) + told_of_pickles(STEM, *candidates))
+    raise MissingFileError(message + named_class(folder) + told_of_pickles(STEM, *candidates))
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from autoencoder.shapes import Features, Resized
+from foundation.shapes import Features, Resized
 
 
 def at_least_float32(x: Tensor) -> Tensor:

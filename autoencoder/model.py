@@ -14,9 +14,10 @@ from autoencoder.encoder_decoder import Decoder, Encoder
 from autoencoder.half_precision import finite
 from autoencoder.layers import at_least_float32
 from autoencoder.posterior import Posterior
-from autoencoder.shapes import Images, Latents, Moments, PerChannel
+from foundation.errors import UserError
+from foundation.hashing import tensors_sha256
+from foundation.shapes import Images, Latents, Moments, PerChannel
 from interop.diffusers_autoencoder import autoencoder_fields
-from interop.model_card import tensors_sha256
 from interop.single_file.reader import read_autoencoder
 
 ENCODING, DECODING = "encoding of the images", "decoding of the latents"  # in messages
@@ -48,19 +49,19 @@ class AutoencoderConfig:
 
     def __post_init__(self):
         if not self.block_out_channels:
-            raise ValueError("block_out_channels is empty; give one width per resolution.")
+            raise UserError("block_out_channels is empty; give one width per resolution.")
         for width in self.block_out_channels:
             if width < 1 or width % self.norm_num_groups:
-                raise ValueError(
+                raise UserError(
                     f"block_out_channels has {width}, which norm_num_groups={self.norm_num_groups} "
                     "does not divide; every normalization needs equal groups. Choose multiples "
                     f"of {self.norm_num_groups}, or fewer groups."
                 )
         for name in ("in_channels", "out_channels", "layers_per_block", "latent_channels"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if not self.scaling_factor > 0:
-            raise ValueError(f"scaling_factor is {self.scaling_factor}; it must be positive.")
+            raise UserError(f"scaling_factor is {self.scaling_factor}; it must be positive.")
         self.check_statistics()
 
     def check_statistics(self) -> None:
@@ -68,13 +69,13 @@ class AutoencoderConfig:
         if mean is None and std is None:
             return
         if mean is None or std is None or self.shift_factor:
-            raise ValueError(
+            raise UserError(
                 f"latents_mean={mean}, latents_std={std}, shift_factor={self.shift_factor}: the "
                 "first two come together, and in place of the third, or it is not known what the "
                 "latents are. Set those to null that the denoiser was not trained with."
             )
         if not len(mean) == len(std) == self.latent_channels or min(std) <= 0:
-            raise ValueError(
+            raise UserError(
                 f"latents_mean={mean}, latents_std={std}: needed is one of each, the latter "
                 f"positive, for each of the {self.latent_channels} latent channels."
             )
@@ -208,13 +209,13 @@ class Autoencoder(nn.Module):
 def check_images(images: Images, channels: int, factor: int, values: bool = True) -> None:
     """Rejects what would otherwise fail deep in the encoder or, worse, silently work."""
     if images.shape[1] != channels:
-        raise ValueError(
+        raise UserError(
             f"images have {images.shape[1]} channels; this autoencoder was made for {channels}."
         )
     height, width = images.shape[-2:]
     if height % factor or width % factor or not height * width:
         rounded = [max(side // factor, 1) * factor for side in (height, width)]
-        raise ValueError(
+        raise UserError(
             f"images are {height}x{width}; this autoencoder shrinks both sides {factor} times, so "
             f"they must be multiples of {factor}. Crop or resize, for example to "
             f"{rounded[0]}x{rounded[1]}."
@@ -222,7 +223,7 @@ def check_images(images: Images, channels: int, factor: int, values: bool = True
     if values and images.numel():
         low, high = (bound.item() for bound in images.aminmax())
         if not (low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # refuses NaN, too
-            raise ValueError(
+            raise UserError(
                 f"images must be scaled to [-1, 1], got values in [{low:g}, {high:g}]. "
                 "From 8-bit pixels: x / 127.5 - 1. After a decode: clamp(-1, 1)."
             )
@@ -232,7 +233,7 @@ def check_latents(latents: Latents, channels: int) -> None:
     given = latents.shape[1]
     if given != channels:
         hint = " These look like moments: take posterior.sample() or .mode()."
-        raise ValueError(
+        raise UserError(
             f"latents have {given} channels; this autoencoder has {channels}."
             + (hint if given == 2 * channels else "")
         )

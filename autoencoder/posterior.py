@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from autoencoder.shapes import Latents, Moments, PerChannel, PerImage
+from foundation.shapes import Latents, Moments, PerChannel, PerImage
 
 LOGVAR_RANGE = (-30.0, 20.0)  # as in Stable Diffusion; keeps exp() finite in float32
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from autoencoder.model import Autoencoder, check_images, check_latents
 from autoencoder.posterior import Posterior
-from autoencoder.shapes import Images, Latents
+from foundation.errors import UserError
+from foundation.shapes import Images, Latents
 
 TILE = 64  # side of a tile in latent pixels; 512 image pixels at Stable Diffusion's factor 8
 OVERLAP = 16  # latent pixels that neighbors share
@@ -78,7 +79,7 @@ def blend(
     the sum of the weights. scale: how many times larger the result is than the positions given.
     """
     if not 0 <= overlap < tile:
-        raise ValueError(f"tiles of {tile} cannot overlap by {overlap}; give 0 to {tile - 1}.")
+        raise UserError(f"tiles of {tile} cannot overlap by {overlap}; give 0 to {tile - 1}.")
     total, weights = None, None
     tall, wide = min(tile, height), min(tile, width)
     for top, left in product(starts(height, tile, overlap), starts(width, tile, overlap)):

@@ -23,6 +23,7 @@ from dataset.folder import read_folder
 from dataset.images.transform import ImageTransform
 from dataset.loader import read_pixels
 from dataset.split import split
+from foundation.hashing import generator
 from ldm import TextToImage
 from ldm.guidance import Guidance
 from ldm.pipeline.sampling import Sampling
@@ -30,7 +31,6 @@ from ldm.samplers import CALLS_PER_STEP
 from training.bounds import Finite, Positive, Seed
 from training.cli import parse, run_main
 from training.logging.image_grid import pixels_of
-from training.seeding import generator
 
 # One that is not listed computes what one listed does: euler as ddim, euler_a as ddpm.
 SAMPLERS = (

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from foundation.shapes import Latents, Timesteps
 from ldm.samplers.levels import is_flow
 from ldm.schedule import Schedule
-from ldm.shapes import Latents, Timesteps
 
 MEANS = torch.tensor([[1.0, 0.4], [-0.8, 1.0], [-0.2, -1.1]], dtype=torch.float64)
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)

@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run from a checkout, whate
 import torch
 
 from benchmarks.mixture import IdealDenoiser, exact
+from foundation.shapes import Denoise, Latents, Timesteps
 from ldm.samplers import CALLS_PER_STEP, SAMPLERS, STOCHASTIC, unipc
 from ldm.schedule import Schedule, ScheduleConfig, make_schedule
-from ldm.shapes import Denoise, Latents, Timesteps
 from training.cli import parse, run_main
 
 STD = 0.5  # of the data

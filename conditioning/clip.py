@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from conditioning.encoder import TextEncoder
 from conditioning.open_clip_weights import TEXT_KEYS, text_tower_config
 from conditioning.tokenizer_io import clip_tokenizer, dump
-from interop.safetensors_io import read_json, read_tensors, require, write_files
+from foundation.errors import MissingFileError
+from foundation.files import read_json
+from interop.safetensors_io import read_tensors, require, write_files
 
 CONFIG_FILE = "open_clip_config.json"  # the names that open_clip's "local-dir:" schema looks for
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -123,7 +125,7 @@ def load_clip(folder: str | Path, device: str | torch.device = "cpu") -> Clip:
     places = [folder / "model" / "clip", folder / "clip", folder]
     found = [place for place in places if (place / CONFIG_FILE).is_file()]
     if not found:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{folder} holds no CLIP of both towers: no {CONFIG_FILE} in "
             f"{', '.join(str(place) for place in places)}. Train one: python train_clip.py --data "
             "DIR --out runs/clip."

@@ -8,7 +8,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from conditioning.clip import Clip, Embeddings
-from conditioning.distributed_batch import gather, normalize_together, process
+from conditioning.distributed_batch import gather, normalize_together
+from foundation.collectives import rank, world_size
 
 LARGEST_LOGIT_SCALE = 100.0  # Radford et al. 2021: more makes the training unstable
 LARGEST_SHIFT = 2  # pixels
@@ -27,7 +28,7 @@ class ContrastiveLoss(nn.Module):
     def __init__(self, clip: Clip):
         super().__init__()
         self.clip = clip
-        if process()[1] > 1:
+        if world_size() > 1:
             normalize_together(clip)
 
     def forward(
@@ -43,7 +44,7 @@ def contrast(
     images: Embeddings, texts: Embeddings, logit_scale: Float[Tensor, ""]
 ) -> Float[Tensor, ""]:
     """Cross entropy of these pairs among the pairs of all processes."""
-    number, _ = process()
+    number = rank()
     own = number * len(images) + torch.arange(len(images), device=images.device)
     to_texts = logit_scale * images @ gather(texts).flatten(0, 1).T
     to_images = logit_scale * texts @ gather(images).flatten(0, 1).T

@@ -9,12 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-
-def process() -> tuple[int, int]:
-    """(number of this process, how many there are)"""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+from foundation.collectives import rank, world_size
 
 
 def normalize_together(module: nn.Module) -> None:
@@ -58,7 +53,7 @@ class Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, part: Tensor) -> Tensor:
-        number, count = process()
+        number, count = rank(), world_size()
         ctx.number = number
         parts = [torch.empty_like(part) for _ in range(count)]
         dist.all_gather(parts, part.contiguous())
@@ -73,4 +68,4 @@ class Gather(torch.autograd.Function):
 
 def gather(part: Tensor) -> Tensor:
     """(processes, *part.shape); differentiable."""
-    return Gather.apply(part) if process()[1] > 1 else part[None]
+    return Gather.apply(part) if world_size() > 1 else part[None]

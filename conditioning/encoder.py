@@ -22,7 +22,9 @@ from conditioning.model_card import card
 from conditioning.open_clip_weights import read_pretrained
 from conditioning.text_model import TextTowerConfig, build_tower, to_hugging_face
 from conditioning.tokenizer import Tokenizer
-from conditioning.tokenizer_io import read_json, save_tokenizer
+from conditioning.tokenizer_io import save_tokenizer
+from foundation.errors import MissingFileError, UserError
+from foundation.files import read_json
 
 Layer = Literal["last", "penultimate"]
 
@@ -50,9 +52,9 @@ class TextEncoder(nn.Module):
     ):
         super().__init__()
         if layer not in ("last", "penultimate"):
-            raise ValueError(f"layer is {layer!r}; choose 'last' or 'penultimate'.")
+            raise UserError(f"layer is {layer!r}; choose 'last' or 'penultimate'.")
         if layer == "penultimate" and config.num_hidden_layers < 2:
-            raise ValueError("a text tower of one layer has no penultimate one; use layer='last'.")
+            raise UserError("a text tower of one layer has no penultimate one; use layer='last'.")
         if layer == "penultimate" and final_norm:
             # As Stable Diffusion 2 stores it: one layer less, and the last one is the right one.
             config, weights = without_last_layer(config, weights)
@@ -93,7 +95,7 @@ class TextEncoder(nn.Module):
         elif ":" in str(source):
             config, weights, tokenizer = read_pretrained(str(source))
         else:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"there is no text encoder folder {str(source)!r}. Needed is a run folder of "
                 "train_clip.py, a pipeline folder, a CLIPTextModel folder, the single file of a "
                 "whole model, or NAME:PRETRAINED of open_clip such as ViT-L-14-quickgelu:openai."
@@ -116,7 +118,7 @@ class TextEncoder(nn.Module):
     def tokenize(self, texts: list[str]) -> Int[Tensor, "b tokens"]:
         """Token ids, cut and padded to `tokens`."""
         if isinstance(texts, str):
-            raise ValueError(f"texts must be a list of strings, got one string: [{texts!r}]?")
+            raise UserError(f"texts must be a list of strings, got one string: [{texts!r}]?")
         return self.tokenizer(texts)
 
     def count_tokens(self, text: str) -> int:

@@ -16,9 +16,11 @@ from conditioning.tokenizer_io import (
     load_tokenizer,
     tokenizer_from,
 )
+from foundation.errors import MissingFileError, UserError
+from foundation.files import read_json
 from interop.clip_text import text_tower
 from interop.model_card import CARD
-from interop.safetensors_io import read_folder, read_json, require, weights_file, write_files
+from interop.safetensors_io import read_folder, require, weights_file, write_files
 from interop.single_file import reader as single_file
 from interop.state_dict_check import named_class
 
@@ -35,7 +37,7 @@ def find_text_encoder(source: Path) -> Path:
     seems = named_class(source)
     if (source / "state").is_dir():
         seems = " It looks like a run that has not finished; start the same command again."
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"{source} holds no text encoder: no config.json of a CLIPTextModel in "
         f"{', '.join(str(folder) for folder in looked_at)}.{seems} Needed is a run folder of "
         "train_clip.py, a pipeline folder with text_encoder/, or a CLIPTextModel folder."
@@ -95,7 +97,7 @@ def read_tokenizer(folder: Path, config: TextTowerConfig) -> Tokenizer:
         *tokenizer.vocabulary.values(), *(token.id for token in tokenizer.special.values())
     )
     if largest >= config.vocab_size:
-        raise ValueError(
+        raise UserError(
             f"the text encoder in {folder} knows {config.vocab_size} tokens, its tokenizer gives "
             f"ids up to {largest}. Looked for vocab.json and merges.txt, or tokenizer.json, in "
             f"{places[0]} and {places[1]}; put the tokenizer there that the encoder was trained "

@@ -3,7 +3,6 @@
 Only the text tower is read; the image tower's weights are never in memory where the file allows.
 """
 
-import difflib
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -16,7 +15,9 @@ from torch import Tensor
 from conditioning.text_model import TextTowerConfig, empty_tower
 from conditioning.tokenizer import Tokenizer
 from conditioning.tokenizer_io import OPEN_CLIP_PAD, clip_tokenizer
-from interop.safetensors_io import read_json, read_tensors, require
+from foundation.errors import MissingFileError, UserError, did_you_mean
+from foundation.files import read_json
+from interop.safetensors_io import read_tensors, require
 
 TEXT_KEYS = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.")
 BESIDE_THE_TOWER = (  # the image tower, what joins the two, and numbers of OpenAI's first files
@@ -60,9 +61,8 @@ def read_pretrained(source: str) -> tuple[TextTowerConfig, dict[str, Tensor], To
 def read_architecture(name: str) -> TextTowerConfig:
     """The text tower that open_clip's built-in config of this name describes."""
     if name not in open_clip.list_models():
-        near = difflib.get_close_matches(name, open_clip.list_models(), n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"open_clip has no architecture {name!r}.{hint}")
+        hint = did_you_mean(name, open_clip.list_models(), count=3)
+        raise UserError(f"open_clip has no architecture {name!r}.{hint}")
     model_cfg = open_clip.get_model_config(name)
     return text_tower_config(name, model_cfg)
 
@@ -73,7 +73,7 @@ def text_tower_config(name: str, model_cfg: dict) -> TextTowerConfig:
     foreign = [key for key, value in text_cfg.items() if value and key not in PLAIN_TEXT_CFG]
     foreign += [key for key in norm_kwargs if key != "eps"]
     if foreign or "multimodal_cfg" in model_cfg:
-        raise ValueError(
+        raise UserError(
             f"{name} has another text tower than CLIP's ({', '.join(foreign) or 'CoCa'}): it has "
             "no counterpart in a Stable Diffusion pipeline folder. Choose a CLIP, for example "
             "ViT-L-14-quickgelu:openai or ViT-H-14:laion2b_s32b_b79k."
@@ -111,7 +111,7 @@ def check_activation(name: str, pretrained: str, config: TextTowerConfig) -> Non
     if uses != trained_with:
         plain = name.removesuffix("-quickgelu")
         right = f"{plain}-quickgelu" if trained_with else plain
-        raise ValueError(
+        raise UserError(
             f"{name}:{pretrained} would be wrong: these weights were trained with "
             f"{'QuickGELU' if trained_with else 'GELU'}, the architecture {name} uses "
             f"{'QuickGELU' if uses else 'GELU'}. Use {right}:{pretrained}."
@@ -125,7 +125,7 @@ def find_weights(name: str, pretrained: str) -> Path:
     tag = open_clip.get_pretrained_cfg(name, pretrained)
     if not tag:
         tags = open_clip.list_pretrained_tags_by_model(name)
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{pretrained!r} is neither a file nor pretrained weights that open_clip knows for "
             f"{name}. It knows: {', '.join(tags) or 'none'}."
         )
@@ -144,7 +144,7 @@ def find_weights(name: str, pretrained: str) -> Path:
         return Path(open_clip.download_pretrained(tag))
     except (OSError, RuntimeError) as error:
         example = Path("/path/to") / names[0]
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"the weights {name}:{pretrained} are not on this machine and could not be downloaded "
             f"({error}). Looked for {' or '.join(names)} of {repository} in "
             f"{constants.HF_HUB_CACHE}. Ways out: download that file from "

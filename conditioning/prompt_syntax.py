@@ -20,6 +20,8 @@ import math
 import re
 from dataclasses import dataclass
 
+from foundation.errors import UserError
+
 STEP = 1.1  # of a bracket without a number
 # A sign, an escaped one with its backslash, or a character.
 TOKEN = re.compile(r"\\(?:AND\b|[()\[\]\\])|\bAND\b|.", re.DOTALL)
@@ -59,16 +61,16 @@ def parse(text: str) -> tuple[Part, ...]:
         shares.append(None if share is None else float(share[1]))
         bodies.append(piece if share is None else piece[: share.start()])
     if not all(body.strip() for body in bodies):
-        raise ValueError(rf"{text!r}: AND stands between two prompts. For the word, write \AND.")
+        raise UserError(rf"{text!r}: AND stands between two prompts. For the word, write \AND.")
     if all(share is None for share in shares):
         shares = [1 / len(pieces)] * len(pieces)
     if None in shares:
-        raise ValueError(
+        raise UserError(
             f"{text!r} gives a share to some of its prompts only. Give one to each, as in "
             "'cat :0.7 AND dog :0.3', or to none."
         )
     if not sum(shares) > 0:
-        raise ValueError(f"{text!r}: the shares of its prompts must add up to more than 0.")
+        raise UserError(f"{text!r}: the shares of its prompts must add up to more than 0.")
     return tuple(
         Part(weighted(body, text), share) for body, share in zip(bodies, shares, strict=True)
     )
@@ -100,13 +102,13 @@ def weighted(text: str, whole: str) -> tuple[Span, ...]:
             opened.append((token, len(spans)))
         elif token in (")", "]"):
             if not opened or opened[-1][0] + token not in ("()", "[]"):
-                raise ValueError(unmatched(whole, token))
+                raise UserError(unmatched(whole, token))
             bracket, first = opened.pop()
             spans[first:] = closed(spans[first:], bracket, whole)
         else:
             spans.append((token.removeprefix("\\") or "\\", 1.0))
     if opened:
-        raise ValueError(unmatched(whole, opened[-1][0]))
+        raise UserError(unmatched(whole, opened[-1][0]))
     return joined(spans)
 
 
@@ -117,7 +119,7 @@ def closed(inner: list[Span], bracket: str, whole: str) -> list[Span]:
     if number is None:
         factor = STEP if bracket == "(" else 1 / STEP
     elif bracket == "[":
-        raise ValueError(
+        raise UserError(
             f"{whole!r}: square brackets take no number. Write (word:0.8) for less, or \\[ for the "
             "bracket itself."
         )

@@ -7,6 +7,7 @@ import torch
 from open_clip.transformer import LayerNorm, QuickGELU, TextTransformer
 from torch import Tensor, nn
 
+from foundation.errors import UserError
 from interop.safetensors_io import in_memory
 
 ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
@@ -44,12 +45,12 @@ class TextTowerConfig:
 
     def __post_init__(self):
         if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(
+            raise UserError(
                 f"the text tower's hidden_act is {self.hidden_act!r}; CLIP text towers use "
                 f"{' or '.join(ACTIVATIONS)}. Another activation would give other embeddings."
             )
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
+            raise UserError(
                 f"a width of {self.hidden_size} does not split into {self.num_attention_heads} "
                 "heads; choose a multiple."
             )

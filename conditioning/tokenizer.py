@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from foundation.errors import UserError
+
 START_OF_TEXT = "<|startoftext|>"
 END_OF_TEXT = "<|endoftext|>"
 WORD = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
@@ -66,7 +68,7 @@ class Tokenizer:
 
     def __post_init__(self):
         if self.context_length < 3:
-            raise ValueError(
+            raise UserError(
                 f"a context of {self.context_length} tokens has no room for text between the "
                 "start and the end token; 3 is the least."
             )

@@ -6,7 +6,8 @@ from pathlib import Path
 import open_clip
 
 from conditioning.tokenizer import END_OF_TEXT, START_OF_TEXT, SpecialToken, Tokenizer
-from interop.safetensors_io import read_json
+from foundation.errors import UserError
+from foundation.files import read_json
 
 OPEN_CLIP_NAMES = {"<start_of_text>": START_OF_TEXT, "<end_of_text>": END_OF_TEXT}
 OPEN_CLIP_PAD = "!"  # id 0, with which open_clip fills up
@@ -87,7 +88,7 @@ def assemble(
     for name in names.values():
         if name not in special:
             if name not in vocabulary:
-                raise ValueError(
+                raise UserError(
                     f"{source} names the special token {name!r}, which its vocabulary of "
                     f"{len(vocabulary)} tokens does not hold. The files do not belong together; "
                     "copy the whole tokenizer folder again."

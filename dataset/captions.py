@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
 from dataset.members import Source
+from foundation.errors import UserError
 
 SIDECARS = (".txt", ".caption")  # in this order
 NOT_CAPTIONS = frozenset(("attribution", "classes", "copying", "labels", "license", "readme"))
@@ -109,7 +110,7 @@ def read_csv(path: Path) -> Iterator[Row]:
     for row in reader:
         place = f"{path.name} line {reader.line_num}"
         if None in row:
-            raise ValueError(
+            raise UserError(
                 f"{path.parent / place} has more cells than the header. "
                 "A caption with commas must stand in double quotes."
             )
@@ -121,7 +122,7 @@ def read_captions_json(path: Path) -> Iterator[Row]:
     if isinstance(content, dict):
         content = [{"file_name": image, "text": text} for image, text in content.items()]
     if not isinstance(content, list):
-        raise ValueError(f"{path} must hold an object of file name -> caption, or a list of rows.")
+        raise UserError(f"{path} must hold an object of file name -> caption, or a list of rows.")
     for number, row in enumerate(content, start=1):
         yield checked_row(row, path, f"{path.name} entry {number}")
 
@@ -130,14 +131,14 @@ def checked_row(row: object, path: Path, place: str) -> Row:
     """The two fields of a row; empty captions are left out."""
     if not isinstance(row, dict) or "file_name" not in row or "text" not in row:
         has = f"it has {', '.join(map(str, row))}" if isinstance(row, dict) else f"it is {row!r}"
-        raise ValueError(
+        raise UserError(
             f"{path.parent / place}: a row needs 'file_name' (relative to {path.name}) and 'text' "
             f"(a caption, or a list of captions), but {has}. Rename the fields."
         )
     image, text = row["file_name"], row["text"]
     captions = text if isinstance(text, list) else [text or ""]
     if not isinstance(image, str) or not all(isinstance(caption, str) for caption in captions):
-        raise ValueError(
+        raise UserError(
             f"{path.parent / place}: 'file_name' must be a string, and 'text' a string or a list "
             f"of strings; got {image!r} and {text!r}."
         )
@@ -219,14 +220,14 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")  # Windows programs begin files with a mark
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8.") from error
 
 
 def parse_json(text: str, place: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{place} is not valid JSON: {error}") from error
+        raise UserError(f"{place} is not valid JSON: {error}") from error
 
 
 def listed(items: Sequence, most: int = SHOWN) -> str:

@@ -20,6 +20,7 @@ from dataset.listing import (
 from dataset.progress import Progress, silent
 from dataset.table import NO_CAPTION, Pairs, captions_hash
 from dataset.webdataset import expand, is_shards, read_shards, shards_fingerprint, shards_hash
+from foundation.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Folder:
     def require_all_usable(self) -> None:
         """Stops if anything was left out, naming it."""
         if self.unusable:
-            raise ValueError(
+            raise UserError(
                 f"{len(self.unusable)} files of {self.root} cannot be used:\n"
                 f"{listed(self.unusable)}\n"
                 "Repair or remove them, or leave them out with --skip-unusable. "
@@ -86,11 +87,11 @@ def read_folder(
         read = partial(find_pairs, root)
         index = kept_index(root, "folder", fingerprint(root), read, progress)
     if not len(index.table):
-        raise ValueError(f"none of the images in {data} can be used:\n{listed(index.unusable)}")
+        raise UserError(f"none of the images in {data} can be used:\n{listed(index.unusable)}")
     folder = Folder(Path(data), index.rule, index.table.pairs, index.unusable, index.notes)
     missing = folder.missing
     if missing and not allow_missing_captions:
-        raise ValueError(
+        raise UserError(
             f"{len(missing)} of {len(folder.pairs)} images in {data} have no caption "
             f"(captions come from {folder.rule}):\n"
             f"{listed(missing.paths)}\n"
@@ -103,7 +104,7 @@ def read_folder(
 def find_pairs(root: Path) -> Catalog:
     listing, unusable = list_files(root)
     if not listing.images:
-        raise ValueError(no_images(root, listing, unusable))
+        raise UserError(no_images(root, listing, unusable))
     refuse_mixed_splits(listing)
     found = next(found for rule in RULES if (found := rule(listing)) is not None)
     notes = near_misses(listing, found)

@@ -23,6 +23,7 @@ from dataset.images.transform import EXTENSIONS, UnusableImage, inspect_image
 from dataset.members import Member, Source
 from dataset.progress import Progress
 from dataset.table import Pairs, Rows, Table
+from foundation.errors import UserError
 
 # Another number, or another set of extensions, makes every index anew.
 FORMAT = "1-" + hashlib.blake2b(" ".join(sorted(EXTENSIONS)).encode(), digest_size=4).hexdigest()
@@ -228,7 +229,7 @@ def verify_images(pairs: Pairs, progress: Progress) -> None:
     other = list(progress(side_by_side(changed, rows), "verifying images", len(rows)))
     if any(other):
         paths = pairs.where(np.array(other)).paths
-        raise ValueError(
+        raise UserError(
             f"{len(paths)} images have changed, though their sizes and times are as before:\n"
             f"{listed(paths)}\n"
             "Restore them, or give them a new time (touch) to have them read anew."

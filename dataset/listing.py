@@ -10,6 +10,7 @@ from unicodedata import normalize
 
 from dataset.captions import SIDECARS, Found, Listing, Unusable, listed
 from dataset.images.transform import EXTENSIONS
+from foundation.errors import MissingFileError, UserError
 
 CAPTION_FILES = ("metadata.jsonl", "metadata.csv", "captions.json")
 NOT_READ = frozenset((".avif", ".dcm", ".eps", ".exr", ".heic", ".heif", ".jxl", ".psd", ".svg"))
@@ -20,10 +21,10 @@ def existing_folder(root: Path) -> Path:
     if root.is_dir():
         return root
     if root.exists():
-        raise ValueError(f"{root} is a file; give the folder that holds the images.")
+        raise UserError(f"{root} is a file; give the folder that holds the images.")
     siblings = [path.name for path in root.parent.glob("*/")] if root.parent.is_dir() else []
     near = get_close_matches(root.name, siblings, n=1)
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"there is no data folder {root} (looked at {root.absolute()})."
         + (f" Did you mean {root.parent / near[0]}?" if near else "")
     )
@@ -117,7 +118,7 @@ def refuse_mixed_splits(listing: Listing) -> None:
     tests = {top for top in tops if top.lower() in TEST_SPLITS}
     if tests and "train" in {top.lower() for top in tops}:
         train = next(top for top in tops if top.lower() == "train")
-        raise ValueError(
+        raise UserError(
             f"{listing.root} holds {train}/ and {', '.join(sorted(tests))}/, which are meant to be "
             f"kept apart. Give one of them, for example {listing.root / train}."
         )
@@ -136,7 +137,7 @@ def near_misses(listing: Listing, found: Found) -> list[str]:
                 f"found {path}; did you mean {near[0]}?" for _, path in listing.others_called(name)
             ]
     if found.is_guess and (notes := notes + captions_elsewhere(listing)):
-        raise ValueError(
+        raise UserError(
             f"{notes[0]}\nAs it is, captions would be guessed from {found.rule}. Rename or move "
             "the file, or remove it."
         )

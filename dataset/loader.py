@@ -18,6 +18,7 @@ from dataset.members import Source
 from dataset.order import BucketOrder, members_of, places_within, seeded
 from dataset.progress import Progress, silent
 from dataset.table import Pair
+from foundation.errors import UserError
 
 Images = UInt8[Tensor, "b c h w"] | Float32[Tensor, "b c h w"]  # as ImageTransform has them
 IN_MEMORY = 2**30  # bytes of decoded pixels that are kept rather than decoded again every epoch
@@ -53,7 +54,7 @@ class ImageBatches(Dataset):
         progress: Progress = silent,
     ):
         if batch_size % ranks:
-            raise ValueError(
+            raise UserError(
                 f"a batch of {batch_size} does not divide among {ranks} processes; "
                 f"use --batch-size {max(batch_size // ranks, 1) * ranks}."
             )
@@ -163,5 +164,5 @@ def read_pixels(
         results = pool.map(read, range(len(paths)))
         unusable = [error for error in progress(results, "reading images", len(paths)) if error]
     if unusable:
-        raise ValueError(f"{len(unusable)} images cannot be used:\n{listed(unusable)}")
+        raise UserError(f"{len(unusable)} images cannot be used:\n{listed(unusable)}")
     return pixels

@@ -1,11 +1,12 @@
 """Which images form the batch of a step; it follows from the seed and the step alone."""
 
-import hashlib
-
 import numpy as np
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
+
+from foundation.errors import UserError
+from foundation.hashing import seed_from
 
 
 class Order:
@@ -39,9 +40,9 @@ class Order:
 def check_batch_size(batch_size: int, count: int) -> None:
     """Refuses what would be no batch, or one with images twice in it."""
     if batch_size < 1:
-        raise ValueError(f"batch size is {batch_size}; it must be at least 1.")
+        raise UserError(f"batch size is {batch_size}; it must be at least 1.")
     if count < batch_size:
-        raise ValueError(
+        raise UserError(
             f"there are {count} images to train on, fewer than one batch of {batch_size}. "
             f"Use --batch-size {max(count, 1)} or smaller, or add images."
         )
@@ -123,8 +124,7 @@ def places_within(bucket: Shaped[np.ndarray, " n"]) -> Int[Tensor, " n"]:
 
 
 def derived(seed: int, purpose: str, number: int) -> int:
-    digest = hashlib.sha256(f"{seed} {purpose} {number}".encode()).digest()
-    return int.from_bytes(digest[:8]) >> 1
+    return seed_from(f"{seed} {purpose} {number}".encode(), "big")
 
 
 def seeded(seed: int, purpose: str, number: int) -> torch.Generator:

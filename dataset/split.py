@@ -2,6 +2,7 @@
 
 from dataset.folder import Folder
 from dataset.table import Pairs
+from foundation.errors import UserError
 
 
 def split(folder: Folder, fraction: float) -> tuple[Pairs, Pairs]:
@@ -11,11 +12,11 @@ def split(folder: Folder, fraction: float) -> tuple[Pairs, Pairs]:
     stage, on every machine, and images added later move none of the earlier ones.
     """
     if not 0 <= fraction < 1:
-        raise ValueError(f"the held-out fraction is {fraction}; it must lie in [0, 1).")
+        raise UserError(f"the held-out fraction is {fraction}; it must lie in [0, 1).")
     if fraction == 0:
         return folder.pairs, folder.pairs[:0]
     if len(folder.pairs) < 2:
-        raise ValueError(
+        raise UserError(
             f"{folder.root} has {len(folder.pairs)} image; holding one out leaves none to train "
             "on. Add images, or hold out nothing: --held-out 0."
         )

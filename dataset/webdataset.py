@@ -25,6 +25,7 @@ from dataset.index import Catalog
 from dataset.members import Member
 from dataset.progress import Progress
 from dataset.table import NO_CAPTION
+from foundation.errors import MissingFileError, UserError
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # {000..099}
 LIST = re.compile(r"\{([^{}]*,[^{}]*)\}")  # {a,b}
@@ -49,20 +50,20 @@ def expand(pattern: Path | str) -> tuple[Path, list[str]]:
     """
     text = str(pattern)
     if URL.match(text):
-        raise ValueError(
+        raise UserError(
             f"{text} is not on this machine. An exact order that survives a stop needs any image "
             "at any time, which streams do not give. Fetch the shards once, then train on the "
             "files: python recipes/fetch_shards.py URL FOLDER"
         )
     if not text.endswith(".tar"):
-        raise ValueError(
+        raise UserError(
             f"{text}: in a compressed tar file no image can be read without all before it. "
             "Decompress it (images are compressed as they are): gunzip or unxz FILE"
         )
     paths = [Path(path) for name in braces(text) for path in (sorted(glob.glob(name)) or [name])]
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{len(missing)} of the {len(paths)} shards of {text} are not there (looked at "
             f"{missing[0].absolute()}):\n{listed(missing)}"
         )
@@ -121,7 +122,7 @@ def read_shards(root: Path, shards: Sequence[str], progress: Progress) -> Catalo
         read_shard(root / name, name, found)
     if not found.members:
         kinds = ", ".join(f"{count} .{kind}" for kind, count in found.kinds.most_common(8))
-        raise ValueError(
+        raise UserError(
             f"no images in {len(shards)} shards of {root}. The members that are images end in "
             f"{', '.join(sorted(EXTENSIONS))} right after the first dot of their name; there are "
             f"{kinds or 'no members'}."
@@ -198,12 +199,12 @@ def json_captions(text: str) -> list[str]:
     try:
         row = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"is not valid JSON: {error}") from error
+        raise UserError(f"is not valid JSON: {error}") from error
     keys = [key for key in TEXT_FIELDS if isinstance(row, dict) and key in row]
     if not keys:
         has = f"it has {', '.join(row)}" if isinstance(row, dict) else f"it is {row!r}"
-        raise ValueError(f"needs 'text' or 'caption', a string or a list of strings, but {has}")
+        raise UserError(f"needs 'text' or 'caption', a string or a list of strings, but {has}")
     texts = row[keys[0]] if isinstance(row[keys[0]], list) else [row[keys[0]] or ""]
     if not all(isinstance(caption, str) for caption in texts):
-        raise ValueError(f"{keys[0]!r} must be a string or a list of strings, not {texts!r}")
+        raise UserError(f"{keys[0]!r} must be a string or a list of strings, not {texts!r}")
     return [caption.strip() for caption in texts if caption.strip()]

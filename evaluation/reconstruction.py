@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Real
 from torch import Tensor
 
+from foundation.errors import UserError
+
 
 def psnr(images: Real[Tensor, "b c h w"], others: Real[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
     """Peak signal-to-noise ratio of each pair in dB; infinite for equal ones.
@@ -30,7 +32,7 @@ def ssim(images: Real[Tensor, "b c h w"], others: Real[Tensor, "b c h w"]) -> Fl
     whole window lies inside the image.
     """
     if min(images.shape[-2:]) < WINDOW:
-        raise ValueError(
+        raise UserError(
             f"SSIM needs images of at least {WINDOW} pixels, got {tuple(images.shape[-2:])}."
         )
     x, y = (pixels.double().flatten(0, 1)[:, None] for pixels in (images, others))

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foundation.errors import UserError
+
 
 def recall_at(
     similarity: Float[Tensor, "queries candidates"],
@@ -23,7 +25,7 @@ def recall_at(
     A tie counts as a miss, so a network that gives everything the same value scores 0, not 1.
     """
     if similarity.shape != (len(captions), len(captions)):
-        raise ValueError(
+        raise UserError(
             f"similarity is {tuple(similarity.shape)} for {len(captions)} captions; it must have "
             "one row and one column for each."
         )

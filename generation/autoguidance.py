@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from interop.model_card import tensors_sha256
-from interop.safetensors_io import read_json, read_tensors, require
+from foundation.errors import MissingFileError, UserError
+from foundation.files import read_json
+from foundation.hashing import tensors_sha256
+from interop.safetensors_io import read_tensors, require
 from ldm import TextToImage
 from ldm.pipeline import scheduler_config as scheduler_files
 from ldm.text_chunks import TEXT_CHUNKS, recorded
@@ -44,7 +46,7 @@ def from_state(folder: Path, like: UNet) -> tuple[UNet, dict[str, Any]]:
     """And what the run's config says that it was trained with."""
     file = folder / AVERAGED
     if not file.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{folder} has no {AVERAGED}. Of a run on several devices with spread weights, take a "
             "model folder."
         )
@@ -64,7 +66,7 @@ def check_hashes(source: Path, trained: dict[str, Any], strong: TextToImage) -> 
         expected, found = getattr(strong, part).sha256, trained.get(f"{part}_sha256")
         if found != expected:
             told = "does not say with which" if found is None else f"with that of sha256 {found}"
-            raise ValueError(
+            raise UserError(
                 f"--weak-model {source} must have been trained with the {part} of the stronger "
                 f"model, sha256 {expected}; it was {told}. Take an earlier state of the same run, "
                 "or a smaller model trained on the same --vae and --text-encoder."
@@ -73,7 +75,7 @@ def check_hashes(source: Path, trained: dict[str, Any], strong: TextToImage) -> 
 
 def check_chunks(source: Path, trained: dict[str, Any], strong: TextToImage) -> None:
     if (chunks := recorded(trained, source)) != strong.chunks:
-        raise ValueError(
+        raise UserError(
             f"--weak-model {source} was trained with --text-chunks {chunks}, and the stronger "
             f"model with {strong.chunks}, so one context cannot serve both. Take an earlier state "
             "of the same run."
@@ -87,7 +89,7 @@ def check_process(source: Path, strong: TextToImage) -> None:
         if file.is_file():
             theirs = scheduler_files.from_diffusers(read_json(file))
             if theirs != (strong.schedule_config, strong.denoiser.prediction):
-                raise ValueError(
+                raise UserError(
                     f"--weak-model {source} was trained on another noise schedule or predicts "
                     f"something else: {theirs}. Take an earlier state of the same run."
                 )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from foundation.errors import UserError
 from generation.compile_ahead import Ahead
 from ldm.unet import UNet
 
@@ -47,7 +48,7 @@ def check_compiler() -> None:
     """PyTorch's own message for this is long, and comes after the model was read."""
     names = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++", "cl"]
     if not any(map(shutil.which, names)):
-        raise ValueError(
+        raise UserError(
             f"compiling for a CPU needs a C++ compiler, but {' or '.join(names)} is not on the "
             "PATH. Install one, name it in the environment variable CXX, or leave out --compile."
         )

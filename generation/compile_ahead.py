@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import ldm
-from interop.model_card import tensors_sha256
+from foundation.errors import UserError
+from foundation.hashing import tensors_sha256
+from foundation.shapes import Latents
 from interop.safetensors_io import read_tensors
-from ldm.shapes import Latents
 from ldm.unet import UNet
 from ldm.unet.io import WEIGHTS
 from ldm.unet.layers import Kernel
@@ -105,7 +106,7 @@ def make(job: dict[str, Any], file: Path) -> None:
             command, input=json.dumps(job), capture_output=True, text=True, cwd=ROOT
         )
         if child.returncode:
-            raise ValueError(
+            raise UserError(
                 f"the U-Net cannot be compiled here: {child.stderr[-2000:].strip()}\n"
                 "Draw without --compile; the pictures are the same, but slower."
             )

@@ -18,7 +18,8 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from dataset.images.transform import load_image
-from interop.safetensors_io import read_json
+from foundation.errors import UserError
+from foundation.files import read_json
 
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}  # and Pillow's names
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "gif": ".gif", "mp4": ".mp4"}
@@ -43,7 +44,7 @@ def encoded(
 
 def check_mode(kind: str, mode: str) -> None:
     if kind == "jpeg" and mode not in ("L", "RGB"):
-        raise ValueError(f"JPEG has no {mode} pictures; use --format png or webp.")
+        raise UserError(f"JPEG has no {mode} pictures; use --format png or webp.")
 
 
 def told_by(file: Path) -> str | bytes:
@@ -65,7 +66,7 @@ def told_by_film(file: Path) -> str:
         with av.open(str(file)) as film:
             return film.metadata.get("latentsmith", "")
     except (OSError, ValueError) as error:  # of which PyAV's errors are
-        raise ValueError(f"{file} cannot be read as a film ({error}).") from error
+        raise UserError(f"{file} cannot be read as a film ({error}).") from error
 
 
 def pyav(done: str) -> ModuleType:
@@ -73,7 +74,7 @@ def pyav(done: str) -> ModuleType:
     try:
         import av
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             f"an MP4 is {done} by PyAV, which is not installed: pip install 'latentsmith[video]', "
             "or use --video gif."
         ) from error
@@ -121,7 +122,7 @@ def read_record(file: Path) -> dict[str, Any]:
     except ValueError:
         record = None
     if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
-        raise ValueError(
+        raise UserError(
             f"{file} does not say how it was made: it has no record of sample.py, or lost it in "
             "another program. Give the file as sample.py wrote it."
         )

@@ -8,6 +8,7 @@ import tyro
 from PIL import Image
 
 from dataset.images.transform import load_image, to_channels
+from foundation.errors import UserError
 from generation.seeds import parse_seeds
 from ldm import TextToImage, tasks
 from ldm.guidance import Guidance
@@ -59,9 +60,9 @@ class Options:
         self.sampling()
         parse_seeds(self.seed, self.count)
         if self.times is not None and (self.given("steps") or self.given("spacing")):
-            raise ValueError("--times are all steps there are; leave out --steps and --spacing.")
+            raise UserError("--times are all steps there are; leave out --steps and --spacing.")
         if self.given("weak_model") and self.given("negative_prompt"):
-            raise ValueError(
+            raise UserError(
                 "with --weak-model guidance leads away from that model, and not from a negative "
                 "prompt; leave out one of the two."
             )
@@ -72,7 +73,7 @@ class Options:
             ignored += ["weak_model"] * (self.guidance_scale == 1)
             ignored += ["negative_prompt"] * (self.guidance_scale == 1)
             for name in filter(self.given, ignored):
-                raise ValueError(
+                raise UserError(
                     f"{flag(name)} is for guided pictures, and at --guidance-scale "
                     f"{self.guidance_scale:g} nothing is guided; leave one of them out."
                 )
@@ -86,18 +87,18 @@ class Options:
         }
         for name, needed in needs.items():
             if self.given(name) and not self.given(needed):
-                raise ValueError(f"{flag(name)} is for {flag(needed)}, which is not given.")
+                raise UserError(f"{flag(name)} is for {flag(needed)}, which is not given.")
         kinds = [name for name in ("mask", "outpaint", "upscale") if self.given(name)]
         if self.given("init_image") and self.given("style_image"):
             kinds = ["init_image", "style_image"]
         if len(kinds) > 1:
-            raise ValueError(f"{' and '.join(map(flag, kinds))} do not go together; choose one.")
+            raise UserError(f"{' and '.join(map(flag, kinds))} do not go together; choose one.")
         if self.given("strength") and not (self.init_image or self.style_image):
-            raise ValueError("--strength is for --init-image or --style-image; neither is given.")
+            raise UserError("--strength is for --init-image or --style-image; neither is given.")
         if self.resample > 1 and not (self.given("mask") or self.given("outpaint")):
-            raise ValueError("--resample is for --mask or --outpaint; neither is given.")
+            raise UserError("--resample is for --mask or --outpaint; neither is given.")
         if self.resample > 1 and self.sampler != "ddpm":
-            raise ValueError(
+            raise UserError(
                 "--resample goes with the sampler ddpm, whose steps can be taken back, not with "
                 f"{self.sampler}."
             )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.images import write as write_images
+from foundation.errors import UserError
 
 FIELDS = ("number", "seed", "prompt", "sampler", "steps")
 LONGEST = 80  # characters of a prompt in a name
@@ -29,14 +30,14 @@ def plan_names(
         try:
             names.append(pattern.format(**{name: values[name] for name in fields}))
         except (ValueError, KeyError, IndexError) as error:
-            raise ValueError(f"--name {pattern} cannot be filled in ({error}).") from error
+            raise UserError(f"--name {pattern} cannot be filled in ({error}).") from error
     twice = [name for name, times in Counter(names).items() if times > 1]
     taken = [
         name for name in names if any((folder / (name + suffix)).exists() for suffix in suffixes)
     ]
     for found, why in ((twice, "would be that of several pictures"), (taken, "is there already")):
         if found:
-            raise ValueError(
+            raise UserError(
                 f"the name {found[0]} {why} (--name {pattern}); nothing is overwritten. Put "
                 "{number} or {seed} in it, or choose another --out."
             )
@@ -47,10 +48,10 @@ def fields_of(pattern: str) -> set[str]:
     try:
         fields = {name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None}
     except ValueError as error:
-        raise ValueError(f"--name {pattern} is not a pattern ({error}).") from error
+        raise UserError(f"--name {pattern} is not a pattern ({error}).") from error
     unknown = fields - set(FIELDS)
     if unknown or not pattern or "/" in pattern or "\\" in pattern:
-        raise ValueError(
+        raise UserError(
             f"--name {pattern} must be the name of a file, without a folder, with any of "
             f"{', '.join('{' + name + '}' for name in FIELDS)} in it."
         )

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from foundation.shapes import Latents
 from ldm import TextToImage
-from ldm.shapes import Latents
 
 
 class Previews:

@@ -4,7 +4,6 @@ A file holds a prompt a line. If its name ends in .jsonl a line is an object: "p
 the options of a picture by their names, such as {"prompt": "red heart", "seed": 7, "steps": 10}.
 """
 
-import difflib
 import json
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from foundation.errors import UserError, did_you_mean
 from generation.options import Options
 from generation.seeds import parse_seeds
 
@@ -54,13 +54,13 @@ def read_lines(file: Path, options: Options) -> list[Line]:
         text = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else where_not_utf8(error)
-        raise ValueError(
+        raise UserError(
             f"--prompts {file} cannot be read ({reason}). It must be a text file in UTF-8 with one "
             "prompt a line, or one JSON object a line if its name ends in .jsonl."
         ) from error
     numbered = [(k, line.strip()) for k, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not numbered:
-        raise ValueError(f"{file} has no prompts in it; write one a line.")
+        raise UserError(f"{file} has no prompts in it; write one a line.")
     lines = []
     for number, line in numbered:
         where = f"{file}, line {number}"
@@ -81,9 +81,9 @@ def parsed(line: str) -> dict[str, Any]:
     try:
         entries = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"this is not JSON ({error}).") from error
+        raise UserError(f"this is not JSON ({error}).") from error
     if not isinstance(entries, dict) or not isinstance(entries.get("prompt", ""), str):
-        raise ValueError('a line must be an object such as {"prompt": "red heart", "seed": 7}.')
+        raise UserError('a line must be an object such as {"prompt": "red heart", "seed": 7}.')
     return entries
 
 
@@ -94,10 +94,9 @@ def line_of(entries: Mapping[str, Any], options: Options) -> Line:
         if name == "prompt":
             continue
         if name not in HINTS:
-            near = difflib.get_close_matches(name, HINTS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, HINTS)
             known = ", ".join(["prompt", *HINTS])
-            raise ValueError(f"there is no option {name!r}.{hint} There are: {known}.")
+            raise UserError(f"there is no option {name!r}.{hint} There are: {known}.")
         changes[name] = of_kind(name, str(value) if name == "seed" else value, HINTS[name])
     options = replace(options, **changes)
     options.check()
@@ -125,7 +124,7 @@ def of_kind(name: str, value: Any, kind: Any) -> Any:
         return kind(value)
     if kind is bool and isinstance(value, bool):
         return value
-    raise ValueError(f"{name} is {json.dumps(value)}, which is not of the kind {spelled(kind)}.")
+    raise UserError(f"{name} is {json.dumps(value)}, which is not of the kind {spelled(kind)}.")
 
 
 def spelled(kind: Any) -> str:
@@ -142,4 +141,4 @@ def told(where: str) -> Iterator[None]:
     except ValueError as error:
         if not where:
             raise
-        raise ValueError(f"{where}: {error}") from error
+        raise UserError(f"{where}: {error}") from error

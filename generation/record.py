@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from dataset.images.rasters import read_raster
+from foundation.errors import UserError
 from generation.metadata import read_record
 from generation.options import DEFAULTS, Options
 from generation.prompts import Line, Picture, line_of, told
@@ -58,7 +59,7 @@ def sha256_of(file: Path) -> str:
     try:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError as error:
-        raise ValueError(f"{file} cannot be read ({error.strerror}).") from error
+        raise UserError(f"{file} cannot be read ({error.strerror}).") from error
 
 
 def lines_from(file: Path, options: Options) -> tuple[list[Line], dict[str, Any]]:
@@ -68,21 +69,21 @@ def lines_from(file: Path, options: Options) -> tuple[list[Line], dict[str, Any]
     """
     given = [name for name in DEFAULTS if options.given(name) and name != "weak_model"]
     if given:
-        raise ValueError(
+        raise UserError(
             f"--from-png takes the options of a picture from its file; leave out "
             f"{', '.join('--' + name.replace('_', '-') for name in given)}."
         )
     record = read_record(file)
     for path, sha256 in record.get("files", {}).items():
         if (found := sha256_of(Path(path))) != sha256:
-            raise ValueError(
+            raise UserError(
                 f"{file} was made from {path} of sha256 {sha256}, but that has {found}. Put the "
                 "right one back."
             )
     entries = {name: value for name, value in record.items() if name not in MODEL}
     if options.weak_model is not None:
         if "weak_model" not in entries:
-            raise ValueError(f"{file} was drawn without a weaker model; leave out --weak-model.")
+            raise UserError(f"{file} was drawn without a weaker model; leave out --weak-model.")
         del entries["weak_model"]
     with told(str(file)):
         stations = record.get("stations", [{}])
@@ -93,7 +94,7 @@ def check_hashes(record: Mapping[str, Any], hashes: Mapping[str, str], file: Pat
     for part, sha256 in record.get("hashes", {}).items():
         if hashes.get(part) != sha256:
             flag = "--weak-model" if part == "weak_model" else "--model"
-            raise ValueError(
+            raise UserError(
                 f"{file} was drawn by another model: its {part} has sha256 {sha256}, this one's "
                 f"{hashes.get(part)}. Name the right one by {flag}."
             )
@@ -112,7 +113,7 @@ def check_same(again: Path, file: Path) -> None:
     if all(a is not None and np.array_equal(a, b) for a, b in frames):
         print(f"the same pixels as {file}")
     else:
-        raise ValueError(
+        raise UserError(
             f"the pixels differ from those of {file}. On another kind of machine, or with another "
             "version of PyTorch, numbers are rounded otherwise."
         )

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foundation.hashing import tensors_sha256
 from generation.autoguidance import open_weak
 from generation.compile import as_written, compile_unet, is_compiled
 from generation.notes import notes
 from generation.options import Options
 from generation.prompts import Picture, told
 from generation.record import record_of
-from interop.model_card import tensors_sha256
 from ldm import TextToImage
 from ldm.pipeline.batching import Request
 from ldm.tasks.base import Task, check_task

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from foundation.errors import UserError
 from generation.metadata import pyav, texts
 from generation.prompts import Picture
 from ldm.pipeline.batching import Request, between
@@ -43,7 +44,7 @@ def check_film(video: str, fps: float) -> None:
     if video == "mp4":
         pyav("written")
     elif fps > 50:
-        raise ValueError(f"a GIF shows at most 50 frames per second, not {fps:g}; use --video mp4.")
+        raise UserError(f"a GIF shows at most 50 frames per second, not {fps:g}; use --video mp4.")
 
 
 def gif(frames: Sequence[Image.Image], fps: float, record: Mapping[str, Any]) -> bytes:
@@ -66,7 +67,7 @@ def mp4(frames: Sequence[Image.Image], fps: float, record: Mapping[str, Any]) ->
     av = pyav("written")
     width, height = frames[0].size
     if width % 2 or height % 2:
-        raise ValueError(f"H.264 wants even sides, not {width}x{height}; use --video gif.")
+        raise UserError(f"H.264 wants even sides, not {width}x{height}; use --video gif.")
     buffer = BytesIO()
     options = {"movflags": "use_metadata_tags"}  # so that names are free and texts may be long
     with av.open(buffer, "w", format="mp4", options=options) as container:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foundation.errors import UserError
 from interop.state_dict_check import visible_damage
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -28,7 +29,7 @@ def read_pickle(file: Path) -> dict[str, Tensor]:
     """
     archive = zipfile.is_zipfile(file)
     if archive and is_torchscript(file):
-        raise ValueError(
+        raise UserError(
             f"{file} is a TorchScript archive, as OpenAI first released CLIP: it holds code, which "
             "is not run. Take the same weights as safetensors; those of CLIP ViT-L/14 are "
             "open_clip_model.safetensors of "
@@ -39,13 +40,13 @@ def read_pickle(file: Path) -> dict[str, Tensor]:
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=archive)
     except Exception as error:  # a damaged pickle can end in any error
         if code := re.search(r"GLOBAL (\S+)", str(error)):
-            raise ValueError(
+            raise UserError(
                 f"{file} holds code besides tensors: it calls for {code[1]}. Nothing of it was "
                 "run. Take the same weights as .safetensors."
             ) from None
         # Of a message of torch only its end: the rest recommends to run the code.
         told = str(error).rpartition("WeightsUnpickler error: ")[2].strip().split("\n")[0]
-        raise ValueError(
+        raise UserError(
             f"{file} is damaged or no file of torch.save ({told or type(error).__name__}). "
             f"{visible_damage(file)} Copy or download it again."
         ) from None
@@ -69,5 +70,5 @@ def named_tensors(file: Path, content: Any) -> dict[str, Tensor]:
     if not tensors:
         held = ", ".join(str(key) for key in list(entries)[:5]) or type(content).__name__
         optimizer = " It seems to be the state of an optimizer." * ("param_groups" in entries)
-        raise ValueError(f"{file} holds no tensors under their names, only {held}.{optimizer}")
+        raise UserError(f"{file} holds no tensors under their names, only {held}.{optimizer}")
     return tensors

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from foundation.errors import UserError
+
 # What a config.json of diffusers means when it leaves a field out. Here and nowhere else stands
 # 0.18215, the latent scale of Stable Diffusion 1.x, whose files are older than the field. What is
 # saved here always states its own, which is 1.0 (see `autoencoder.training.latent_statistics`).
@@ -54,10 +56,10 @@ def refuse_unsupported(path: Path, given: Mapping[str, Any]) -> None:
     for name, choices in supported.items():
         if name in given and given[name] not in choices:
             wanted = " or ".join(map(repr, choices))
-            raise ValueError(f"{path}: {name} is {given[name]!r}; only {wanted} is supported.")
+            raise UserError(f"{path}: {name} is {given[name]!r}; only {wanted} is supported.")
     for name, value in given.items():
         if name not in (*DIFFUSERS_DEFAULTS, *supported) and not name.startswith("_"):
-            raise ValueError(
+            raise UserError(
                 f"{path}: unknown setting {name} = {value!r}, which may make it another network "
                 "than the one built here. If it means nothing, remove it from the file."
             )

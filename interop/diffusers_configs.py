@@ -4,6 +4,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from foundation.errors import UserError
+
 CLASS_NAME = "UNet2DConditionModel"
 
 # Fields whose meaning, when a config.json leaves them out, is not our own default.
@@ -51,7 +53,7 @@ def unet_fields(content: dict[str, Any], fields: Collection[str], source: Path) 
     fields: the names of UNetConfig's. source: the config.json, for messages.
     """
     if content.get("_class_name", CLASS_NAME) != CLASS_NAME:
-        raise ValueError(f"{source} describes a {content['_class_name']}, not a {CLASS_NAME}.")
+        raise UserError(f"{source} describes a {content['_class_name']}, not a {CLASS_NAME}.")
     known = {name: value for name, value in DEFAULTS.items() if name in fields}
     unsupported = []
     for name, value in content.items():
@@ -64,7 +66,7 @@ def unet_fields(content: dict[str, Any], fields: Collection[str], source: Path) 
             unsupported.append(f"{name}={value!r}")
     if unsupported:
         xl = content.get("addition_embed_type") == "text_time"
-        raise ValueError(
+        raise UserError(
             f"{source}: the U-Net here is that of Stable Diffusion 1.x and 2.x, which has no "
             + ", ".join(unsupported)
             + ". This seems to be the U-Net of Stable Diffusion XL." * xl

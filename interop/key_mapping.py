@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
+from foundation.errors import UserError
+
 Value = TypeVar("Value")  # a tensor, or only its shape
 Shape = tuple[int, ...]
 
@@ -33,5 +35,5 @@ def inverted(table: Mapping[str, str]) -> dict[str, str]:
 def size(shapes: Mapping[str, Shape], name: str, axis: int) -> int:
     """Of a weight that must be there, and have that many axes, for anything to be told."""
     if name not in shapes or len(shapes[name]) <= axis:
-        raise ValueError(f"{name} is missing or has another shape than it could have")
+        raise UserError(f"{name} is missing or has another shape than it could have")
     return shapes[name][axis]

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foundation.errors import MissingFileError, UserError
 from interop.safetensors_io import read_header, read_tensors, write_files
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -74,7 +75,7 @@ def find_lora(source: Path) -> Path:
     for folder in (source / "model", source):
         if (folder / WEIGHTS).is_file():
             return folder / WEIGHTS
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"there is no LoRA in {source}: looked for {WEIGHTS} there and in {source / 'model'}. Give "
         "a run folder of train_ldm.py --lora, a folder with that file, or a .safetensors file."
     )
@@ -98,7 +99,7 @@ def read_lora(source: Path) -> dict[str, Changes]:
     halves = [name for part in found.values() for name, pair in part.items() if half(pair)]
     if unknown or halves or not found:
         told = f"it has {(unknown or halves)[0]}" if unknown or halves else "it is empty"
-        raise ValueError(
+        raise UserError(
             f"{file} is no LoRA that is known here: {told}. Known are those of diffusers, peft and "
             "kohya's scripts, for U-Net and text encoder of Stable Diffusion 1.x and 2.x, without "
             "the extras of DoRA and LyCORIS."
@@ -139,9 +140,7 @@ def recorded_alphas(file: Path) -> dict[str, float]:
         if key.rpartition(".")[2] in ("use_dora", "use_rslora", "alpha_pattern") and value
     ]
     if odd:
-        raise ValueError(
-            f"{file} is a LoRA with {odd[0]} = {told[odd[0]]}, which is not read here."
-        )
+        raise UserError(f"{file} is a LoRA with {odd[0]} = {told[odd[0]]}, which is not read here.")
     ending = ".lora_alpha"
     return {
         key.removesuffix(ending): float(value)
@@ -165,7 +164,7 @@ def add_changes(
         shape = (len(low_rank.up), low_rank.down[0].numel())
         if weight is None or (len(weight), weight[0].numel()) != shape:
             told = "there is none" if weight is None else f"that is {tuple(weight.shape)} here"
-            raise ValueError(
+            raise UserError(
                 f"{source} does not fit {what}: it changes a matrix of {shape} in {module}, and "
                 f"{told}. A LoRA goes with models of the architecture that it was trained on."
             )

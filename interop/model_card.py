@@ -4,12 +4,10 @@ A card says no more than the other files of its folder do, and no date: the same
 has the same card. Its snippets run where it lies.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import torch
 from torch import Tensor
 
 CARD = "README.md"
@@ -72,17 +70,3 @@ def writer() -> str:
 def millions(tensors: Mapping[str, Tensor]) -> str:
     parameters = sum(tensor.numel() for tensor in tensors.values())
     return f"{parameters / 1e6:.3g} million parameters"
-
-
-def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 of names, shapes and numbers in float32, in hexadecimal.
-
-    Of the tensors and not of a file, because the same weights with other provenance in the header,
-    in half precision, copied into a pipeline folder, or in a single file, are the same model.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        numbers = tensor.detach().cpu().float().contiguous()
-        digest.update(f"{name} {numbers.dtype} {tuple(numbers.shape)}".encode())
-        digest.update(numbers.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -4,7 +4,6 @@ safetensors, which hold nothing but tensors; pickles (.ckpt) as far as `interop.
 """
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from foundation.errors import MissingFileError, UserError
+from foundation.files import atomic_file, atomic_folder, read_json
 from interop.ckpt import PICKLES, read_pickle
 from interop.state_dict_check import seems_to_be, visible_damage
 
@@ -33,7 +34,7 @@ def read_tensors(file: Path, keep: Callable[[str], bool] | None = None) -> dict[
         ValueError: it is damaged, holds code, or is no weights file.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}.")
+        raise MissingFileError(f"there is no file {file}.")
     if file.suffix == ".safetensors":
         with opened(file) as stored:
             return {
@@ -43,7 +44,7 @@ def read_tensors(file: Path, keep: Callable[[str], bool] | None = None) -> dict[
             }
     if file.suffix not in PICKLES:
         endings = ", ".join([".safetensors", *PICKLES])
-        raise ValueError(f"{file} is no weights file; those end in {endings}.")
+        raise UserError(f"{file} is no weights file; those end in {endings}.")
     tensors = read_pickle(file)
     return {name: tensor for name, tensor in tensors.items() if keep is None or keep(name)}
 
@@ -65,7 +66,7 @@ def opened(file: Path) -> Iterator[Any]:
         with safe_open(file, framework="pt") as stored:
             yield stored
     except SafetensorError as error:
-        raise ValueError(
+        raise UserError(
             f"{file} is damaged or no safetensors file ({error}). {visible_damage(file)} "
             "Copy or download it again."
         ) from None
@@ -95,12 +96,12 @@ def weights_file(folder: Path, stem: str) -> Path:
     if "" in found or len(found) == 1:
         return found.get("") or next(iter(found.values()))
     if found:
-        raise ValueError(
+        raise UserError(
             f"{folder} holds {len(found)} variants of the weights and no {stem}.safetensors: "
             f"{', '.join(path.name for path in found.values())}. Rename the one that is meant to "
             f"{stem}.safetensors, or move the others away."
         )
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"there is no {stem}.safetensors in {folder}.{told_of_pickles(stem, folder)} Copy or "
         "download it."
     )
@@ -123,13 +124,13 @@ def read_folder(folder: Path, stem: str) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for name in shards(source):
         if not (folder / name).is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{folder / name} is missing, though {source.name} beside it names it. Copy or "
                 "download the whole folder again."
             )
         shard = read_tensors(folder / name)
         if twice := sorted(weights.keys() & shard.keys()):
-            raise ValueError(f"{source}: {twice[0]} is in two of the shards that it names.")
+            raise UserError(f"{source}: {twice[0]} is in two of the shards that it names.")
         weights |= shard
     return weights
 
@@ -139,7 +140,7 @@ def shards(index: Path) -> list[str]:
     if not isinstance(files, dict) or not all(
         isinstance(name, str) and Path(name).name == name for name in files.values()
     ):
-        raise ValueError(
+        raise UserError(
             f"{index} is no index of shards: there is no weight_map from the tensors' names to "
             "files beside it. Copy or download it again."
         )
@@ -172,7 +173,7 @@ def require(
     count = sum(map(len, faults.values()))
     if count:
         shapes = around or {key: tuple(value.shape) for key, value in found.items()}
-        raise ValueError(
+        raise UserError(
             f"{source} does not hold {what}. {count} difference{'s' * (count > 1)}, "
             + "; ".join(
                 f"{len(keys)} {kind}: {', '.join(keys[:LISTED])}" + ", ..." * (len(keys) > LISTED)
@@ -199,8 +200,11 @@ def in_memory(stored: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """One safetensors file. Atomic, and the same bytes for the same input."""
-    write_files(file.parent, file.name, tensors, metadata, {})
+    """Write one safetensors file, atomically; the same input gives the same bytes."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_file(file) as partial:
+        save_file(contiguous, partial, metadata=dict(metadata))
+        sort_metadata(partial)
 
 
 def write_files(
@@ -210,27 +214,16 @@ def write_files(
     metadata: Mapping[str, str],
     texts: Mapping[str, str],
 ) -> None:
-    """A weights file and the texts that belong to it, by file name.
+    """Write a weights file and the texts that belong to it, by file name; all of them or none.
 
-    All are complete beside their places before the first takes its place, so a full disk or a
-    crash while writing leaves what was there before.
+    A crash or a full disk leaves the old folder or the new one; other files in it stay.
     """
-    existed = folder.is_dir()
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = {name: folder / f".{name}.partial" for name in (weights, *texts)}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        save_file(contiguous, partial[weights], metadata=dict(metadata))
-        sort_metadata(partial[weights])
+    with atomic_folder(folder, keep_others=True) as partial:
+        save_file(contiguous, partial / weights, metadata=dict(metadata))
+        sort_metadata(partial / weights)
         for name, text in texts.items():
-            partial[name].write_text(text, encoding="utf-8")
-        for name, path in partial.items():
-            os.replace(path, folder / name)
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
-        if not existed and not any(folder.iterdir()):
-            folder.rmdir()
+            (partial / name).write_text(text, encoding="utf-8")
 
 
 def sort_metadata(file: Path) -> None:
@@ -245,18 +238,3 @@ def sort_metadata(file: Path) -> None:
         assert len(text) <= length, "safetensors writes JSON in another way than expected"
         stream.seek(8)
         stream.write(text.ljust(length))  # the format pads with spaces, too
-
-
-def read_json(path: Path, default: dict | None = None) -> dict[str, Any]:
-    """One object. default: for a file that is not there, which else is an error."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        if default is not None:
-            return default
-        raise FileNotFoundError(f"{path} is missing. Copy the whole folder again.") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}). Copy or download it again.") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object. Copy or download it again.")
-    return content

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from foundation.errors import UserError
+from foundation.shapes import Context, Estimates, Latents, Number, Scale, Timesteps
 from ldm.schedule import RectifiedFlow, Schedule
-from ldm.shapes import Context, Estimates, Latents, Number, Scale, Timesteps
 
 # noise: what was added (Ho et al. 2020, arXiv:2006.11239)
 # velocity: alpha noise - sigma z_0 (Salimans & Ho 2022, arXiv:2202.00512)
@@ -140,17 +141,17 @@ def check_prediction(schedule: Schedule, prediction: Prediction) -> None:
     """Refuses pairs that cannot be sampled from, or that no scheduler file can express."""
     flow = isinstance(schedule, RectifiedFlow)
     if flow and prediction == "velocity":
-        raise ValueError(
+        raise UserError(
             "prediction velocity belongs to variance-preserving schedules; on the flow's straight "
             "path use prediction flow, which is its speed, or noise_schedule scaled_linear."
         )
     if not flow and prediction == "flow":
-        raise ValueError(
+        raise UserError(
             "prediction flow is the speed along a straight path, so it needs noise_schedule flow; "
             "its counterpart on a variance-preserving schedule is prediction velocity."
         )
     if not flow and prediction == "noise" and not schedule.alpha.all():
-        raise ValueError(
+        raise UserError(
             "prediction noise cannot be used with zero terminal SNR: at t = 999 the latents are "
             "noise alone, so that predicting it says nothing about the image (z_0 would be divided "
             "by alpha = 0). Use prediction velocity or sample, or a schedule without it."

@@ -13,9 +13,10 @@ from functools import cache, partial
 
 import torch
 
+from foundation.errors import UserError
+from foundation.shapes import Context, Denoise, Latents, Timesteps
 from ldm.denoiser import Denoiser
 from ldm.schedule import TIMES
-from ldm.shapes import Context, Denoise, Latents, Timesteps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +37,17 @@ class Guidance:
     def __post_init__(self):
         low, high = self.interval
         if not 0 <= low < high <= 1:
-            raise ValueError(
+            raise UserError(
                 f"the guidance interval is {low:g} to {high:g}; it must rise inside 0 (clean) to "
                 "1 (noise), for example 0.1 to 0.8."
             )
         for name in ("rescale", "parallel"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name):g}; it must be from 0 to 1.")
+                raise UserError(f"{name} is {getattr(self, name):g}; it must be from 0 to 1.")
         if self.max_norm is not None and not self.max_norm > 0:
-            raise ValueError(f"max_norm is {self.max_norm:g}; it must be above 0, or left out.")
+            raise UserError(f"max_norm is {self.max_norm:g}; it must be above 0, or left out.")
         if not -1 < self.momentum < 1:
-            raise ValueError(f"momentum is {self.momentum:g}; it must lie between -1 and 1.")
+            raise UserError(f"momentum is {self.momentum:g}; it must lie between -1 and 1.")
 
     def at(self, t: float) -> bool:
         """Whether it applies at a time from 0 to 1000."""

@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from foundation.errors import UserError
+from foundation.shapes import Context, Latents, PerSample, Scale, Timesteps
 from ldm.denoiser import Denoiser, Prediction
 from ldm.schedule import Schedule
-from ldm.shapes import Context, Latents, PerSample, Scale, Timesteps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +26,9 @@ class ObjectiveConfig:
     def __post_init__(self):
         for name in ("gamma", "logit_std"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+                raise UserError(f"{name}={getattr(self, name)} must be positive.")
         if self.offset_noise < 0:
-            raise ValueError(f"offset_noise={self.offset_noise} must not be negative; 0 is none.")
+            raise UserError(f"offset_noise={self.offset_noise} must not be negative; 0 is none.")
 
 
 def sample_times(

@@ -5,15 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from interop.model_card import (
-    bullets,
-    mapping,
-    millions,
-    model_card,
-    tensors_sha256,
-    training,
-    writer,
-)
+from foundation.hashing import tensors_sha256
+from interop.model_card import bullets, mapping, millions, model_card, training, writer
 from ldm.denoiser import Prediction
 from ldm.model_card_prompts import contexts, length, long_prompts
 from ldm.schedule import ScheduleConfig

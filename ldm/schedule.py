@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Float64, Int, Real
 from torch import Tensor, nn
 
-from ldm.shapes import PerSample, Scale, Timesteps
+from foundation.errors import UserError
+from foundation.shapes import PerSample, Scale, Timesteps
 
 TIMES = 1000  # of the table; the times a U-Net knows are 0 ... 999, in either family
 
@@ -29,16 +30,16 @@ class ScheduleConfig:
 
     def __post_init__(self):
         if self.noise_schedule == "flow" and self.zero_terminal_snr:
-            raise ValueError(
+            raise UserError(
                 "zero_terminal_snr stretches the table of a variance-preserving schedule; the flow "
                 "has no table and ends in noise anyway. Leave it out."
             )
         if self.noise_schedule != "flow" and self.shift != 1:
-            raise ValueError(f"shift={self.shift} is for the flow; {self.noise_schedule} has none.")
+            raise UserError(f"shift={self.shift} is for the flow; {self.noise_schedule} has none.")
         if self.shift <= 0:
-            raise ValueError(f"shift={self.shift} must be positive; 1 is no shift.")
+            raise UserError(f"shift={self.shift} must be positive; 1 is no shift.")
         if not 0 < self.beta_start <= self.beta_end < 1:
-            raise ValueError(
+            raise UserError(
                 f"beta must rise inside (0, 1), not from {self.beta_start} to {self.beta_end}."
             )
 
@@ -50,7 +51,7 @@ class NoiseSchedule(nn.Module):
         """alpha_bar: alpha_t^2, falling; the last may be 0. Better in float64."""
         super().__init__()
         if not (alpha_bar[0] < 1 and alpha_bar[-1] >= 0 and (alpha_bar.diff() < 0).all()):
-            raise ValueError("alpha_bar must fall inside [0, 1), from clean to noise.")
+            raise UserError("alpha_bar must fall inside [0, 1), from clean to noise.")
         self.alpha_bar = alpha_bar.double().cpu()
         # Derived from the config, so never part of a checkpoint.
         self.register_buffer("alpha", alpha_bar.sqrt().float(), persistent=False)
@@ -202,4 +203,4 @@ def zero_terminal_snr(alpha_bar: Float[Tensor, " t"]) -> Float[Tensor, " t"]:
 
 def check_steps(steps: int) -> None:
     if not 1 <= steps <= TIMES:
-        raise ValueError(f"a sampler takes 1 to {TIMES} steps, not {steps}.")
+        raise UserError(f"a sampler takes 1 to {TIMES} steps, not {steps}.")

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from foundation.errors import UserError
+
 TEXT_CHUNKS = "text_chunks"  # as which it is recorded
 
 
@@ -15,7 +17,7 @@ def recorded(facts: Mapping[str, Any], source: Path) -> int:
     """source: where the facts come from."""
     chunks = facts.get(TEXT_CHUNKS, 1)
     if type(chunks) is not int or chunks < 1:
-        raise ValueError(
+        raise UserError(
             f"{source} says that its U-Net was trained on {chunks!r} contexts of the text encoder "
             f'("{TEXT_CHUNKS}"); it must be a whole number from 1 on. Copy the model again.'
         )

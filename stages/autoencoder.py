@@ -19,10 +19,13 @@ from dataset.images.pixel_format import RECORD, Layout, choose_format
 from dataset.images.transform import ImageTransform, inspect_image, kind_of, to_model
 from dataset.loader import ImageBatches
 from dataset.members import Source
+from foundation import collectives
+from foundation.errors import UserError
+from foundation.hashing import derived_seed, generators
 from stages.data import Aspect
 from stages.finetune import load_autoencoder, save_with_frozen_encoder
 from stages.held_out import HeldOut, perceptual_at_hand
-from training import distributed as ranks
+from training import distributed
 from training.bounds import Positive
 from training.config import AveragingRecipe
 from training.ema import EMA
@@ -31,7 +34,6 @@ from training.logging.metrics import Averages
 from training.optimizer import Update
 from training.precision import Precision
 from training.run import Run
-from training.seeding import derived_seed, generators
 from training.tools.posthoc import stored_averages
 from training.watchdog import phase
 
@@ -126,8 +128,8 @@ def build(config: Config, device: torch.device) -> Training:
         steps=config.steps,
         device=device,
         precision=Precision(device, config.precision),
-        parallel=ranks.parallel,
-        average=ranks.mean,
+        parallel=distributed.data_parallel,
+        average=collectives.mean,
     )
 
 
@@ -142,15 +144,15 @@ def transform_of(config: Config, example: Source) -> ImageTransform:
 
 def check(config: Config, autoencoder: Autoencoder) -> None:
     if config.freeze != "none" and config.init_from is None:
-        raise ValueError("--freeze encoder keeps one that is there; say which: --init-from MODEL.")
+        raise UserError("--freeze encoder keeps one that is there; say which: --init-from MODEL.")
     factor, architecture = autoencoder.factor, autoencoder.config
     if config.size % factor:
-        raise ValueError(
+        raise UserError(
             f"--size {config.size} is not a multiple of {factor}, by which this autoencoder "
             f"shrinks images. Use --size {max(1, config.size // factor) * factor}."
         )
     if {architecture.in_channels, architecture.out_channels} != {config.channels}:
-        raise ValueError(
+        raise UserError(
             f"{config.init_from} has {architecture.in_channels} channels; "
             f"use --channels {architecture.in_channels}."
         )
@@ -192,14 +194,14 @@ class Stage:
         phase("reading images")
         images = to_model(next(self.stream)[0].to(self.device, non_blocking=True))
         shape = self.training.autoencoder.latent_shape(images)[1:]
-        numbers = ranks.share(step * config.batch_size, config.batch_size)
+        numbers = collectives.rank_share(step * config.batch_size, config.batch_size)
         each = generators(config.seed, "posterior", numbers)
         noise = torch.stack([torch.randn(shape, generator=random) for random in each])
         noise = noise.to(self.device, non_blocking=True)
         phase("computing gradients")
         metrics = self.training.backward(images, noise, step, config.accumulate, self.update.scale)
         phase("updating weights")
-        metrics = ranks.means(metrics)
+        metrics = collectives.mean_metrics(metrics)
         rate = config.rate(step)
         rates = {"optimizer": rate, "adversary": rate * config.discriminator_rate}
         metrics |= self.update(metrics, rates)
@@ -214,7 +216,7 @@ class Stage:
         """How well the averaged weights do on what was held out, and a picture of some of it."""
         seen = self.held_out.judge(self.ema.module)
         columns = 3 * min(4, len(self.held_out.pixels))
-        if not ranks.rank():
+        if not collectives.rank():
             grid(seen.pictures[: 3 * SHOWN], columns).save(self.run.preview(step))
         words = {"verdict/channels": seen.channels.describe()}
         if contest := self.contest.pop():
@@ -244,14 +246,14 @@ def write_model(
     facts = {"config": run.config, **facts, RECORD: batches.transforms[0].format.describe()}
     folder = folder or run.model
     if config.freeze == "encoder":
-        if not ranks.rank():
+        if not collectives.rank():
             save_with_frozen_encoder(autoencoder, config.init_from, some, folder, facts)
         return
     count = min(config.statistics_images, batches.order.count)
     steps = range(max(1, count // config.batch_size))
     images = (to_model(batches[k][0].to(device)) for k in steps)
     statistics = measure(autoencoder, images)  # over the images of all ranks
-    if ranks.rank():
+    if collectives.rank():
         return
     autoencoder = fold(autoencoder, statistics)
     activation = largest_activation(

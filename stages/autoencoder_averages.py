@@ -15,13 +15,14 @@ from torch import Tensor
 
 from autoencoder import Autoencoder
 from dataset.loader import ImageBatches, read_pixels
+from foundation.files import read_json
+from foundation.hashing import derived_seed
 from stages.autoencoder import JUDGED, Config, transform_of, write_model
 from stages.data import read_pairs, read_shapes
 from stages.held_out import HeldOut
 from training.logging.progress import progress_bar
 from training.restore import restored
-from training.run import Run, read_json
-from training.seeding import derived_seed
+from training.run import Run
 
 
 class Judge:

@@ -20,12 +20,14 @@ from dataset.images.transform import ImageTransform
 from dataset.loader import ImageBatches, read_pixels
 from dataset.table import Pair
 from evaluation.retrieval import recall_at
-from training import distributed as ranks
+from foundation import collectives
+from foundation.errors import UserError
+from foundation.hashing import derived_seed, generator
+from training import distributed
 from training.bounds import Bound, NotNegative, Positive, Share
 from training.config import Recipe
 from training.optimizer import Update, undo
 from training.precision import Precision
-from training.seeding import derived_seed, generator
 from training.watchdog import phase
 
 KS = (1, 5, 10)
@@ -46,7 +48,7 @@ class Config(Recipe):
 
     def check(self) -> None:
         if self.accumulate > 1:
-            raise ValueError(
+            raise UserError(
                 f"--accumulate {self.accumulate} is not possible here: every pair is told apart "
                 "from all others of its batch, and the image tower normalizes over the batch, so "
                 "parts of it teach something else. Leave the flag out; if memory does not suffice, "
@@ -81,7 +83,7 @@ class Stage:
         self.config, self.clip, self.batches = config, clip, batches
         self.device = clip.network.logit_scale.device
         self.precision = Precision(self.device, config.precision)
-        self.loss = ranks.parallel(ContrastiveLoss(clip))
+        self.loss = distributed.data_parallel(ContrastiveLoss(clip))
         optimizer = torch.optim.AdamW(
             parameter_groups(clip, config.weight_decay), betas=(0.9, 0.98), eps=1e-6, fused=True
         )
@@ -96,7 +98,7 @@ class Stage:
         images, captions = next(self.stream)
         images = images.to(self.device, non_blocking=True)
         if config.degrade:
-            half = len(ranks.share(0, config.batch_size // 2))  # of the images, on all ranks
+            half = len(collectives.rank_share(0, config.batch_size // 2))
             images = degraded(images, generator(config.seed, "degrade", step), half)
         phase("computing gradients")
         self.clip.train()
@@ -105,7 +107,7 @@ class Stage:
             loss = self.loss(images, self.clip.tokenizer(captions))
         (loss * self.update.scale).backward()
         phase("updating weights")
-        metrics = ranks.means({"loss": loss.detach()})
+        metrics = collectives.mean_metrics({"loss": loss.detach()})
         metrics |= self.update(metrics, {"optimizer": config.rate(step)})
         undo(self.clip.buffers(), before, metrics["taken"])
         bound_logit_scale(self.clip)
@@ -119,9 +121,9 @@ def recalls(config: Config, clip: Clip, pairs: Sequence[Pair], name: str) -> dic
     chosen = torch.randperm(len(pairs), generator=generator(config.seed, "retrieval"))
     pairs = [pairs[k] for k in chosen[:LARGEST_RETRIEVAL].tolist()]
     captions = [pair.captions[0] for pair in pairs]
-    own = ranks.places(len(pairs)).tolist()
+    own = collectives.rank_rows(len(pairs)).tolist()
     pixels = read_pixels([pairs[k].path for k in own], ImageTransform(clip.size))
-    size = -(-config.batch_size // ranks.count())
+    size = -(-config.batch_size // collectives.world_size())
     clip.eval()
     images = torch.cat([clip.encode_images(part) for part in pixels.split(size)])
     texts = torch.cat(
@@ -130,6 +132,6 @@ def recalls(config: Config, clip: Clip, pairs: Sequence[Pair], name: str) -> dic
             for first in range(0, len(own), size)
         ]
     )
-    images, texts = (ranks.gathered(part, len(pairs)) for part in (images, texts))
+    images, texts = (collectives.gather_rows(part, len(pairs)) for part in (images, texts))
     found = recall_at(images @ texts.T, captions, KS)
     return {f"{name}_recall@{k}": value for k, value in found.items()}

@@ -10,7 +10,9 @@ from dataset.folder import read_folder
 from dataset.images.numbers import the_type
 from dataset.split import split
 from dataset.table import Pairs
-from training import distributed as ranks
+from foundation import collectives
+from foundation.errors import UserError
+from training import distributed
 from training.bounds import Bound
 from training.config import Recipe
 from training.logging.progress import progress_bar
@@ -23,8 +25,8 @@ def read_pairs(recipe: Recipe, allow_missing_captions: bool = False) -> tuple[Pa
     """(to train on, held out)"""
     recipe.check()
     phase("reading the data folder")
-    ranks.check_share(recipe.batch_size, recipe.accumulate)
-    with ranks.first():  # which decodes and indexes; the others find the index
+    distributed.check_batch_size(recipe.batch_size, recipe.accumulate)
+    with collectives.rank_zero_first():  # which decodes and indexes; the others find the index
         folder = read_folder(recipe.data, allow_missing_captions, progress_bar)
     for note in folder.notes:
         print(f"note: {note}")
@@ -32,7 +34,7 @@ def read_pairs(recipe: Recipe, allow_missing_captions: bool = False) -> tuple[Pa
         folder.require_all_usable()
     the_type(folder)
     if recipe.overfit > len(folder.pairs):
-        raise ValueError(f"--overfit {recipe.overfit}: there are {len(folder.pairs)} images.")
+        raise UserError(f"--overfit {recipe.overfit}: there are {len(folder.pairs)} images.")
     if recipe.overfit:
         return folder.pairs[: recipe.overfit], folder.pairs[:0]
     return split(folder, recipe.held_out)

@@ -13,6 +13,9 @@ from autoencoder import Autoencoder
 from conditioning import TextEncoder
 from dataset.latent_cache.cache import LatentCache
 from dataset.order import BucketOrder
+from foundation import collectives
+from foundation.errors import UserError
+from foundation.hashing import derived_seed, generator, generators
 from ldm import TextToImage
 from ldm.denoiser import Denoiser
 from ldm.loss import denoising_loss, draw_noise
@@ -23,14 +26,13 @@ from ldm.validation import Validation, verdict
 from stages.diffusion_config import Config
 from stages.finetune import check_process, load_unet
 from stages.lora import adapter_parts, add_adapter
-from training import distributed as ranks
+from training import distributed
 from training import fsdp as sharding
 from training.ema import EMA
 from training.logging.image_grid import grid, pixels_of
 from training.optimizer import Update
 from training.precision import DTYPES, Precision, compile_for, uncompiled
 from training.run import Run
-from training.seeding import derived_seed, generator, generators
 from training.tools.posthoc import stored_averages
 from training.watchdog import phase
 
@@ -73,7 +75,7 @@ def check_size(size: int, shrink: int, levels: int) -> None:
     halving = 2 ** (levels - 1)
     factor = shrink * halving
     if size % factor:
-        raise ValueError(
+        raise UserError(
             f"--size {size} is not a multiple of {factor}: the autoencoder shrinks images "
             f"{shrink} times, and the U-Net its latents {halving} times. "
             f"Use --size {max(1, size // factor) * factor}."
@@ -85,7 +87,7 @@ def adapt(config: Config, unet: UNet) -> None:
     if config.lora is None:
         return
     if config.init_from is None:
-        raise ValueError("--lora changes a model that is there; say which one: --init-from MODEL.")
+        raise UserError("--lora changes a model that is there; say which one: --init-from MODEL.")
     torch.manual_seed(derived_seed(config.seed, "lora"))
     add_adapter(unet, config.lora, config.lora_alpha or config.lora, config.lora_targets)
     learned = sum(weight.numel() for weight in unet.parameters() if weight.requires_grad)
@@ -124,7 +126,7 @@ class Stage:
         if self.averages is not None:
             self.parts["power_averages"] = self.averages
         schedule = make_schedule(config.schedule).to(self.device)
-        self.network = unet if config.shard else ranks.parallel(unet)
+        self.network = unet if config.shard else distributed.data_parallel(unet)
         self.denoiser = Denoiser(self.network, schedule, config.objective.prediction)
         self.whole = partial(
             TextToImage,
@@ -145,8 +147,8 @@ class Stage:
     def step(self, step: int) -> dict[str, Tensor]:
         config = self.config
         phase("reading latents")
-        numbers = ranks.share(step * config.batch_size, config.batch_size)
-        own = torch.tensor(ranks.share(0, config.batch_size))
+        numbers = collectives.rank_share(step * config.batch_size, config.batch_size)
+        own = torch.tensor(collectives.rank_share(0, config.batch_size))
         latents, context = self.cache.batch(
             self.order.indices(step)[own],
             generators(config.seed, "train", numbers),
@@ -158,7 +160,7 @@ class Stage:
         phase("computing gradients")
         loss = self.backward(latents, context, t, noise)
         phase("updating weights")
-        metrics = ranks.means({"loss": loss})
+        metrics = collectives.mean_metrics({"loss": loss})
         metrics |= self.update(metrics, {"optimizer": config.rate(step)})
         self.ema.update(self.unet, step, metrics["taken"])
         if self.averages is not None:
@@ -170,7 +172,7 @@ class Stage:
         context, t, noise) is computed in equal parts, of which each adds its share."""
         parts, losses = self.config.accumulate, []
         for latents, context, t, noise in zip(*(x.chunk(parts) for x in batch), strict=True):
-            with ranks.averaging(self.network, now=len(losses) == parts - 1):
+            with distributed.gradient_sync(self.network, now=len(losses) == parts - 1):
                 with self.precision:
                     loss = denoising_loss(
                         self.denoiser, latents, context, self.config.objective, t=t, noise=noise
@@ -190,26 +192,26 @@ class Stage:
             seen = torch.cat([seen, self.drawn(self.live)])
         self.unet.train()
         columns = 4 if len(self.prompts) % 4 == 0 else len(self.prompts)
-        if not ranks.rank():
+        if not collectives.rank():
             grid(seen, columns).save(self.run.preview(step))
         share = {"share_of_nothing": losses["val"] / self.baseline}
         return {**losses, **share, "verdict": verdict(losses, self.baseline)}
 
     def drawn(self, pipeline: TextToImage) -> UInt8[Tensor, "n c h w"]:
         """A picture of each prompt, on every rank."""
-        own = ranks.places(len(self.prompts)).tolist()
+        own = collectives.rank_rows(len(self.prompts)).tolist()
         pictures = pipeline(
             [self.prompts[k] for k in own],
             guidance_scale=self.config.preview_guidance,
             seed=self.config.seed + own[0],
         )
-        return ranks.gathered(pixels_of(pictures), len(self.prompts))
+        return collectives.gather_rows(pixels_of(pictures), len(self.prompts))
 
     def save(self, provenance: dict[str, Any]) -> None:
         """Writes the model: the averaged weights with all that is needed to draw."""
         averages = self.ema.module.state_dict()
         weights = {name: sharding.whole(each).cpu() for name, each in averages.items()}
-        if ranks.rank():
+        if collectives.rank():
             return
         with torch.device("meta"):
             unet = UNet(self.unet.config)
@@ -220,7 +222,7 @@ class Stage:
 def spread(unet: UNet, precision: str) -> None:
     """Shares its weights out among the ranks. precision: of what is computed with them."""
     if precision == "fp16":
-        raise ValueError("--shard goes with --precision bf16 or fp32, not with fp16.")
+        raise UserError("--shard goes with --precision bf16 or fp32, not with fp16.")
     sharding.shard(unet, unet.stages, DTYPES[precision], methods=("shifts", "read", "kernels"))
 
 
@@ -239,6 +241,6 @@ def held_out_loss(
         schedule_steps=schedule_steps,
         generator=generator(config.seed, "validation noise"),
         batch_size=config.batch_size,
-        places=ranks.places(len(judged)),
-        gather=ranks.gathered,
+        places=collectives.rank_rows(len(judged)),
+        gather=collectives.gather_rows,
     )

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foundation.files import read_json
 from ldm import TextToImage
 from ldm.unet.io import read_model_provenance
 from stages.data import read_pairs, read_shapes
@@ -15,7 +16,7 @@ from stages.diffusion_config import Config
 from stages.latents import cached, hashes
 from training.precision import Precision
 from training.restore import restored
-from training.run import Run, read_json
+from training.run import Run
 
 
 class Judge:

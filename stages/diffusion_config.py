@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from foundation.errors import UserError
 from ldm.loss import ObjectiveConfig
 from ldm.schedule import ScheduleConfig
 from stages.data import Aspect
@@ -41,9 +42,9 @@ class Config(AveragingRecipe):
         super().check()
         if self.averages_every and (self.shard or self.lora):
             other = "--shard" if self.shard else "--lora"
-            raise ValueError(f"--averages-every stores whole U-Nets, which {other} does not have.")
+            raise UserError(f"--averages-every stores whole U-Nets, which {other} does not have.")
         if self.shard and self.lora:
-            raise ValueError("--lora trains too little to be spread; leave out --shard.")
+            raise UserError("--lora trains too little to be spread; leave out --shard.")
 
 
 FLOW = {

@@ -10,8 +10,9 @@ from autoencoder.io import read_provenance as autoencoder_provenance
 from autoencoder.training.latent_statistics import without_scaling
 from conditioning import TextEncoder
 from dataset.images.pixel_format import RECORD, PixelFormat, recorded_format
-from interop.model_card import tensors_sha256
-from interop.safetensors_io import read_json
+from foundation.errors import UserError
+from foundation.files import read_json
+from foundation.hashing import tensors_sha256
 from ldm.denoiser import Prediction
 from ldm.pipeline import scheduler_config as scheduler_files
 from ldm.pipeline.bindings import SAME_LATENTS
@@ -63,7 +64,7 @@ def verify_encoder(autoencoder: Autoencoder, source: Path, images: torch.Tensor)
     )
     a, b = (x.encode(images, check=False) for x in (autoencoder, original))
     if not (equal and same_scale and torch.equal(a.mean, b.mean) and torch.equal(a.std, b.std)):
-        raise ValueError(
+        raise UserError(
             f"the encoder was to stay that of {source}, and it encodes otherwise now. If the "
             "autoencoder there was trained anew in the meantime, put the old one back. The "
             "training's state is untouched."
@@ -97,7 +98,7 @@ def load_unet(source: Path, size: int, vae: Autoencoder, encoder: TextEncoder) -
     unet = UNet.load(source)
     config = unet.config
     if config.in_channels != config.out_channels or unet.class_embedding is not None:
-        raise ValueError(
+        raise UserError(
             f"--init-from {source}: this U-Net draws from more than noise and a text (it takes "
             f"{config.in_channels} channels and gives {config.out_channels}), which is not trained "
             "here."
@@ -105,7 +106,7 @@ def load_unet(source: Path, size: int, vae: Autoencoder, encoder: TextEncoder) -
     try:
         check_parts(config, vae.config.latent_channels, context_width=encoder.width)
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"--init-from {source}: {error} Give its own --vae and --text-encoder, or train from "
             "the beginning."
         ) from error
@@ -146,7 +147,7 @@ def check_process(source: Path, unet: UNet, encoder: TextEncoder, ours: Process)
             f"to be as the flags say: {flags_of(ours)}"
         )
     elif comparable(theirs) != comparable(ours):
-        raise ValueError(
+        raise UserError(
             f"--init-from {source}: its U-Net was trained otherwise than the flags say. Give what "
             f"it was trained with: {flags_of(theirs)}\nAs it is: {flags_of(ours)}"
         )

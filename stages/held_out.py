@@ -9,11 +9,11 @@ from jaxtyping import Real, UInt8
 from torch import Tensor
 
 from autoencoder import Autoencoder
-from autoencoder.shapes import Images, PerImage
 from autoencoder.training.channel_use import ChannelUse, channel_use
 from dataset.images.transform import like, to_model, to_uint8
 from evaluation.reconstruction import WINDOW, psnr, ssim
-from training import distributed as ranks
+from foundation import collectives
+from foundation.shapes import Images, PerImage
 
 Pixels = Real[Tensor, "n c h w"]  # 0 to 255, or in [-1, 1] where files hold more than 8 bits
 Perceptual = Callable[[Images, Images], PerImage]
@@ -41,7 +41,7 @@ class HeldOut:
     def judge(self, autoencoder: Autoencoder) -> Judgement:
         values: dict[str, list[Tensor]] = {}
         shown, posteriors, count = [], [], len(self.pixels)
-        for pixels in self.pixels[ranks.places(count)].split(self.batch_size):
+        for pixels in self.pixels[collectives.rank_rows(count)].split(self.batch_size):
             images = to_model(pixels.to(self.device))
             posterior = autoencoder.encode(images)
             decoded = autoencoder.decode(posterior.mode())
@@ -53,12 +53,12 @@ class HeldOut:
             difference = (again.float() - pixels.float()) / 2 + 127.5  # gray where they agree
             shown.append(torch.stack([pixels, again, difference.to(torch.uint8)], dim=1))
         means = {
-            name: ranks.gathered(torch.cat(parts), count).mean().item()
+            name: collectives.gather_rows(torch.cat(parts), count).mean().item()
             for name, parts in values.items()
         }
-        use = channel_use(posteriors, ranks.mean)
+        use = channel_use(posteriors, collectives.mean)
         means |= {f"kl/channel{k}": value for k, value in enumerate(use.kl)}
-        return Judgement(means, use, ranks.gathered(torch.cat(shown), count).flatten(0, 1))
+        return Judgement(means, use, collectives.gather_rows(torch.cat(shown), count).flatten(0, 1))
 
     def measure(
         self, images: Images, decoded: Images, pixels: Pixels, again: Pixels

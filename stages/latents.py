@@ -17,8 +17,8 @@ from dataset.index import verify_images
 from dataset.latent_cache.build import Process, build_cache
 from dataset.latent_cache.cache import LatentCache, verify_cache
 from dataset.table import Pairs
+from foundation import collectives
 from stages.diffusion_config import Config
-from training import distributed as ranks
 from training.logging.progress import progress_bar
 from training.run import Run
 from training.watchdog import phase
@@ -51,7 +51,7 @@ def cached(
     folder = run.path / "cache"
     phase("building the latent cache")
     if folder.exists():
-        if config.verify_cache and not ranks.rank():
+        if config.verify_cache and not collectives.rank():
             verify_cache(folder, progress_bar)
             verify_images(pairs, progress_bar)
         return LatentCache.open(folder, identity, pairs)
@@ -70,6 +70,6 @@ def cached(
         folder,
         identity,
         buckets=buckets,
-        process=Process(ranks.rank(), ranks.count(), ranks.meet),
+        process=Process(collectives.rank(), collectives.world_size(), collectives.barrier),
         progress=progress_bar,
     )

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from conditioning.text_model import from_hugging_face, to_hugging_face
+from foundation.errors import UserError
 from interop.lora import LowRank, add_changes, find_lora, read_lora, write_lora
 from interop.model_card import bullets, mapping, model_card, training, writer
 from interop.safetensors_io import read_header
@@ -41,16 +42,16 @@ def add_adapter(network: nn.Module, rank: int, alpha: float, targets: Sequence[s
     names = [name for name, module in network.named_modules() if hasattr(module, "weight")]
     for target, end in zip(targets, ends, strict=True):
         if end.endswith(BYPASSED):
-            raise ValueError(f"--lora-targets: {target} cannot learn a change here. Leave it out.")
+            raise UserError(f"--lora-targets: {target} cannot learn a change here. Leave it out.")
         if not any(name.endswith(end) for name in names):
-            raise ValueError(
+            raise UserError(
                 f"--lora-targets: no module of this U-Net is called {target}. Those of attention "
                 f"are {', '.join(TARGETS)}."
             )
     try:
         import peft
     except ModuleNotFoundError as error:
-        raise ValueError("--lora needs peft, which is not installed: pip install peft") from error
+        raise UserError("--lora needs peft, which is not installed: pip install peft") from error
     network.requires_grad_(False)
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
     peft.inject_adapter_in_model(config, network, ADAPTER)
@@ -138,7 +139,7 @@ def apply_lora(pipeline: TextToImage, source: Path, scale: float = 1.0) -> None:
     if text := parts.get("text_encoder"):
         encoder = pipeline.text_encoder
         if encoder is None:
-            raise ValueError(f"{source} changes a text encoder, and this model has none.")
+            raise UserError(f"{source} changes a text encoder, and this model has none.")
         weights = to_hugging_face(encoder.tower.state_dict())
         weights = {name: weight.clone() for name, weight in weights.items()}
         add_changes(weights, text, scale, source, "this model's text encoder")

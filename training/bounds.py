@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
+from foundation.errors import UserError
+
 Number = TypeVar("Number", int, float)
 
 
@@ -34,7 +36,7 @@ def check_bounds(config: Any, default: Any) -> None:
         for bound in bounds_of(kind):
             if value is not None and not (math.isfinite(value) and bound.holds(value)):
                 usual = getattr(default, name)
-                raise ValueError(
+                raise UserError(
                     f"--{name.replace('_', '-')} is {value}; it must be {bound.words}."
                     + (f" Left out, it is {usual}." if usual is not None else "")
                 )

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from training import distributed as ranks
-from training.durable import discard, put_in_place, sync_names
+from foundation import collectives
+from foundation.errors import UserError
+from foundation.files import put_in_place, remove_folder, sync_names
 from training.fsdp import read_tensors, write_tensors
 
 TENSOR = "tensor"  # the JSON key that stands for a tensor of the safetensors file
@@ -63,26 +64,26 @@ def save_state(states: Path, step: int, parts: dict[str, Any], keep: int = 2) ->
     """
     folder = state_folder(states, step)
     partial = folder.with_name(f".{folder.name}.partial")
-    if not ranks.rank():
+    if not collectives.rank():
         begin(states, partial)
-    ranks.meet()
+    collectives.barrier()
     try:
         for name, part in parts.items():
             tensors: dict[str, torch.Tensor] = {}
             tree = flatten(part.state_dict(), tensors)
             write_tensors(tensors, partial / name)
-            if not ranks.rank():
+            if not collectives.rank():
                 (partial / f"{name}.json").write_text(json.dumps(tree))
-        if not ranks.rank():
+        if not collectives.rank():
             (partial / "state.json").write_text(json.dumps({"step": step, "parts": list(parts)}))
             put_in_place(partial, folder)
     finally:
-        if not ranks.rank():
+        if not collectives.rank():
             shutil.rmtree(partial, ignore_errors=True)
-    if not ranks.rank():
+    if not collectives.rank():
         for old in saved_states(states)[:-keep]:
-            discard(old)
-    ranks.meet()  # a rank that ended now would have torchrun end the one that writes
+            remove_folder(old)
+    collectives.barrier()  # a rank that ended now would have torchrun end the one that writes
     return folder
 
 
@@ -111,7 +112,7 @@ def load_state(folder: Path, parts: dict[str, Any]) -> int:
     try:
         state = json.loads((folder / "state.json").read_text())
         if set(state["parts"]) != set(parts):
-            raise ValueError(
+            raise UserError(
                 f"it holds the parts {sorted(state['parts'])}, this run has {sorted(parts)}"
             )
         for name, part in parts.items():
@@ -120,7 +121,7 @@ def load_state(folder: Path, parts: dict[str, Any]) -> int:
             flatten(part.state_dict(), places)
             part.load_state_dict(unflatten(tree, read_tensors(folder / name, places)))
     except (ValueError, OSError, SafetensorError, KeyError, RuntimeError) as error:
-        raise ValueError(
+        raise UserError(
             f"the run cannot go on from {folder}: {error}. Either a file is damaged: delete that "
             "folder, and the run goes on from the state before it, or from the start if there is "
             "none. Or it was written with other settings: use those, or another --out."

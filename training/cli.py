@@ -1,7 +1,6 @@
 """Command lines from dataclasses: `--preset` sets the defaults, other flags override them."""
 
 import dataclasses
-import difflib
 import errno
 import os
 import re
@@ -14,20 +13,19 @@ import torch
 import tyro
 from safetensors import SafetensorError
 
+from foundation.collectives import is_initialized, local_rank
+from foundation.errors import UserError, unknown_name
 from training.bounds import check_bounds
-from training.distributed import joined, local_rank, started
+from training.distributed import process_group
 from training.memory_allocation import keep_freed_memory
 from training.signals import interruptible
 from training.watchdog import STOPPED
 
 Config = TypeVar("Config")
-
-
-def nearest(name: str, known: Sequence[str], what: str) -> ValueError:
-    """The error for an unknown name, with the nearest known one and the whole list."""
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"unknown {what} {name!r}.{hint} There are: {', '.join(known)}.")
+BUG = (
+    "This is a bug in Latentsmith, not a mistake of yours. Please report it: send the lines above, "
+    "the command, and what `python train_ldm.py --version` prints."
+)
 
 
 def parse(
@@ -54,7 +52,7 @@ def parse(
     name = given_preset(argv)
     name = config.preset if name is None else name
     if name not in presets:
-        raise nearest(name, list(presets), "preset")
+        raise unknown_name(name, list(presets), "preset")
     required = {
         field.name: tyro.MISSING
         for field in dataclasses.fields(config)
@@ -76,7 +74,7 @@ def with_overrides(argv: list[str]) -> list[str]:
             continue
         name, equals, value = word.partition("=")
         if not equals:
-            raise ValueError(f"--override takes NAME=VALUE, such as steps=900; got {word!r}.")
+            raise UserError(f"--override takes NAME=VALUE, such as steps=900; got {word!r}.")
         name = name.replace("_", "-").rpartition(".")[2]
         if value.lower() in ("true", "false"):
             flags.append(("--" if value.lower() == "true" else "--no-") + name)
@@ -97,21 +95,25 @@ def given_preset(argv: Sequence[str]) -> str | None:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Calls a script's main; a mistake of the user ends it with one message and exit status 2.
+    """Call a script's main; an error that the user can mend ends it with one line and status 2.
 
-    Set LATENTSMITH_TRACEBACK=1 to see where the error came from.
+    Set LATENTSMITH_TRACEBACK=1 to see where that error came from. Any other exception is a bug: it
+    keeps its traceback, with a note that says what to report.
     """
     keep_freed_memory()
-    with joined() as watch:
+    with process_group() as watch:
         try:
             with interruptible():
                 return main()
         except KeyboardInterrupt as stop:
             message, status = "\n" + (str(stop) or "stopped."), STOPPED  # after the terminal's ^C
-        except (ValueError, OSError, SafetensorError, FloatingPointError, MemoryError) as error:
+        except (UserError, OSError, SafetensorError, MemoryError) as error:
             if os.environ.get("LATENTSMITH_TRACEBACK"):
                 raise
             message, status = f"error: {in_words(error)}", 2
+        except Exception as error:
+            error.add_note(BUG)
+            raise
         # Not before here: with the error its stack is gone, and the progress bars in it have ended.
         watch.leave(message, status)
 
@@ -151,11 +153,11 @@ def pick_device(name: str) -> torch.device:
         name = found.type if found else "cpu"
     try:
         device = torch.device(name)
-        if started() and device.type == "cuda":
+        if is_initialized() and device.type == "cuda":
             device = own_gpu(device)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
+        raise UserError(
             f"--device {name} cannot be used here ({str(error).splitlines()[0]}). "
             "Use --device cpu, or leave it out to take what is there."
         ) from error
@@ -165,12 +167,12 @@ def pick_device(name: str) -> torch.device:
 def own_gpu(device: torch.device) -> torch.device:
     """That of this process among those of its machine."""
     if device.index is not None:
-        raise ValueError(
+        raise UserError(
             f"--device {device} names one GPU, and torchrun has started a process for each. "
             "Use --device cuda; CUDA_VISIBLE_DEVICES says which GPUs there are."
         )
     if local_rank() >= torch.cuda.device_count():
-        raise ValueError(
+        raise UserError(
             f"torchrun has started more processes on this machine than its "
             f"{torch.cuda.device_count()} GPUs. Lower --nproc-per-node to that."
         )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from foundation.errors import UserError
 from training.bounds import NotNegative, Part, Positive, Share
 from training.learning_rate import learning_rate
 from training.loop import Plan
@@ -41,7 +42,7 @@ class Recipe:
     def check(self) -> None:
         """Refuses flags that do not go together."""
         if self.batch_size % self.accumulate:
-            raise ValueError(
+            raise UserError(
                 f"a batch of {self.batch_size} does not divide into {self.accumulate} equal parts. "
                 "Let --accumulate be a divisor of --batch-size."
             )

@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from foundation.errors import UserError
 from training.fsdp import local
 
 
@@ -18,7 +19,7 @@ class EMA:
 
     def __init__(self, module: nn.Module, halflife: float):
         if halflife <= 0:
-            raise ValueError(f"the EMA half-life must be above 0 steps, got {halflife}.")
+            raise UserError(f"the EMA half-life must be above 0 steps, got {halflife}.")
         self.decay = 2 ** (-1 / halflife)
         self.module = copy.deepcopy(module).float().eval().requires_grad_(False)
 

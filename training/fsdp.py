@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from training import distributed as ranks
+from foundation import collectives
+from foundation.errors import UserError
 
 
 def shard(
@@ -40,12 +41,12 @@ def shard(
         register_fsdp_forward_method,
     )
 
-    if not ranks.started():
-        raise ValueError(
+    if not collectives.is_initialized():
+        raise UserError(
             "--shard spreads a network over processes: start them with torchrun, such as torchrun "
             "--nproc-per-node 8 train_ldm.py --shard ..."
         )
-    mesh = init_device_mesh(next(module.parameters()).device.type, (ranks.count(),))
+    mesh = init_device_mesh(next(module.parameters()).device.type, (collectives.world_size(),))
     policy = MixedPrecisionPolicy(
         param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
@@ -80,7 +81,7 @@ def write_tensors(tensors: dict[str, Tensor], place: Path) -> None:
         writer = dcp.HuggingFaceStorageWriter(str(place), save_distributed=True)
         with plain_errors():
             dcp.save(tensors, storage_writer=writer)
-    elif not ranks.rank():
+    elif not collectives.rank():
         # clone: safetensors refuses tensors that share memory, and a view would drag its storage
         copies = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
         save_file(copies, file_of(place))
@@ -104,7 +105,7 @@ def read_tensors(place: Path, places: dict[str, Tensor]) -> dict[str, Tensor]:
     check_names(reader.read_metadata().state_dict_metadata.keys(), places.keys())
     with plain_errors(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one rank, as said
-        dcp.load(places, storage_reader=reader, no_dist=not ranks.started())
+        dcp.load(places, storage_reader=reader, no_dist=not collectives.is_initialized())
     return places
 
 
@@ -118,7 +119,7 @@ def like(piece: Tensor, tensor: Tensor) -> Tensor:
 def check_names(found: Set[str], wanted: Set[str]) -> None:
     if found != wanted:
         other = ", ".join(sorted(found ^ wanted)[:3])
-        raise ValueError(f"it does not hold the tensors of this run (first differences: {other})")
+        raise UserError(f"it does not hold the tensors of this run (first differences: {other})")
 
 
 def file_of(place: Path) -> Path:

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from training import distributed as ranks
+from foundation import collectives
+from foundation.errors import UserError
 from training.logging.loggers import open_boards
 from training.logging.metrics import Averages, MetricsFile, NoMetricsFile
 from training.logging.progress import ProgressBar, say
@@ -33,7 +34,7 @@ class Plan:
     def __post_init__(self):
         for name in ("steps", "images_per_step", "save_every", "look_every", "log_every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
 
 def train(
@@ -110,6 +111,6 @@ def write_means(
 
 
 def open_metrics(run: Run, first: int) -> MetricsFile | NoMetricsFile:
-    if ranks.rank():
+    if collectives.rank():
         return NoMetricsFile()
     return MetricsFile(run.path, first, open_boards(run.path, first, run.config))

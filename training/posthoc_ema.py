@@ -26,7 +26,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from training import distributed as ranks
+from foundation import collectives
+from foundation.errors import UserError
 
 Array = np.ndarray
 SIGMA_RELS = (0.05, 0.10)  # that are tracked; as in the paper
@@ -37,7 +38,7 @@ def gamma_of(sigma_rel: float) -> float:
     """The exponent of this length: the largest root of
     sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3))."""
     if not 0 < sigma_rel <= LARGEST_SIGMA_REL:
-        raise ValueError(
+        raise UserError(
             f"sigma_rel is {sigma_rel}; it must be above 0 and at most {LARGEST_SIGMA_REL}. It is "
             "the width of the average as a share of the run: 0.05 short, 0.10 usual, 0.20 long."
         )
@@ -126,7 +127,7 @@ class PowerAverages:
         for sigma_rel, average in self.averages.items():
             beta = (1 - 1 / done) ** (self.gammas[sigma_rel] + 1)
             torch._foreach_lerp_(list(average.values()), weights, 1 - beta)
-        if not ranks.rank() and (done % self.every == 0 or done == self.steps):
+        if not collectives.rank() and (done % self.every == 0 or done == self.steps):
             self.store(done)
 
     def store(self, step: int) -> Path:
@@ -139,7 +140,7 @@ class PowerAverages:
         }
         for name, tensor in tensors.items():
             if not tensor.isfinite().all():
-                raise ValueError(
+                raise UserError(
                     f"the average {name} is beyond {dtype} after step {step}; the run cannot store "
                     "it. Store full precision: --no-averages-half."
                 )

@@ -11,6 +11,8 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from foundation.errors import UserError
+
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -27,7 +29,7 @@ class Precision:
         if name == "auto":
             name = "bf16" if has_bf16(device) else "fp32"
         if name == "fp16" and device.type != "cuda":
-            raise ValueError(
+            raise UserError(
                 f"--precision fp16 needs a CUDA device, and this one is {device.type}: other "
                 "devices have no fast float16 to train in. Use bf16, fp32, or auto."
             )

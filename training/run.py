@@ -10,16 +10,22 @@ model/                 to use
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from training import distributed as ranks
+from foundation import collectives
+from foundation.errors import MissingFileError, UserError
+from foundation.files import (
+    append_line,
+    partial_path,
+    read_json,
+    sync,
+    sync_names,
+    write_json,
+)
 from training.checkpoint import load_state, remove_leftovers, save_state, saved_states
-from training.durable import append_line, partial_name, put_in_place, sync, sync_names, write_text
 
 # Flags that say how to run, not what to compute; they may differ when a run is resumed.
 FREE_FLAGS = (
@@ -80,21 +86,21 @@ class Run:
         self.config = plain(config)
         named = {flag_of(text) for text in self.config.pop("override", ())}
         self.changed: dict[str, tuple[Any, Any]] = {}  # by --override, since the last start
-        if ranks.rank() and not self.config_file.is_file():
-            raise ValueError(
-                f"rank 0 has begun a run in {self.path}, and rank {ranks.rank()} does not see it. "
-                "Let --out be on a file system that all machines share."
+        if collectives.rank() and not self.config_file.is_file():
+            raise UserError(
+                f"rank 0 has begun a run in {self.path}, and rank {collectives.rank()} does not "
+                "see it. Let --out be on a file system that all machines share."
             )
         make_folder(self.path)
         if self.config_file.is_file():
             self.compare(read_json(self.config_file), named)
-        elif {file.name for file in self.path.iterdir()} - {partial_name(self.config_file)}:
-            raise ValueError(
+        elif {file.name for file in self.path.iterdir()} - {partial_path(self.config_file).name}:
+            raise UserError(
                 f"{self.path} is not empty and is not a run folder (no config.json in it). "
                 "Choose another --out, or empty it."
             )
         else:
-            write_json(self.config_file, self.config)
+            write_json(self.config_file, plain(self.config))
             sync_names(self.path.parent)
 
     def compare(self, old: dict[str, Any], named: set[str]) -> None:
@@ -104,7 +110,7 @@ class Run:
         self.changed = differences(old, self.config)
         refused = {key: pair for key, pair in self.changed.items() if flag_of(key) not in named}
         if refused:
-            raise ValueError(
+            raise UserError(
                 f"{self.path} holds a run with other settings:\n  "
                 + "\n  ".join(lines(refused))
                 + "\nGive the old settings to resume it, or another --out to start afresh. To go "
@@ -151,7 +157,7 @@ class Run:
     def resume(self, parts: dict[str, Any]) -> int:
         """Loads the newest state into `parts`, or leaves them as they are if there is none; says
         which it was. Returns the step that the run is at."""
-        if not ranks.rank():
+        if not collectives.rank():
             remove_leftovers(self.states)
         states = saved_states(self.states)
         step = load_state(states[-1], parts) if states else 0
@@ -165,8 +171,8 @@ class Run:
             text = f"a fresh run in {self.path}, {event}."
         print(text)
         if self.changed:
-            if not ranks.rank():
-                write_json(self.config_file, self.config)
+            if not collectives.rank():
+                write_json(self.config_file, plain(self.config))
             changed = "; ".join(lines(self.changed))
             print(f"changed from step {step} on: {changed}")
             event += f", changed: {changed}"
@@ -175,7 +181,7 @@ class Run:
 
     def note(self, step: int, event: str) -> None:
         """Adds a line to the history."""
-        if ranks.rank():
+        if collectives.rank():
             return
         require(self.path)
         time = datetime.now(UTC).isoformat(timespec="seconds")
@@ -184,12 +190,12 @@ class Run:
 
     def finish(self, steps: int) -> None:
         """To be called when the model is written: it is complete and on the disk from here on."""
-        if not ranks.rank():
+        if not collectives.rank():
             for left in self.path.glob(".model*"):  # by a process that was killed while it wrote
                 shutil.rmtree(left)
             sync(self.model)
             self.note(steps, "finished")
-        ranks.meet()
+        collectives.barrier()
 
     def finished(self, steps: int) -> bool:
         """Whether all steps are done and the model is written; says so. Nothing is left to do."""
@@ -208,7 +214,7 @@ def require(run: Path) -> None:
         FileNotFoundError: the run that is training here has gone.
     """
     if not (run / "config.json").is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"the run folder {run} is no longer there. Was its disk removed, or the folder moved? "
             "With it back, the same command goes on from the last state in it."
         )
@@ -237,34 +243,6 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise ValueError(
+        raise UserError(
             f"--out {path} cannot be a folder: it, or a part of it, is a file. Choose another."
         ) from error
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{file} is damaged ({error}). Put the right one back, or choose another --out."
-        ) from error
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Atomic: a crash leaves the old file or the new one."""
-    write_text(file, json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
-
-
-@contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """Gives an empty folder to write into; it takes the place of `folder` if all goes well."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        put_in_place(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from training import distributed as ranks
+from foundation import collectives
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; what kill, systemd and batch systems send
 
@@ -17,7 +17,7 @@ class StopRequest:
     def reason(self, step: int) -> KeyboardInterrupt | None:
         """What to raise when the state of this step is saved; None to go on. One for all ranks,
         whichever of them got the signal."""
-        if not ranks.any_of(self.requested):
+        if not collectives.any_rank(self.requested):
             return None
         return KeyboardInterrupt(
             f"stopped after step {step}, with the state saved. Run the same command again to go on."
@@ -31,7 +31,7 @@ def stop_requests() -> Iterator[StopRequest]:
 
     def note(name: str) -> None:
         stop.requested = True
-        if not ranks.rank():
+        if not collectives.rank():
             tell(f"\n{name}: stopping after this step; once more stops at once, without saving.\n")
 
     with first_signal(note):

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autoencoder.layers import group_norm
-from autoencoder.shapes import Images, Scalar
+from foundation.errors import UserError
+from foundation.shapes import Images, Scalar
 
 Logits = Float[Tensor, "b 1 h w"]  # one per patch: above 0 says real, below 0 reconstructed
 
@@ -23,7 +24,7 @@ class DiscriminatorConfig:
 
     def __post_init__(self):
         if self.layers < 1 or self.width % self.groups:
-            raise ValueError(
+            raise UserError(
                 f"a discriminator needs layers >= 1 (got {self.layers}) and a width that its "
                 f"{self.groups} groups divide (got {self.width})."
             )
@@ -65,7 +66,7 @@ def check_size(images: Images, layers: int) -> None:
     times; at least one patch must be left."""
     smallest = 3 * 2**layers
     if min(images.shape[-2:]) < smallest:
-        raise ValueError(
+        raise UserError(
             f"images are {images.shape[-2]}x{images.shape[-1]}; a discriminator with "
             f"{layers} layers needs at least {smallest} pixels. Give it fewer layers."
         )

@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from autoencoder.model import Autoencoder
-from autoencoder.shapes import AnyImages
+from foundation.collectives import sum_ranks
+from foundation.errors import UserError
+from foundation.shapes import AnyImages
 
 
 @dataclass(frozen=True)
@@ -42,27 +43,18 @@ def measure(autoencoder: Autoencoder, batches: Iterable[AnyImages]) -> LatentSta
         mean, std = (x.cpu().double() for x in (posterior.mean, posterior.std))
         sums += torch.stack([x.sum(dim=(0, 2, 3)) for x in (mean, mean.square(), std.square())])
         counts += torch.tensor([mean[:, 0].numel(), len(mean)])
-    if dist.is_available() and dist.is_initialized():
-        sums, counts = sum_over_processes(sums), sum_over_processes(counts)
+    sums, counts = sum_ranks(sums), sum_ranks(counts)
     if not counts[0]:
-        raise ValueError("no images were given, so there are no latents to measure.")
+        raise UserError("no images were given, so there are no latents to measure.")
     mean, square, variance = sums / counts[0]
     std = (square - mean.square() + variance).sqrt()
     for channel, value in enumerate(std.tolist()):
         if not 1e-6 < value < float("inf"):  # also refuses NaN
-            raise ValueError(
+            raise UserError(
                 f"latent channel {channel} has standard deviation {value:g} over the sample: "
                 "the autoencoder has not learned, or has diverged. Look at its reconstructions."
             )
     return LatentStatistics(tuple(mean.tolist()), tuple(std.tolist()), int(counts[1]))
-
-
-def sum_over_processes(x: Tensor) -> Tensor:
-    """Where NCCL is the backend, tensors must lie on the GPU to be summed."""
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    x = x.to(device)
-    dist.all_reduce(x)
-    return x.cpu()
 
 
 @torch.no_grad()

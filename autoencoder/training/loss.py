@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from autoencoder.posterior import Posterior
-from autoencoder.shapes import Images, PerImage, Scalar
 from autoencoder.training.discriminator import Discriminator, hinge_loss
+from foundation.errors import UserError
+from foundation.shapes import Images, PerImage, Scalar
 
 Metrics = dict[str, Tensor]  # 0-dim tensors: reading them is up to the caller, who pays the wait
 Factor = float | Scalar
@@ -49,13 +50,13 @@ class LossConfig:
     def __post_init__(self):
         for name in ("perceptual_weight", "kl_weight", "adversarial_weight"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; weights are 0 or more.")
+                raise UserError(f"{name} is {getattr(self, name)}; weights are 0 or more.")
 
 
 def start_step(start: Start, steps: int) -> int:
     """The step that `start` means in a run of `steps`: itself, or a fraction of the run."""
     if start < 0 or (isinstance(start, float) and start >= 1):
-        raise ValueError(
+        raise UserError(
             f"a start of {start} is neither a step (0, 1, 2, ...) nor a fraction of the run "
             "(0.0 up to, not including, 1.0)."
         )
@@ -96,7 +97,7 @@ class AutoencoderLoss(nn.Module):
         self.adversarial_start = start_step(config.adversarial_start, steps)
         self.adversarial_ramp = start_step(config.adversarial_ramp, steps)
         if config.adversarial_weight and self.adversarial_start < self.discriminator_start:
-            raise ValueError(
+            raise UserError(
                 f"the adversarial loss starts at step {self.adversarial_start}, before the "
                 f"discriminator learns (step {self.discriminator_start}): an untrained one would "
                 "mislead. Let discriminator_start be the earlier."

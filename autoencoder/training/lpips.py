@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision import models
 
-from autoencoder.shapes import Images, PerImage
+from foundation.errors import MissingFileError, UserError
+from foundation.shapes import Images, PerImage
 
 PerceptualNet = Literal["vgg", "alex", "squeeze"]
 BACKBONES = {
@@ -88,7 +89,7 @@ def as_rgb(images: Images) -> Float[Tensor, "b_times_groups 3 height width"]:
     """What the backbones see of images of any number of channels, group by group of each image."""
     side = min(images.shape[-2:])
     if side < SMALLEST:
-        raise ValueError(
+        raise UserError(
             f"LPIPS needs images of at least {SMALLEST} pixels, got {side}. "
             "Train with --perceptual none, or on larger images."
         )
@@ -133,12 +134,12 @@ def backbone_weights(net: PerceptualNet) -> dict[str, Tensor]:
         f"that has hub/checkpoints/{path.name}, or train without: --perceptual none."
     )
     if path.exists() and not has_named_hash(path):
-        raise ValueError(f"{path} is damaged, perhaps cut short. Delete it. {ways_out}")
+        raise UserError(f"{path} is damaged, perhaps cut short. Delete it. {ways_out}")
     try:
         with socket_timeout(TIMEOUT):
             return weights.get_state_dict(progress=True, check_hash=True, map_location="cpu")
     except (OSError, RuntimeError) as error:  # no network; a download cut short
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"the perceptual loss needs the weights of its backbone, {path}, and they could not "
             f"be fetched from {weights.url} ({error}). {ways_out}"
         ) from error

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from autoencoder.model import Autoencoder
-from autoencoder.shapes import Images, Latents, Scalar
 from autoencoder.training.discriminator import Discriminator, DiscriminatorConfig, check_size
 from autoencoder.training.loss import (
     AutoencoderLoss,
@@ -17,6 +16,7 @@ from autoencoder.training.loss import (
     adaptive_weight,
     unchanged,
 )
+from foundation.shapes import Images, Latents, Scalar
 
 
 def same(module: nn.Module) -> nn.Module:

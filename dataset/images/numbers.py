@@ -16,6 +16,7 @@ from dataset.images.pixel_format import NATURAL_RANGES, PixelFormat
 from dataset.images.rasters import read_raster
 from dataset.images.transform import kind_of, load_image
 from dataset.members import Source
+from foundation.errors import UserError
 
 TRIED = 64  # files that a training looks at
 APART = 100  # times; of two files whose largest numbers differ by more, one has another unit
@@ -39,7 +40,7 @@ def the_type(folder: Folder) -> str:
             f"{count} of {name} (such as {folder.pairs[modes.index(examples[name])].path})"
             for name, count in counts.most_common()
         )
-        raise ValueError(
+        raise UserError(
             f"the files of {folder.root} hold numbers of different depths: {listed}. The same "
             "number would mean different things. Convert all to one type, or keep them in folders "
             "of their own."

@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32, Shaped
 
 from dataset.images.unusable import UnusableImage
 from dataset.members import Source
+from foundation.errors import UserError
 
 Layout = Literal["auto", "hwc", "chw"]
 NATURAL_RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}  # those that nobody need state
@@ -41,19 +42,19 @@ class PixelFormat:
 
     def __post_init__(self):
         if self.dtype not in INTEGERS + FLOATS:
-            raise ValueError(
+            raise UserError(
                 f"numbers of type {self.dtype} are no pixels here; those are "
                 f"{', '.join(INTEGERS + FLOATS)}."
             )
         if not (np.isfinite([self.low, self.high]).all() and self.low < self.high):
-            raise ValueError(
+            raise UserError(
                 f"--value-range {self.low:g} {self.high:g}: give two finite numbers, the lower one "
                 "first; they become -1 and 1."
             )
         if self.dtype in INTEGERS:
             limits = np.iinfo(self.dtype)
             if self.low < limits.min or self.high > limits.max:
-                raise ValueError(
+                raise UserError(
                     f"--value-range {self.low:g} {self.high:g} reaches beyond what {self.dtype} "
                     f"can hold, {limits.min} to {limits.max}, as the files have it."
                 )
@@ -116,7 +117,7 @@ def choose_format(
     example: one of the files, for the message.
     """
     if value_range is None and dtype not in NATURAL_RANGES:
-        raise ValueError(
+        raise UserError(
             f"{example} holds numbers of type {dtype}, which have no range of their own. Say which "
             "of them are to become -1 and 1: --value-range LOW HIGH. What the files hold is shown "
             "by check.py."

@@ -21,6 +21,7 @@ from PIL import Image
 from dataset.images.pixel_format import FLOATS, INTEGERS, Layout
 from dataset.images.unusable import MissingLibrary, UnusableImage
 from dataset.members import Source
+from foundation.errors import UserError
 
 NPY, PNG = b"\x93NUMPY", b"\x89PNG\r\n\x1a\n"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -66,7 +67,7 @@ class Raster:
             return first < last
         if (first == channels) == (last == channels):
             both = "both the first and the last axis" if first == channels else "no outer axis"
-            raise ValueError(
+            raise UserError(
                 f"has the shape {self.values.shape}, of which {both} may be {channels} channels; "
                 "say which it is: --layout hwc or --layout chw, and --channels"
             )
@@ -217,7 +218,7 @@ def to_channels(
     color = values[..., :-1] if raster.alpha else values
     if not raster.color or color.shape[2] not in (1, 3) or channels not in (1, 3, 4):
         if values.shape[2] != channels:
-            raise ValueError(
+            raise UserError(
                 f"has {values.shape[2]} channels, and {channels} are asked for; use "
                 f"--channels {values.shape[2]}, or leave the file out"
             )

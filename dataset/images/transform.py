@@ -30,6 +30,7 @@ from dataset.images.pixel_format import EIGHT_BIT, PixelFormat
 from dataset.images.rasters import EIGHT_BITS, LUMA, ORIENTATION, Raster, read_raster
 from dataset.images.unusable import MissingLibrary, UnusableImage
 from dataset.members import Source
+from foundation.errors import UserError
 
 Image.init()  # otherwise Pillow knows TIFF and WebP only after a first failure
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -67,11 +68,11 @@ class ImageTransform:
 
     def __post_init__(self):
         if self.size < 1:
-            raise ValueError(f"image size is {self.size} pixels; it must be at least 1.")
+            raise UserError(f"image size is {self.size} pixels; it must be at least 1.")
         if self.channels < 1:
-            raise ValueError(f"{self.channels} channels; an image has at least 1.")
+            raise UserError(f"{self.channels} channels; an image has at least 1.")
         if len(self.background) != 3 or not all(0 <= v <= 255 for v in self.background):
-            raise ValueError(f"background {self.background} must be red, green, blue in 0 to 255.")
+            raise UserError(f"background {self.background} must be red, green, blue in 0 to 255.")
 
     def __call__(self, path: Source, generator: torch.Generator | None = None) -> Pixels:
         place = draw_position(generator) if self.crop == "random" else (0.5, 0.5)
@@ -173,7 +174,7 @@ class ImageTransform:
 def draw_position(generator: torch.Generator | None) -> tuple[float, float]:
     """Where a random crop lies between left (0) and right (1), top (0) and bottom (1)."""
     if generator is None:
-        raise ValueError(
+        raise UserError(
             "a random crop is new at every reading, and here each image is read once and kept. "
             "Use crop center or letterbox."
         )

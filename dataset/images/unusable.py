@@ -1,9 +1,10 @@
 """Why a file of the data folder is not read."""
 
 from dataset.members import Source
+from foundation.errors import UserError
 
 
-class UnusableImage(ValueError):
+class UnusableImage(UserError):
     """A file that cannot be trained on, and why."""
 
     def __init__(self, path: Source, reason: str):
@@ -15,5 +16,5 @@ class UnusableImage(ValueError):
         return f"{self.path}: {self.reason}"
 
 
-class MissingLibrary(ValueError):
+class MissingLibrary(UserError):
     """One that would read the file is not installed: no fault of the file."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dataset.images.pixel_format import PixelFormat
 from dataset.images.rasters import PNG, library
+from foundation.errors import NotFiniteError, UserError
 
 ENDINGS = (".png", ".tif", ".npy")
 COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # of PNG, by channels
@@ -35,9 +36,9 @@ def file_ending(pixels: PixelFormat, channels: int, asked: str = "") -> str:
     if not asked:
         return ".png" if png else ".npy"
     if asked not in ENDINGS:
-        raise ValueError(f"images are written as {', '.join(ENDINGS)}, not as {asked}.")
+        raise UserError(f"images are written as {', '.join(ENDINGS)}, not as {asked}.")
     if asked == ".png" and not png:
-        raise ValueError(
+        raise UserError(
             f"a PNG holds 8 or 16 bits of gray, RGB or RGBA; the images of this model are "
             f"{channels} channels of {pixels.dtype}. Use .npy or .tif."
         )
@@ -60,7 +61,7 @@ def to_file(
         FloatingPointError: a value is not finite.
     """
     if not image.isfinite().all():
-        raise FloatingPointError(f"{path}: the image has values that are not finite.")
+        raise NotFiniteError(f"{path}: the image has values that are not finite.")
     ending, made_by = path.suffix, made_by or {}
     file_ending(pixels, len(image), ending)
     values = np.moveaxis(pixels.restore(image), 0, -1)

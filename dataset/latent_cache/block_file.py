@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float, Float16
 from torch import Tensor
 
+from foundation.errors import UserError
+
 LARGEST = torch.finfo(torch.float16).max  # 65504
 PAGE = 4096  # bytes; blocks that begin on pages of their own can be written by several machines
 ROWS = 256  # of a block: a multiple of PAGE if a row has a multiple of 16 bytes
@@ -103,7 +105,7 @@ def to_float16(block: Float[Tensor, "n ..."], names: Sequence[str]) -> Float16[T
     if not good.all():
         k = int(good.int().argmin())
         value = "not finite" if not largest[k].isfinite() else f"as large as {largest[k]:.3g}"
-        raise ValueError(
+        raise UserError(
             f"the encoding of {names[k]} is {value}, which float16 cannot hold (up to "
             f"{LARGEST:g}), so it was not cached. Encode in float32; if it persists, the "
             "network's weights are broken."

@@ -5,6 +5,7 @@ rows. After a kill the next build keeps all blocks that are on the disk as their
 """
 
 import json
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.atomic import check_target, disk_full_explained, put_in_place, remove
 from dataset.buckets import Buckets
 from dataset.images.transform import ImageTransform
 from dataset.latent_cache.block_file import BlockFile, to_float16
@@ -26,6 +26,8 @@ from dataset.latent_cache.rows import Rows, assign_rows
 from dataset.loader import read_pixels
 from dataset.progress import Progress, silent
 from dataset.table import Pairs, Paths
+from foundation.errors import UserError
+from foundation.files import check_replaceable, explain_full_disk, put_in_place
 
 PLAN = "plan.json"  # of an unfinished cache: what it will be
 
@@ -77,10 +79,10 @@ def build_cache(
     unfinished = folder.with_name(folder.name + ".partial")
     transforms = buckets.transforms(transform) if buckets else [transform]
     left = "What was finished is kept. Free some space, and run the same command again."
-    with disk_full_explained(folder, left):
+    with explain_full_disk(folder, left):
         plan = about(identity, data_hash(pairs))
         if process.rank == 0:
-            check_target(folder, MARK)
+            check_replaceable(folder, MARK)
             prepare(unfinished, plan)
         process.barrier()
         encoding = Encoding(unfinished, process, batch_size, progress)
@@ -98,7 +100,7 @@ def build_cache(
 
 def refuse_random_crop(transform: ImageTransform) -> None:
     if transform.crop == "random":
-        raise ValueError(
+        raise UserError(
             "a random crop is new at every reading, and here each image is read once and kept. "
             "Use crop center or letterbox."
         )
@@ -112,7 +114,7 @@ def prepare(unfinished: Path, plan: dict[str, Any]) -> None:
         found = {}
     number = found.pop("attempt", 0)
     if found != plan:
-        remove(unfinished)
+        shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
     new = unfinished / f"{PLAN}.new"
     new.write_text(json.dumps(plan | {"attempt": number + 1}, indent=1), encoding="utf-8")
@@ -203,7 +205,7 @@ def finish(
         done = file.done()
         missing = set(range(file.count)) - done.keys()
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"{len(missing)} blocks of {file.path} were not written, though every process "
                 "says it has finished. Do all of them see the same folder?"
             )

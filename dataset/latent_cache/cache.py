@@ -28,6 +28,7 @@ from torch import Tensor
 from dataset.latent_cache.block_file import BlockFile, map_array
 from dataset.progress import Progress, silent
 from dataset.table import Pairs
+from foundation.errors import MissingFileError, UserError
 
 MARK = "latent_cache.json"
 FORMAT = 2
@@ -74,7 +75,7 @@ class LatentCache:
         if not differences and ours["data"] != found["data"]:
             differences = [f"the data: {difference(folder, pairs)}"]
         if differences:
-            raise ValueError(
+            raise UserError(
                 f"the latent cache {folder} does not fit this run:\n  "
                 + "\n  ".join(differences)
                 + f"\nDelete {folder} to have it made anew, or use what it was made with."
@@ -129,7 +130,7 @@ def about(identity: dict[str, Any], data: str) -> dict[str, Any]:
 
 def read_mark(folder: Path) -> dict[str, Any]:
     if not (folder / MARK).is_file():
-        raise FileNotFoundError(f"there is no latent cache in {folder} (no {MARK}).")
+        raise MissingFileError(f"there is no latent cache in {folder} (no {MARK}).")
     found = json.loads((folder / MARK).read_text(encoding="utf-8"))
     return {"data": None, "blocks": {}, **found}  # older formats lack these
 
@@ -149,7 +150,7 @@ def verify_cache(folder: Path | str, progress: Progress = silent) -> None:
         broken += [f"block {k} of {name}" for k in damaged]
     if broken:
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
-        raise ValueError(
+        raise UserError(
             f"the latent cache {folder} is damaged: {', '.join(broken[:3])}{more}. "
             f"Delete {folder} to have it made anew, and check the disk."
         )

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from foundation.errors import UserError
 from interop.key_mapping import Shape, size
 
 HUGGING_FACE = "cond_stage_model.transformer."  # Stable Diffusion 1.x
@@ -61,12 +62,12 @@ def infer_config(shapes: Mapping[str, Shape], prefix: str) -> dict[str, Any]:
     layers = stored_layers(shapes)
     width = size(shapes, tokens, 1)
     if width % HEAD_WIDTH:
-        raise ValueError(
+        raise UserError(
             f"its text vectors have width {width}, which heads of {HEAD_WIDTH} do not divide, so "
             "that their number is not known"
         )
     if not hugging_face and layers not in (OPEN_CLIP_LAYERS, USED_LAYERS):
-        raise ValueError(
+        raise UserError(
             f"its text encoder has {layers} layers. Of the {OPEN_CLIP_LAYERS} of Stable Diffusion "
             "2.x the last is not used; which are used of another number is not known"
         )

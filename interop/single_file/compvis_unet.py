@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from foundation.errors import UserError
 from interop.key_mapping import Shape, Value, inverted, renamed, size
 
 OUTSIDE_BLOCKS = {  # diffusers -> CompVis
@@ -166,7 +167,7 @@ def infer_attention(shapes: Mapping[str, Shape], widths: tuple[int, ...]) -> dic
     if (context, linear, any(alone)) == (1024, True, False) and not any(w % 64 for w in attending):
         # The sample size depends on what it predicts; in half precision 2.1 overflows in attention.
         return found | {"attention_head_dim": heads, "sample_size": None, "upcast_attention": True}
-    raise ValueError(
+    raise UserError(
         f"the number of its attention heads shows in no shape, and text vectors of width {context} "
         f"with {'matrices' if linear else '1x1 convolutions'} around the transformers are of no "
         "known family (Stable Diffusion 1.x: 768, convolutions, 8 heads; 2.x: 1024, matrices, 64 "

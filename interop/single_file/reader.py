@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from foundation.errors import UserError
 from interop.key_mapping import Shape, inverted
 from interop.safetensors_io import read_header, read_tensors
 from interop.single_file import compvis_autoencoder, compvis_text, compvis_unet
@@ -74,10 +75,10 @@ def open_file(path: Path) -> SingleFile:
     try:
         header = json.loads(metadata.get(HEADER, "{}"))
     except ValueError as error:
-        raise ValueError(f"{path}: {HEADER} in its header is no JSON ({error}).") from None
+        raise UserError(f"{path}: {HEADER} in its header is no JSON ({error}).") from None
     prediction = metadata.get(PREDICTION)
     if prediction is not None and prediction not in PREDICTIONS:
-        raise ValueError(
+        raise UserError(
             f"{path}: {PREDICTION} in its header is {prediction!r}; known are "
             f"{' and '.join(PREDICTIONS)}."
         )
@@ -191,7 +192,7 @@ def latent_scale(file: SingleFile, config: Mapping[str, Any]) -> dict[str, Any]:
         return compvis_autoencoder.UPSCALER
     if config["latent_channels"] == 4 and config["use_quant_conv"]:
         return compvis_autoencoder.STABLE_DIFFUSION
-    raise ValueError(
+    raise UserError(
         f"the scale of its latents of {config['latent_channels']} channels shows in no shape; "
         "those of Stable Diffusion 3 and of FLUX look alike and differ in it"
     )

@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foundation.errors import UserError
+from foundation.shapes import Latents
 from ldm.pipeline.memory import ran_out, tell
 from ldm.samplers.interpolation import NoiseBetween
 from ldm.samplers.noise import SeededNoise
-from ldm.shapes import Latents
 
 CPU_GROUP_PIXELS = 1024  # latent pixels that keep two CPU cores busy
 
@@ -34,7 +35,7 @@ class Request:
 def between(a: Request, b: Request, share: float) -> Request:
     """On the way from one picture to another; at 0 and 1 exactly these."""
     if a.kind != b.kind:
-        raise ValueError(
+        raise UserError(
             "there is no way between two prompts that are read in different ways: both must have "
             "as many parts, of the same weights and lengths."
         )
@@ -102,7 +103,7 @@ def draw_in_batches(
                 raise
             half = len(places) // 2
             if half == 0 or fill:  # a batch that is filled up again is no smaller
-                raise ValueError(too_much(size if fill else 1)) from error
+                raise UserError(too_much(size if fill else 1)) from error
         tell(f"the memory does not suffice for {len(places)} pictures at once; now {half}.")
         waiting += [places[half:], places[:half]]
     return [drawn[k] for k in range(len(requests))]

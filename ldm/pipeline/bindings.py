@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from foundation.errors import UserError
+
 SAME_LATENTS = "same_latents_as_sha256"  # in the provenance of one with a frozen encoder
 GOLDEN_TOLERANCE = 1e-3  # of the golden embedding's largest value: other machines round otherwise
 
@@ -37,7 +39,7 @@ def check_bindings(
     same_latents: sha256 of other autoencoders that encode as the one in the folder does.
     """
     if not found.keys() <= trained.keys():
-        raise ValueError(
+        raise UserError(
             f"{folder / 'latentsmith.json'} does not say what the U-Net was trained with. Copy the "
             "model folder again, or, to load it without that check, remove the file."
         )
@@ -46,7 +48,7 @@ def check_bindings(
             continue
         expected, sha256 = (bound[f"{part}_sha256"] for bound in (trained, found))
         if sha256 != expected and not (part == "autoencoder" and expected in same_latents):
-            raise ValueError(
+            raise UserError(
                 f"{folder} was trained with the {part} of sha256 {expected}, but the one in it has "
                 f"sha256 {sha256}. Put the right one back; another one gives noise."
             )
@@ -55,7 +57,7 @@ def check_bindings(
     golden = torch.tensor(trained["golden"])
     drift = (torch.tensor(found["golden"]) - golden).abs().max() / golden.abs().max()
     if drift > GOLDEN_TOLERANCE:
-        raise ValueError(
+        raise UserError(
             f"{folder}: the text encoder has the right weights, but embeds the golden sentence "
             f"differently than in training (by {drift:.2g} of its range). Tokenizer files, or the "
             "version of open_clip, changed."

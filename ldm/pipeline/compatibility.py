@@ -1,5 +1,6 @@
 """Whether a U-Net goes with the autoencoder and the text encoder beside it, and with a task."""
 
+from foundation.errors import UserError
 from ldm.unet import UNetConfig
 
 # What else than text a U-Net draws from, by the channels beside those of the latents.
@@ -18,16 +19,14 @@ def check_parts(unet: UNetConfig, latent_channels: int, context_width: int | Non
     context_width: that the text encoder gives; None without one.
     """
     if unet.out_channels != latent_channels:
-        raise ValueError(
+        raise UserError(
             f"the U-Net predicts {unet.out_channels} channels, the autoencoder's latents have "
             f"{latent_channels}: this U-Net was trained on another autoencoder."
         )
     if unet.conditional and context_width is None:
-        raise ValueError(
-            "the U-Net reads a text, so it needs the text encoder it was trained with."
-        )
+        raise UserError("the U-Net reads a text, so it needs the text encoder it was trained with.")
     if unet.conditional and unet.cross_attention_dim != context_width:
-        raise ValueError(
+        raise UserError(
             f"the U-Net reads text vectors of width {unet.cross_attention_dim}, the text encoder "
             f"gives {context_width}: it was trained with another one."
         )

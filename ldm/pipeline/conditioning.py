@@ -4,16 +4,16 @@ Everywhere else a context stands for all three, so that guidance, batches and in
 only one thing. Of a class it is its number, of nothing a zero, both of shape (1, 1, 1).
 """
 
-import difflib
 from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foundation.errors import UserError, did_you_mean
+from foundation.shapes import Context, Estimates, Network, Timesteps
 from ldm.guidance import Guidance
 from ldm.pipeline.batching import Request
-from ldm.shapes import Context, Estimates, Network, Timesteps
 from ldm.unet import Prepared, UNet
 
 NO_CLASS = -1  # where a model was taught none; an embedding refuses it
@@ -64,7 +64,7 @@ def context_without_text(unet: UNet, classes: Sequence[str], prompt: str) -> Con
     """
     if not knows_classes(unet):
         if prompt:
-            raise ValueError(f"this model reads no prompt, but got {prompt!r}; leave it out.")
+            raise UserError(f"this model reads no prompt, but got {prompt!r}; leave it out.")
         return torch.zeros(1, 1, 1)
     count = unet.config.num_class_embeds
     if not prompt:
@@ -74,14 +74,13 @@ def context_without_text(unet: UNet, classes: Sequence[str], prompt: str) -> Con
     if not classes and prompt.isdecimal() and int(prompt) < count:
         return torch.full((1, 1, 1), float(prompt))
     if not classes:
-        raise ValueError(
+        raise UserError(
             f"the prompt is {prompt!r}, but this model draws classes, whose names it does not say: "
             f"give a number from 0 to {count - 1}."
         )
-    near = difflib.get_close_matches(prompt, classes, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(prompt, classes)
     known = ", ".join(classes[:20]) + ", ..." * (len(classes) > 20)
-    raise ValueError(f"this model knows no class {prompt!r}.{hint} There are: {known}.")
+    raise UserError(f"this model knows no class {prompt!r}.{hint} There are: {known}.")
 
 
 def possible_guidance(
@@ -100,7 +99,7 @@ def possible_guidance(
     if not knows_classes(unet):
         plain = Guidance(scale=1.0)
         if guidance not in (plain, Guidance(scale=0.0), Guidance()):
-            raise ValueError(
+            raise UserError(
                 "this model reads no prompt, so that guidance has nothing to lead away from but a "
                 "weaker model: give one, or leave out all options of guidance."
             )
@@ -109,7 +108,7 @@ def possible_guidance(
         asked = [context for context, _ in request.conds] if guidance.scale else []
         asked += [request.uncond] if guidance.scale != 1 and not weak else []
         if any(context.item() == NO_CLASS for context in asked):
-            raise ValueError(
+            raise UserError(
                 'this model was not taught "no class", which the empty prompt stands for, and '
                 "guidance leads away from: give a class, and guidance scale 1."
             )

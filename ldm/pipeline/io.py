@@ -8,6 +8,7 @@ from typing import TypeVar
 from autoencoder import Autoencoder
 from autoencoder.io import read_provenance
 from conditioning import TextEncoder
+from foundation.files import read_json
 from interop.single_file import reader as single_file
 from ldm.pipeline import scheduler_config as scheduler_files
 from ldm.pipeline.bindings import SAME_LATENTS, bindings, check_bindings
@@ -16,7 +17,6 @@ from ldm.pipeline.low_res_schedule import read_low_res
 from ldm.pipeline.prediction_probe import measure_prediction
 from ldm.text_chunks import recorded
 from ldm.unet import UNet
-from ldm.unet.io import read_json
 
 Model = TypeVar("Model")
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interop.safetensors_io import read_json
+from foundation.errors import UserError
+from foundation.files import read_json
 from ldm.pipeline.scheduler_config import from_diffusers, to_diffusers
 from ldm.schedule import NoiseSchedule, ScheduleConfig, make_schedule
 
@@ -25,7 +26,7 @@ class LowRes:
 
     def __post_init__(self):
         if self.config.noise_schedule == "flow":
-            raise ValueError(f"{FILE} describes a flow; small pictures are noised along a table.")
+            raise UserError(f"{FILE} describes a flow; small pictures are noised along a table.")
 
     @property
     def schedule(self) -> NoiseSchedule:

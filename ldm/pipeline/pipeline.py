@@ -16,6 +16,8 @@ from autoencoder.tiling import decode_tiled, encode_tiled
 from conditioning import TextEncoder
 from conditioning.prompt_syntax import parse, plain
 from conditioning.prompt_weighting import encode_weighted
+from foundation.errors import UserError
+from foundation.shapes import Context
 from ldm.denoiser import Denoiser, Prediction
 from ldm.guidance import Guidance
 from ldm.pipeline.batching import Request, cpu_group, draw_in_batches
@@ -34,7 +36,6 @@ from ldm.pipeline.memory import ran_out, tell
 from ldm.pipeline.pipeline_folder import save_pipeline
 from ldm.pipeline.sampling import Sampling, draw_latents
 from ldm.schedule import ScheduleConfig, make_schedule
-from ldm.shapes import Context
 from ldm.tasks.base import TEXT_TO_IMAGE, Task, check_task
 from ldm.tasks.multidiffusion import windowed
 from ldm.unet import UNet
@@ -100,7 +101,7 @@ class TextToImage:
         """Side of the pictures it was trained on, in pixels."""
         side = self.unet.config.sample_size
         if side is None:
-            raise ValueError("the model does not say its pictures' size; give height and width.")
+            raise UserError("the model does not say its pictures' size; give height and width.")
         return (side if isinstance(side, int) else side[0]) * self.autoencoder.factor
 
     def __call__(
@@ -157,7 +158,7 @@ class TextToImage:
         read = {text: self.conditions(text, signs) for text in texts}
         for negative in negatives:
             if len(read[negative]) > 1:
-                raise ValueError(f"AND parts prompts; {negative!r} is a negative one.")
+                raise UserError(f"AND parts prompts; {negative!r} is a negative one.")
         return [
             Request(read[prompt], read[negative][0][0], seed)
             for prompt, negative, seed in zip(prompts, negatives, seeds, strict=True)
@@ -253,7 +254,7 @@ class TextToImage:
         """Of its latents; the size that a task fixes may be given again, but no other."""
         size = task.size or (height, width)
         if (height or size[0], width or size[1]) != size:
-            raise ValueError(
+            raise UserError(
                 f"the picture of this task is {size[1]}x{size[0]}; leave out height and width."
             )
         return self.latent_shape(*size)
@@ -264,7 +265,7 @@ class TextToImage:
         check_pixels(width, height)
         factor = self.factor
         if height < factor or width < factor or height % factor or width % factor:
-            raise ValueError(
+            raise UserError(
                 f"pictures of {width}x{height} cannot be drawn: autoencoder and U-Net together "
                 f"shrink both sides {factor} times, so both must be multiples of {factor}. Near: "
                 f"{max(factor, width // factor * factor)}x{max(factor, height // factor * factor)}."

@@ -8,12 +8,10 @@ latentsmith.json  what belongs together (hashes, a golden text embedding), how m
 README.md         the model card, as each part has one
 """
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from foundation.files import atomic_folder, write_json
 from interop.model_card import CARD
 from ldm.model_card import pipeline_card
 from ldm.pipeline import scheduler_config as scheduler_files
@@ -21,7 +19,7 @@ from ldm.pipeline.bindings import bindings
 from ldm.pipeline.compatibility import beside
 from ldm.pipeline.low_res_schedule import FILE, scheduler_of
 from ldm.text_chunks import TEXT_CHUNKS
-from ldm.unet.io import MODEL_INDEX, write_json
+from ldm.unet.io import MODEL_INDEX
 
 # Of diffusers' pipelines, by the channels beside those of the latents. Models that read no text are
 # of the first class, too, with null in place of their text encoder.
@@ -36,16 +34,9 @@ LAYOUT = "0.32.0"  # of diffusers; its pipeline for inpainting does not open a f
 
 
 def save_pipeline(pipeline, folder: Path, provenance: dict[str, Any]) -> None:
-    """pipeline: a TextToImage. Atomic as a whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    partial.chmod(0o755)  # mkdtemp makes it private
-    try:
+    """Write the pipeline folder of a TextToImage; a crash leaves the old folder or the new one."""
+    with atomic_folder(folder) as partial:
         write(pipeline, partial, provenance)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write(pipeline, folder: Path, provenance: dict[str, Any]) -> None:

@@ -4,9 +4,9 @@ either prediction and do not say which."""
 import torch
 from torch import nn
 
+from foundation.shapes import Context
 from ldm.denoiser import Prediction
 from ldm.schedule import TIMES
-from ldm.shapes import Context
 
 SIDE = 4  # of the feature maps at the lowest level, in pixels
 

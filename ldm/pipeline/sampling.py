@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from foundation.errors import NotFiniteError, UserError
+from foundation.shapes import Denoise, Latents
 from ldm.denoiser import Denoiser
 from ldm.guidance import Guidance, guide
 from ldm.pipeline.batching import Request, noise_of
@@ -14,7 +16,6 @@ from ldm.samplers import CALLS_PER_STEP, find_sampler
 from ldm.samplers.noise import SeededNoise
 from ldm.samplers.unipc import ORDERS
 from ldm.schedule import Schedule, check_steps
-from ldm.shapes import Denoise, Latents
 from ldm.tasks.base import TEXT_TO_IMAGE, Task, last, steps_taken
 from ldm.timesteps import UNEQUAL, Times, find_spacing, listed, shifted
 
@@ -38,19 +39,19 @@ class Sampling:
         find_spacing(self.spacing)
         check_steps(self.steps)
         if self.eta is not None and not 0 <= self.eta <= 1:
-            raise ValueError(f"eta is {self.eta:g}; it must be from 0 to 1.")
+            raise UserError(f"eta is {self.eta:g}; it must be from 0 to 1.")
         taken = inspect.signature(find_sampler(self.sampler)).parameters
         for name in ("eta", "order"):
             if getattr(self, name) is not None and name not in taken:
-                raise ValueError(f"the sampler {self.sampler} has no {name}; leave it out.")
+                raise UserError(f"the sampler {self.sampler} has no {name}; leave it out.")
         if self.shift is not None and not self.shift > 0:
-            raise ValueError(f"shift is {self.shift:g}; it must be above 0, and 1 is none.")
+            raise UserError(f"shift is {self.shift:g}; it must be above 0, and 1 is none.")
         if self.shift is not None and (self.spacing != "trailing" or self.times is not None):
-            raise ValueError("a shift moves the times of the spacing trailing, and of no other.")
+            raise UserError("a shift moves the times of the spacing trailing, and of no other.")
         if self.order not in (None, *ORDERS):
-            raise ValueError(f"unipc has order {', '.join(map(str, ORDERS))}, not {self.order}.")
+            raise UserError(f"unipc has order {', '.join(map(str, ORDERS))}, not {self.order}.")
         if self.sampler == "plms" and self.spacing in UNEQUAL:
-            raise ValueError(
+            raise UserError(
                 f"plms takes equal strides for granted, so it goes with no spacing "
                 f"{self.spacing}. Leave the spacing out, or choose another sampler."
             )
@@ -126,7 +127,7 @@ def draw_latents(
             **sampling.options(),
         )
     if not latents.isfinite().all():
-        raise FloatingPointError(
+        raise NotFiniteError(
             f"sampling with {sampling} gave values that are not finite. Check the weights, or "
             "lower the guidance scale."
         )

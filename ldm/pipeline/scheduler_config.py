@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from foundation.errors import UserError
 from interop.single_file.noise import read_noise
 from ldm.denoiser import Prediction
 from ldm.schedule import TIMES, ScheduleConfig, make_schedule
@@ -76,7 +77,7 @@ def from_diffusers(entries: dict[str, Any]) -> tuple[ScheduleConfig, Prediction]
     """What a model was trained on. How diffusers would step through it is left to our samplers."""
     name = entries.get("_class_name")
     if name not in CLASSES:
-        raise ValueError(
+        raise UserError(
             f"the scheduler {name} is not one whose schedule is known here; those are "
             f"{', '.join(CLASSES)}."
         )
@@ -94,7 +95,7 @@ def from_diffusers(entries: dict[str, Any]) -> tuple[ScheduleConfig, Prediction]
     }
     for field, values in allowed.items():
         if read[field] not in values:
-            raise ValueError(
+            raise UserError(
                 f"the scheduler has {field}={read[field]!r}; known here: "
                 f"{', '.join(map(str, values))}."
             )
@@ -134,7 +135,7 @@ def from_single_file(file: Path) -> tuple[ScheduleConfig, Prediction | None]:
             told.alpha_bar, table, rtol=1e-2, atol=1e-3
         ):
             return config, prediction
-    raise ValueError(
+    raise UserError(
         f"{file}: the noise schedule stored in it is not that of Stable Diffusion (scaled_linear, "
         f"beta from {plain.beta_start} to {plain.beta_end}, with or without zero terminal SNR), so "
         "that it is not known which times its U-Net was trained on. Give the model as a diffusers "

@@ -17,15 +17,15 @@ The formulas divide by no alpha, so that they also hold at zero terminal SNR, an
 no other image of the batch.
 """
 
-import difflib
 from collections.abc import Callable
 
+from foundation.errors import unknown_name
+from foundation.shapes import Latents
 from ldm.samplers.ddim import ddim, ddpm, euler_ancestral, lcm
 from ldm.samplers.dpm_solver import dpmpp_2m, plms
 from ldm.samplers.euler_heun import dpmpp_2s, euler, heun
 from ldm.samplers.sde import dpmpp_2m_sde, dpmpp_3m_sde
 from ldm.samplers.unipc import unipc
-from ldm.shapes import Latents
 
 SAMPLERS = {
     "ddim": ddim,
@@ -47,7 +47,5 @@ CALLS_PER_STEP = {"dpmpp_2s": 2, "heun": 2}  # of the network; all others 1
 
 def find_sampler(name: str) -> Callable[..., Latents]:
     if name not in SAMPLERS:
-        near = difflib.get_close_matches(name.lower().replace("+", "p"), SAMPLERS, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"no sampler is called {name!r}; there are {', '.join(SAMPLERS)}.{hint}")
+        raise unknown_name(name, SAMPLERS, "sampler")
     return SAMPLERS[name]

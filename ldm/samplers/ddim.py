@@ -3,9 +3,9 @@ some of each. One network call per step, first order."""
 
 import torch
 
+from foundation.shapes import Denoise, Latents
 from ldm.samplers.levels import DrawNoise, Path, Steps, needed
 from ldm.schedule import Schedule
-from ldm.shapes import Denoise, Latents
 
 
 @torch.no_grad()

@@ -4,9 +4,9 @@ from collections import deque
 
 import torch
 
+from foundation.shapes import Denoise, Latents
 from ldm.samplers.levels import DrawNoise, Path, Steps
 from ldm.schedule import Schedule
-from ldm.shapes import Denoise, Latents
 
 # Weights of the newest slope and those before it, by how many there are (Adams, Bashforth 1883).
 ADAMS_BASHFORTH = {

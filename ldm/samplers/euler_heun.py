@@ -2,9 +2,9 @@
 
 import torch
 
+from foundation.shapes import Denoise, Latents
 from ldm.samplers.levels import DrawNoise, Path, Steps
 from ldm.schedule import Schedule
-from ldm.shapes import Denoise, Latents
 
 
 @torch.no_grad()

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foundation.shapes import Latents, PerSample
 from ldm.samplers.noise import SeededNoise
-from ldm.shapes import Latents, PerSample
 
 
 def slerp(a: Latents, b: Latents, share: PerSample | float) -> Latents:

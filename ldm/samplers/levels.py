@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float64, Real
 from torch import Tensor
 
+from foundation.errors import UserError
+from foundation.shapes import Latents, Number, Timesteps
 from ldm.schedule import RectifiedFlow, Schedule
-from ldm.shapes import Latents, Number, Timesteps
 
 Levels = Float64[Tensor, " levels"]
 Times = Real[Tensor, " steps"]  # falling, within the schedule's
@@ -84,5 +85,5 @@ def is_flow(schedule: Schedule) -> bool:
 
 def needed(draw_noise: DrawNoise | None) -> DrawNoise:
     if draw_noise is None:
-        raise ValueError("this sampler draws noise at every step, so it needs draw_noise.")
+        raise UserError("this sampler draws noise at every step, so it needs draw_noise.")
     return draw_noise

@@ -1,12 +1,13 @@
 """Noise that belongs to an image: drawn from its seed, whatever else is drawn along with it."""
 
-import hashlib
 import struct
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from foundation.hashing import seed_from
 
 DEPTH = 16  # halvings of the way; what lies between is a straight line
 
@@ -77,4 +78,4 @@ class SeededNoise:
 
 def hashed(packed: bytes) -> int:
     """A seed."""
-    return int.from_bytes(hashlib.sha256(packed).digest()[:8]) >> 1
+    return seed_from(packed, "big")

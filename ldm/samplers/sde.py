@@ -6,9 +6,9 @@ Fresh noise corrects earlier errors, at the price of more steps. With the noise 
 
 import torch
 
+from foundation.shapes import Denoise, Latents
 from ldm.samplers.levels import DrawNoise, Path, Steps, needed
 from ldm.schedule import Schedule
-from ldm.shapes import Denoise, Latents
 
 
 @torch.no_grad()

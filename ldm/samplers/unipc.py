@@ -4,9 +4,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from foundation.errors import UserError
+from foundation.shapes import Denoise, Latents
 from ldm.samplers.levels import DrawNoise, Levels, Path, Steps
 from ldm.schedule import Schedule
-from ldm.shapes import Denoise, Latents
 
 ORDERS = (1, 2, 3)
 
@@ -28,7 +29,7 @@ def unipc(
     step makes anyway: one call per step. The first and the last steps are of lower order.
     """
     if order not in ORDERS:
-        raise ValueError(f"unipc has order {', '.join(map(str, ORDERS))}, not {order}.")
+        raise UserError(f"unipc has order {', '.join(map(str, ORDERS))}, not {order}.")
     path = Path(schedule, steps, noise, start_at_sigma)
     z, before, used = path.start, path.start, 1
     known: list[Latents] = []  # z_0 of earlier calls, the newest first

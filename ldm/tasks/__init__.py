@@ -7,6 +7,7 @@ Pictures are PIL's, of as many channels as the model draws. What each task does 
 
 from PIL import Image
 
+from foundation.errors import UserError
 from ldm.denoiser import Denoiser
 from ldm.guidance import Guidance, guide
 from ldm.pipeline.compatibility import beside
@@ -74,7 +75,7 @@ def inpaint(
     if not beside(pipeline.unet.config):
         return inpainting.Inpainting(latents, picture, share, strength, resample)
     if resample != 1:
-        raise ValueError("this model is told the mask, so that there is nothing to resample.")
+        raise UserError("this model is told the mask, so that there is nothing to resample.")
     pixels = to_images(picture, pipeline.autoencoder.config.in_channels)
     kept = pipeline.encode(pixels * (share < 0.5))
     return inpainting.NativeInpainting(latents, picture, share, kept, strength)
@@ -115,10 +116,10 @@ def upscale(
     """
     if beside(pipeline.unet.config) != upscaling.NativeUpscaling.beside:
         if level is not None:
-            raise ValueError("a noise level is for models made for upscaling; give a strength.")
+            raise UserError("a noise level is for models made for upscaling; give a strength.")
         scale = 4 if scale is None else scale
         if scale < 2:
-            raise ValueError(f"the scale is {scale}; a picture is enlarged 2 times or more.")
+            raise UserError(f"the scale is {scale}; a picture is enlarged 2 times or more.")
         check_pixels(scale * picture.width, scale * picture.height)
         large = upscaling.enlarged(picture, scale)
         check_size(large, pipeline.factor, pipeline.factor)
@@ -126,13 +127,13 @@ def upscale(
         return upscaling.TwoPass(pipeline.encode(large), picture, scale, share)
     own = pipeline.autoencoder.factor
     if strength is not None:
-        raise ValueError("this model begins with noise alone; give a noise level, no strength.")
+        raise UserError("this model begins with noise alone; give a noise level, no strength.")
     if scale not in (None, own):
-        raise ValueError(f"this model enlarges {own} times, not {scale} times.")
+        raise UserError(f"this model enlarges {own} times, not {scale} times.")
     check_size(picture, pipeline.factor // own, 1)
     small = to_images(picture, 3).to(pipeline.device)
     size = (picture.height * own, picture.width * own)
     level, levels = LEVEL if level is None else level, pipeline.unet.config.num_class_embeds
     if levels is not None and level >= levels:
-        raise ValueError(f"the noise level is {level}; this U-Net knows levels below {levels}.")
+        raise UserError(f"the noise level is {level}; this U-Net knows levels below {levels}.")
     return upscaling.NativeUpscaling(small, size, level, pipeline.low_res)

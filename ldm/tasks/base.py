@@ -11,12 +11,13 @@ from jaxtyping import Real
 from PIL import Image
 from torch import Tensor
 
+from foundation.errors import UserError
+from foundation.shapes import Denoise, Latents, Network
 from ldm.pipeline.compatibility import KINDS, beside
 from ldm.pipeline.conditioning import knows_classes
 from ldm.samplers import find_sampler
 from ldm.samplers.noise import SeededNoise
 from ldm.schedule import Schedule
-from ldm.shapes import Denoise, Latents, Network
 from ldm.timesteps import Times
 from ldm.unet import UNet
 
@@ -66,7 +67,7 @@ def steps_taken(steps: int, strength: float) -> int:
 
 def check_share(name: str, value: float) -> None:
     if not 0 <= value <= 1:  # refuses NaN, too
-        raise ValueError(f"{name} is {value:g}; it must be from 0 to 1.")
+        raise UserError(f"{name} is {value:g}; it must be from 0 to 1.")
 
 
 def check_task(unet: UNet, task: Task) -> None:
@@ -75,13 +76,13 @@ def check_task(unet: UNet, task: Task) -> None:
     levels = unet.class_embedding is not None and not knows_classes(unet)
     if more != task.beside:
         also = " and a noise level" * levels
-        raise ValueError(
+        raise UserError(
             f"this U-Net wants {more} channels beside those of the latents{also} "
             f"({KINDS.get(more, 'of an unknown kind')}), and this task gives {task.beside}. The "
             "network itself can be called as pipeline.unet."
         )
     if levels != (task.beside == 3):
-        raise ValueError(
+        raise UserError(
             f"this U-Net is {'' if levels else 'not '}told a noise level beside the text, as those "
             "are that upscale, whose latents have 3 channels of a small picture beside them."
         )

@@ -6,8 +6,8 @@ Meng et al. 2021 (arXiv:2108.01073).
 from jaxtyping import Float
 from torch import Tensor
 
+from foundation.shapes import Latents
 from ldm.schedule import Schedule
-from ldm.shapes import Latents
 from ldm.tasks.base import Task, check_share
 from ldm.timesteps import Times
 

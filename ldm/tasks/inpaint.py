@@ -17,10 +17,11 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from foundation.errors import UserError
+from foundation.shapes import Denoise, Estimates, Latents, Network, Timesteps
 from ldm.samplers.levels import DrawNoise, Path
 from ldm.samplers.noise import SeededNoise
 from ldm.schedule import Schedule
-from ldm.shapes import Denoise, Estimates, Latents, Network, Timesteps
 from ldm.tasks.img2img import ImageToImage
 from ldm.timesteps import Times
 
@@ -47,7 +48,7 @@ class Inpainting(ImageToImage):
         """
         super().__init__(latents, (picture.height, picture.width), strength)
         if resample < 1:
-            raise ValueError(f"resample is {resample}; a step is taken once or more.")
+            raise UserError(f"resample is {resample}; a step is taken once or more.")
         self.picture, self.mask, self.resample = picture, mask, resample
         self.factor = picture.height // latents.shape[-2]
         self.cells = F.max_pool2d(mask, self.factor).ceil()  # what a drawn pixel lies in is drawn
@@ -59,7 +60,7 @@ class Inpainting(ImageToImage):
         if self.resample == 1:
             return super().sampler(name, noise)
         if name != "ddpm":
-            raise ValueError(
+            raise UserError(
                 f"resampling goes with the sampler ddpm, whose steps can be taken back, not with "
                 f"{name}. Choose ddpm, or resample 1."
             )
@@ -89,7 +90,7 @@ class NativeInpainting(Inpainting):
         super().__init__(latents, picture, mask, strength)
         seen = F.interpolate((mask >= 0.5).to(latents), latents.shape[-2:])
         if not seen.any():
-            raise ValueError(
+            raise UserError(
                 f"this model sees the mask black and white, and one pixel in {self.factor} each "
                 "way, so that nothing of this one is left: make it lighter or wider."
             )
@@ -202,7 +203,7 @@ def canvas(
 ) -> tuple[Image.Image, UInt8[np.ndarray, "h w"]]:
     """The picture on a larger canvas, its border drawn out, and the mask of what is new (255)."""
     if min(left, top, right, bottom) < 0 or not max(left, top, right, bottom):
-        raise ValueError(
+        raise UserError(
             f"a picture cannot grow by {left}, {top}, {right}, {bottom} pixels (left, top, right, "
             "bottom): none may be negative, and one must be above 0."
         )

@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foundation.errors import NotFiniteError
+from foundation.shapes import Denoise, Latents
 from ldm.samplers.interpolation import slerp
 from ldm.schedule import Schedule
-from ldm.shapes import Denoise, Latents
 from ldm.tasks.base import check_share
 from ldm.tasks.img2img import ImageToImage
 from ldm.timesteps import Times
@@ -81,5 +82,5 @@ class FromInversion(ImageToImage):
 
 def finite(latents: Latents) -> Latents:
     if not latents.isfinite().all():
-        raise FloatingPointError("inverting the picture gave values that are not finite.")
+        raise NotFiniteError("inverting the picture gave values that are not finite.")
     return latents

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ldm.shapes import Estimates, Network, Timesteps
+from foundation.errors import UserError
+from foundation.shapes import Estimates, Network, Timesteps
 
 
 def windowed(network: Network, side: int, overlap: int) -> Network:
@@ -25,7 +26,7 @@ def windowed(network: Network, side: int, overlap: int) -> Network:
             over it, so that a window's border, where it sees least, counts least.
     """
     if not 0 <= overlap < side:
-        raise ValueError(
+        raise UserError(
             f"windows of {side} latent pixels cannot overlap by {overlap}; give 0 to {side - 1}."
         )
 

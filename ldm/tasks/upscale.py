@@ -13,9 +13,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from foundation.errors import UserError
+from foundation.shapes import Estimates, Latents, Network, Timesteps
 from ldm.pipeline.low_res_schedule import LowRes
 from ldm.samplers.noise import SeededNoise
-from ldm.shapes import Estimates, Latents, Network, Timesteps
 from ldm.tasks.base import Task
 from ldm.tasks.img2img import ImageToImage
 
@@ -45,7 +46,7 @@ class NativeUpscaling(Task):
             level: of the noise on the small one: a time of the schedule in low_res.
         """
         if not 0 <= level <= low_res.max_level:
-            raise ValueError(
+            raise UserError(
                 f"the noise level is {level}; for this model it must be from 0 to "
                 f"{low_res.max_level}."
             )

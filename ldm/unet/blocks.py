@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ldm.shapes import Context
+from foundation.shapes import Context
 from ldm.unet.config import UNetConfig, per_level
 from ldm.unet.layers import (
     Downsample,

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from foundation.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
@@ -35,7 +37,7 @@ class UNetConfig:
         for name in PER_LEVEL:
             value = getattr(self, name)
             if levels == 0 or (isinstance(value, tuple) and len(value) != levels):
-                raise ValueError(
+                raise UserError(
                     f"{name}={value} does not fit block_out_channels={self.block_out_channels}, "
                     f"which is for {levels} levels; give one value for each."
                 )
@@ -44,10 +46,10 @@ class UNetConfig:
             for one in value if isinstance(value, tuple) else (value,):
                 if one not in allowed:
                     choices = " and ".join(map(str, allowed))
-                    raise ValueError(f"{name}: {one!r} is not one of {choices}.")
+                    raise UserError(f"{name}: {one!r} is not one of {choices}.")
         if self.cross_attention_dim is None:
             if self.conditional:
-                raise ValueError(
+                raise UserError(
                     "cross_attention_dim is None, for a U-Net that reads no text, but some of its "
                     "blocks look at one: those with CrossAttn in their name."
                 )
@@ -56,12 +58,12 @@ class UNetConfig:
         heads_per_level = per_level(self.attention_head_dim, levels)
         for channels, heads in zip(self.block_out_channels, heads_per_level, strict=True):
             if channels < 1 or channels % self.norm_num_groups or channels % 2:
-                raise ValueError(
+                raise UserError(
                     f"block_out_channels: {channels} must be even and a multiple of "
                     f"norm_num_groups={self.norm_num_groups}."
                 )
             if self.conditional and (heads < 1 or channels % heads):
-                raise ValueError(
+                raise UserError(
                     f"attention_head_dim: {channels} channels do not split into {heads} heads "
                     "(the name is diffusers'; it counts heads)."
                 )

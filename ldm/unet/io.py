@@ -16,6 +16,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from foundation.errors import MissingFileError
+from foundation.files import read_json
 from interop.diffusers_configs import CLASS_NAME, unet_fields
 from interop.lora import WEIGHTS as LORA
 from interop.model_card import CARD
@@ -23,7 +25,6 @@ from interop.safetensors_io import (
     has_weights,
     in_memory,
     read_folder,
-    read_json,
     require,
     told_of_pickles,
     weights_file,
@@ -57,7 +58,7 @@ def find_folder(folder: Path) -> Path:
         if has_weights(candidate, STEM):
             return candidate
     told = named_class(folder) + told_of_pickles(STEM, *candidates)
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"no U-Net in {folder}: looked for {WEIGHTS} in {', '.join(map(str, candidates))}.{told} "
         "Give a run folder of train_ldm.py, a pipeline folder with unet/ in it, or a unet folder."
     )
@@ -72,7 +73,7 @@ def find_pipeline(folder: Path) -> Path:
     )
     if any((place / LORA).is_file() for place in (folder / "model", folder)):
         unfinished = " It holds a LoRA: give it with --lora, and as the model what it changes."
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"no model in {folder}: looked for model_index.json there and in {folder / 'model'}."
         f"{named_class(folder)}{unfinished} Give a run folder of train_ldm.py or a pipeline "
         "folder."
@@ -118,7 +119,3 @@ def read_model_provenance(source: Path) -> dict:
     if source.is_file():
         return single_file.read_provenance(source)
     return read_json(find_pipeline(source) / PROVENANCE, default={}).get("provenance", {})
-
-
-def write_json(file: Path, value: dict) -> None:
-    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

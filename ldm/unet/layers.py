@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ldm.shapes import Context, Timesteps
+from foundation.shapes import Context, Timesteps
 
 Features = Float[Tensor, "b c h w"]
 Tokens = Float[Tensor, "b n c"]

@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor, nn
 
+from foundation.errors import UserError
+from foundation.shapes import Context, Timesteps
 from interop.diffusers_configs import unet_fields
 from interop.single_file.reader import read_unet
-from ldm.shapes import Context, Timesteps
 from ldm.unet import io as files
 from ldm.unet.blocks import Stage, directly, down_blocks, mid_block, up_blocks
 from ldm.unet.config import PRESETS, UNetConfig
@@ -121,7 +122,7 @@ class UNet(nn.Module):
         """Refuses latents that cannot be halved at every level but the last."""
         halvings = len(self.config.block_out_channels) - 1
         if height % 2**halvings or width % 2**halvings:
-            raise ValueError(
+            raise UserError(
                 f"latents are {height}x{width}; this U-Net halves them {halvings} times, so both "
                 f"sides must be multiples of {2**halvings}. Choose the size of the images so."
             )
@@ -137,34 +138,34 @@ class UNet(nn.Module):
                 f" It gives {given}, so it wants {taken - given} more after those of the latents: "
                 "the mask and the masked image for inpainting, or the small image to upscale."
             )
-            raise ValueError(
+            raise UserError(
                 f"latents have {latents.shape[1]} channels, this U-Net takes {taken}; it must be "
                 f"one made for the same autoencoder.{more if taken > given else ''}"
             )
         if not isinstance(context, Prepared):
             self.check_context(context)
         elif context.rows % len(latents):
-            raise ValueError(
+            raise UserError(
                 f"the prepared context has {context.rows} rows for {len(latents)} images; it must "
                 "have one for each, or one for each under every prompt."
             )
 
     def check_context(self, context: Context | None) -> None:
         if self.config.conditional and context is None:
-            raise ValueError("this U-Net was built to look at a text, but got no context.")
+            raise UserError("this U-Net was built to look at a text, but got no context.")
         if not self.config.conditional and context is not None:
-            raise ValueError("this U-Net is unconditional; give no context.")
+            raise UserError("this U-Net is unconditional; give no context.")
         if context is not None and context.shape[-1] != self.config.cross_attention_dim:
-            raise ValueError(
+            raise UserError(
                 f"context vectors have width {context.shape[-1]}, this U-Net takes "
                 f"{self.config.cross_attention_dim}; it must be one made for the same text encoder."
             )
 
     def check_labels(self, class_labels: Real[Tensor, " b"] | None) -> None:
         if self.class_embedding is None and class_labels is not None:
-            raise ValueError("this U-Net knows no classes; give no class_labels.")
+            raise UserError("this U-Net knows no classes; give no class_labels.")
         if self.class_embedding is not None and class_labels is None:
-            raise ValueError("this U-Net was built to know a class, but got no class_labels.")
+            raise UserError("this U-Net was built to know a class, but got no class_labels.")
 
     @classmethod
     def load(cls, source: Path | str, ema: bool = False) -> "UNet":
@@ -178,7 +179,7 @@ class UNet(nn.Module):
             part = read_unet(source, ema)
             config, fit = unet_fields(part.config, names, source), part.fit
         elif ema:
-            raise ValueError(
+            raise UserError(
                 f"{source} is no single file, and only these may hold a second U-Net, averaged in "
                 "training. What train_ldm.py saves is averaged; leave ema out."
             )
@@ -217,7 +218,7 @@ class Prepared:
         CPU."""
         t = float(timesteps[0])
         if not (timesteps == t).all():
-            raise ValueError("a prepared context is for one time a call, alike for all images.")
+            raise UserError("a prepared context is for one time a call, alike for all images.")
         if t not in self.known:
             device = self.unet.conv_in.weight.device
             time = self.unet.time_features(torch.full((1,), t, device=device))

@@ -1,4 +1,6 @@
-"""Kills trainings with SIGKILL, and compares the results: python -m tests.helpers.kills FOLDER [WORLD]
+"""Kills trainings with SIGKILL, and compares the results.
+
+    python -m tests.helpers.kills FOLDER [WORLD]
 
 Without WORLD the miniature of toy_training.py, before every change it makes to a file; with it the
 three real stages. Every training runs in a forked process, so that PyTorch is imported once. It is

@@ -62,10 +62,11 @@ def answer(pipe) -> tuple[bool, Any]:
 
 
 def joined_call(pipe, place: dict[str, int], function: Callable, arguments: tuple) -> None:
-    from training.distributed import joined
 
     def joining() -> Any:
-        with joined():
+        from training.distributed import process_group
+
+        with process_group():
             return function(*arguments)
 
     try:

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from foundation.hashing import generator
 from training.ema import EMA
 from training.learning_rate import learning_rate
 from training.loop import Plan, train
 from training.optimizer import Update
 from training.run import Run
-from training.seeding import generator
 
 PLAN = Plan(steps=12, images_per_step=4, save_every=5, look_every=6, log_every=3)
 

@@ -12,7 +12,8 @@ import train_clip
 import train_ldm
 from autoencoder import PRESETS, Autoencoder
 from conditioning import TextEncoder
-from interop.model_card import CARD, tensors_sha256, training
+from foundation.hashing import tensors_sha256
+from interop.model_card import CARD, training
 from ldm.schedule import ScheduleConfig
 from ldm.unet import UNet, UNetConfig
 from tests.conditioning.test_encoder import small_encoder

@@ -12,11 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from foundation.files import read_json
 from interop.safetensors_io import (
     has_weights,
     read_folder,
     read_header,
-    read_json,
     read_tensors,
     require,
     weights_file,

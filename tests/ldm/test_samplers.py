@@ -207,7 +207,7 @@ def test_ancestral_samplers_ask_for_noise():
 
 def test_unknown_names_get_a_near_miss():
     assert find_sampler("ddim") is ddim
-    with pytest.raises(ValueError, match="Did you mean dpmpp_2m"):
+    with pytest.raises(ValueError, match="Did you mean 'dpmpp_2m'"):
         find_sampler("DPM++_2M")
     with pytest.raises(ValueError, match="there are ddim, ddpm"):
         find_sampler("rk45")

@@ -18,6 +18,7 @@ from conditioning import TextEncoder
 from conditioning.prompt_syntax import plain
 from conditioning.prompt_weighting import encode_chunks, encode_weighted
 from dataset.folder import read_folder
+from foundation.files import read_json
 from generation.autoguidance import open_weak
 from generation.notes import notes
 from ldm import TextToImage
@@ -30,7 +31,6 @@ from tests.helpers.images import picture, write_metadata
 from tests.helpers.prompts import AWKWARD
 from tests.helpers.snippets import python_blocks, run
 from tests.ldm.test_pipeline import make_pipeline
-from training.run import read_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 ROOM = 22  # words of a context of tiny-32

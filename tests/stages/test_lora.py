@@ -14,6 +14,7 @@ from torch import Tensor
 
 import sample
 import train_ldm
+from foundation.files import read_json
 from interop.lora import WEIGHTS, LowRank, read_lora
 from ldm import TextToImage
 from ldm.unet import UNet
@@ -22,7 +23,6 @@ from tests.helpers.images import captioned
 from tests.helpers.short_runs import killed_in_step
 from tests.ldm.test_pipeline import make_pipeline
 from training.cli import run_main
-from training.run import read_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 FAST = ("--preset", "tiny-32", "--batch-size", 4, "--device", "cpu", "--warmup", 1,

@@ -4,19 +4,22 @@ import pytest
 import torch
 from torch import nn
 
+from foundation import collectives
 from tests.helpers.processes import on_ranks
-from training import distributed as ranks
+from training import distributed
 
 
 def shared_out(total: int) -> dict:
-    places = ranks.places(total)
+    places = collectives.rank_rows(total)
     rows = torch.stack([places.float(), places.float() ** 2], dim=1)
     return {
-        "share": list(ranks.share(20, 10)),
+        "share": list(collectives.rank_share(20, 10)),
         "places": places.tolist(),
-        "gathered": ranks.gathered(rows, total),
-        "mean": ranks.means({"a": torch.tensor(1.0 + ranks.rank()), "b": torch.tensor(2.0)}),
-        "any": [ranks.any_of(ranks.rank() == 1), ranks.any_of(False)],
+        "gathered": collectives.gather_rows(rows, total),
+        "mean": collectives.mean_metrics(
+            {"a": torch.tensor(1.0 + collectives.rank()), "b": torch.tensor(2.0)}
+        ),
+        "any": [collectives.any_rank(collectives.rank() == 1), collectives.any_rank(False)],
     }
 
 
@@ -32,34 +35,34 @@ def test_work_is_shared_out_by_place_and_comes_back_in_order():
 
 
 def test_without_torchrun_there_is_one_rank_that_has_everything():
-    assert (ranks.rank(), ranks.count()) == (0, 1)
-    assert list(ranks.share(5, 3)) == [5, 6, 7]
-    assert ranks.places(3).tolist() == [0, 1, 2] and len(ranks.places(0)) == 0
+    assert (collectives.rank(), collectives.world_size()) == (0, 1)
+    assert list(collectives.rank_share(5, 3)) == [5, 6, 7]
+    assert collectives.rank_rows(3).tolist() == [0, 1, 2] and len(collectives.rank_rows(0)) == 0
     module = nn.Linear(2, 2)
-    assert ranks.parallel(module) is module
+    assert distributed.data_parallel(module) is module
 
 
 def uneven() -> None:
     with pytest.raises(ValueError, match=r"batch of 9 .* among 2 processes.*multiple of 2,.* 8"):
-        ranks.check_share(9)
+        distributed.check_batch_size(9)
     with pytest.raises(ValueError, match=r"into 2 parts.* multiple of 4"):
-        ranks.check_share(10, parts=2)
-    ranks.check_share(12, parts=3)
+        distributed.check_batch_size(10, parts=2)
+    distributed.check_batch_size(12, parts=3)
 
 
 def test_a_batch_that_does_not_divide_is_refused():
     on_ranks(uneven)
-    ranks.check_share(9, parts=3)
+    distributed.check_batch_size(9, parts=3)
 
 
 def gradients(parts: int) -> list[torch.Tensor]:
     """Of a mean over 8 rows, computed by all ranks, each in `parts`."""
-    torch.manual_seed(ranks.rank())  # the weights are those of rank 0
+    torch.manual_seed(collectives.rank())  # the weights are those of rank 0
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
-    rows = torch.linspace(-1, 1, 24).view(8, 3)[ranks.share(0, 8)]
-    called = ranks.parallel(network)
+    rows = torch.linspace(-1, 1, 24).view(8, 3)[collectives.rank_share(0, 8)]
+    called = distributed.data_parallel(network)
     for k, part in enumerate(rows.chunk(parts)):
-        with ranks.averaging(called, now=k == parts - 1):
+        with distributed.gradient_sync(called, now=k == parts - 1):
             (called(part).square().mean() / parts).backward()
     return [weight.grad for weight in network.parameters()]
 

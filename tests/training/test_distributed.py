@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from foundation import collectives
 from tests.helpers import short_runs as runs
 from tests.helpers.processes import on_ranks
 from tests.helpers.shapes_dataset import make_shapes
-from training import distributed as ranks
+from training import distributed
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,13 +35,13 @@ def gradients_of_stage_1(parts: int) -> dict[str, torch.Tensor]:
     training = Training(
         Autoencoder(PRESETS["tiny-32"]).double(),
         Discriminator(DiscriminatorConfig(width=16, layers=2)).double(),
-        AutoencoderLoss(config, 10, average=ranks.mean).double(),
-        parallel=ranks.parallel,
+        AutoencoderLoss(config, 10, average=collectives.mean).double(),
+        parallel=distributed.data_parallel,
     )
     images = torch.rand(8, 3, 32, 32, dtype=torch.float64) * 2 - 1
     noise = torch.randn(8, 4, 8, 8, dtype=torch.float64)
-    own = torch.tensor(ranks.share(0, 8))
-    metrics = ranks.means(training.backward(images[own], noise[own], 0, parts))
+    own = torch.tensor(collectives.rank_share(0, 8))
+    metrics = collectives.mean_metrics(training.backward(images[own], noise[own], 0, parts))
     return metrics | gradients_in(training.networks)
 
 
@@ -64,15 +65,15 @@ def gradients_of_stage_0() -> dict[str, torch.Tensor]:
     scale = nn.Parameter(torch.tensor(3.0).double())
     texts = nn.Parameter(torch.randn(8, 5).double())
     images = torch.randn(8, 3, 8, 8).double()
-    if ranks.count() > 1:
+    if collectives.world_size() > 1:
         normalize_together(tower)
-    own = torch.tensor(ranks.share(0, 8))
-    called = ranks.parallel(tower)  # averages gradients for as long as it lives
+    own = torch.tensor(collectives.rank_share(0, 8))
+    called = distributed.data_parallel(tower)  # averages gradients for as long as it lives
     features = F.normalize(called(images[own]).flatten(1), dim=-1)
     loss = contrast(features, F.normalize(texts[own], dim=-1), scale)
     loss.backward()
     rest = {"loss": loss.detach(), "scale": scale.grad, "texts": texts.grad}
-    rest = {name: ranks.mean(value) for name, value in rest.items()}
+    rest = {name: collectives.mean(value) for name, value in rest.items()}
     return rest | dict(tower.named_buffers()) | gradients_in({"tower": tower})
 
 
@@ -169,7 +170,7 @@ def stopped(root: Path, out: Path, *flags: str) -> str:
     import stages.diffusion
 
     def step(self, step: int, unchanged=stages.diffusion.Stage.step):
-        if step == 1 and ranks.rank() == 1:
+        if step == 1 and collectives.rank() == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return unchanged(self, step)
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from foundation.files import atomic_folder
+from foundation.hashing import derived_seed
 from tests.helpers.toy_training import Toy
 from training.checkpoint import flatten, load_state, save_state, saved_states, unflatten
 from training.ema import EMA
 from training.learning_rate import learning_rate
-from training.run import Run, replacing
-from training.seeding import derived_seed
+from training.run import Run
 
 
 def test_interrupted_run_equals_straight_run(tmp_path):
@@ -110,10 +111,10 @@ def test_states_of_other_parts_are_refused(tmp_path):
         load_state(folder, {"network": nn.Linear(2, 2)})
 
 
-def test_replacing_keeps_the_old_folder_when_writing_fails(tmp_path):
-    with replacing(tmp_path / "model") as folder:
+def test_atomic_folder_keeps_the_old_folder_when_writing_fails(tmp_path):
+    with atomic_folder(tmp_path / "model") as folder:
         (folder / "weights").write_text("good")
-    with pytest.raises(OSError), replacing(tmp_path / "model") as folder:
+    with pytest.raises(OSError), atomic_folder(tmp_path / "model") as folder:
         (folder / "weights").write_text("half")
         raise OSError("disk full")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -10,8 +10,8 @@ from contextlib import redirect_stderr
 import torch
 import torch.distributed as dist
 
+from foundation import collectives
 from tests.helpers.processes import exit_statuses
-from training import distributed as ranks
 from training.cli import run_main
 from training.watchdog import Here, Watch, finished, phase
 
@@ -23,7 +23,7 @@ def program(trouble, folder, patience: float = 1800.0) -> None:
     def main() -> None:
         for step in range(1, 4):
             phase("reading images", step=step, limited=True)
-            if step == 3 and ranks.rank() == 1:
+            if step == 3 and collectives.rank() == 1:
                 trouble()
             phase("forward and backward")
             dist.all_reduce(torch.zeros(4))

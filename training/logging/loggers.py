@@ -9,6 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
+from foundation.errors import UserError
+
 WANDB_FILE = "wandb_run.txt"  # of a run folder: its name over there, so that resuming goes on
 
 
@@ -73,7 +75,7 @@ class WeightsAndBiases:
                 config=dict(config),
             )
         except self.wandb.Error as error:
-            raise ValueError(
+            raise UserError(
                 f"Weights & Biases does not start ({error}). Log in (wandb login), or keep "
                 "everything on disk (WANDB_MODE=offline), or leave --wandb out."
             ) from error
@@ -100,7 +102,7 @@ def import_wandb() -> Any:
     try:
         import wandb
     except ModuleNotFoundError as error:
-        raise ValueError(
+        raise UserError(
             "--wandb needs the package wandb, which is not installed: pip install wandb. "
             "Without it, metrics.jsonl and TensorBoard hold the same numbers."
         ) from error

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.durable import sync, write_text
+from foundation.files import sync, write_text
 from training.logging.loggers import Board
 from training.run import require
 

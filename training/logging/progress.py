@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from training import distributed as ranks
+from foundation import collectives
 from training.tools.memory_estimate import memory_in_words
 
 QUIET = 30.0  # seconds between lines, where there is no terminal
@@ -35,7 +35,7 @@ class ProgressBar:
             unit_scale=True,
             dynamic_ncols=True,
             mininterval=1.0,
-            disable=not in_terminal() or ranks.rank() > 0,
+            disable=not in_terminal() or collectives.rank() > 0,
         )
 
     def advance(self) -> None:
@@ -55,7 +55,7 @@ class ProgressBar:
         numbers = " ".join(f"{name} {value:.3g}" for name, value in means.items())
         self.bar.set_postfix_str(f"{numbers}, {memory_in_words()}", refresh=False)
         now = time.monotonic()
-        if ranks.rank():
+        if collectives.rank():
             return
         if self.bar.disable and (now - self.spoken >= QUIET or self.step == self.steps):
             self.spoken = now
@@ -88,7 +88,7 @@ def in_terminal() -> bool:
 
 def progress_bar(items: Iterable, title: str, total: int) -> Iterable:
     """The same around anything that takes long besides the steps."""
-    if ranks.rank():
+    if collectives.rank():
         return items
     if in_terminal():
         return tqdm(items, desc=title, total=total, dynamic_ncols=True, mininterval=1.0)

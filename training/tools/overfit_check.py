@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
 
+from foundation.errors import UserError
+
 STUCK = 0.95  # of the first loss: it did not move
 SLOW = 0.9  # of the loss of the third quarter: it was still falling in the fourth
 ROSE = 1.5  # times the loss of the lowest quarter
@@ -67,7 +69,7 @@ def outcome(target: Target, value: float, losses: Sequence[float | None], images
     )
     if target.reached(value):
         return f"learned by heart: {told}."
-    raise ValueError(f"NOT learned by heart: {told}. {causes(losses, target)}")
+    raise UserError(f"NOT learned by heart: {told}. {causes(losses, target)}")
 
 
 def causes(losses: Sequence[float | None], target: Target) -> str:

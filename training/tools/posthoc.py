@@ -17,11 +17,13 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from training import distributed as ranks
+from foundation import collectives
+from foundation.errors import NotFiniteError, UserError
+from foundation.files import read_json, write_json, write_text
 from training.cli import parse, pick_device, run_main
 from training.config import AveragingRecipe
 from training.posthoc_ema import SIGMA_RELS, PowerAverages, average_of, stored_steps
-from training.run import make_folder, read_json, write_json, write_text
+from training.run import make_folder
 from training.tools.curves import line_chart
 
 FOLDER = "averages"  # of a run: where they are stored
@@ -73,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if choose(scores, judge.higher_is_better) == sigma_rel:
             best, best_weights, best_error = sigma_rel, weights, error
     if best is None:
-        raise FloatingPointError("no length has a finite score: the training has diverged.")
+        raise NotFiniteError("no length has a finite score: the training has diverged.")
     facts = {"sigma_rel": best, "step": step, "profile_error": best_error}
     judge.write(best_weights, out / "model", facts)
     numbers = {str(sigma_rel): score for sigma_rel, score in scores.items()}
@@ -91,12 +93,12 @@ def chosen_step(config: Config) -> int:
     """
     steps = stored_steps(config.run / FOLDER)
     if not steps:
-        raise ValueError(
+        raise UserError(
             f"{config.run} has no stored averages in {FOLDER}/. A training stores them if it is "
             "told how often: --averages-every STEPS."
         )
     if config.step is not None and config.step not in steps:
-        raise ValueError(f"--step {config.step} is not stored. There are: {steps}.")
+        raise UserError(f"--step {config.step} is not stored. There are: {steps}.")
     return config.step or steps[-1]
 
 
@@ -104,7 +106,7 @@ def open_judge(run: Path, device: torch.device) -> Judge:
     """The judge of the stage that trained the run, which left its name there."""
     name = read_json(run / FOLDER / FACTS)["judge"]
     if not name.startswith("stages."):
-        raise ValueError(f"{run / FOLDER / FACTS} names {name}, which is no module of stages/.")
+        raise UserError(f"{run / FOLDER / FACTS} names {name}, which is no module of stages/.")
     return importlib.import_module(name).open_judge(run, device)
 
 
@@ -117,7 +119,7 @@ def stored_averages(
     """
     if not recipe.averages_every:
         return None
-    if not ranks.rank():
+    if not collectives.rank():
         make_folder(run / FOLDER)
         write_json(run / FOLDER / FACTS, {"judge": judge, "sigma_rels": SIGMA_RELS})
     return PowerAverages(

@@ -15,9 +15,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from foundation.errors import UserError
+from foundation.files import read_json, write_text
 from training.checkpoint import saved_states
 from training.cli import parse, run_main
-from training.run import read_json, write_text
 from training.tools.curves import COLORS, Points, line_chart
 
 PICTURES = 6  # previews on the page, the first and the last among them
@@ -44,7 +45,7 @@ class Config:
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, __doc__)
     if not (config.run / "config.json").is_file():
-        raise ValueError(f"{config.run} is no run folder: there is no config.json in it.")
+        raise UserError(f"{config.run} is no run folder: there is no config.json in it.")
     out = config.out or config.run / "report.html"
     write_text(out, page(config.run))
     print(f"the report is {out}")
