@@ -15,6 +15,7 @@ from autoencoder.model import Autoencoder, check_images, check_latents
 from autoencoder.posterior import Posterior
 from foundation.errors import UserError
 from foundation.shapes import Images, Latents
+from foundation.tiling import blend_ramp, tile_starts
 
 TILE = 64  # side of a tile in latent pixels; 512 image pixels at Stable Diffusion's factor 8
 OVERLAP = 16  # latent pixels that neighbors share
@@ -82,10 +83,10 @@ def blend(
         raise UserError(f"tiles of {tile} cannot overlap by {overlap}; give 0 to {tile - 1}.")
     total, weights = None, None
     tall, wide = min(tile, height), min(tile, width)
-    for top, left in product(starts(height, tile, overlap), starts(width, tile, overlap)):
+    for top, left in product(tile_starts(height, tile, overlap), tile_starts(width, tile, overlap)):
         result = compute(top, left, tall, wide)
         weight = torch.outer(
-            ramp(tall * scale, overlap * scale), ramp(wide * scale, overlap * scale)
+            blend_ramp(tall * scale, overlap * scale), blend_ramp(wide * scale, overlap * scale)
         )
         weight = weight.to(result)
         if total is None:
@@ -96,16 +97,3 @@ def blend(
         total[:, :, rows, columns] += result * weight
         weights[rows, columns] += weight
     return total.div_(weights)
-
-
-def starts(size: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin: as far apart as the overlap allows, the last one flush with the end."""
-    last = max(0, size - tile)
-    return [*range(0, last, tile - overlap), last]
-
-
-def ramp(size: int, overlap: int) -> Tensor:
-    """1 in the middle, falling to nearly 0 over `overlap` towards both ends."""
-    distance = torch.arange(size) + 0.5
-    distance = torch.minimum(distance, distance.flip(0))
-    return (distance / max(overlap, 0.5)).clamp(max=1)

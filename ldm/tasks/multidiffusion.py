@@ -5,7 +5,6 @@ after the other, and where they overlap, the mean of what it says is taken. So m
 window, and neighbors agree, since they were agreed upon at every step.
 """
 
-import math
 from itertools import product
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from foundation.errors import UserError
 from foundation.shapes import Estimates, Network, Timesteps
+from foundation.tiling import blend_ramp, tile_starts
 
 
 def windowed(network: Network, side: int, overlap: int) -> Network:
@@ -34,9 +34,13 @@ def windowed(network: Network, side: int, overlap: int) -> Network:
         height, width = latents.shape[-2:]
         if max(height, width) <= side:
             return network(latents, t, *more)
-        weight = torch.outer(ramp(min(side, height), overlap), ramp(min(side, width), overlap))
+        weight = torch.outer(
+            blend_ramp(min(side, height), overlap), blend_ramp(min(side, width), overlap)
+        )
         weight, total, weights = weight.to(latents), 0.0, latents.new_zeros(height, width)
-        for top, left in product(starts(height, side, overlap), starts(width, side, overlap)):
+        tops = tile_starts(height, side, overlap, evenly=True)
+        lefts = tile_starts(width, side, overlap, evenly=True)
+        for top, left in product(tops, lefts):
             rows, columns = slice(top, top + side), slice(left, left + side)
             output = network(latents[:, :, rows, columns].contiguous(), t, *more)
             if isinstance(total, float):
@@ -46,18 +50,3 @@ def windowed(network: Network, side: int, overlap: int) -> Network:
         return total / weights
 
     return call
-
-
-def starts(size: int, side: int, overlap: int) -> list[int]:
-    """Where windows begin: as few as overlap so far, at even distances, flush with both ends."""
-    if size <= side:
-        return [0]
-    steps = math.ceil((size - side) / (side - overlap))
-    return [round(k * (size - side) / steps) for k in range(steps + 1)]
-
-
-def ramp(size: int, overlap: int) -> Float[Tensor, " size"]:
-    """1 in the middle, falling to nearly 0 over `overlap` towards both ends."""
-    distance = torch.arange(size) + 0.5
-    distance = torch.minimum(distance, distance.flip(0))
-    return (distance / max(overlap, 0.5)).clamp(max=1)
