@@ -1,6 +1,9 @@
 # make demo        from a fresh machine to a picture, by the weights in checkpoints/demo; then train-demo
 # make train-demo  from a fresh machine to a model of your own: data, three trainings, sixteen prompts
-# make test        from a fresh machine to a green test run
+# make test        from a fresh machine to a green test run: lint, then the tests
+# make lint        style and types: ruff check, ruff format, pyright
+# make format      rewrite the code in the project's format
+# make coverage    the tests, and the lines and branches that none of them runs
 # Needs Python 3.11 or newer with its venv module; everything else goes into .venv.
 
 PYTHON ?= python3
@@ -8,14 +11,14 @@ BIN := .venv/bin
 DATA := data/openmoji
 RUNS := runs/demo
 
-.PHONY: demo train-demo test lint format clean
+.PHONY: demo train-demo test lint format coverage clean
 
 demo: .venv/ready
 	$(BIN)/python sample.py --prompts docs/demo-prompts.txt --model checkpoints/demo \
 		--out samples/shipped --grid
-	@echo "That was the model in checkpoints/demo. Now one of your own, from nothing: three trainings"
-	@echo "of a quarter of an hour in all on two cores, beginning in 10 seconds. Ctrl-C leaves it at"
-	@echo "that; make train-demo starts it later, or goes on where it stopped."
+	@echo "The model in checkpoints/demo made these pictures. Now a model of your own is trained."
+	@echo "The three trainings take about 15 minutes on two cores and start in 10 seconds."
+	@echo "Press Ctrl-C to stop here. 'make train-demo' starts them later, or continues them."
 	@sleep 10
 	$(MAKE) train-demo
 
@@ -34,6 +37,10 @@ test: .venv/ready lint
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+coverage: .venv/ready
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .
@@ -50,4 +57,4 @@ $(DATA)/metadata.jsonl: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
