@@ -3,6 +3,11 @@
 import re
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, and no limit of time on machines that do other work as well.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")
