@@ -1,4 +1,5 @@
-"""What every other package may import: errors, atomic files, hashing, collectives, shapes.
+"""Errors, atomic files, hashes and derived seeds, collectives, and names of tensor shapes.
 
-It holds no machine learning, and must not import any other package of this project.
+Every other package may import it. It must not import any other package of this project, and it
+contains no machine learning.
 """

@@ -1,14 +1,14 @@
-"""Which process of a training this is, and what all of its processes (ranks) compute together.
+"""The rank of this process in a distributed training, and operations over all ranks.
 
-torchrun starts the processes and tells each its place through the environment. Without torchrun
-there is one process, and everything here does next to nothing.
+torchrun starts the processes and passes each its rank in environment variables. Without torchrun
+there is one process, and the functions here return their input.
 
-Of a batch, rank r of n has the images r, r + n, r + 2n, ...; of what is measured, it has the r-th
-of n consecutive parts.
+Rank r of n works on the images r, r + n, r + 2n, ... of a batch (`rank_share`). Of the rows of an
+evaluation it works on the r-th of n consecutive blocks (`rank_rows`).
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -17,12 +17,12 @@ from torch import Tensor
 
 
 def is_initialized() -> bool:
-    """Return whether a process group exists, that is, whether torchrun started this process."""
+    """Return whether a process group exists, which means that torchrun started this process."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """Return the number of this process, 0 to world_size() - 1."""
+    """Return the number of this process, in 0 ... world_size() - 1."""
     return dist.get_rank() if is_initialized() else 0
 
 
@@ -32,18 +32,18 @@ def world_size() -> int:
 
 
 def local_rank() -> int:
-    """Return the number of this process among those of its machine, which is that of its GPU."""
+    """Return the number of this process on its machine, which is also the number of its GPU."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def barrier() -> None:
-    """Wait until every rank is here."""
+    """Wait until every rank has called this."""
     any_rank(False)
 
 
 @contextmanager
-def rank_zero_first() -> Iterator[None]:
-    """Let rank 0 run the block alone; the others follow, and find what it has made."""
+def rank_zero_first() -> Generator[None, None, None]:
+    """Context manager: rank 0 runs the block first, the other ranks after it, on its results."""
     if rank():
         barrier()
     yield
@@ -52,7 +52,7 @@ def rank_zero_first() -> Iterator[None]:
 
 
 def any_rank(condition: bool) -> bool:
-    """Return whether the condition is true on any rank."""
+    """Return whether the condition is true on at least one rank."""
     if world_size() == 1:
         return condition
     flag = torch.tensor(int(condition))
@@ -70,12 +70,15 @@ def sum_ranks(tensor: Tensor) -> Tensor:
 
 
 def mean(tensor: Tensor) -> Tensor:
-    """Average a tensor over the ranks: of means over equal shares, the mean over the batch."""
+    """Average a tensor over the ranks.
+
+    If every rank has the mean over an equal share of the batch, this is the mean over the batch.
+    """
     return tensor if world_size() == 1 else sum_ranks(tensor) / world_size()
 
 
 def mean_metrics(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Average 0-dim tensors of the same names on every rank over the ranks, in one message."""
+    """Average 0-dim tensors over the ranks, in one message; every rank must have the same names."""
     if world_size() == 1 or not metrics:
         return dict(metrics)
     values = mean(torch.stack([value.detach().double() for value in metrics.values()]))
@@ -83,27 +86,28 @@ def mean_metrics(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def rank_share(first: int, batch_size: int) -> range:
-    """Return this rank's share of `batch_size` consecutive numbers that begin at `first`."""
+    """Return this rank's image numbers, of the batch `first` ... `first + batch_size - 1`."""
     return range(first + rank(), first + batch_size, world_size())
 
 
 def rank_rows(total: int) -> Tensor:
-    """Return which of `total` rows this rank computes, equally many on every rank.
+    """Return the indices of the rows that this rank computes, equally many on every rank.
 
-    Where they do not divide evenly the last row is repeated, and `gather_rows` drops it again:
-    networks whose weights are spread over the ranks must be called equally often everywhere.
+    Where `total` is not a multiple of the number of ranks, the last row is repeated, and
+    `gather_rows` drops the copies: networks with sharded weights must be called equally often on
+    every rank.
     """
     if not total:
         return torch.arange(0)
-    each = -(-total // world_size())
+    each = -(-total // world_size())  # rounded up
     return torch.arange(rank() * each, (rank() + 1) * each).clamp(max=total - 1)
 
 
 def gather_rows(rows: Tensor, total: int) -> Tensor:
-    """Collect what the ranks computed for their `rank_rows(total)`, in order, on every rank."""
+    """Collect the rows that the ranks computed for `rank_rows(total)`, in order, on every rank."""
     if world_size() == 1:
         return rows
     rows = rows.contiguous()
-    parts = [torch.empty_like(rows) for _ in range(world_size())]
-    dist.all_gather(parts, rows)
-    return torch.cat(parts)[:total]
+    blocks = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(blocks, rows)
+    return torch.cat(blocks)[:total]

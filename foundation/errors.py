@@ -1,6 +1,6 @@
-"""Errors that a user can cause and mend, and what their messages share.
+"""Errors that a user can cause and mend, and helpers for their messages.
 
-Scripts print these in one line. Every other exception is a bug and keeps its traceback.
+Scripts print these errors in one line. Every other exception is a bug and keeps its traceback.
 """
 
 from collections.abc import Collection, Sequence
@@ -8,31 +8,36 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """Bad input: the message says what was given, what is needed, why, and what to do."""
+    """Bad input. The message says what was given, what is needed, why, and what to do."""
 
 
 class MissingFileError(UserError, FileNotFoundError):
-    """A file or folder that was asked for is not there."""
+    """A file or folder that the user named does not exist."""
 
 
 class NotFiniteError(UserError, FloatingPointError):
-    """A computation gave infinity or NaN, by weights or settings that do not suit it."""
+    """A computation gave infinity or NaN because the weights or the settings do not suit it."""
 
 
 def did_you_mean(name: str, known: Collection[str], count: int = 1) -> str:
-    """Return " Did you mean 'x'?" with the known names nearest to `name`, or "" if none is near."""
+    """Return " Did you mean 'x'?" with up to `count` similar names, or "" if none is similar."""
     by_lower_case = {other.lower(): other for other in known}
-    near = get_close_matches(name.lower(), by_lower_case, n=count)
-    return f" Did you mean {' or '.join(repr(by_lower_case[x]) for x in near)}?" if near else ""
+    matches = get_close_matches(name.lower(), by_lower_case, n=count)
+    if not matches:
+        return ""
+    return f" Did you mean {' or '.join(repr(by_lower_case[match]) for match in matches)}?"
 
 
 def unknown_name(name: str, known: Collection[str], kind: str) -> UserError:
-    """Make the error for a name that is not one of `known`; kind: of what, such as "preset"."""
+    """Return the error for a name that is not in `known`.
+
+    kind: what the name is a name of, such as "preset".
+    """
     hint = did_you_mean(name, known)
     return UserError(f"unknown {kind} {name!r}.{hint} Choose one of: {', '.join(known)}.")
 
 
 def listed(items: Sequence[object], limit: int = 5) -> str:
-    """Join the first items by commas; more than `limit` are counted, not shown."""
+    """Join items with commas; show the first `limit` and, if there are more, the total count."""
     more = f", ... ({len(items)} in all)" if len(items) > limit else ""
     return ", ".join(map(str, items[:limit])) + more

@@ -1,9 +1,13 @@
-"""Files and folders that appear whole or not at all, also after a kill or a power cut.
+"""Write files and folders that appear whole or not at all, even after a kill or a power cut.
 
-New content is written beside its place, under a hidden name. When it is complete it is flushed to
-the disk (fsync), then it takes the name, then the folder that holds the name is flushed. A folder
-takes the place of an older one by one atomic exchange of the two names; where the system has no
-such call (Windows), the older one is renamed aside first, and `restore` undoes an interruption.
+New content is written next to the target, under a hidden name. When it is complete it is flushed
+to the disk (fsync), then it is renamed to the target, then the folder that contains the name is
+flushed. A folder replaces an older one by one system call that exchanges the two names. Where there
+is no such call (Windows, some network file systems), the older folder is first renamed to a second
+hidden name; if the process is killed right then, `restore` renames it back.
+
+Only one process at a time may write a target. A target that is a symbolic link stays a link: the
+file or folder that it points to is replaced.
 """
 
 import ctypes
@@ -13,24 +17,29 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from foundation.errors import MissingFileError, UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 
 # Writing ------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def atomic_file(target: Path) -> Iterator[Path]:
-    """Yield a path to write to; the file written there becomes `target` if the block succeeds."""
+def atomic_file(target: Path) -> Generator[Path, None, None]:
+    """Yield a path to write to; that file becomes `target` if the block succeeds.
+
+    Missing folders above `target` are made. After an error nothing is left of either.
+    """
+    target = _resolved(target)
     partial = partial_path(target)
-    with _parents_made(target):
+    with _make_parents(target):
         try:
             yield partial
             put_in_place(partial, target)
@@ -39,70 +48,87 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(target: Path, *, keep_others: bool = False) -> Iterator[Path]:
+def atomic_folder(target: Path, *, keep_others: bool = False) -> Generator[Path, None, None]:
     """Yield an empty folder to write into; it becomes `target` if the block succeeds.
 
-    After an error nothing is left. After a kill the old folder or the new one lies under the name,
-    whole; a hidden `.<name>.partial` may lie beside it, which the next attempt removes.
+    After an error nothing is left. After a kill `target` is the complete old folder or the complete
+    new one; a hidden `.<name>.partial` may remain next to it, which the next attempt removes.
 
-    keep_others: what else lies in the old folder is kept, as hard links where possible.
+    keep_others: keep the other entries of the old folder, as hard links where possible.
+
+    Raises:
+        UserError: `target` cannot be replaced, because it is the current folder or a mount point,
+            or contains one.
     """
-    target = Path(target)
+    target = _resolved(target)
+    _check_movable(target)
     partial = partial_path(target)
-    with _parents_made(target):
+    with _make_parents(target):
         restore(target)
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
         partial.mkdir()
         try:
             yield partial
-            if keep_others and target.is_dir():
-                _link_missing(target, partial)
+            if target.is_dir():
+                shutil.copymode(target, partial)
+                if keep_others:
+                    _link_missing(target, partial)
             put_in_place(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
 
 def put_in_place(partial: Path, target: Path) -> None:
-    """Give a complete file or folder its name; what had the name before is removed."""
+    """Rename a complete file or folder to `target`, and remove what had that name before.
+
+    Raises:
+        IsADirectoryError: `partial` is a file and `target` a folder.
+    """
     sync(partial)
-    if not target.is_dir():
+    if not partial.is_dir() or not target.is_dir():
         os.replace(partial, target)
-        sync_names(target.parent)
-    elif _exchange(partial, target):
-        sync_names(target.parent)
-        shutil.rmtree(partial, ignore_errors=True)
-    else:
+    elif not _exchange(partial, target):
         old = _old_path(target)
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(target, old)
-        os.replace(partial, target)
-        sync_names(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
+        try:
+            os.replace(target, old)
+            os.replace(partial, target)
+        except BaseException:
+            restore(target)
+            raise
+        partial = old
+    sync_names(target.parent)
+    _remove(partial)
 
 
-def restore(target: Path) -> None:
-    """Undo a replacement of a folder that was interrupted on a system without atomic exchange."""
-    old = _old_path(target)
-    if old.exists() and not target.exists():
-        os.replace(old, target)
+def restore(*targets: Path) -> None:
+    """Rename old folders back whose replacement was interrupted between two renames.
+
+    Call this before reading a folder that `atomic_folder` writes. It does nothing unless a target
+    is missing and the system has no call that exchanges names.
+    """
+    for target in map(_resolved, targets):
+        old = _old_path(target)
+        if old.exists() and not target.exists():
+            os.replace(old, target)
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder so that no half-removed one is ever seen under its name."""
-    old = _old_path(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    os.replace(folder, old)
-    shutil.rmtree(old)
+    """Remove a folder in such a way that nobody ever sees half of it under its name."""
+    partial = partial_path(_resolved(folder))
+    _remove(partial)
+    os.replace(folder, partial)
+    shutil.rmtree(partial)
 
 
 def write_text(file: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     with atomic_file(file) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", newline="\n")
 
 
 def append_line(file: Path, line: str) -> None:
-    """Add a line to a text file; it is on the disk when this returns."""
+    """Append a line to a text file, and return when it is on the disk."""
     with file.open("a", encoding="utf-8") as stream:
         stream.write(line + "\n")
         stream.flush()
@@ -110,9 +136,24 @@ def append_line(file: Path, line: str) -> None:
     sync_names(file.parent)
 
 
+def partial_path(target: Path) -> Path:
+    """Return the hidden path at which `target` is written before it is renamed."""
+    return target.with_name(f".{target.name}.partial")
+
+
+def _old_path(target: Path) -> Path:
+    """Return the hidden path of the folder that `target` is about to replace."""
+    return target.with_name(f".{target.name}.old")
+
+
+def _resolved(path: Path) -> Path:
+    """Return the absolute path without symbolic links, so that it has a name and a parent."""
+    return Path(os.path.realpath(path))
+
+
 @contextmanager
-def _parents_made(target: Path) -> Iterator[None]:
-    """Make the folders above `target`; after an error those that were made are removed again."""
+def _make_parents(target: Path) -> Generator[None, None, None]:
+    """Make the folders above `target`; after an error, remove those that were made."""
     missing = [folder for folder in target.parents if not folder.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -124,41 +165,65 @@ def _parents_made(target: Path) -> Iterator[None]:
         raise
 
 
-def partial_path(target: Path) -> Path:
-    """Return the hidden path at which `target` is written before it takes its name."""
-    return target.with_name(f".{target.name}.partial")
+def _check_movable(folder: Path) -> None:
+    """Refuse a folder that cannot be renamed, or whose renaming would surprise its user."""
+    if os.path.ismount(folder):
+        raise UserError(
+            f"{folder} is a mount point, which cannot be replaced as a whole. Choose a folder "
+            "inside it."
+        )
+    if Path.cwd().is_relative_to(folder):
+        raise UserError(
+            f"{folder} contains the current folder, so it cannot be replaced as a whole. Choose a "
+            "folder inside it, or run the command from somewhere else."
+        )
 
 
-def _old_path(target: Path) -> Path:
-    return target.with_name(f".{target.name}.old")
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _link_missing(source: Path, destination: Path) -> None:
-    """Fill `destination` with what lies in `source` and not in it; not with hidden leftovers."""
+    """Link the entries of `source` that `destination` lacks; skip leftovers of killed writes."""
     for entry in source.iterdir():
-        copy = destination / entry.name
         leftover = entry.name.startswith(".") and entry.name.endswith((".partial", ".old"))
-        if leftover or copy.exists():
-            continue
-        if entry.is_dir():
-            shutil.copytree(entry, copy, copy_function=_link)
-        else:
-            _link(entry, copy)
+        if not leftover and not os.path.lexists(destination / entry.name):
+            _link(entry, destination / entry.name)
 
 
-def _link(source: Path | str, destination: Path | str) -> None:
-    try:
-        os.link(source, destination)
-    except OSError:  # a file system without hard links
-        shutil.copy2(source, destination)
+def _link(source: Path, destination: Path) -> None:
+    """Make a second name for a file, or for every file in a folder."""
+    if source.is_symlink():
+        os.symlink(os.readlink(source), destination)
+    elif source.is_dir():
+        if os.path.ismount(source):  # removing the old folder would empty what is mounted there
+            raise UserError(
+                f"{source} is a mount point, so the folder around it cannot be replaced. Choose "
+                "another folder."
+            )
+        destination.mkdir()
+        for entry in source.iterdir():
+            _link(entry, destination / entry.name)
+        shutil.copystat(source, destination)
+    else:
+        try:
+            os.link(source, destination)
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            shutil.copy2(source, destination)
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Exchange the names of two paths atomically; False where the system cannot."""
+    """Exchange the names of two paths atomically; return False where the system cannot."""
     call = _exchange_call()
     if call is None:
         return False
-    sys.audit("latentsmith.exchange", str(a), str(b))  # for tests that kill at every change
+    sys.audit("latentsmith.exchange", str(a), str(b))  # for tests that kill before every change
     if call(os.fsencode(a), os.fsencode(b)) == 0:
         return True
     number = ctypes.get_errno()
@@ -173,9 +238,9 @@ def _exchange_call() -> Callable[[bytes, bytes], int] | None:
     if sys.platform == "win32":
         return None
     library = ctypes.CDLL(None, use_errno=True)
-    here, exchange = -100, 2  # AT_FDCWD; the flag has the value 2 in both systems
+    current_folder, exchange = -100, 2  # AT_FDCWD; both systems use 2 for the flag
     if sys.platform == "linux" and hasattr(library, "renameat2"):
-        return lambda a, b: library.renameat2(here, a, here, b, exchange)
+        return lambda a, b: library.renameat2(current_folder, a, current_folder, b, exchange)
     if sys.platform == "darwin" and hasattr(library, "renamex_np"):
         return lambda a, b: library.renamex_np(a, b, exchange)
     return None
@@ -185,12 +250,15 @@ def _exchange_call() -> Callable[[bytes, bytes], int] | None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or a folder with all that is in it, has reached the disk."""
+    """Wait until a file, or a folder with everything in it, has reached the disk."""
+    if path.is_symlink():
+        return
     if path.is_dir():
         for child in path.iterdir():
             sync(child)
         sync_names(path)
     else:
+        # Windows flushes only files that are open for writing.
         with path.open("rb" if os.name == "posix" else "r+b") as file:
             os.fsync(file.fileno())
 
@@ -213,16 +281,16 @@ def sync_names(folder: Path) -> None:
 
 
 def read_json(file: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
+    """Read a file that contains one JSON object.
 
-    default: returned if the file is not there; without it, that is an error.
+    default: returned if there is no such file; without it that is an error.
 
     Raises:
-        MissingFileError: the file is not there.
+        MissingFileError: there is no such file.
         UserError: it is not JSON, or not an object.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content: object = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         if default is not None:
             return default
@@ -230,23 +298,25 @@ def read_json(file: Path, default: dict[str, Any] | None = None) -> dict[str, An
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not JSON ({error}). Copy or download it again.") from None
     if not isinstance(content, dict):
-        raise UserError(f"{file} holds no JSON object. Copy or download it again.")
-    return content
+        raise UserError(f"{file} contains no JSON object. Copy or download it again.")
+    return cast(dict[str, Any], content)
 
 
 def write_json(file: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
-    write_text(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # File names may contain bytes that are not UTF-8; as JSON escapes they survive a round trip.
+    write_text(file, text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
-# Borders ------------------------------------------------------------------------------------------
+# Checks -------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def explain_full_disk(target: Path, advice: str) -> Iterator[None]:
-    """Turn "no space left" inside the block into an OSError that says so for the whole target.
+def explain_full_disk(target: Path, advice: str) -> Generator[None, None, None]:
+    """Reword a "no space left" error of the block, so that it names `target` and what to do.
 
-    advice: what is left of what was written, and what to do.
+    advice: sentences that say what was kept of the files written so far, and what to do.
     """
     try:
         yield
@@ -261,17 +331,17 @@ def explain_full_disk(target: Path, advice: str) -> Iterator[None]:
 
 
 def check_replaceable(target: Path, mark: str) -> None:
-    """Refuse to put a folder in the place of files that are not of its kind.
+    """Refuse to replace files that are not a folder of the same kind.
 
-    mark: name of a file that every folder of this kind holds.
+    mark: name of a file that every folder of this kind contains.
 
     Raises:
-        UserError: `target` is a file, or a folder that holds something else.
+        UserError: `target` is a file, or a folder with other content.
     """
     if target.exists() and not target.is_dir():
-        raise UserError(f"{target} is a file; a folder is to be written there. Choose another.")
+        raise UserError(f"{target} is a file, and a folder is needed there. Choose another name.")
     if target.is_dir() and any(target.iterdir()) and not (target / mark).is_file():
         raise UserError(
-            f"{target} is not empty, and it has no {mark}, so it holds something else. "
-            "Choose another folder, or empty this one."
+            f"{target} is not empty and has no {mark}, so it contains something else. Choose "
+            "another folder, or empty this one."
         )

@@ -226,7 +226,7 @@ def test_a_new_cache_takes_the_place_of_an_old_one_and_of_nothing_else(tmp_path)
     assert len(LatentCache.open(tmp_path / "cache", new)) == 4
     (tmp_path / "photos").mkdir()
     picture(tmp_path / "photos" / "mine.png")
-    with pytest.raises(ValueError, match=r"not empty.*holds something else"):
+    with pytest.raises(ValueError, match=r"not empty.*contains something else"):
         build(tmp_path, folder=tmp_path / "photos")
     assert (tmp_path / "photos" / "mine.png").exists()
 

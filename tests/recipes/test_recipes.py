@@ -67,7 +67,7 @@ def test_openmoji_made_again_is_left_alone_or_replaced(tmp_path, drawings, capsy
 def test_a_recipe_refuses_a_folder_of_something_else(tmp_path, drawings):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds something else"):
+    with pytest.raises(ValueError, match="contains something else"):
         openmoji.main([str(tmp_path / "out")])
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
