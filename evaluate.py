@@ -26,8 +26,8 @@ from foundation.files import write_json
 from foundation.hashing import generator
 from ldm import TextToImage
 from ldm.guidance import Guidance
+from ldm.pipeline.io import read_model_provenance
 from ldm.pipeline.sampling import Sampling
-from ldm.unet.io import read_model_provenance
 from training.bounds import Finite, Part, Positive, Seed
 from training.cli import parse, pick_device, run_main
 from training.logging.image_grid import grid, pixels_of

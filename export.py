@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import autoencoder.io
 import conditioning.io
+import ldm.pipeline.io
 import ldm.unet.io
 from autoencoder import Autoencoder
 from autoencoder.training.latent_statistics import LatentStatistics, fold
@@ -29,10 +30,9 @@ from interop.single_file.compvis_autoencoder import STABLE_DIFFUSION
 from interop.single_file.misread import misread
 from interop.single_file.reader import to_single_file
 from ldm import TextToImage
-from ldm.pipeline.low_res_schedule import LowRes
-from ldm.pipeline.scheduler_config import to_diffusers
-from ldm.text_chunks import TEXT_CHUNKS
+from ldm.pipeline.scheduler_config import LowResSchedule, to_diffusers
 from ldm.unet import UNet
+from ldm.unet.io import TEXT_CHUNKS
 from training.cli import parse, run_main
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -114,7 +114,7 @@ def parts_of(model: TextToImage | nn.Module) -> dict[str, nn.Module]:
 def provenance_of(config: Config) -> dict[str, Any]:
     """What is recorded of the model or part, to be passed on as it is."""
     if config.part == "all":
-        return ldm.unet.io.read_model_provenance(config.model)
+        return ldm.pipeline.io.read_model_provenance(config.model)
     if config.part == "unet":
         return ldm.unet.io.read_provenance(config.model)
     files = autoencoder.io if config.part == "vae" else conditioning.io
@@ -159,7 +159,10 @@ def check_fits_a_file(model: TextToImage) -> None:
     """Refuses what a pipeline folder says and a single file has no place for."""
     for there, what in (
         (model.classes, "names of classes"),
-        (model.low_res != LowRes(), "a schedule of its own for the small pictures it enlarges"),
+        (
+            model.low_res != LowResSchedule(),
+            "a schedule of its own for the small pictures it enlarges",
+        ),
     ):
         if there:
             raise UserError(

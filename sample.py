@@ -29,8 +29,8 @@ from generation.session import Studio
 from generation.video import WRITERS, check_film, film_record, frames_between
 from interop.lora import find_lora
 from ldm import TextToImage
-from ldm.pipeline.image_processor import MODES
-from ldm.unet.io import read_model_provenance
+from ldm.pipeline.image_processor import PIL_MODES
+from ldm.pipeline.io import read_model_provenance
 from stages.lora import apply_lora
 from training.bounds import Bound, Finite, NotNegative, Positive
 from training.cli import parse, pick_device, run_main
@@ -164,8 +164,8 @@ def deep_format(config: Config, studio: Studio) -> tuple[PixelFormat, str] | Non
     model = config.model or DEMO
     pixels = recorded_format(read_model_provenance(model), read_provenance(model))
     channels = studio.pipeline.autoencoder.config.out_channels
-    if pixels.eight_bit and channels in MODES:
-        check_mode(config.format, MODES[channels])
+    if pixels.eight_bit and channels in PIL_MODES:
+        check_mode(config.format, PIL_MODES[channels])
         return None
     return pixels, file_ending(pixels, channels)
 

@@ -21,7 +21,7 @@ from foundation.hashing import derived_seed, generators
 from ldm.denoiser import check_prediction
 from ldm.schedule import make_schedule
 from ldm.unet import UNet
-from ldm.validation import check_latents
+from ldm.validation import check_latent_std
 from stages.captions import note_cut
 from stages.data import data_identity, read_pairs, read_shapes
 from stages.diffusion import PREVIEWS, Stage, adapt, build_unet, side_multiple
@@ -75,7 +75,7 @@ def start(config: Config) -> None:
     }
     cache = cached(config, run, parts, pairs + held_out, buckets, vae, encoder)
     first = range(config.batch_size)
-    check_latents(cache.batch(order.indices(0), generators(config.seed, "check", first), 0)[0])
+    check_latent_std(cache.batch(order.indices(0), generators(config.seed, "check", first), 0)[0])
     shown = (held_out or pairs)[:PREVIEWS]
     prompts = config.preview_prompts or [pair.captions[0] for pair in shown]
     stage = Stage(config, run, unet.to(device), vae, encoder, cache, order, prompts)

@@ -30,10 +30,10 @@ from benchmarks.sides import load
 from conditioning.clip import PRESETS as CLIPS
 from conditioning.clip import Clip
 from ldm import TextToImage
+from ldm.pipeline.io import find_pipeline
 from ldm.schedule import ScheduleConfig
 from ldm.unet import PRESETS as UNETS
 from ldm.unet import UNet
-from ldm.unet.io import find_pipeline
 from training.bounds import Positive
 from training.cli import parse, run_main
 

@@ -8,10 +8,9 @@ from foundation.files import read_json
 from foundation.hashing import tensors_sha256
 from interop.safetensors_io import read_tensors, require
 from ldm import TextToImage
-from ldm.pipeline import scheduler_config as scheduler_files
-from ldm.text_chunks import TEXT_CHUNKS, recorded
+from ldm.pipeline import scheduler_config
 from ldm.unet import UNet
-from ldm.unet.io import read_provenance
+from ldm.unet.io import TEXT_CHUNKS, read_provenance, read_text_chunks
 
 AVERAGED = "ema.safetensors"  # in a state folder: the weights that a model would be made of
 
@@ -74,7 +73,7 @@ def check_hashes(source: Path, trained: dict[str, Any], strong: TextToImage) -> 
 
 
 def check_chunks(source: Path, trained: dict[str, Any], strong: TextToImage) -> None:
-    if (chunks := recorded(trained, source)) != strong.chunks:
+    if (chunks := read_text_chunks(trained, source)) != strong.chunks:
         raise UserError(
             f"--weak-model {source} was trained with --text-chunks {chunks}, and the stronger "
             f"model with {strong.chunks}, so one context cannot serve both. Take an earlier state "
@@ -87,7 +86,7 @@ def check_process(source: Path, strong: TextToImage) -> None:
     for folder in (source / "model", source, source.parent):
         file = folder / "scheduler" / "scheduler_config.json"
         if file.is_file():
-            theirs = scheduler_files.from_diffusers(read_json(file))
+            theirs = scheduler_config.from_diffusers(read_json(file))
             if theirs != (strong.schedule_config, strong.denoiser.prediction):
                 raise UserError(
                     f"--weak-model {source} was trained on another noise schedule or predicts "

@@ -12,7 +12,7 @@ from foundation.errors import UserError
 from generation.seeds import parse_seeds
 from ldm import TextToImage, tasks
 from ldm.guidance import Guidance
-from ldm.pipeline.image_processor import check_pixels
+from ldm.pipeline.image_processor import check_pixel_count
 from ldm.pipeline.sampling import Sampling
 from ldm.tasks.base import TEXT_TO_IMAGE, Task
 from training.bounds import Finite, Positive, Share, check_bounds
@@ -159,7 +159,7 @@ class Options:
         picture = to_channels(load_image(file), channels, background=(255, 255, 255))
         asked, own = (self.width, self.height), picture.size
         size = tuple(b if a is None else a for a, b in zip(asked, own, strict=True))
-        check_pixels(*size)
+        check_pixel_count(*size)
         if size == picture.size or self.given("upscale") or self.given("outpaint"):
             return picture
         return picture.resize(size, Image.Resampling.LANCZOS)

@@ -20,8 +20,8 @@ from generation.prompts import Picture, told
 from generation.record import record_of
 from ldm import TextToImage
 from ldm.pipeline.batching import Request
+from ldm.pipeline.io import read_model_provenance
 from ldm.tasks.base import Task, check_task
-from ldm.unet.io import read_model_provenance
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AT_ONCE = 32  # pictures drawn before they are written

@@ -16,7 +16,7 @@ import torch
 from foundation.errors import UserError
 from foundation.shapes import Context, Denoise, Latents, Timesteps
 from ldm.denoiser import Denoiser
-from ldm.schedule import TIMES
+from ldm.schedule import TRAIN_TIMESTEPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Guidance:
     def at(self, t: float) -> bool:
         """Whether it applies at a time from 0 to 1000."""
         low, high = self.interval
-        return low * TIMES <= t <= high * TIMES
+        return low * TRAIN_TIMESTEPS <= t <= high * TRAIN_TIMESTEPS
 
 
 def guide(

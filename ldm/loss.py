@@ -15,9 +15,11 @@ from ldm.schedule import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
+    """What the network learns to predict, and how noise levels are drawn and weighted."""
+
     prediction: Prediction = "velocity"  # what the network learns to output
     weighting: Literal["uniform", "min_snr", "soft_min_snr"] = "uniform"  # of the noise levels
-    gamma: float = 5.0  # signal-to-noise ratio at which min_snr stops to favor clean latents
+    gamma: float = 5.0  # min_snr, soft_min_snr: the signal-to-noise ratio that weights are cut at
     times: Literal["uniform", "logit_normal"] = "uniform"  # how often each noise level is trained
     logit_mean: float = 0.0  # logit_normal: above 0, more often at high noise
     logit_std: float = 1.0  # logit_normal: the smaller, the more often around the mean
@@ -31,10 +33,10 @@ class ObjectiveConfig:
             raise UserError(f"offset_noise={self.offset_noise} must not be negative; 0 is none.")
 
 
-def sample_times(
+def sample_timesteps(
     schedule: Schedule, objective: ObjectiveConfig, generators: Sequence[torch.Generator]
 ) -> Timesteps:
-    """A random time from each generator.
+    """Draw one timestep from each generator.
 
     logit_normal: the sigmoid of a normal number; Esser et al. 2024 (arXiv:2403.03206), eq. 19.
     """
@@ -43,24 +45,25 @@ def sample_times(
     else:
         normal = torch.stack([torch.randn((), generator=each) for each in generators])
         quantile = (objective.logit_mean + objective.logit_std * normal).sigmoid()
-    return schedule.at(quantile.clamp(max=1 - 2**-24))  # the sigmoid of a large number rounds to 1
+    largest = 1 - 2**-24  # below 1 in float32, to which the sigmoid of a large number rounds
+    return schedule.timesteps_of_quantile(quantile.clamp(max=largest))
 
 
-def draw_noise(
+def sample_timesteps_and_noise(
     latents: Latents,
     schedule: Schedule,
     objective: ObjectiveConfig,
     generators: Sequence[torch.Generator],
 ) -> tuple[Timesteps, Latents]:
-    """A time and the noise for each sample; all that is random about the loss.
+    """Draw all that is random about the loss: a timestep and the noise for each sample.
 
-    generators: one for each sample, on the CPU, so that what is drawn for it does not depend on
+    generators: one for each sample, on the CPU; so what is drawn for a sample does not depend on
         the batch that it is in.
 
-    offset_noise lets the network change the mean of a whole image, which zero terminal SNR does
-    better (Guttenberg 2023, "Diffusion with offset noise").
+    With offset_noise the network learns to change the mean of a whole image; zero terminal SNR
+    does that better (Guttenberg 2023, "Diffusion with offset noise").
     """
-    t = sample_times(schedule, objective, generators)
+    t = sample_timesteps(schedule, objective, generators)
     noise = torch.stack([torch.randn(latents.shape[1:], generator=each) for each in generators])
     if objective.offset_noise:
         shape = (latents.shape[1], 1, 1)
@@ -78,15 +81,16 @@ def denoising_loss(
     t: Timesteps,
     noise: Latents,
 ) -> PerSample:
-    """Weighted squared error of the network's prediction at the given noise.
+    """Compute the weighted squared error of the network's prediction at the given noise.
 
     Args:
         latents: clean z_0, of unit variance per channel.
         context: text embedding; the null embedding where the caption was dropped.
-        t, noise: from `draw_noise` in training; fixed ones make a loss that can be compared.
+        t, noise: from `sample_timesteps_and_noise` in training; fixed ones give losses that can be
+            compared.
 
     Returns:
-        Mean over (c, h, w) for each sample, so that the caller can average or bin by sample.
+        The mean over (c, h, w) for each sample, so that the caller can average or bin by sample.
 
     Source: Ho et al. 2020 (arXiv:2006.11239), eq. 14.
     """
@@ -94,26 +98,31 @@ def denoising_loss(
     output = denoiser.predict(alpha * latents + sigma * noise, t, context)
     target = denoiser.target(latents, noise, t)
     error = F.mse_loss(output, target, reduction="none").mean(dim=(1, 2, 3))
-    return weight(alpha, sigma, denoiser.prediction, objective).flatten() * error
+    return loss_weight(alpha, sigma, denoiser.prediction, objective).flatten() * error
 
 
-def weight(alpha: Scale, sigma: Scale, prediction: Prediction, objective: ObjectiveConfig) -> Scale:
-    """Weight of the squared error of the prediction.
+def loss_weight(
+    alpha: Scale, sigma: Scale, prediction: Prediction, objective: ObjectiveConfig
+) -> Scale:
+    """Return the weight of the squared error of a prediction at a noise level.
 
-    min_snr: min(snr, gamma) for the error of z_0, with snr = alpha^2 / sigma^2 (Hang et al. 2023,
-    arXiv:2303.09556). The errors of noise, velocity and flow are that of z_0 times snr, 1 / sigma^2
-    and 1 / sigma^2, so these are divided by it. soft_min_snr: half the harmonic mean in place of
-    the minimum, without its corner (Crowson et al. 2024, arXiv:2401.11605).
+    min_snr weights the error of z_0 by min(snr, gamma), with snr = alpha^2 / sigma^2 (Hang et al.
+    2023, arXiv:2303.09556). soft_min_snr takes half the harmonic mean of snr and gamma in place of
+    the minimum, which has no corner (Crowson et al. 2024, arXiv:2401.11605).
 
-    Either goes to 0 at high noise, for velocity and flow too: a network learns little there.
+    The error of the noise is that of z_0 times snr, the errors of velocity and flow are that of z_0
+    divided by sigma^2; the weight is divided by the same factor. It goes to 0 at high noise, for
+    velocity and flow too: a network learns little there.
     """
     if objective.weighting == "uniform":
         return torch.ones_like(alpha)
-    signal, ceiling = alpha.square(), objective.gamma * sigma.square()
+    signal, noise = alpha.square(), sigma.square()
     if objective.weighting == "min_snr":
-        at_z_0 = (signal / sigma.square()).clamp(max=objective.gamma)
+        weight_of_z_0 = (signal / noise).clamp(max=objective.gamma)
     else:
-        at_z_0 = objective.gamma * signal / (signal + ceiling)
+        weight_of_z_0 = objective.gamma * signal / (signal + objective.gamma * noise)
     if prediction == "sample":
-        return at_z_0
-    return at_z_0 * sigma.square() / (signal if prediction == "noise" else 1)
+        return weight_of_z_0
+    if prediction == "noise":
+        return weight_of_z_0 * noise / signal
+    return weight_of_z_0 * noise

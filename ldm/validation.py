@@ -1,10 +1,10 @@
-"""Is the training healthy? A loss without the luck of the draw, and what it means in words.
+"""Whether a training is healthy: a loss on held-out latents that does not jump, and its meaning.
 
-The training loss jumps with the noise levels drawn. This one is measured on held-out pairs at
-fixed noise and fixed levels, in buckets from nearly clean to nearly noise.
+The training loss jumps with the noise levels that are drawn. This one is measured on held-out pairs
+with the same noise and noise levels every time, also in four buckets from clean to noise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Int
@@ -17,23 +17,28 @@ from ldm.loss import ObjectiveConfig, denoising_loss
 
 BUCKETS = 4
 STD_RANGE = (0.8, 1.25)  # of latents that are meant to have unit variance
-STUCK = 0.9  # of the loss of a network that outputs zero
+NOT_LEARNING = 0.9  # share of the loss of a network that outputs zero
+TEXT_GAIN = 0.005  # share by which the right caption lowers the loss if the text is used
 
 
-def check_latents(latents: Latents) -> None:
-    """Refuses latents that are not normalized: training on them fails late and in silence."""
+def check_latent_std(latents: Latents) -> None:
+    """Refuse latents that are not normalized: training on them fails late and without an error.
+
+    Raises:
+        UserError: their standard deviation is not near 1.
+    """
     std = latents.float().std().item()
     if not STD_RANGE[0] <= std <= STD_RANGE[1]:
         raise UserError(
             f"the latents of the first batch have a standard deviation of {std:.3g}; it must lie "
-            f"in [{STD_RANGE[0]}, {STD_RANGE[1]}]. The autoencoder's statistics do not fit these "
-            "images: train it on them (train_vae.py), or set scaling_factor in its config.json to "
+            f"in [{STD_RANGE[0]}, {STD_RANGE[1]}]. The autoencoder was trained on other images: "
+            "train one on these, or set scaling_factor in its config.json to "
             "1 / standard deviation."
         )
 
 
 class Validation:
-    """Held-out latents with their noise and timesteps, drawn once."""
+    """Held-out latents with their noise and timesteps, which are drawn once."""
 
     def __init__(
         self,
@@ -42,86 +47,102 @@ class Validation:
         schedule_steps: int,
         generator: torch.Generator,
         batch_size: int,
-        places: Int[Tensor, " n"] | None = None,
+        indices: Int[Tensor, " n"] | None = None,
         gather: Callable[[PerSample, int], PerSample] | None = None,
     ):
-        """
+        """Draw a timestep and noise for each pair of latents and context.
+
         Args:
-            places, gather: where processes share the work: the pairs that this one looks at, and
-                what puts the losses of all of them in order again.
+            schedule_steps: number of timesteps of the schedule.
+            batch_size: pairs that the network sees at once.
+            indices: the pairs that this process evaluates, where several share the work.
+            gather: collects the losses of all processes in order; called with the losses of this
+                one and with the number of all pairs.
         """
         count, device = len(latents), latents.device
+        indices = torch.arange(count) if indices is None else indices
         self.bucket = (torch.arange(count) % BUCKETS).to(device)
         within = torch.rand(count, generator=generator).to(device)
         t = ((self.bucket + within) / BUCKETS * (schedule_steps - 1)).round().long()
         noise = torch.randn(latents.shape, generator=generator)
-        places = torch.arange(count) if places is None else places
-        self.t, self.noise = t[places.to(device)], noise[places].to(device)
-        self.latents, self.context = latents[places.to(device)], context[places.to(device)]
-        self.exchanged = context.roll(1, dims=0)[places.to(device)]
-        self.alike = torch.equal(context.roll(1, dims=0), context)  # as with a single pair
+        wrong_context = context.roll(1, dims=0)
+        self.texts_differ = not torch.equal(wrong_context, context)
+        self.t, self.noise = t[indices.to(device)], noise[indices].to(device)
+        self.latents = latents[indices.to(device)]
+        self.context = context[indices.to(device)]
+        self.wrong_context = wrong_context[indices.to(device)]
         self.batch_size, self.gather = batch_size, gather
 
     @torch.no_grad()
     def loss(self, denoiser: Denoiser, objective: ObjectiveConfig) -> dict[str, float]:
-        """Means: `val`; `val/t0-249` ... by bucket; `val/wrong_text` with captions exchanged."""
+        """Return mean losses: in all, by bucket, and with the caption of another pair.
+
+        The names are `val`, `val/t0-249` and so on by timesteps, and `val/wrong_text`.
+        """
         losses = self.losses(denoiser, objective, self.context)
         means = {"val": losses.mean().item()}
-        if not self.alike:
-            wrong = self.losses(denoiser, objective, self.exchanged)
+        if self.texts_differ:
+            wrong = self.losses(denoiser, objective, self.wrong_context)
             means["val/wrong_text"] = wrong.mean().item()
         edges = [round(k * len(denoiser.schedule) / BUCKETS) for k in range(BUCKETS + 1)]
         for k in range(BUCKETS):
-            if (self.bucket == k).any():
-                mean = losses[self.bucket == k].mean().item()
-                means[f"val/t{edges[k]}-{edges[k + 1] - 1}"] = mean
+            in_bucket = self.bucket == k
+            if in_bucket.any():
+                means[f"val/t{edges[k]}-{edges[k + 1] - 1}"] = losses[in_bucket].mean().item()
         return means
 
     @torch.no_grad()
     def baseline(self, denoiser: Denoiser, objective: ObjectiveConfig) -> float:
-        """What a network that outputs zero would score."""
-        nothing = Denoiser(Nothing(), denoiser.schedule, denoiser.prediction)
-        return self.losses(nothing, objective, self.context).mean().item()
+        """Return the mean loss of a network that outputs zero."""
+        untrained = Denoiser(ZeroNetwork(), denoiser.schedule, denoiser.prediction)
+        return self.losses(untrained, objective, self.context).mean().item()
 
     def losses(self, denoiser: Denoiser, objective: ObjectiveConfig, context: Context) -> PerSample:
-        parts = torch.arange(len(self.latents), device=self.latents.device).split(self.batch_size)
-        losses = torch.cat(
-            [
+        """Return the loss of every pair, on every process."""
+        losses: list[PerSample] = []
+        order = torch.arange(len(self.latents), device=self.latents.device)
+        for batch in torch.split(order, self.batch_size):
+            losses.append(
                 denoising_loss(
                     denoiser,
-                    self.latents[part],
-                    context[part],
+                    self.latents[batch],
+                    context[batch],
                     objective,
-                    t=self.t[part],
-                    noise=self.noise[part],
+                    t=self.t[batch],
+                    noise=self.noise[batch],
                 )
-                for part in parts
-            ]
-        )
-        return losses if self.gather is None else self.gather(losses, len(self.bucket))
+            )
+        together = torch.cat(losses)
+        return together if self.gather is None else self.gather(together, len(self.bucket))
 
 
-class Nothing(nn.Module):
-    """The network that has learned nothing."""
+class ZeroNetwork(nn.Module):
+    """A network that outputs zero, as one that has learned nothing."""
 
-    def forward(self, z_t: Latents, t: Timesteps, context: Context) -> Tensor:
+    def forward(self, z_t: Latents, t: Timesteps, context: Context) -> Latents:
         return torch.zeros_like(z_t)
 
 
-def verdict(losses: dict[str, float], baseline: float) -> str:
-    """One line: does it learn, and does it listen to the text?"""
-    share = losses["val"] / baseline
-    if not share < STUCK:  # also when it is not a number
+def learning_status(losses: Mapping[str, float], baseline: float) -> str:
+    """Say in one line whether the network learns and whether it uses the text.
+
+    Args:
+        losses: as `Validation.loss` returns them.
+        baseline: as `Validation.baseline` returns it.
+    """
+    relative = losses["val"] / baseline
+    if not relative < NOT_LEARNING:  # this is also true for NaN
         return (
-            f"NOT LEARNING: validation loss {losses['val']:.3g} is {share:.0%} of what predicting "
-            "nothing scores. Normal in the first hundred steps; later the usual causes are, in "
-            "this order: a learning rate too high, or too low; latents of another autoencoder; "
-            "images or captions that are noise."
+            f"NOT LEARNING: validation loss {losses['val']:.3g} is {relative:.0%} of that of a "
+            "network that outputs zero. This is normal in the first hundred steps. Later the usual "
+            "causes are, most frequent first: a learning rate that is too high or too low; latents "
+            "of another autoencoder; images or captions that are noise."
         )
     if "val/wrong_text" not in losses:
-        text = "too few held-out captions to tell whether it listens to the text"
-    elif (gain := 1 - losses["val"] / losses["val/wrong_text"]) < 0.005:
-        text = "ignores the text so far"
+        text = "too few held-out captions to say whether it uses the text"
     else:
+        gain = 1 - losses["val"] / losses["val/wrong_text"]
         text = f"right captions lower it by {gain:.1%}"
-    return f"learning: validation loss at {share:.0%} of predicting nothing; {text}"
+        if gain < TEXT_GAIN:
+            text = "it ignores the text so far"
+    return f"learning: validation loss at {relative:.0%} of a network that outputs zero; {text}"

@@ -18,11 +18,11 @@ from foundation.errors import UserError
 from foundation.hashing import derived_seed, generator, generators
 from ldm import TextToImage
 from ldm.denoiser import Denoiser
-from ldm.loss import denoising_loss, draw_noise
+from ldm.loss import denoising_loss, sample_timesteps_and_noise
 from ldm.schedule import make_schedule
 from ldm.unet import PRESETS as ARCHITECTURES
 from ldm.unet import UNet
-from ldm.validation import Validation, verdict
+from ldm.validation import Validation, learning_status
 from stages.diffusion_config import Config
 from stages.finetune import check_process, load_unet
 from stages.lora import adapter_parts, add_adapter
@@ -156,7 +156,9 @@ class Stage:
         )
         latents, context = latents.to(self.device), context.to(self.device)
         random = generators(config.seed, "noise", numbers)
-        t, noise = draw_noise(latents, self.denoiser.schedule, config.objective, random)
+        t, noise = sample_timesteps_and_noise(
+            latents, self.denoiser.schedule, config.objective, random
+        )
         phase("computing gradients")
         loss = self.backward(latents, context, t, noise)
         phase("updating weights")
@@ -195,7 +197,7 @@ class Stage:
         if not collectives.rank():
             grid(seen, columns).save(self.run.preview(step))
         share = {"share_of_nothing": losses["val"] / self.baseline}
-        return {**losses, **share, "verdict": verdict(losses, self.baseline)}
+        return {**losses, **share, "verdict": learning_status(losses, self.baseline)}
 
     def drawn(self, pipeline: TextToImage) -> UInt8[Tensor, "n c h w"]:
         """A picture of each prompt, on every rank."""
@@ -241,6 +243,6 @@ def held_out_loss(
         schedule_steps=schedule_steps,
         generator=generator(config.seed, "validation noise"),
         batch_size=config.batch_size,
-        places=collectives.rank_rows(len(judged)),
+        indices=collectives.rank_rows(len(judged)),
         gather=collectives.gather_rows,
     )

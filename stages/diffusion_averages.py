@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foundation.files import read_json
 from ldm import TextToImage
-from ldm.unet.io import read_model_provenance
+from ldm.pipeline.io import read_model_provenance
 from stages.data import read_pairs, read_shapes
 from stages.diffusion import held_out_loss, side_multiple
 from stages.diffusion_config import Config

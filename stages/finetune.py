@@ -14,14 +14,13 @@ from foundation.errors import UserError
 from foundation.files import read_json
 from foundation.hashing import tensors_sha256
 from ldm.denoiser import Prediction
-from ldm.pipeline import scheduler_config as scheduler_files
-from ldm.pipeline.bindings import SAME_LATENTS
-from ldm.pipeline.compatibility import check_parts
-from ldm.pipeline.prediction_probe import measure_prediction
+from ldm.pipeline import scheduler_config
+from ldm.pipeline.compatibility import SAME_LATENTS, check_components
+from ldm.pipeline.io import infer_prediction
 from ldm.schedule import ScheduleConfig
-from ldm.text_chunks import recorded
 from ldm.unet import UNet
 from ldm.unet import io as files
+from ldm.unet.io import read_text_chunks
 
 Process = tuple[ScheduleConfig, Prediction]  # what a U-Net was trained on, and to predict
 
@@ -104,7 +103,7 @@ def load_unet(source: Path, size: int, vae: Autoencoder, encoder: TextEncoder) -
             "here."
         )
     try:
-        check_parts(config, vae.config.latent_channels, context_width=encoder.width)
+        check_components(config, vae.config.latent_channels, context_width=encoder.width)
     except ValueError as error:
         raise UserError(
             f"--init-from {source}: {error} Give its own --vae and --text-encoder, or train from "
@@ -124,7 +123,7 @@ def load_unet(source: Path, size: int, vae: Autoencoder, encoder: TextEncoder) -
 
 def chunks_to_train(asked: int | None, source: Path | None) -> int:
     """Contexts that captions fill: as asked for, or else as the U-Net of `source` was trained."""
-    known = 1 if source is None else recorded(files.read_provenance(source), source)
+    known = 1 if source is None else read_text_chunks(files.read_provenance(source), source)
     if asked is None and known > 1:
         print(f"captions fill {known} contexts, one after the other, as {source} was trained.")
     elif source is not None and asked not in (None, known):
@@ -155,15 +154,15 @@ def check_process(source: Path, unet: UNet, encoder: TextEncoder, ours: Process)
 
 def known_process(source: Path, unet: UNet, encoder: TextEncoder) -> Process | None:
     if source.is_file():
-        schedule, prediction = scheduler_files.from_single_file(source)
+        schedule, prediction = scheduler_config.from_single_file(source)
         if prediction is None:
-            prediction = measure_prediction(unet.eval(), encoder([""]).cpu())
+            prediction = infer_prediction(unet.eval(), encoder([""]).cpu())
             unet.train()
         return schedule, prediction
     for folder in (source / "model", source, source.parent):
         file = folder / "scheduler" / "scheduler_config.json"
         if file.is_file() and (folder / "unet").is_dir():
-            return scheduler_files.from_diffusers(read_json(file))
+            return scheduler_config.from_diffusers(read_json(file))
     return None
 
 

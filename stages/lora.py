@@ -13,7 +13,7 @@ from interop.lora import LowRank, add_changes, find_lora, read_lora, write_lora
 from interop.model_card import bullets, mapping, model_card, training, writer
 from interop.safetensors_io import read_header
 from ldm import TextToImage
-from ldm.text_chunks import TEXT_CHUNKS, recorded
+from ldm.unet.io import TEXT_CHUNKS, read_text_chunks
 from training.ema import EMA
 
 ADAPTER = "default"  # peft's name for the only one
@@ -146,7 +146,7 @@ def apply_lora(pipeline: TextToImage, source: Path, scale: float = 1.0) -> None:
         layers = encoder.config.num_hidden_layers
         encoder.tower.load_state_dict(from_hugging_face(weights, layers))
     told = json.loads(read_header(find_lora(source))[1].get("latentsmith", "{}"))
-    chunks = recorded({TEXT_CHUNKS: pipeline.chunks, **mapping(told.get("config"))}, source)
+    chunks = read_text_chunks({TEXT_CHUNKS: pipeline.chunks, **mapping(told.get("config"))}, source)
     if chunks != pipeline.chunks:
         print(f"note: {source} was trained with --text-chunks {chunks}; so prompts are read, too.")
     pipeline.chunks = chunks

@@ -1,22 +1,43 @@
-"""Whether a U-Net goes with the autoencoder and the text encoder beside it, and with a task."""
+"""Whether a U-Net fits the autoencoder and the text encoder that it is used with.
 
+Shapes are compared first. A trained U-Net is also bound to exact weights: it records the hashes of
+the autoencoder and the text encoder, and one golden text embedding.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conditioning import TextEncoder
 from foundation.errors import UserError
 from ldm.unet import UNetConfig
 
-# What else than text a U-Net draws from, by the channels beside those of the latents.
-KINDS = {
+SAME_LATENTS = "same_latents_as_sha256"  # provenance of an autoencoder with an unchanged encoder
+GOLDEN_TOLERANCE = 1e-3  # relative to the largest value: machines round differently
+
+# What a U-Net draws from, by the number of its input channels beyond the latents.
+UNET_KINDS = {
     0: "draws from noise",
-    3: "upscales small pictures: give one with --upscale, or ldm.tasks.upscale",
-    4: "edits pictures, which is not done here",
-    5: "inpaints: it wants a mask and the masked picture; give them with --init-image and --mask, "
-    "or ldm.tasks.inpaint",
+    3: "upscales a small image: call it with task=ldm.tasks.upscale(...)",
+    4: "edits an image by an instruction, which is not supported",
+    5: "inpaints, and needs an image and a mask: call it with task=ldm.tasks.inpaint(...)",
 }
 
 
-def check_parts(unet: UNetConfig, latent_channels: int, context_width: int | None) -> None:
-    """Refuses parts that were not made for each other.
+def extra_channels(unet: UNetConfig) -> int:
+    """Return how many input channels a U-Net has beyond those of the latents."""
+    return unet.in_channels - unet.out_channels
 
-    context_width: that the text encoder gives; None without one.
+
+def check_components(unet: UNetConfig, latent_channels: int, context_width: int | None) -> None:
+    """Refuse a U-Net whose shapes do not fit the autoencoder or the text encoder.
+
+    context_width: width of the text encoder's vectors; None without a text encoder.
+
+    Raises:
+        UserError: with both numbers.
     """
     if unet.out_channels != latent_channels:
         raise UserError(
@@ -24,14 +45,71 @@ def check_parts(unet: UNetConfig, latent_channels: int, context_width: int | Non
             f"{latent_channels}: this U-Net was trained on another autoencoder."
         )
     if unet.conditional and context_width is None:
-        raise UserError("the U-Net reads a text, so it needs the text encoder it was trained with.")
+        raise UserError("the U-Net reads text, so it needs the text encoder it was trained with.")
     if unet.conditional and unet.cross_attention_dim != context_width:
         raise UserError(
             f"the U-Net reads text vectors of width {unet.cross_attention_dim}, the text encoder "
-            f"gives {context_width}: it was trained with another one."
+            f"gives {context_width}: this U-Net was trained with another text encoder."
         )
 
 
-def beside(unet: UNetConfig) -> int:
-    """Channels that a U-Net wants beside those of the latents."""
-    return unet.in_channels - unet.out_channels
+def compute_bindings(autoencoder_sha256: str, text_encoder: TextEncoder | None) -> dict[str, Any]:
+    """Return what latentsmith.json records about the parts that a U-Net is trained with.
+
+    The golden embedding is the last token of the golden sentence, which in a causal text model has
+    seen the whole sentence.
+    """
+    if text_encoder is None:
+        return {"autoencoder_sha256": autoencoder_sha256}
+    return {
+        "autoencoder_sha256": autoencoder_sha256,
+        "text_encoder_sha256": text_encoder.sha256,
+        "golden": [round(value, 6) for value in text_encoder.golden()[-1].tolist()],
+    }
+
+
+def check_bindings(
+    recorded: Mapping[str, Any],
+    actual: Mapping[str, Any],
+    folder: Path,
+    equivalent_autoencoders: Sequence[str] = (),
+) -> None:
+    """Refuse a model whose parts are not those that its U-Net was trained with.
+
+    Args:
+        recorded: bindings in the folder's latentsmith.json.
+        actual: bindings of the parts that lie in the folder.
+        equivalent_autoencoders: sha256 of autoencoders that encode as the one in the folder does.
+
+    Raises:
+        UserError: with both hashes.
+    """
+    if not actual.keys() <= recorded.keys():
+        raise UserError(
+            f"{folder / 'latentsmith.json'} does not say what the U-Net was trained with. Copy the "
+            "model folder again; or remove the file, to load the model without this check."
+        )
+    for part in ("autoencoder", "text_encoder"):
+        key = f"{part}_sha256"
+        if key not in actual:  # a model without text that was saved without a text encoder
+            continue
+        equivalent = part == "autoencoder" and recorded[key] in equivalent_autoencoders
+        if actual[key] != recorded[key] and not equivalent:
+            raise UserError(
+                f"{folder} was trained with the {part} of sha256 {recorded[key]}, but the one in "
+                f"it has sha256 {actual[key]}. Put the right one back: with another one the U-Net "
+                "gives noise."
+            )
+    if "golden" in actual:
+        _check_golden(recorded["golden"], actual["golden"], folder)
+
+
+def _check_golden(recorded: list[float], actual: list[float], folder: Path) -> None:
+    expected = torch.tensor(recorded)
+    drift = (torch.tensor(actual) - expected).abs().max() / expected.abs().max()
+    if drift > GOLDEN_TOLERANCE:
+        raise UserError(
+            f"{folder}: the text encoder has the right weights, but its embedding of the golden "
+            f"sentence differs from that in training (by {drift:.2g} of the largest value). The "
+            "tokenizer files or the version of open_clip have changed."
+        )

@@ -1,62 +1,264 @@
-"""Files -> the parts of a whole model, and what was recorded of how they belong together."""
+"""A whole model on disk: a Stable Diffusion pipeline folder, which diffusers opens as it is.
 
-from collections.abc import Callable
-from dataclasses import replace
+    model_index.json  unet/  vae/  scheduler/
+    text_encoder/  tokenizer/   unless the U-Net reads no text
+    low_res_scheduler/          upscaling models: how noise is added to the small image
+    latentsmith.json            which parts belong together (hashes, a golden text embedding),
+                                contexts per prompt, class names, provenance
+    README.md                   the model card
+
+Single files in CompVis' or Stability's layout are read, too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
+import torch
+
+import autoencoder.io
 from autoencoder import Autoencoder
-from autoencoder.io import read_provenance
 from conditioning import TextEncoder
-from foundation.files import read_json
+from foundation.errors import MissingFileError
+from foundation.files import atomic_folder, read_json, restore, write_json
+from foundation.shapes import Context
+from interop.lora import WEIGHTS as LORA
+from interop.model_card import CARD
 from interop.single_file import reader as single_file
-from ldm.pipeline import scheduler_config as scheduler_files
-from ldm.pipeline.bindings import SAME_LATENTS, bindings, check_bindings
-from ldm.pipeline.conditioning import reads_text
-from ldm.pipeline.low_res_schedule import read_low_res
-from ldm.pipeline.prediction_probe import measure_prediction
-from ldm.text_chunks import recorded
+from interop.state_dict_check import named_class
+from ldm.denoiser import Prediction
+from ldm.pipeline import scheduler_config
+from ldm.pipeline.compatibility import (
+    SAME_LATENTS,
+    check_bindings,
+    compute_bindings,
+    extra_channels,
+)
+from ldm.pipeline.model_card import pipeline_card
+from ldm.pipeline.scheduler_config import LOW_RES_SCHEDULER, SCHEDULER, LowResSchedule
+from ldm.schedule import TRAIN_TIMESTEPS, ScheduleConfig
 from ldm.unet import UNet
+from ldm.unet.io import PROVENANCE, TEXT_CHUNKS, read_text_chunks
 
-Model = TypeVar("Model")
+INDEX = "model_index.json"
+INDEX_ENTRIES = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+# Classes of diffusers, by the number of input channels beyond the latents. Models that read no text
+# are of the first class, too, with null in place of the text encoder.
+PIPELINE_CLASSES = {
+    0: "StableDiffusionPipeline",
+    3: "StableDiffusionUpscalePipeline",
+    4: "StableDiffusionInstructPix2PixPipeline",
+    5: "StableDiffusionInpaintPipeline",
+}
+UPSCALES, INPAINTS = 3, 5
+# diffusers' pipeline for inpainting does not open a folder that names no version of diffusers.
+DIFFUSERS_VERSION = "0.32.0"
+
+PROBE_SIDE = 4  # pixels of the smallest feature maps when the prediction type is inferred
 
 
-def from_folder(make: Callable[..., Model], folder: Path, ema: bool) -> Model:
-    """make: TextToImage itself, of its parts. folder: a pipeline folder, ours or diffusers'."""
-    schedule, prediction = scheduler_files.from_diffusers(
-        read_json(folder / "scheduler" / "scheduler_config.json")
+@dataclass(frozen=True, kw_only=True)
+class Components:
+    """The parts and settings of a whole model; the arguments of `TextToImage`."""
+
+    unet: UNet
+    autoencoder: Autoencoder
+    text_encoder: TextEncoder | None
+    schedule: ScheduleConfig
+    prediction: Prediction
+    classes: tuple[str, ...] = ()
+    chunks: int = 1
+    low_res: LowResSchedule = field(default_factory=LowResSchedule)
+
+
+# Loading ------------------------------------------------------------------------------------------
+
+
+def find_pipeline(folder: Path) -> Path:
+    """Return the pipeline folder inside a training run's folder, or the folder itself.
+
+    Raises:
+        MissingFileError: there is no model_index.json in either.
+    """
+    candidates = (folder / "model", folder)
+    for candidate in candidates:
+        restore(candidate.absolute())
+        if (candidate / INDEX).is_file():
+            return candidate
+    hint = ""
+    if any((candidate / LORA).is_file() for candidate in candidates):
+        hint = " It holds a LoRA: load the model that the LoRA changes, then apply the LoRA to it."
+    elif (folder / "state").is_dir():
+        hint = " The run is not finished: start the same command again."
+    raise MissingFileError(
+        f"no model in {folder}: looked for {INDEX} there and in {folder / 'model'}."
+        f"{named_class(folder)}{hint} Give the folder of a training run or a pipeline folder."
     )
+
+
+def read_model_provenance(source: Path) -> dict[str, Any]:
+    """Read the provenance that a whole model was saved with; empty for a foreign model.
+
+    source: run folder, pipeline folder or single file.
+    """
+    if source.is_file():
+        return single_file.read_provenance(source)
+    return read_json(find_pipeline(source) / PROVENANCE, default={}).get("provenance", {})
+
+
+def load_components(source: Path, ema: bool = False) -> Components:
+    """Load the parts of a whole model.
+
+    Args:
+        source: run folder, pipeline folder (of Latentsmith or of diffusers), or a single file in
+            CompVis' or Stability's layout.
+        ema: of a single file that holds two U-Nets, load the one averaged in training.
+
+    Raises:
+        MissingFileError: there is no model.
+        UserError: a part is damaged, or is not the one that the U-Net was trained with.
+    """
+    if source.is_file():
+        return load_single_file(source, ema)
+    return load_folder(find_pipeline(source), ema)
+
+
+def load_folder(folder: Path, ema: bool = False) -> Components:
+    """Load a pipeline folder of Latentsmith or of diffusers."""
+    schedule, prediction = scheduler_config.from_diffusers(read_json(folder / SCHEDULER))
     unet, vae = UNet.load(folder / "unet", ema), Autoencoder.load(folder / "vae")
-    needed = reads_text(unet) or (folder / "text_encoder").exists()
-    text_encoder = TextEncoder.load(folder) if needed else None
-    told = folder / "latentsmith.json"
-    facts = read_json(told) if told.exists() else {}
+    has_text_encoder = unet.config.conditional or (folder / "text_encoder").exists()
+    text_encoder = TextEncoder.load(folder) if has_text_encoder else None
+    facts = read_json(folder / PROVENANCE, default={})
     if facts:
-        same = read_provenance(folder / "vae").get(SAME_LATENTS, ())
-        found = bindings(vae.sha256, text_encoder)
-        check_bindings(facts.get("bindings", {}), found, folder, same)
-    return make(
-        unet,
-        vae,
-        text_encoder,
-        schedule,
-        prediction,
-        classes=facts.get("classes", ()),
-        chunks=recorded(facts, folder),
-        low_res=read_low_res(folder),
+        equivalent = autoencoder.io.read_provenance(folder / "vae").get(SAME_LATENTS, ())
+        actual = compute_bindings(vae.sha256, text_encoder)
+        check_bindings(facts.get("bindings", {}), actual, folder, equivalent)
+    return Components(
+        unet=unet,
+        autoencoder=vae,
+        text_encoder=text_encoder,
+        schedule=schedule,
+        prediction=prediction,
+        classes=tuple(facts.get("classes", ())),
+        chunks=read_text_chunks(facts, folder),
+        low_res=scheduler_config.read_low_res(folder, read_json(folder / INDEX)),
     )
 
 
-def from_file(make: Callable[..., Model], file: Path, ema: bool) -> Model:
-    """file: in CompVis' or Stability's layout."""
-    schedule, prediction = scheduler_files.from_single_file(file)
+def load_single_file(file: Path, ema: bool = False) -> Components:
+    """Load a single file in CompVis' or Stability's layout."""
+    schedule, prediction = scheduler_config.from_single_file(file)
     unet = UNet.load(file, ema).eval()
-    text_encoder = TextEncoder.load(file) if reads_text(unet) else None
+    text_encoder = TextEncoder.load(file) if unet.config.conditional else None
     if prediction is None:
-        prediction = measure_prediction(unet, text_encoder and text_encoder([""]))
+        null_context = None if text_encoder is None else text_encoder([""])
+        prediction = infer_prediction(unet, null_context)
     if unet.config.sample_size is None:
-        side = single_file.SAMPLE_SIZES.get(scheduler_files.NAMES[prediction])
+        side = single_file.SAMPLE_SIZES.get(scheduler_config.PREDICTION_TYPES[prediction])
         unet.config = replace(unet.config, sample_size=side)
-    chunks = recorded(single_file.open_file(file).header, file)
-    vae = Autoencoder.load(file)
-    return make(unet, vae, text_encoder, schedule, prediction, chunks=chunks)
+    chunks = read_text_chunks(single_file.open_file(file).header, file)
+    return Components(
+        unet=unet,
+        autoencoder=Autoencoder.load(file),
+        text_encoder=text_encoder,
+        schedule=schedule,
+        prediction=prediction,
+        chunks=chunks,
+    )
+
+
+@torch.no_grad()
+def infer_prediction(network: UNet, context: Context | None) -> Prediction:
+    """Find out whether a U-Net predicts noise or velocity, by one call of the network.
+
+    Files of Stable Diffusion 2.x come with either prediction and do not say which.
+
+    The network gets noise at the noisiest timestep. A network that predicts noise returns nearly
+    its whole input. Velocity is alpha noise - sigma z_0 with a small alpha, and of z_0 little more
+    than the mean can be predicted there, so nearly nothing of the input returns.
+
+    Args:
+        network: a U-Net; channels that it takes beyond the latents are zeros.
+        context: the null context, a batch of one; None if the network reads no text.
+    """
+    config, device = network.config, network.conv_in.weight.device
+    side = PROBE_SIDE * 2 ** (len(config.block_out_channels) - 1)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, config.out_channels, side, side, generator=generator).to(device)
+    extra = noise.new_zeros(1, extra_channels(config), side, side)
+    t = torch.tensor([TRAIN_TIMESTEPS - 1], device=device)
+    output = network(torch.cat([noise, extra], dim=1), t, context).float()
+    slope = (output * noise).sum() / noise.square().sum()  # of a regression of output on noise
+    return "noise" if slope > 0.5 else "velocity"
+
+
+# Saving -------------------------------------------------------------------------------------------
+
+
+def save_components(folder: Path, components: Components, provenance: Mapping[str, Any]) -> None:
+    """Write a pipeline folder, atomically: after a crash it is the old folder or the new one.
+
+    provenance: JSON for latentsmith.json; the entries "autoencoder" and "text_encoder" also go into
+        the folders of these parts.
+    """
+    with atomic_folder(folder) as partial:
+        _write_folder(partial, components, provenance)
+
+
+def _write_folder(folder: Path, components: Components, provenance: Mapping[str, Any]) -> None:
+    vae, text_encoder = components.autoencoder, components.text_encoder
+    vae.save(folder / "vae", provenance.get("autoencoder"))
+    if text_encoder is not None:
+        text_encoder.save(folder, provenance.get("text_encoder"))
+    bindings = compute_bindings(vae.sha256, text_encoder)
+    chunks = {TEXT_CHUNKS: components.chunks}
+    components.unet.save(folder / "unet", {**bindings, **provenance, **chunks})
+    _write_index_and_schedulers(folder, components)
+    facts: dict[str, Any] = {"bindings": bindings, **chunks, "provenance": dict(provenance)}
+    if components.classes:
+        facts["classes"] = list(components.classes)
+    write_json(folder / PROVENANCE, facts)
+    card = pipeline_card(
+        sample_size=components.unet.config.sample_size,
+        autoencoder_factor=vae.factor,
+        context_tokens=None if text_encoder is None else text_encoder.tokens,
+        chunks=components.chunks,
+        text_to_image=extra_channels(components.unet.config) == 0,
+        schedule=components.schedule,
+        prediction=components.prediction,
+        bindings=bindings,
+        provenance=provenance,
+    )
+    (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def _write_index_and_schedulers(folder: Path, components: Components) -> None:
+    """Write model_index.json and the scheduler folders that it names."""
+    extra = extra_channels(components.unet.config)
+    scheduler = scheduler_config.to_diffusers(components.schedule, components.prediction)
+    index: dict[str, Any] = dict(INDEX_ENTRIES)
+    index["_class_name"] = PIPELINE_CLASSES.get(extra, PIPELINE_CLASSES[0])
+    index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+    write_json(folder / SCHEDULER, scheduler)
+    if extra == INPAINTS:
+        index["_diffusers_version"] = DIFFUSERS_VERSION
+    if components.text_encoder is None:
+        index |= {"text_encoder": [None, None], "tokenizer": [None, None]}
+    if extra == UPSCALES:
+        low_res = scheduler_config.low_res_to_diffusers(components.low_res)
+        write_json(folder / LOW_RES_SCHEDULER, low_res)
+        index["low_res_scheduler"] = ["diffusers", low_res["_class_name"]]
+        index["max_noise_level"] = components.low_res.max_noise_level
+        del index["requires_safety_checker"]  # not a setting of this class
+    write_json(folder / INDEX, index)

@@ -21,7 +21,7 @@ from foundation.shapes import Context
 from ldm.denoiser import Denoiser, Prediction
 from ldm.guidance import Guidance
 from ldm.pipeline.batching import Request, cpu_group, draw_in_batches
-from ldm.pipeline.compatibility import check_parts
+from ldm.pipeline.compatibility import check_components
 from ldm.pipeline.conditioning import (
     adapted,
     context_without_text,
@@ -29,17 +29,15 @@ from ldm.pipeline.conditioning import (
     preparer,
     reads_text,
 )
-from ldm.pipeline.image_processor import check_pixels, to_images, to_picture
-from ldm.pipeline.io import from_file, from_folder
-from ldm.pipeline.low_res_schedule import LowRes
+from ldm.pipeline.image_processor import check_pixel_count, image_to_tensor, tensor_to_image
+from ldm.pipeline.io import Components, load_components, save_components
 from ldm.pipeline.memory import ran_out, tell
-from ldm.pipeline.pipeline_folder import save_pipeline
 from ldm.pipeline.sampling import Sampling, draw_latents
+from ldm.pipeline.scheduler_config import LowResSchedule
 from ldm.schedule import ScheduleConfig, make_schedule
 from ldm.tasks.base import TEXT_TO_IMAGE, Task, check_task
 from ldm.tasks.multidiffusion import windowed
 from ldm.unet import UNet
-from ldm.unet.io import find_pipeline
 
 WHOLE = 128 * 128  # latent pixels that the autoencoder takes at once; more goes through in tiles
 
@@ -60,7 +58,7 @@ class TextToImage:
         prediction: Prediction,
         classes: Sequence[str] = (),
         chunks: int = 1,
-        low_res: LowRes | None = None,
+        low_res: LowResSchedule | None = None,
     ):
         """
         Args:
@@ -76,9 +74,9 @@ class TextToImage:
         self.classes = tuple(classes)
         self.chunks = chunks
         self.denoiser = Denoiser(unet, make_schedule(schedule), prediction, preparer(unet))
-        self.low_res = low_res or LowRes()
+        self.low_res = low_res or LowResSchedule()
         width = None if text_encoder is None else text_encoder.width
-        check_parts(unet.config, autoencoder.config.latent_channels, width)
+        check_components(unet.config, autoencoder.config.latent_channels, width)
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "TextToImage":
         """dtype: of the U-Net alone; text and pictures keep their precision, which costs little."""
@@ -226,7 +224,7 @@ class TextToImage:
 
     def picture(self, latents: Float[Tensor, "1 c h w"], task: Task = TEXT_TO_IMAGE) -> Image.Image:
         """Decodes one image; alone, so that it does not depend on others and memory stays small."""
-        return task.finish(to_picture(self.decode(latents)[0]))
+        return task.finish(tensor_to_image(self.decode(latents)[0]))
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 _ _ _"]:
@@ -244,7 +242,7 @@ class TextToImage:
     def encode(self, images: Float[Tensor, "1 c h w"] | Image.Image) -> Float[Tensor, "1 _ _ _"]:
         """The most likely latents of a picture, or of pixels in [-1, 1]."""
         if isinstance(images, Image.Image):
-            images = to_images(images, self.autoencoder.config.in_channels)
+            images = image_to_tensor(images, self.autoencoder.config.in_channels)
         images, factor = images.to(self.device), self.autoencoder.factor
         large = images.shape[-2] * images.shape[-1] > WHOLE * factor**2
         encode = partial(encode_tiled, self.autoencoder) if large else self.autoencoder.encode
@@ -262,7 +260,7 @@ class TextToImage:
     def latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         """For pictures of this size in pixels; a side that is None is as trained."""
         height, width = (self.size if side is None else side for side in (height, width))
-        check_pixels(width, height)
+        check_pixel_count(width, height)
         factor = self.factor
         if height < factor or width < factor or height % factor or width % factor:
             raise UserError(
@@ -279,7 +277,17 @@ class TextToImage:
         provenance: facts worth keeping (JSON); under "autoencoder" and "text_encoder" those of
             the parts, as their own folders hold them.
         """
-        save_pipeline(self, Path(folder), provenance or {})
+        components = Components(
+            unet=self.unet,
+            autoencoder=self.autoencoder,
+            text_encoder=self.text_encoder,
+            schedule=self.schedule_config,
+            prediction=self.denoiser.prediction,
+            classes=self.classes,
+            chunks=self.chunks,
+            low_res=self.low_res,
+        )
+        save_components(Path(folder), components, provenance or {})
 
     @classmethod
     def load(
@@ -294,10 +302,7 @@ class TextToImage:
             FileNotFoundError: nothing of the kind is there.
             ValueError: a part is not the one that the U-Net was trained with.
         """
-        if Path(source).is_file():
-            pipeline = from_file(cls, Path(source), ema)
-        else:
-            pipeline = from_folder(cls, find_pipeline(Path(source)), ema)
+        pipeline = cls(**vars(load_components(Path(source), ema)))
         for module in (pipeline.unet, pipeline.autoencoder):
             module.eval().requires_grad_(False)
         return pipeline.to(device)

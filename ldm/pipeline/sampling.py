@@ -17,7 +17,7 @@ from ldm.samplers.noise import SeededNoise
 from ldm.samplers.unipc import ORDERS
 from ldm.schedule import Schedule, check_steps
 from ldm.tasks.base import TEXT_TO_IMAGE, Task, last, steps_taken
-from ldm.timesteps import UNEQUAL, Times, find_spacing, listed, shifted
+from ldm.timesteps import UNEVEN_SPACINGS, Times, custom_timesteps, find_spacing, with_shift
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Sampling:
             raise UserError("a shift moves the times of the spacing trailing, and of no other.")
         if self.order not in (None, *ORDERS):
             raise UserError(f"unipc has order {', '.join(map(str, ORDERS))}, not {self.order}.")
-        if self.sampler == "plms" and self.spacing in UNEQUAL:
+        if self.sampler == "plms" and self.spacing in UNEVEN_SPACINGS:
             raise UserError(
                 f"plms takes equal strides for granted, so it goes with no spacing "
                 f"{self.spacing}. Leave the spacing out, or choose another sampler."
@@ -59,9 +59,9 @@ class Sampling:
     def along(self, schedule: Schedule) -> Times:
         """The times at which the network is called."""
         if self.times is not None:
-            return listed(schedule, self.times)
+            return custom_timesteps(schedule, self.times)
         if self.shift is not None:
-            schedule = shifted(schedule, self.shift)
+            schedule = with_shift(schedule, self.shift)
         return find_spacing(self.spacing)(schedule, self.steps)
 
     def calls(self, task: Task = TEXT_TO_IMAGE) -> int:

@@ -1,15 +1,24 @@
-"""scheduler_config.json of diffusers, from and to our schedule and prediction."""
+"""The noise schedule and the prediction type of a model, from and to diffusers' files.
 
-from dataclasses import replace
+A pipeline folder has one `scheduler/scheduler_config.json`, and if the model upscales a second one
+in `low_res_scheduler/`, for the noise that is added to the small image.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from foundation.errors import UserError
+from foundation.files import read_json
 from interop.single_file.noise import read_noise
 from ldm.denoiser import Prediction
-from ldm.schedule import TIMES, ScheduleConfig, make_schedule
+from ldm.schedule import TRAIN_TIMESTEPS, NoiseSchedule, ScheduleConfig, make_schedule
+
+SCHEDULER = Path("scheduler") / "scheduler_config.json"
+LOW_RES_SCHEDULER = Path("low_res_scheduler") / "scheduler_config.json"
 
 PREDICTIONS: dict[str, Prediction] = {
     "epsilon": "noise",
@@ -17,14 +26,14 @@ PREDICTIONS: dict[str, Prediction] = {
     "sample": "sample",
     "flow_prediction": "flow",
 }
-NAMES = {ours: theirs for theirs, ours in PREDICTIONS.items()}  # Prediction -> prediction_type
+PREDICTION_TYPES = {ours: theirs for theirs, ours in PREDICTIONS.items()}
 BETA_SCHEDULES = {
     "linear": "linear",
     "scaled_linear": "scaled_linear",
     "squaredcos_cap_v2": "cosine",
 }
 # Schedulers that read the fields below, each with the same meaning and the same defaults.
-CLASSES = (
+SCHEDULER_CLASSES = (
     "DDIMScheduler",
     "DDPMScheduler",
     "DEISMultistepScheduler",
@@ -38,15 +47,19 @@ CLASSES = (
 )
 
 
-def to_diffusers(config: ScheduleConfig, prediction: Prediction) -> dict[str, Any]:
-    """The scheduler that samples as we do: DDIM, or for the flow DPM-Solver++ (2M).
+# The schedule of the latents ----------------------------------------------------------------------
 
-    The latter because StableDiffusionPipeline takes no FlowMatchEulerDiscreteScheduler.
+
+def to_diffusers(config: ScheduleConfig, prediction: Prediction) -> dict[str, Any]:
+    """Return the scheduler_config.json with which diffusers samples as we do.
+
+    The class is DDIMScheduler, or for a flow DPMSolverMultistepScheduler (DPM-Solver++ 2M), because
+    StableDiffusionPipeline takes no FlowMatchEulerDiscreteScheduler.
     """
     common = {
-        "num_train_timesteps": TIMES,
-        "prediction_type": NAMES[prediction],
-        "steps_offset": 1,  # without effect on trailing times, but the pipeline insists on it
+        "num_train_timesteps": TRAIN_TIMESTEPS,
+        "prediction_type": PREDICTION_TYPES[prediction],
+        "steps_offset": 1,  # without effect on trailing timesteps, but the pipeline requires it
         "timestep_spacing": "trailing",
     }
     if config.noise_schedule == "flow":
@@ -69,75 +82,141 @@ def to_diffusers(config: ScheduleConfig, prediction: Prediction) -> dict[str, An
         "beta_start": config.beta_start,
         "clip_sample": False,  # latents have no bounds
         "rescale_betas_zero_snr": config.zero_terminal_snr,
-        "set_alpha_to_one": True,  # the last step goes to the clean end
+        "set_alpha_to_one": True,  # the last step ends in the clean image
     }
 
 
-def from_diffusers(entries: dict[str, Any]) -> tuple[ScheduleConfig, Prediction]:
-    """What a model was trained on. How diffusers would step through it is left to our samplers."""
-    name = entries.get("_class_name")
-    if name not in CLASSES:
+def from_diffusers(entries: Mapping[str, Any]) -> tuple[ScheduleConfig, Prediction]:
+    """Return the schedule and prediction that a scheduler_config.json of diffusers describes.
+
+    Only what the model was trained on is read. The class, which says how diffusers would sample, is
+    not used further.
+
+    Raises:
+        UserError: the class or a setting is not supported.
+    """
+    class_name = entries.get("_class_name")
+    if class_name not in SCHEDULER_CLASSES:
         raise UserError(
-            f"the scheduler {name} is not one whose schedule is known here; those are "
-            f"{', '.join(CLASSES)}."
+            f"the scheduler class {class_name} is not supported; supported are "
+            f"{', '.join(SCHEDULER_CLASSES)}."
         )
-    read = {
+    supported: dict[str, tuple[Any, ...]] = {
+        "beta_schedule": tuple(BETA_SCHEDULES),
+        "num_train_timesteps": (TRAIN_TIMESTEPS,),
+        "prediction_type": tuple(PREDICTIONS),
+        "trained_betas": (None,),
+    }
+    defaults = {
         "beta_schedule": "linear",
         "num_train_timesteps": 1000,
         "prediction_type": "epsilon",
         "trained_betas": None,
-    } | entries
-    allowed = {
-        "beta_schedule": tuple(BETA_SCHEDULES),
-        "num_train_timesteps": (TIMES,),
-        "prediction_type": tuple(PREDICTIONS),
-        "trained_betas": (None,),
     }
-    for field, values in allowed.items():
-        if read[field] not in values:
+    settings = {**defaults, **entries}
+    for name, values in supported.items():
+        if settings[name] not in values:
             raise UserError(
-                f"the scheduler has {field}={read[field]!r}; known here: "
+                f"the scheduler has {name}={settings[name]!r}; supported: "
                 f"{', '.join(map(str, values))}."
             )
-    prediction = PREDICTIONS[read["prediction_type"]]
-    if read.get("use_flow_sigmas"):
-        return ScheduleConfig(
-            noise_schedule="flow", shift=float(read.get("flow_shift", 1.0))
-        ), prediction
-    return (
-        ScheduleConfig(
-            noise_schedule=BETA_SCHEDULES[read["beta_schedule"]],
-            beta_start=read.get("beta_start", 0.0001),
-            beta_end=read.get("beta_end", 0.02),
-            zero_terminal_snr=bool(read.get("rescale_betas_zero_snr", False)),
-        ),
-        prediction,
+    prediction = PREDICTIONS[settings["prediction_type"]]
+    if settings.get("use_flow_sigmas"):
+        shift = float(settings.get("flow_shift", 1.0))
+        return ScheduleConfig(noise_schedule="flow", shift=shift), prediction
+    config = ScheduleConfig(
+        noise_schedule=BETA_SCHEDULES[settings["beta_schedule"]],
+        beta_start=settings.get("beta_start", 0.0001),
+        beta_end=settings.get("beta_end", 0.02),
+        zero_terminal_snr=bool(settings.get("rescale_betas_zero_snr", False)),
     )
+    return config, prediction
 
 
 def from_single_file(file: Path) -> tuple[ScheduleConfig, Prediction | None]:
-    """What the model in the file was trained on. None: it says nowhere what the U-Net predicts.
+    """Return the schedule and prediction of the model in a single file.
+
+    The prediction is None if the file does not say it.
 
     Raises:
-        ValueError: the table of noise in it is none of Stable Diffusion's.
+        UserError: the file holds a table of noise that is not Stable Diffusion's.
     """
-    told = read_noise(file)
-    if told.scheduler is not None:
-        return from_diffusers(told.scheduler)
-    prediction = PREDICTIONS[told.prediction] if told.prediction else None
-    plain = ScheduleConfig(beta_start=told.betas[0], beta_end=told.betas[1])
+    stored = read_noise(file)
+    if stored.scheduler is not None:
+        return from_diffusers(stored.scheduler)
+    prediction = PREDICTIONS[stored.prediction] if stored.prediction else None
+    plain = ScheduleConfig(beta_start=stored.betas[0], beta_end=stored.betas[1])
+    if stored.alpha_bar is None:
+        return plain, prediction
     for config in (plain, replace(plain, zero_terminal_snr=True)):
-        if told.alpha_bar is None:
-            return config, prediction
-        table = make_schedule(config).alpha_bar
-        # The stored one may have been rounded to half precision.
-        if told.alpha_bar.shape == table.shape and torch.allclose(
-            told.alpha_bar, table, rtol=1e-2, atol=1e-3
+        schedule = make_schedule(config)
+        assert isinstance(schedule, NoiseSchedule)
+        table = schedule.alpha_bar
+        # The stored table may have been rounded to half precision.
+        if stored.alpha_bar.shape == table.shape and torch.allclose(
+            stored.alpha_bar, table, rtol=1e-2, atol=1e-3
         ):
             return config, prediction
     raise UserError(
         f"{file}: the noise schedule stored in it is not that of Stable Diffusion (scaled_linear, "
         f"beta from {plain.beta_start} to {plain.beta_end}, with or without zero terminal SNR), so "
-        "that it is not known which times its U-Net was trained on. Give the model as a diffusers "
-        "folder, whose scheduler_config.json says it."
+        "the noise that its U-Net was trained on is unknown. Load the model from a diffusers "
+        "folder, which says it in scheduler_config.json."
     )
+
+
+# The noise on the small image of an upscaling model -----------------------------------------------
+
+X4_UPSCALER = ScheduleConfig(beta_start=0.0001, beta_end=0.02)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowResSchedule:
+    """How noise was added in training to the small image that an upscaling model gets.
+
+    The defaults are those of Stable Diffusion's x4 upscaler, also for folders that do not say it.
+    """
+
+    config: ScheduleConfig = X4_UPSCALER
+    max_noise_level: int = 350  # the noisiest timestep that was used
+
+    def __post_init__(self):
+        if self.config.noise_schedule == "flow":
+            raise UserError(
+                f"{LOW_RES_SCHEDULER} describes a flow; the noise on small images needs a "
+                "variance-preserving schedule."
+            )
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        schedule = make_schedule(self.config)
+        assert isinstance(schedule, NoiseSchedule)
+        return schedule
+
+
+def read_low_res(folder: Path, index: Mapping[str, Any]) -> LowResSchedule:
+    """Read the schedule from a pipeline folder, whose model_index.json has the given entries."""
+    low_res = LowResSchedule()
+    if (folder / LOW_RES_SCHEDULER).is_file():
+        config, _ = from_diffusers(read_json(folder / LOW_RES_SCHEDULER))
+        low_res = replace(low_res, config=config)
+    level = index.get("max_noise_level")
+    return low_res if level is None else replace(low_res, max_noise_level=level)
+
+
+def low_res_to_diffusers(low_res: LowResSchedule) -> dict[str, Any]:
+    """Return its scheduler_config.json, of the class that StableDiffusionUpscalePipeline needs."""
+    entries = to_diffusers(low_res.config, "noise")
+    names = (
+        "beta_end",
+        "beta_schedule",
+        "beta_start",
+        "rescale_betas_zero_snr",
+        "num_train_timesteps",
+        "prediction_type",
+    )
+    return {
+        "_class_name": "DDPMScheduler",
+        **{name: entries[name] for name in names},
+        "clip_sample": False,
+    }

@@ -74,7 +74,8 @@ def dpmpp_2s(
     """
     path = Path(schedule, steps, noise, start_at_sigma)
     ratio = path.sigma / path.alpha
-    middle = schedule.time_of((ratio[:-1] * ratio[1:]).sqrt().nan_to_num(0))  # 0 times infinity
+    between = (ratio[:-1] * ratio[1:]).sqrt().nan_to_num(0)  # 0 times infinity
+    middle = schedule.timesteps_of_ratio(between)
     alpha, sigma = schedule.exact(middle)
     z = path.start
     for i in range(len(path)):

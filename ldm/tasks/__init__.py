@@ -10,9 +10,13 @@ from PIL import Image
 from foundation.errors import UserError
 from ldm.denoiser import Denoiser
 from ldm.guidance import Guidance, guide
-from ldm.pipeline.compatibility import beside
-from ldm.pipeline.image_processor import check_pixels, check_size, to_images, to_mask
-from ldm.pipeline.low_res_schedule import LEVEL
+from ldm.pipeline.compatibility import extra_channels
+from ldm.pipeline.image_processor import (
+    check_image_size,
+    check_pixel_count,
+    image_to_tensor,
+    mask_to_tensor,
+)
 from ldm.tasks import inpaint as inpainting
 from ldm.tasks import upscale as upscaling
 from ldm.tasks.base import Task
@@ -20,10 +24,12 @@ from ldm.tasks.img2img import ImageToImage
 from ldm.tasks.inversion import FromInversion, invert
 from ldm.timesteps import Times
 
+DEFAULT_NOISE_LEVEL = 20  # on the small image of an upscaling model
+
 
 def image_to_image(pipeline, picture: Image.Image, strength: float = 0.6) -> Task:
     """strength: 0 gives the picture back as the autoencoder does, 1 ignores it."""
-    check_size(picture, pipeline.factor, pipeline.factor)
+    check_image_size(picture, pipeline.factor, pipeline.factor)
     return ImageToImage(pipeline.encode(picture), (picture.height, picture.width), strength)
 
 
@@ -44,7 +50,7 @@ def restyle(
         variation: how far each image's noise is its own; above 0 for several of one picture.
         window: as the pipeline is given.
     """
-    check_size(picture, pipeline.factor, pipeline.factor)
+    check_image_size(picture, pipeline.factor, pipeline.factor)
     latents = pipeline.encode(picture)
     denoiser: Denoiser = pipeline.windowed(window)
     conds = pipeline.conditions(shows)
@@ -69,14 +75,14 @@ def inpaint(
 
     Models made for inpainting are told by their channels.
     """
-    check_size(picture, pipeline.factor, pipeline.factor)
-    share = to_mask(mask, (picture.height, picture.width))
+    check_image_size(picture, pipeline.factor, pipeline.factor)
+    share = mask_to_tensor(mask, (picture.height, picture.width))
     latents = pipeline.encode(picture)
-    if not beside(pipeline.unet.config):
+    if not extra_channels(pipeline.unet.config):
         return inpainting.Inpainting(latents, picture, share, strength, resample)
     if resample != 1:
         raise UserError("this model is told the mask, so that there is nothing to resample.")
-    pixels = to_images(picture, pipeline.autoencoder.config.in_channels)
+    pixels = image_to_tensor(picture, pipeline.autoencoder.config.in_channels)
     kept = pipeline.encode(pixels * (share < 0.5))
     return inpainting.NativeInpainting(latents, picture, share, kept, strength)
 
@@ -91,7 +97,7 @@ def outpaint(
 ) -> Task:
     """grow: pixels by which the picture becomes larger at the left, top, right and bottom."""
     left, top, right, bottom = grow
-    check_pixels(picture.width + left + right, picture.height + top + bottom)
+    check_pixel_count(picture.width + left + right, picture.height + top + bottom)
     larger, mask = inpainting.canvas(picture, *grow)
     return inpaint(pipeline, larger, Image.fromarray(mask), strength, resample=resample)
 
@@ -114,15 +120,15 @@ def upscale(
         level: of a native model, the noise on the small picture, from 0 to what it was trained
             with (x4 upscaler: 350); 20 if left out.
     """
-    if beside(pipeline.unet.config) != upscaling.NativeUpscaling.beside:
+    if extra_channels(pipeline.unet.config) != upscaling.NativeUpscaling.beside:
         if level is not None:
             raise UserError("a noise level is for models made for upscaling; give a strength.")
         scale = 4 if scale is None else scale
         if scale < 2:
             raise UserError(f"the scale is {scale}; a picture is enlarged 2 times or more.")
-        check_pixels(scale * picture.width, scale * picture.height)
+        check_pixel_count(scale * picture.width, scale * picture.height)
         large = upscaling.enlarged(picture, scale)
-        check_size(large, pipeline.factor, pipeline.factor)
+        check_image_size(large, pipeline.factor, pipeline.factor)
         share = 0.3 if strength is None else strength
         return upscaling.TwoPass(pipeline.encode(large), picture, scale, share)
     own = pipeline.autoencoder.factor
@@ -130,10 +136,11 @@ def upscale(
         raise UserError("this model begins with noise alone; give a noise level, no strength.")
     if scale not in (None, own):
         raise UserError(f"this model enlarges {own} times, not {scale} times.")
-    check_size(picture, pipeline.factor // own, 1)
-    small = to_images(picture, 3).to(pipeline.device)
+    check_image_size(picture, pipeline.factor // own, 1)
+    small = image_to_tensor(picture, 3).to(pipeline.device)
     size = (picture.height * own, picture.width * own)
-    level, levels = LEVEL if level is None else level, pipeline.unet.config.num_class_embeds
+    level = DEFAULT_NOISE_LEVEL if level is None else level
+    levels = pipeline.unet.config.num_class_embeds
     if levels is not None and level >= levels:
         raise UserError(f"the noise level is {level}; this U-Net knows levels below {levels}.")
     return upscaling.NativeUpscaling(small, size, level, pipeline.low_res)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foundation.errors import UserError
 from foundation.shapes import Denoise, Latents, Network
-from ldm.pipeline.compatibility import KINDS, beside
+from ldm.pipeline.compatibility import UNET_KINDS, extra_channels
 from ldm.pipeline.conditioning import knows_classes
 from ldm.samplers import find_sampler
 from ldm.samplers.noise import SeededNoise
@@ -72,14 +72,14 @@ def check_share(name: str, value: float) -> None:
 
 def check_task(unet: UNet, task: Task) -> None:
     """Refuses a U-Net that draws from more than the task gives it, or from less."""
-    more = beside(unet.config)
+    more = extra_channels(unet.config)
     levels = unet.class_embedding is not None and not knows_classes(unet)
     if more != task.beside:
         also = " and a noise level" * levels
         raise UserError(
             f"this U-Net wants {more} channels beside those of the latents{also} "
-            f"({KINDS.get(more, 'of an unknown kind')}), and this task gives {task.beside}. The "
-            "network itself can be called as pipeline.unet."
+            f"({UNET_KINDS.get(more, 'of an unknown kind')}), and this task gives {task.beside}. "
+            "The network itself can be called as pipeline.unet."
         )
     if levels != (task.beside == 3):
         raise UserError(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from foundation.errors import UserError
 from foundation.shapes import Estimates, Latents, Network, Timesteps
-from ldm.pipeline.low_res_schedule import LowRes
+from ldm.pipeline.scheduler_config import LowResSchedule
 from ldm.samplers.noise import SeededNoise
 from ldm.tasks.base import Task
 from ldm.tasks.img2img import ImageToImage
@@ -37,7 +37,7 @@ class NativeUpscaling(Task):
         small: Float[Tensor, "1 c h w"],
         size: tuple[int, int],
         level: int,
-        low_res: LowRes,
+        low_res: LowResSchedule,
     ):
         """
         Args:
@@ -45,10 +45,10 @@ class NativeUpscaling(Task):
             size: of the large picture.
             level: of the noise on the small one: a time of the schedule in low_res.
         """
-        if not 0 <= level <= low_res.max_level:
+        if not 0 <= level <= low_res.max_noise_level:
             raise UserError(
                 f"the noise level is {level}; for this model it must be from 0 to "
-                f"{low_res.max_level}."
+                f"{low_res.max_noise_level}."
             )
         self.small, self.size, self.level = small, size, level
         self.alpha, self.sigma = (x[0] for x in low_res.schedule.exact(torch.tensor([level])))

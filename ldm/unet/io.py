@@ -6,20 +6,19 @@
     README.md                              the model card
 
 JSON and safetensors only, nothing pickled. Files are replaced whole: a crash or a full disk leaves
-the old folder or the new one. A pipeline folder, whose part this is, is found here, too.
+the old folder or the new one.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from foundation.errors import MissingFileError
-from foundation.files import read_json
+from foundation.errors import MissingFileError, UserError
+from foundation.files import read_json, restore
 from interop.diffusers_configs import CLASS_NAME, unet_fields
-from interop.lora import WEIGHTS as LORA
 from interop.model_card import CARD
 from interop.safetensors_io import (
     has_weights,
@@ -32,51 +31,26 @@ from interop.safetensors_io import (
 )
 from interop.single_file import reader as single_file
 from interop.state_dict_check import named_class
-from ldm.model_card import unet_card
-from ldm.text_chunks import TEXT_CHUNKS
+from ldm.unet.model_card import unet_card
 
 CONFIG = "config.json"
 STEM = "diffusion_pytorch_model"
 WEIGHTS = f"{STEM}.safetensors"
 PROVENANCE = "latentsmith.json"
-MODEL_INDEX = {
-    "_class_name": "StableDiffusionPipeline",
-    "feature_extractor": [None, None],
-    "requires_safety_checker": False,
-    "safety_checker": [None, None],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
+TEXT_CHUNKS = "text_chunks"  # entry with the contexts that the U-Net was trained to read
 
 
 def find_folder(folder: Path) -> Path:
     """The U-Net's folder in a run folder, in a pipeline folder, or the folder itself."""
     candidates = [folder / "model" / "unet", folder / "unet", folder / "model", folder]
     for candidate in candidates:
+        restore(candidate.absolute())
         if has_weights(candidate, STEM):
             return candidate
     told = named_class(folder) + told_of_pickles(STEM, *candidates)
     raise MissingFileError(
         f"no U-Net in {folder}: looked for {WEIGHTS} in {', '.join(map(str, candidates))}.{told} "
         "Give a run folder of train_ldm.py, a pipeline folder with unet/ in it, or a unet folder."
-    )
-
-
-def find_pipeline(folder: Path) -> Path:
-    for candidate in (folder / "model", folder):
-        if (candidate / "model_index.json").is_file():
-            return candidate
-    unfinished = " The run is not finished: start the same command again." * (
-        (folder / "state").is_dir()
-    )
-    if any((place / LORA).is_file() for place in (folder / "model", folder)):
-        unfinished = " It holds a LoRA: give it with --lora, and as the model what it changes."
-    raise MissingFileError(
-        f"no model in {folder}: looked for model_index.json there and in {folder / 'model'}."
-        f"{named_class(folder)}{unfinished} Give a run folder of train_ldm.py or a pipeline "
-        "folder."
     )
 
 
@@ -100,7 +74,7 @@ def write(folder: Path, network: nn.Module, config: dict, provenance: dict) -> N
     texts = {
         CONFIG: json.dumps({"_class_name": CLASS_NAME, **config}, indent=2),
         PROVENANCE: json.dumps({"provenance": provenance}, indent=2),
-        CARD: unet_card(config, weights, provenance),
+        CARD: unet_card(config, weights, provenance, provenance.get(TEXT_CHUNKS, 1)),
     }
     write_files(folder, WEIGHTS, weights, header, texts)
 
@@ -114,8 +88,23 @@ def read_provenance(folder: Path) -> dict:
     return read_json(find_folder(folder) / PROVENANCE, default={}).get("provenance", {})
 
 
-def read_model_provenance(source: Path) -> dict:
-    """What `TextToImage.save` was told, or whoever exported a single file; empty if nobody was."""
-    if source.is_file():
-        return single_file.read_provenance(source)
-    return read_json(find_pipeline(source) / PROVENANCE, default={}).get("provenance", {})
+def read_text_chunks(facts: Mapping[str, Any], source: Path) -> int:
+    """Return how many contexts of the text encoder a U-Net reads, one after the other.
+
+    Stable Diffusion reads one, and so does a model that does not say it. The number is recorded in
+    latentsmith.json of the U-Net and of the pipeline, and in the header of a single file.
+
+    Args:
+        facts: the entries of that file or header.
+        source: where they come from, for the message.
+
+    Raises:
+        UserError: the number is not a whole number from 1 on.
+    """
+    chunks = facts.get(TEXT_CHUNKS, 1)
+    if type(chunks) is not int or chunks < 1:
+        raise UserError(
+            f"{source} says that its U-Net was trained on {chunks!r} contexts of the text encoder "
+            f'("{TEXT_CHUNKS}"); it must be a whole number from 1 on. Copy the model again.'
+        )
+    return chunks

@@ -336,7 +336,7 @@ def test_pictures_to_begin_with(world, given, tmp_path):
         "text.png: is not an image": {"init_image": text},
         "nowhere.png: cannot be read": {"style_image": tmp_path / "nowhere.png"},
         "2x2 pixels; both sides must be at least 8": {"init_image": tiny},
-        "37x32 pixels.*multiples of 8.*--width 40 --height 32": {"init_image": odd},
+        "37x32 pixels.*multiples of 8.*40x32": {"init_image": odd},
         "mask is 16x32, the picture 32x32": {"init_image": given, "mask": small},
         "the mask is all black": {"init_image": given, "mask": black},
         "37x32.*multiples of 8": {"init_image": given, "outpaint": (0, 0, 5, 0)},

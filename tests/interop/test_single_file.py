@@ -10,7 +10,7 @@ from autoencoder import Autoencoder
 from conditioning import TextEncoder
 from conditioning.tokenizer_io import clip_tokenizer, save_tokenizer
 from ldm import TextToImage
-from ldm.pipeline.prediction_probe import measure_prediction
+from ldm.pipeline.io import infer_prediction
 from ldm.pipeline.scheduler_config import from_single_file
 from ldm.schedule import ScheduleConfig, make_schedule
 from ldm.unet import UNet, UNetConfig
@@ -254,7 +254,7 @@ class Fake(torch.nn.Module):
 @pytest.mark.parametrize("mean", [0.0, 0.5, -2.0])
 @pytest.mark.parametrize("prediction", ["noise", "velocity"])
 def test_the_prediction_is_measured(prediction, mean):
-    assert measure_prediction(Fake(prediction, mean), torch.zeros(1, 77, 1024)) == prediction
+    assert infer_prediction(Fake(prediction, mean), torch.zeros(1, 77, 1024)) == prediction
 
 
 def test_a_whole_sd2_file_measures_and_takes_the_size_that_goes_with_it(whole, tmp_path):

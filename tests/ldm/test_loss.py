@@ -9,9 +9,9 @@ from ldm.denoiser import Denoiser
 from ldm.loss import (
     ObjectiveConfig,
     denoising_loss,
-    draw_noise,
-    sample_times,
-    weight,
+    loss_weight,
+    sample_timesteps,
+    sample_timesteps_and_noise,
 )
 from ldm.schedule import ScheduleConfig, make_schedule
 
@@ -50,10 +50,10 @@ def test_a_network_that_outputs_zero_scores_the_weight_times_the_power_of_its_ta
     objective = ObjectiveConfig(prediction=prediction, weighting=weighting)
     denoiser = Denoiser(Constant(), schedule, prediction)
     latents = torch.randn(200, 4, 16, 16, generator=generator())
-    t, noise = draw_noise(latents, schedule, objective, generators(len(latents)))
+    t, noise = sample_timesteps_and_noise(latents, schedule, objective, generators(len(latents)))
     loss = denoising_loss(denoiser, latents, None, objective, t=t, noise=noise)
     power = 2 if prediction == "flow" else 1  # a difference of two unit variances, or one
-    expected = power * weight(*schedule(t), prediction, objective).flatten()
+    expected = power * loss_weight(*schedule(t), prediction, objective).flatten()
     assert loss.shape == (200,)
     assert loss.mean().item() == pytest.approx(expected.mean().item(), rel=0.02)
     if weighting == "uniform":
@@ -90,7 +90,7 @@ def test_snr_weights_say_the_same_about_z_0_for_every_prediction(config, predict
         "flow": 1 / sigma,
     }[prediction]
     expected = at_z_0 / slope**2
-    torch.testing.assert_close(weight(alpha, sigma, prediction, objective), expected)
+    torch.testing.assert_close(loss_weight(alpha, sigma, prediction, objective), expected)
 
 
 def test_min_snr_in_the_form_it_is_published_in():
@@ -104,7 +104,7 @@ def test_min_snr_in_the_form_it_is_published_in():
         "velocity": capped / (snr + 1),
         "sample": capped,
     }.items():
-        torch.testing.assert_close(weight(alpha, sigma, prediction, objective), expected)
+        torch.testing.assert_close(loss_weight(alpha, sigma, prediction, objective), expected)
 
 
 @pytest.mark.parametrize("weighting", ["uniform", "min_snr", "soft_min_snr"])
@@ -112,13 +112,13 @@ def test_weights_are_finite_at_both_ends(weighting):
     objective = ObjectiveConfig(weighting=weighting)
     for config, prediction in PAIRS:
         alpha, sigma = make_schedule(config)(torch.tensor([0, 999]))
-        assert weight(alpha, sigma, prediction, objective).isfinite().all()
+        assert loss_weight(alpha, sigma, prediction, objective).isfinite().all()
 
 
 @pytest.mark.parametrize("config", [TABLE, FLOW], ids=["table", "flow"])
 def test_uniform_times_cover_everything(config):
     schedule = make_schedule(config)
-    t = sample_times(schedule, ObjectiveConfig(), generators(20_000))
+    t = sample_timesteps(schedule, ObjectiveConfig(), generators(20_000))
     assert t.min() >= 0 and t.max() < 1000 and t.floor().long().unique().numel() == 1000
     assert t.float().mean().item() == pytest.approx(500, rel=0.02)
     assert t.is_floating_point() == (config.noise_schedule == "flow")
@@ -127,29 +127,31 @@ def test_uniform_times_cover_everything(config):
 def test_logit_normal_times_have_the_right_quantiles():
     schedule = make_schedule(FLOW)
     objective = ObjectiveConfig(times="logit_normal", logit_mean=0.5, logit_std=2.0)
-    t = sample_times(schedule, objective, generators(50_000))
+    t = sample_timesteps(schedule, objective, generators(50_000))
     logit = (t / 1000).logit()
     assert logit.mean().item() == pytest.approx(0.5, abs=0.03)
     assert logit.std().item() == pytest.approx(2, abs=0.03)
     extreme = replace(objective, logit_mean=100.0)
     for config in (FLOW, TABLE):
-        assert sample_times(make_schedule(config), extreme, generators(3)).max() < 1000
+        assert sample_timesteps(make_schedule(config), extreme, generators(3)).max() < 1000
 
 
 def test_offset_noise_moves_whole_channels():
     latents, objective = torch.zeros(500, 4, 8, 8), ObjectiveConfig(offset_noise=0.5)
-    _, noise = draw_noise(latents, make_schedule(TABLE), objective, generators(500))
+    schedule, random = make_schedule(TABLE), generators(500)
+    _, noise = sample_timesteps_and_noise(latents, schedule, objective, random)
     assert noise.mean(dim=(2, 3)).var().item() == pytest.approx(0.25 + 1 / 64, rel=0.1)
-    _, plain = draw_noise(latents, make_schedule(TABLE), ObjectiveConfig(), generators(500))
+    random = generators(500)
+    _, plain = sample_timesteps_and_noise(latents, schedule, ObjectiveConfig(), random)
     assert plain.mean(dim=(2, 3)).var().item() == pytest.approx(1 / 64, rel=0.1)
 
 
 def test_what_is_drawn_for_a_sample_depends_on_its_generator_alone():
     latents, objective = torch.zeros(3, 4, 8, 8), ObjectiveConfig(offset_noise=0.1)
     schedule = make_schedule(TABLE)
-    together = draw_noise(latents, schedule, objective, generators(3))
+    together = sample_timesteps_and_noise(latents, schedule, objective, generators(3))
     torch.manual_seed(1)
-    alone = draw_noise(latents[2:], schedule, objective, generators(3)[2:])
+    alone = sample_timesteps_and_noise(latents[2:], schedule, objective, generators(3)[2:])
     for a, b in zip(together, alone, strict=True):
         assert torch.equal(a[2:], b)
 

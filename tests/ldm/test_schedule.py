@@ -126,8 +126,8 @@ def test_times_of_the_flow_are_equal_strides_from_999():
 def test_quantiles_cover_all_times():
     table, flow = make_schedule(ScheduleConfig()), RectifiedFlow()
     quantile = torch.tensor([0, 0.5, 1 - 2**-24])
-    assert table.at(quantile).tolist() == [0, 500, 999]
-    assert flow.at(quantile).floor().tolist() == [0, 500, 999]
+    assert table.timesteps_of_quantile(quantile).tolist() == [0, 500, 999]
+    assert flow.timesteps_of_quantile(quantile).floor().tolist() == [0, 500, 999]
 
 
 @pytest.mark.parametrize(

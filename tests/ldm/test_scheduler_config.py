@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ldm.denoiser import Denoiser
-from ldm.pipeline.scheduler_config import CLASSES, from_diffusers, to_diffusers
+from ldm.pipeline.scheduler_config import SCHEDULER_CLASSES, from_diffusers, to_diffusers
 from ldm.samplers import ddim, dpmpp_2m
 from ldm.schedule import ScheduleConfig, make_schedule
 
@@ -76,7 +76,7 @@ def test_stable_diffusion_files():
     assert from_diffusers(sd21) == (ScheduleConfig(), "velocity")
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", SCHEDULER_CLASSES)
 def test_defaults_of_every_known_scheduler(name):
     """A file may leave out what equals the default of its class."""
     with_defaults = dict(getattr(diffusers, name)().config) | {"_class_name": name}

@@ -6,7 +6,15 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from ldm.samplers import SAMPLERS
 from ldm.schedule import ScheduleConfig, make_schedule
-from ldm.timesteps import SPACINGS, find_spacing, karras, leading, linspace, listed, trailing
+from ldm.timesteps import (
+    SPACINGS,
+    custom_timesteps,
+    find_spacing,
+    karras,
+    leading,
+    linspace,
+    trailing,
+)
 
 TABLE, FLOW = ScheduleConfig(), ScheduleConfig(noise_schedule="flow")
 ZERO = ScheduleConfig(zero_terminal_snr=True)
@@ -60,7 +68,9 @@ def test_a_time_is_found_by_its_noise():
         schedule = make_schedule(config)
         times = torch.arange(1, 998, 7.3, dtype=torch.float64)
         alpha, sigma = schedule.exact(times)
-        torch.testing.assert_close(schedule.time_of(sigma / alpha), times, rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            schedule.timesteps_of_ratio(sigma / alpha), times, rtol=0, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -80,12 +90,12 @@ def test_every_sampler_takes_times(name):
 
 def test_times_of_ones_own():
     schedule = make_schedule(TABLE)
-    assert listed(schedule, [999, 500.5, 0]).tolist() == [999, 500.5, 0]
+    assert custom_timesteps(schedule, [999, 500.5, 0]).tolist() == [999, 500.5, 0]
     for wrong in ([], [10, 20], [1000], [5, 5], [-1.0]):
-        with pytest.raises(ValueError, match="must fall, from 999"):
-            listed(schedule, wrong)
-    with pytest.raises(ValueError, match="to 1 "):
-        listed(make_schedule(FLOW), [500, 0])
+        with pytest.raises(ValueError, match="999"):
+            custom_timesteps(schedule, wrong)
+    with pytest.raises(ValueError, match=r"\b1 \("):
+        custom_timesteps(make_schedule(FLOW), [500, 0])
 
 
 @pytest.mark.parametrize("name", ["karras", "exponential"])
@@ -95,5 +105,5 @@ def test_infinite_ratios_are_refused(name):
 
 
 def test_unknown_names_get_a_near_miss():
-    with pytest.raises(ValueError, match="Did you mean karras"):
+    with pytest.raises(ValueError, match="'karras'"):
         find_spacing("Karas")

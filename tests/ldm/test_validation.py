@@ -7,7 +7,7 @@ from torch import nn
 from ldm.denoiser import Denoiser
 from ldm.loss import ObjectiveConfig
 from ldm.schedule import ScheduleConfig, make_schedule
-from ldm.validation import Validation, check_latents, verdict
+from ldm.validation import Validation, check_latent_std, learning_status
 
 OBJECTIVE = ObjectiveConfig(prediction="velocity")
 
@@ -51,25 +51,25 @@ def test_a_network_that_reads_the_text_is_found_out():
     validation, denoiser = make()
     losses = validation.loss(denoiser, OBJECTIVE)
     assert losses["val"] < 1e-6 < losses["val/wrong_text"]
-    assert verdict(losses, validation.baseline(denoiser, OBJECTIVE)).startswith("learning")
+    assert learning_status(losses, validation.baseline(denoiser, OBJECTIVE)).startswith("learning")
 
 
 def test_predicting_nothing_scores_one_and_is_called_so():
     validation, denoiser = make()
     baseline = validation.baseline(denoiser, OBJECTIVE)
     assert baseline == pytest.approx(1, abs=0.1)
-    text = verdict({"val": baseline, "val/wrong_text": baseline}, baseline)
+    text = learning_status({"val": baseline, "val/wrong_text": baseline}, baseline)
     assert text.startswith("NOT LEARNING") and "learning rate" in text
-    assert verdict({"val": float("nan"), "val/wrong_text": 1.0}, baseline).startswith("NOT")
+    assert learning_status({"val": float("nan"), "val/wrong_text": 1.0}, baseline).startswith("NOT")
 
 
 def test_a_network_deaf_to_the_text_is_called_so():
-    assert "ignores the text" in verdict({"val": 0.4, "val/wrong_text": 0.4001}, 1.0)
-    assert "lower it by 20.0%" in verdict({"val": 0.4, "val/wrong_text": 0.5}, 1.0)
+    assert "ignores the text" in learning_status({"val": 0.4, "val/wrong_text": 0.4001}, 1.0)
+    assert "lower it by 20.0%" in learning_status({"val": 0.4, "val/wrong_text": 0.5}, 1.0)
 
 
 def test_latents_that_are_not_normalized_are_refused():
     noise = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    check_latents(noise)
+    check_latent_std(noise)
     with pytest.raises(ValueError, match=r"standard deviation of 5\.\d+"):
-        check_latents(noise / 0.18215)
+        check_latent_std(noise / 0.18215)

@@ -14,8 +14,8 @@ import export
 import sample
 from ldm import TextToImage
 from ldm.guidance import Guidance
-from ldm.pipeline.low_res_schedule import LowRes
 from ldm.pipeline.sampling import Sampling
+from ldm.pipeline.scheduler_config import LowResSchedule
 from ldm.unet import UNetConfig
 from tests.helpers.bad_calls import refusal
 from tests.ldm.test_pipeline import make_pipeline
@@ -174,7 +174,7 @@ def test_a_model_without_text_is_exported_and_read_again(tmp_path):
 def test_what_a_single_file_cannot_say_is_not_exported_to_one(tmp_path, capsys):
     model_of(CLASSES, classes=("cat", "dog")).save(tmp_path / "classes" / "model")
     upscaler = with_unet(make_pipeline(), in_channels=7, num_class_embeds=1000)
-    upscaler.low_res = LowRes(max_level=100)
+    upscaler.low_res = LowResSchedule(max_noise_level=100)
     upscaler.save(tmp_path / "upscaler" / "model")
     for name, what in (("classes", "names of classes"), ("upscaler", "a schedule of its own")):
         flags = [str(tmp_path / name), str(tmp_path / "x.safetensors"), "--format", "single-file"]

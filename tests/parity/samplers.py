@@ -37,7 +37,7 @@ from ldm.samplers import (
     plms,
     unipc,
 )
-from ldm.schedule import NoiseSchedule, RectifiedFlow, scaled_linear, zero_terminal_snr
+from ldm.schedule import NoiseSchedule, RectifiedFlow, rescale_zero_terminal_snr, scaled_linear
 
 SHAPE = (2, 4, 6, 6)
 NAMES = {
@@ -82,7 +82,7 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 
 def table(zero: bool) -> Tensor:
     alpha_bar = scaled_linear(0.00085, 0.012)
-    return zero_terminal_snr(alpha_bar) if zero else alpha_bar
+    return rescale_zero_terminal_snr(alpha_bar) if zero else alpha_bar
 
 
 def peer(kind: type, zero: bool, prediction: str, **options):
@@ -245,7 +245,7 @@ def against_dpm_solver_of_k_diffusion(sampler, kind: str, schedule, prediction, 
 
     def denoise(x: Tensor, level: Tensor) -> Tensor:
         """At times between the table's, found as ours finds them."""
-        t = schedule.time_of(level[None])
+        t = schedule.timesteps_of_ratio(level[None])
         a, _ = schedule.exact(t)
         return denoiser((a * x).float(), t.float().expand(len(x))).double()
 

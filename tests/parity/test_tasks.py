@@ -14,9 +14,9 @@ import sample
 from autoencoder import Autoencoder
 from ldm import TextToImage, tasks
 from ldm.guidance import Guidance
-from ldm.pipeline.image_processor import to_mask
-from ldm.pipeline.low_res_schedule import FILE, LowRes
+from ldm.pipeline.image_processor import mask_to_tensor
 from ldm.pipeline.sampling import Sampling
+from ldm.pipeline.scheduler_config import LOW_RES_SCHEDULER, LowResSchedule
 from ldm.samplers.noise import SeededNoise
 from ldm.schedule import ScheduleConfig
 from ldm.tasks.inpaint import composite
@@ -91,7 +91,7 @@ def test_native_inpainting_is_that_of_diffusers(tmp_path, kind, strength):
     (z,) = ours.draw(ours.requests(PROMPT, seed=[SEED]), sampling(sampler), task=task)
     assert np.abs(pixels(ours.picture(z)) - pixels(drawn)).max() <= 1
     (finished,) = ours(PROMPT, sampling=sampling(sampler), seed=SEED, task=task)
-    blended = composite(given, drawn, to_mask(mask, (SIDE, SIDE)), radius=2 * task.factor)
+    blended = composite(given, drawn, mask_to_tensor(mask, (SIDE, SIDE)), radius=2 * task.factor)
     assert np.abs(pixels(finished) - pixels(blended)).max() <= 1
     if kind == "noise":
         assert np.array_equal(pixels(on_the_command_line(tmp_path, strength)), pixels(finished))
@@ -132,9 +132,9 @@ def test_native_upscaling_is_that_of_diffusers(tmp_path, kind, level):
     vae = Autoencoder(config).eval()
     vae.load_state_dict(ours.autoencoder.state_dict())
     ours.autoencoder = vae
-    ours.low_res = LowRes(
+    ours.low_res = LowResSchedule(
         config=ScheduleConfig(noise_schedule="linear", beta_start=0.001, beta_end=0.03),
-        max_level=150,
+        max_noise_level=150,
     )
     theirs, small = peer(ours, tmp_path), picture(16, 16)
     assert type(theirs).__name__ == "StableDiffusionUpscalePipeline"
@@ -155,7 +155,7 @@ def test_native_upscaling_is_that_of_diffusers(tmp_path, kind, level):
     assert drawn.size == (64, 64) and pixels(drawn).std() > 5
     with pytest.raises(ValueError, match=r"noise level is 151; for this model .* from 0 to 150"):
         tasks.upscale(again, small, level=151)
-    again.low_res = LowRes()
+    again.low_res = LowResSchedule()
     with pytest.raises(ValueError, match="noise level is 250; this U-Net knows levels below 200"):
         tasks.upscale(again, small, level=250)
 
@@ -166,14 +166,16 @@ def test_what_a_small_picture_is_noised_by_is_written_back(tmp_path):
     model.save(tmp_path / "model")
     told = {"_class_name": "DDPMScheduler", "beta_start": 0.0001, "beta_end": 0.02}
     told |= {"beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "clip_sample": True}
-    (tmp_path / "model" / FILE).write_text(json.dumps(told | {"beta_end": 0.01}))
+    (tmp_path / "model" / LOW_RES_SCHEDULER).write_text(json.dumps(told | {"beta_end": 0.01}))
     again = TextToImage.load(tmp_path)
     assert again.low_res.config == ScheduleConfig(beta_start=0.0001, beta_end=0.01)
     again.save(tmp_path / "again")
-    written = json.loads((tmp_path / "again" / FILE).read_text())
+    written = json.loads((tmp_path / "again" / LOW_RES_SCHEDULER).read_text())
     assert written["beta_end"] == 0.01 and written["beta_schedule"] == "scaled_linear"
     index = json.loads((tmp_path / "again" / "model_index.json").read_text())
     assert index["low_res_scheduler"] == ["diffusers", "DDPMScheduler"]
-    (tmp_path / "model" / FILE).write_text(json.dumps(told | {"num_train_timesteps": 500}))
+    (tmp_path / "model" / LOW_RES_SCHEDULER).write_text(
+        json.dumps(told | {"num_train_timesteps": 500})
+    )
     with pytest.raises(ValueError, match="num_train_timesteps=500"):
         TextToImage.load(tmp_path)
