@@ -30,8 +30,8 @@ from ldm.pipeline.io import read_model_provenance
 from ldm.pipeline.sampling import Sampling
 from training.bounds import Finite, Part, Positive, Seed
 from training.cli import parse, pick_device, run_main
-from training.logging.image_grid import grid, pixels_of
-from training.logging.progress import counting
+from training.logging.image_grid import image_grid, pil_to_tensor
+from training.logging.progress import progress_counter
 from training.run import make_folder
 
 KS = (1, 5, 10)
@@ -99,16 +99,16 @@ def alignment(
     order = torch.randperm(len(train), generator=generator(config.seed, "captions"))
     pairs = [train[k] for k in order[: config.samples].tolist()]
     captions = [pair.captions[0] for pair in pairs]
-    with counting("sampling", len(pairs) * sampling.calls(), "image steps") as count:
+    with progress_counter("sampling", len(pairs) * sampling.calls(), "image steps") as count:
         pictures = pipeline(
             captions,
             sampling=sampling,
             seed=config.seed,
             progress=count,
         )
-    samples = pixels_of(pictures)
+    samples = pil_to_tensor(pictures)
     if config.out is not None:
-        grid(samples, columns=int(len(samples) ** 0.5)).save(config.out / "samples.png")
+        image_grid(samples, columns=int(len(samples) ** 0.5)).save(config.out / "samples.png")
     real = load(pairs, judge.size, channels=3)
     return {
         "samples": len(pairs),

@@ -34,8 +34,8 @@ from ldm.pipeline.io import read_model_provenance
 from stages.lora import apply_lora
 from training.bounds import Bound, Finite, NotNegative, Positive
 from training.cli import parse, pick_device, run_main
-from training.logging.image_grid import grid, pixels_of
-from training.logging.progress import counting
+from training.logging.image_grid import image_grid, pil_to_tensor
+from training.logging.progress import progress_counter
 from training.run import make_folder
 
 Prompts = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[PROMPT ...]")]
@@ -105,7 +105,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.grid and len({(image.size, image.mode) for image in drawn}) == 1 < len(drawn):
         count = config.options.count
         columns = count if 1 < count < len(drawn) else int(len(drawn) ** 0.5)
-        content = encoded(grid(pixels_of(drawn), columns), {}, config.format, config.quality)
+        content = encoded(
+            image_grid(pil_to_tensor(drawn), columns), {}, config.format, config.quality
+        )
         print(f"wrote {write_one(config, 'grid-{number:04d}', SUFFIXES[config.format], content)}")
 
 
@@ -138,7 +140,7 @@ def draw(
     make_folder(config.out)
     drawn: list[Image.Image] = []
     total = sum(len(alike) * alike[0].options.sampling().calls(task) for alike, task in jobs)
-    with counting("sampling", total, "image steps") as count:
+    with progress_counter("sampling", total, "image steps") as count:
         for alike, task in jobs:
             here = paths[len(drawn) : len(drawn) + len(alike)]
             previews = Previews(studio.pipeline, config.out, here, every=config.preview_every)
@@ -193,7 +195,7 @@ def animate(config: Config, studio: Studio, pictures: Sequence[Picture]) -> Path
     frames, task = frames_between(studio.requests(pictures), config.interpolate), jobs[0][1]
     make_folder(config.out)
     total = len(frames) * pictures[0].options.sampling().calls(task)
-    with counting("sampling", total, "image steps") as count:
+    with progress_counter("sampling", total, "image steps") as count:
         latents = studio.draw(frames, pictures[0], task, count)
     images = [studio.pipeline.picture(z, task) for z in latents]
     how = {name: getattr(config, name) for name in ("interpolate", "video", "fps")}

@@ -65,10 +65,10 @@ def start(config: Config) -> None:
     stage = Stage(config, clip.to(device), batches)
     print("retrieval says how often the right text is among the k nearest to an image of the set.")
 
-    def look(step: int) -> dict[str, float]:
+    def evaluate(step: int) -> dict[str, float]:
         return recalls(config, clip, pairs, "train") | recalls(config, clip, held_out, "held_out")
 
-    train(run, config.plan(), stage.parts, stage.step, look, "train_clip")
+    train(run, config.plan(), stage.parts, stage.step, evaluate, "train_clip")
     if not collectives.rank():
         with atomic_folder(run.model) as model:
             clip.text_encoder().save(model, {"config": run.config})

@@ -79,7 +79,7 @@ def start(config: Config) -> None:
     shown = (held_out or pairs)[:PREVIEWS]
     prompts = config.preview_prompts or [pair.captions[0] for pair in shown]
     stage = Stage(config, run, unet.to(device), vae, encoder, cache, order, prompts)
-    train(run, config.plan(), stage.parts, stage.step, stage.look, "train_ldm")
+    train(run, config.plan(), stage.parts, stage.step, stage.evaluate, "train_ldm")
     finish(config, run, stage, provenance)
 
 

@@ -69,7 +69,7 @@ def start(config: Config) -> None:
     )
     judged = read_pixels((held_out or pairs)[:JUDGED].paths, transform)
     stage = Stage(config, run, training, batches, judged)
-    train(run, config.plan(), stage.parts, stage.step, stage.look, "train_vae")
+    train(run, config.plan(), stage.parts, stage.step, stage.evaluate, "train_vae")
     stage.save()
     run.finish(config.steps)
     print(f"the autoencoder is in {run.model}; train on it with: train_ldm.py --vae {run.path}")

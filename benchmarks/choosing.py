@@ -30,7 +30,7 @@ from ldm.pipeline.sampling import Sampling
 from ldm.samplers import CALLS_PER_STEP
 from training.bounds import Finite, Positive, Seed
 from training.cli import parse, run_main
-from training.logging.image_grid import pixels_of
+from training.logging.image_grid import pil_to_tensor
 
 # One that is not listed computes what one listed does: euler as ddim, euler_a as ddpm.
 SAMPLERS = (
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 guidance=Guidance(scale=config.guidance_scale),
             )
             pictures = pipeline(captions[:count], sampling=sampling, seed=config.seed)
-            images = judge.encode_images(pixels_of(pictures).expand(-1, 3, -1, -1))
+            images = judge.encode_images(pil_to_tensor(pictures).expand(-1, 3, -1, -1))
             name = f"`{sampler}`" + f" of order {order_}" * (order_ is not None)
             print(line(name, sampling.calls(), images, texts, captions, real), flush=True)
 

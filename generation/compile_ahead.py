@@ -29,8 +29,8 @@ from interop.safetensors_io import read_tensors
 from ldm.unet import UNet
 from ldm.unet.io import WEIGHTS
 from ldm.unet.layers import Kernel
-from training.logging.progress import say
-from training.memory_allocation import give_back_freed_memory
+from training.logging.progress import print_line
+from training.memory import release_freed_memory
 
 ROOT = Path(__file__).parents[1]
 FEW = 16 * 16  # pixels of latents; with more of them plain products are no faster
@@ -54,7 +54,7 @@ class Ahead:
         if not (self.folder / WEIGHTS).is_file():
             unet.save(self.folder)
         unet.load_state_dict(read_tensors(self.folder / WEIGHTS), assign=True)
-        give_back_freed_memory()
+        release_freed_memory()
         self.known: dict[Outline, Callable[..., Tensor]] = {}
 
     def __call__(
@@ -98,7 +98,9 @@ def sources() -> str:
 def make(job: dict[str, Any], file: Path) -> None:
     """From the U-Net in the file's folder. Raises ValueError with the compiler's last words."""
     (count, _, height, width), _ = job["outline"][0]
-    say(f"compiling the U-Net for {count} latents of {height}x{width}, once; about a minute ...")
+    print_line(
+        f"compiling the U-Net for {count} latents of {height}x{width}, once; about a minute ..."
+    )
     unfinished = file.with_name(f"{file.stem}-{os.getpid()}.pt2")
     command = [sys.executable, "-m", "generation.compile_ahead", str(unfinished.absolute())]
     try:
@@ -113,7 +115,7 @@ def make(job: dict[str, Any], file: Path) -> None:
         unfinished.replace(file)
     finally:
         unfinished.unlink(missing_ok=True)
-    say(f"done. It is kept in {file.parent}, which may be deleted at any time.")
+    print_line(f"done. It is kept in {file.parent}, which may be deleted at any time.")
 
 
 class OfTensors(nn.Module):

@@ -29,13 +29,13 @@ from training import distributed
 from training.bounds import Positive
 from training.config import AveragingRecipe
 from training.ema import EMA
-from training.logging.image_grid import grid
-from training.logging.metrics import Averages
-from training.optimizer import Update
+from training.logging.image_grid import image_grid
+from training.logging.metrics import RunningMeans
+from training.optimizer import OptimizerStep
+from training.posthoc_ema import track_averages
 from training.precision import Precision
 from training.run import Run
-from training.tools.posthoc import stored_averages
-from training.watchdog import phase
+from training.watchdog import report_progress
 
 JUDGED = 256  # held-out images that are measured, at most
 SHOWN = 16  # of them in a preview
@@ -176,11 +176,16 @@ class Stage:
         self.held_out = HeldOut(judged, config.batch_size, self.device, perceptual)
         self.ema = EMA(training.autoencoder, config.ema_halflife_steps)
         scaler = training.precision.scaler()
-        self.update = Update(training.optimizers, config.clip_norm, scaler)
-        self.averages = stored_averages(
-            run.path, config, training.autoencoder, "stages.autoencoder_averages"
+        self.update = OptimizerStep(training.optimizers, config.clip_norm, scaler)
+        self.averages = track_averages(
+            run.path,
+            training.autoencoder,
+            every=config.averages_every,
+            steps=config.steps,
+            half=config.averages_half,
+            evaluator="stages.autoencoder_averages",
         )
-        self.contest = Averages()
+        self.contest = RunningMeans()
         self.parts = {**training.networks, "update": self.update, "ema": self.ema}
         self.parts["contest"] = self.contest
         if self.averages is not None:
@@ -191,33 +196,33 @@ class Stage:
     def step(self, step: int) -> dict[str, Tensor]:
         config = self.config
         self.stream = self.stream or self.batches.stream(step)
-        phase("reading images")
+        report_progress("reading images")
         images = to_model(next(self.stream)[0].to(self.device, non_blocking=True))
         shape = self.training.autoencoder.latent_shape(images)[1:]
         numbers = collectives.rank_share(step * config.batch_size, config.batch_size)
         each = generators(config.seed, "posterior", numbers)
         noise = torch.stack([torch.randn(shape, generator=random) for random in each])
         noise = noise.to(self.device, non_blocking=True)
-        phase("computing gradients")
+        report_progress("computing gradients")
         metrics = self.training.backward(images, noise, step, config.accumulate, self.update.scale)
-        phase("updating weights")
+        report_progress("updating weights")
         metrics = collectives.mean_metrics(metrics)
         rate = config.rate(step)
         rates = {"optimizer": rate, "adversary": rate * config.discriminator_rate}
         metrics |= self.update(metrics, rates)
-        self.ema.update(self.training.autoencoder, step, metrics["taken"])
+        self.ema.update(self.training.autoencoder, step, metrics["step_applied"])
         if self.averages is not None:
             self.averages.update(self.training.autoencoder, step)
         names = {"discriminator", "logits_real", "logits_fake"} & metrics.keys()
         self.contest.add({name: metrics[name] for name in names})
         return metrics
 
-    def look(self, step: int) -> dict[str, float | str]:
+    def evaluate(self, step: int) -> dict[str, float | str]:
         """How well the averaged weights do on what was held out, and a picture of some of it."""
         seen = self.held_out.judge(self.ema.module)
         columns = 3 * min(4, len(self.held_out.pixels))
         if not collectives.rank():
-            grid(seen.pictures[: 3 * SHOWN], columns).save(self.run.preview(step))
+            image_grid(seen.pictures[: 3 * SHOWN], columns).save(self.run.preview(step))
         words = {"verdict/channels": seen.channels.describe()}
         if contest := self.contest.pop():
             words["verdict/discriminator"] = f"discriminator: {balance(*contest.values())}"

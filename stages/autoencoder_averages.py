@@ -25,8 +25,8 @@ from training.restore import restored
 from training.run import Run
 
 
-class Judge:
-    measure, higher_is_better = "PSNR in dB", True
+class AveragesEvaluator:
+    metric, higher_is_better = "PSNR in dB", True
 
     def __init__(self, run: Path, device: torch.device):
         """run: of train_vae.py, finished; its data must still be there."""
@@ -42,7 +42,7 @@ class Judge:
         pixels = read_pixels((held_out or self.pairs)[:JUDGED].paths, self.transform)
         self.held_out = HeldOut(pixels, config.batch_size, device, perceptual=None)
 
-    def own_score(self) -> float:
+    def score_of_run(self) -> float:
         return self.held_out.judge(self.autoencoder).numbers["psnr"]
 
     def score(self, weights: dict[str, Tensor]) -> float:
@@ -74,5 +74,5 @@ class Judge:
         write_model(self.run, config, self.with_weights(weights), batches, facts, folder)
 
 
-def open_judge(run: Path, device: torch.device) -> Judge:
-    return Judge(run, device)
+def open_evaluator(run: Path, device: torch.device) -> AveragesEvaluator:
+    return AveragesEvaluator(run, device)

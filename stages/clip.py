@@ -26,9 +26,9 @@ from foundation.hashing import derived_seed, generator
 from training import distributed
 from training.bounds import Bound, NotNegative, Positive, Share
 from training.config import Recipe
-from training.optimizer import Update, undo
+from training.optimizer import OptimizerStep, restore_buffers
 from training.precision import Precision
-from training.watchdog import phase
+from training.watchdog import report_progress
 
 KS = (1, 5, 10)
 Several = Annotated[int, Bound(lambda x: x > 1, "2 or more, to have something to tell apart")]
@@ -87,29 +87,29 @@ class Stage:
         optimizer = torch.optim.AdamW(
             parameter_groups(clip, config.weight_decay), betas=(0.9, 0.98), eps=1e-6, fused=True
         )
-        self.update = Update({"optimizer": optimizer}, scaler=self.precision.scaler())
+        self.update = OptimizerStep({"optimizer": optimizer}, scaler=self.precision.scaler())
         self.parts = {"clip": clip, "update": self.update}
         self.stream: Iterator | None = None
 
     def step(self, step: int) -> dict[str, Tensor]:
         config = self.config
         self.stream = self.stream or self.batches.stream(step)
-        phase("reading images")
+        report_progress("reading images")
         images, captions = next(self.stream)
         images = images.to(self.device, non_blocking=True)
         if config.degrade:
             half = len(collectives.rank_share(0, config.batch_size // 2))
             images = degraded(images, generator(config.seed, "degrade", step), half)
-        phase("computing gradients")
+        report_progress("computing gradients")
         self.clip.train()
         before = [buffer.clone() for buffer in self.clip.buffers()]
         with self.precision:
             loss = self.loss(images, self.clip.tokenizer(captions))
         (loss * self.update.scale).backward()
-        phase("updating weights")
+        report_progress("updating weights")
         metrics = collectives.mean_metrics({"loss": loss.detach()})
         metrics |= self.update(metrics, {"optimizer": config.rate(step)})
-        undo(self.clip.buffers(), before, metrics["taken"])
+        restore_buffers(self.clip.buffers(), before, metrics["step_applied"])
         bound_logit_scale(self.clip)
         return metrics | {"logit_scale": self.clip.logit_scale}
 

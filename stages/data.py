@@ -16,7 +16,7 @@ from training import distributed
 from training.bounds import Bound
 from training.config import Recipe
 from training.logging.progress import progress_bar
-from training.watchdog import phase
+from training.watchdog import report_progress
 
 Aspect = Annotated[float, Bound(lambda x: x >= 1, "1 or more, the longer side by the shorter")]
 
@@ -24,7 +24,7 @@ Aspect = Annotated[float, Bound(lambda x: x >= 1, "1 or more, the longer side by
 def read_pairs(recipe: Recipe, allow_missing_captions: bool = False) -> tuple[Pairs, Pairs]:
     """(to train on, held out)"""
     recipe.check()
-    phase("reading the data folder")
+    report_progress("reading the data folder")
     distributed.check_batch_size(recipe.batch_size, recipe.accumulate)
     with collectives.rank_zero_first():  # which decodes and indexes; the others find the index
         folder = read_folder(recipe.data, allow_missing_captions, progress_bar)

@@ -27,14 +27,13 @@ from stages.diffusion_config import Config
 from stages.finetune import check_process, load_unet
 from stages.lora import adapter_parts, add_adapter
 from training import distributed
-from training import fsdp as sharding
 from training.ema import EMA
-from training.logging.image_grid import grid, pixels_of
-from training.optimizer import Update
+from training.logging.image_grid import image_grid, pil_to_tensor
+from training.optimizer import OptimizerStep
+from training.posthoc_ema import track_averages
 from training.precision import DTYPES, Precision, compile_for, uncompiled
 from training.run import Run
-from training.tools.posthoc import stored_averages
-from training.watchdog import phase
+from training.watchdog import report_progress
 
 PREVIEWS = 8  # prompts that a preview shows, each drawn by averaged and by live weights
 JUDGED = 256  # training pairs that the validation loss is measured on if none are held out
@@ -119,10 +118,17 @@ class Stage:
             unet.parameters(), betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
         scaler = self.precision.scaler()
-        self.update = Update({"optimizer": optimizer}, config.clip_norm, scaler)
+        self.update = OptimizerStep({"optimizer": optimizer}, config.clip_norm, scaler)
         self.parts = {"unet": unet, "ema": self.ema, "update": self.update}
         self.parts |= adapter_parts(unet, self.ema)
-        self.averages = stored_averages(run.path, config, unet, "stages.diffusion_averages")
+        self.averages = track_averages(
+            run.path,
+            unet,
+            every=config.averages_every,
+            steps=config.steps,
+            half=config.averages_half,
+            evaluator="stages.diffusion_averages",
+        )
         if self.averages is not None:
             self.parts["power_averages"] = self.averages
         schedule = make_schedule(config.schedule).to(self.device)
@@ -146,7 +152,7 @@ class Stage:
 
     def step(self, step: int) -> dict[str, Tensor]:
         config = self.config
-        phase("reading latents")
+        report_progress("reading latents")
         numbers = collectives.rank_share(step * config.batch_size, config.batch_size)
         own = torch.tensor(collectives.rank_share(0, config.batch_size))
         latents, context = self.cache.batch(
@@ -159,12 +165,12 @@ class Stage:
         t, noise = sample_timesteps_and_noise(
             latents, self.denoiser.schedule, config.objective, random
         )
-        phase("computing gradients")
+        report_progress("computing gradients")
         loss = self.backward(latents, context, t, noise)
-        phase("updating weights")
+        report_progress("updating weights")
         metrics = collectives.mean_metrics({"loss": loss})
         metrics |= self.update(metrics, {"optimizer": config.rate(step)})
-        self.ema.update(self.unet, step, metrics["taken"])
+        self.ema.update(self.unet, step, metrics["step_applied"])
         if self.averages is not None:
             self.averages.update(self.unet, step)
         return metrics
@@ -183,7 +189,7 @@ class Stage:
             losses.append(loss.detach())
         return torch.stack(losses).mean()
 
-    def look(self, step: int) -> dict[str, float | str]:
+    def evaluate(self, step: int) -> dict[str, float | str]:
         """Validation loss of the averaged weights, its verdict, and a picture of each prompt: by
         the averaged weights above, by the live ones below, as sample.py draws them."""
         with self.precision:
@@ -195,8 +201,8 @@ class Stage:
         self.unet.train()
         columns = 4 if len(self.prompts) % 4 == 0 else len(self.prompts)
         if not collectives.rank():
-            grid(seen, columns).save(self.run.preview(step))
-        share = {"share_of_nothing": losses["val"] / self.baseline}
+            image_grid(seen, columns).save(self.run.preview(step))
+        share = {"val_loss_relative": losses["val"] / self.baseline}
         return {**losses, **share, "verdict": learning_status(losses, self.baseline)}
 
     def drawn(self, pipeline: TextToImage) -> UInt8[Tensor, "n c h w"]:
@@ -207,12 +213,12 @@ class Stage:
             guidance_scale=self.config.preview_guidance,
             seed=self.config.seed + own[0],
         )
-        return collectives.gather_rows(pixels_of(pictures), len(self.prompts))
+        return collectives.gather_rows(pil_to_tensor(pictures), len(self.prompts))
 
     def save(self, provenance: dict[str, Any]) -> None:
         """Writes the model: the averaged weights with all that is needed to draw."""
         averages = self.ema.module.state_dict()
-        weights = {name: sharding.whole(each).cpu() for name, each in averages.items()}
+        weights = {name: distributed.full_tensor(each).cpu() for name, each in averages.items()}
         if collectives.rank():
             return
         with torch.device("meta"):
@@ -225,7 +231,7 @@ def spread(unet: UNet, precision: str) -> None:
     """Shares its weights out among the ranks. precision: of what is computed with them."""
     if precision == "fp16":
         raise UserError("--shard goes with --precision bf16 or fp32, not with fp16.")
-    sharding.shard(unet, unet.stages, DTYPES[precision], methods=("shifts", "read", "kernels"))
+    distributed.shard(unet, unet.stages, DTYPES[precision], methods=("shifts", "read", "kernels"))
 
 
 def held_out_loss(

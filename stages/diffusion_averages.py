@@ -19,8 +19,8 @@ from training.restore import restored
 from training.run import Run
 
 
-class Judge:
-    measure, higher_is_better = "validation loss", False
+class AveragesEvaluator:
+    metric, higher_is_better = "validation loss", False
 
     def __init__(self, run: Path, device: torch.device):
         """run: of train_ldm.py, finished; its data must still be there."""
@@ -38,13 +38,13 @@ class Judge:
         self.validation = held_out_loss(config, cache, len(pairs), steps, device)
         self.precision = Precision(device, config.precision)
 
-    def own_score(self) -> float:
+    def score_of_run(self) -> float:
         with self.precision:
             return self.validation.loss(self.pipeline.denoiser, self.config.objective)["val"]
 
     def score(self, weights: dict[str, Tensor]) -> float:
         self.pipeline.unet.load_state_dict(weights)
-        return self.own_score()
+        return self.score_of_run()
 
     def write(self, weights: dict[str, Tensor], folder: Path, provenance: dict[str, Any]) -> None:
         self.pipeline.unet.load_state_dict(weights)
@@ -52,5 +52,5 @@ class Judge:
         self.pipeline.save(folder, {**read_model_provenance(self.run.path), **facts})
 
 
-def open_judge(run: Path, device: torch.device) -> Judge:
-    return Judge(run, device)
+def open_evaluator(run: Path, device: torch.device) -> AveragesEvaluator:
+    return AveragesEvaluator(run, device)

@@ -21,7 +21,7 @@ from foundation import collectives
 from stages.diffusion_config import Config
 from training.logging.progress import progress_bar
 from training.run import Run
-from training.watchdog import phase
+from training.watchdog import report_progress
 
 
 def hashes(config: Config, vae: Autoencoder, encoder: TextEncoder) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def cached(
     identity = {**parts, "transform": transform.describe(), "encoded_in": "float32"}
     identity |= {"shapes": buckets.shapes, "text_chunks": config.text_chunks}
     folder = run.path / "cache"
-    phase("building the latent cache")
+    report_progress("building the latent cache")
     if folder.exists():
         if config.verify_cache and not collectives.rank():
             verify_cache(folder, progress_bar)

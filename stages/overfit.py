@@ -29,7 +29,7 @@ VAE = Target(
     ),
 )
 LDM = Target(
-    metric="share_of_nothing",
+    metric="val_loss_relative",
     bound=0.2,
     above=False,
     words="validation loss, as a share of what predicting nothing scores,",

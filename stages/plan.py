@@ -12,9 +12,10 @@ from stages import autoencoder as vae_stage
 from stages import clip as clip_stage
 from stages import diffusion_config as ldm_recipe
 from training.config import AveragingRecipe
+from training.memory import format_bytes
 from training.posthoc_ema import SIGMA_RELS, bytes_per_file
 from training.precision import Precision
-from training.tools.memory_estimate import MemoryEstimate, estimate, in_words
+from training.tools.memory_estimate import MemoryEstimate, estimate_memory
 
 
 def vae_memory(config: vae_stage.Config, training: Training) -> MemoryEstimate:
@@ -33,7 +34,7 @@ def vae_memory(config: vae_stage.Config, training: Training) -> MemoryEstimate:
         seen = [] if perceptual is None else [perceptual(images, again)]
         return [(images - again).square().mean(), posterior.kl(), *judged, *seen]
 
-    return estimate(
+    return estimate_memory(
         [autoencoder] if discriminator is None else [autoencoder, discriminator],
         [] if perceptual is None else [perceptual.lpips],
         forward,
@@ -56,7 +57,7 @@ def ldm_memory(
             output = unet(latents, torch.zeros(count, dtype=torch.long, device=device), context)
         return (output.float() - latents).square().mean()
 
-    return estimate(
+    return estimate_memory(
         [unet],
         [vae, encoder],
         forward,
@@ -75,7 +76,7 @@ def clip_memory(config: clip_stage.Config, clip: Clip) -> MemoryEstimate:
         with Precision(device, config.precision):
             return [clip.image_features(images), clip.pooled(ids)]
 
-    return estimate([clip], [], forward, batch_size=config.batch_size, averaged=0)
+    return estimate_memory([clip], [], forward, batch_size=config.batch_size, averaged=0)
 
 
 def averaged(config: AveragingRecipe, module: nn.Module) -> int:
@@ -92,6 +93,6 @@ def describe_averages(config: AveragingRecipe, module: nn.Module) -> str:
     files = -(-config.steps // config.averages_every)
     size = bytes_per_file(module.parameters(), config.averages_half)
     return (
-        f"{text}; and {files} files of {in_words(size)}, {in_words(files * size)} in all, for "
-        "training.tools.posthoc."
+        f"{text}; and {files} files of {format_bytes(size)}, {format_bytes(files * size)} in all, "
+        "for training.tools.posthoc."
     )

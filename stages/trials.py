@@ -25,7 +25,7 @@ from stages import diffusion as ldm_stage
 from stages.diffusion_config import Config
 from training.cli import pick_device
 from training.config import Recipe
-from training.optimizer import Update
+from training.optimizer import OptimizerStep
 from training.run import Run
 from training.tools.find_batch_size import Step, find_batch_size
 from training.tools.memory_estimate import MemoryEstimate
@@ -38,7 +38,7 @@ def pixels(count: int, channels: int, size: int) -> Tensor:
 def vae_trials(config: vae_stage.Config, training: Training) -> Callable[[int], Step]:
     """Steps of the end of the run, when the discriminator takes part."""
     device = training.autoencoder.decoder.conv_out.weight.device
-    update = Update(training.optimizers, config.clip_norm, training.precision.scaler())
+    update = OptimizerStep(training.optimizers, config.clip_norm, training.precision.scaler())
     last, rates = config.steps - 1, dict.fromkeys(training.optimizers, config.rate(0))
 
     def prepare(batch_size: int) -> Step:

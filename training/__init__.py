@@ -1,1 +1,4 @@
-"""What every training shares: run folder, loop, state, EMA. Knows neither VAE nor diffusion."""
+"""What every training shares: run folder, loop, saved state, ranks, EMA, logging, tools.
+
+It knows neither autoencoders nor diffusion, and imports no other package than foundation.
+"""

@@ -1,32 +1,144 @@
 """Training state on disk: tensors as safetensors, everything else as JSON, never a pickle.
 
-A nested state dict becomes one `.safetensors` file and one `.json` file. The JSON holds the tree;
-where the tree holds a tensor, the JSON says {"tensor": name}. A state is written into a hidden
-folder beside its place and renamed when it is complete and on the disk, so a state that is there is
-a whole one, whatever was killed, and even if the power failed. Of weights that are spread over the
-ranks each rank writes its pieces, into a folder of such files (training/sharding.py).
+Each object of the state becomes one `.safetensors` file and one `.json` file. The JSON holds the
+nested state dict; where that holds a tensor, the JSON says {"tensor": name}. A state is written
+into a hidden folder beside its place, and renamed when it is complete and on the disk. So a state
+that is there is whole, whatever was killed, and even if the power failed. Of sharded weights each
+rank writes its pieces, into a folder of safetensors files that any number of ranks can read.
 """
 
 import json
 import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from foundation import collectives
 from foundation.errors import UserError
 from foundation.files import put_in_place, remove_folder, sync_names
-from training.fsdp import read_tensors, write_tensors
+from training.distributed import is_sharded, shard_like
 
 TENSOR = "tensor"  # the JSON key that stands for a tensor of the safetensors file
 INT_KEYS = "int_keys"  # JSON keys are strings; optimizers number their parameters
 
 
-def flatten(tree: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any:
-    """Moves the tensors of a nested dict or list into `tensors`; returns the rest, fit for JSON."""
-    if isinstance(tree, torch.Tensor):
+@runtime_checkable
+class Stateful(Protocol):
+    """An object whose state is saved and restored, such as a module."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state: Any, /) -> Any: ...
+
+
+# Saving -------------------------------------------------------------------------------------------
+
+
+def save_state(states: Path, step: int, objects: Mapping[str, Stateful], keep: int = 2) -> Path:
+    """Write the state of some objects as the folder `states/step-XXXXXXX`, and return its path.
+
+    Call it on every rank, with the same names; rank 0 alone writes what is not sharded.
+
+    Args:
+        objects: file name without suffix -> object.
+        keep: how many states to keep; older ones are removed.
+
+    Raises:
+        OSError, SafetensorError: the disk is full, gone, or cannot be written; earlier states are
+            untouched.
+    """
+    folder = state_folder(states, step)
+    partial = folder.with_name(f".{folder.name}.partial")
+    if not collectives.rank():
+        make_partial_folder(states, partial)
+    collectives.barrier()
+    try:
+        for name, each in objects.items():
+            tensors: dict[str, Tensor] = {}
+            tree = flatten(each.state_dict(), tensors)
+            write_tensors(tensors, partial / name)
+            if not collectives.rank():
+                (partial / f"{name}.json").write_text(json.dumps(tree))
+        if not collectives.rank():
+            (partial / "state.json").write_text(json.dumps({"step": step, "parts": list(objects)}))
+            put_in_place(partial, folder)
+    finally:
+        if not collectives.rank():
+            shutil.rmtree(partial, ignore_errors=True)
+    if not collectives.rank():
+        for old in saved_states(states)[:-keep]:
+            remove_folder(old)
+    collectives.barrier()  # if a rank ended now, torchrun would end the one that still writes
+    return folder
+
+
+def state_folder(states: Path, step: int) -> Path:
+    """Return where the state of this step lies."""
+    return states / f"step-{step:07d}"
+
+
+def saved_states(states: Path) -> list[Path]:
+    """List the complete states, oldest first."""
+    return sorted(states.glob("step-*"))
+
+
+def make_partial_folder(states: Path, partial: Path) -> None:
+    """Make the folder that a state is written into."""
+    if not states.is_dir():
+        states.mkdir()  # but not its parents, which may have vanished with their disk
+        sync_names(states.parent)
+    remove_leftovers(states)
+    partial.mkdir()
+
+
+def remove_leftovers(states: Path) -> None:
+    """Remove what a process left that was killed while it wrote or removed a state."""
+    for leftover in states.glob(".*"):
+        shutil.rmtree(leftover)
+
+
+# Loading ------------------------------------------------------------------------------------------
+
+
+def load_state(folder: Path, objects: Mapping[str, Stateful]) -> int:
+    """Load the state of every object, and return its step.
+
+    Raises:
+        UserError: a file is damaged, or the state is one of other objects or shapes.
+    """
+    try:
+        state = json.loads((folder / "state.json").read_text())
+        if set(state["parts"]) != set(objects):
+            raise UserError(
+                f"it holds the state of {sorted(state['parts'])}, and this run needs that of "
+                f"{sorted(objects)}"
+            )
+        for name, each in objects.items():
+            tree = json.loads((folder / f"{name}.json").read_text())
+            current: dict[str, Tensor] = {}
+            flatten(each.state_dict(), current)
+            each.load_state_dict(unflatten(tree, read_tensors(folder / name, current)))
+    except (ValueError, OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"the run cannot go on from {folder}: {error}. Either a file is damaged: delete that "
+            "folder, and the run goes on from the state before it, or from the start if there is "
+            "none. Or it was written with other settings: use those, or another --out."
+        ) from error
+    return state["step"]
+
+
+# Nested state dicts -------------------------------------------------------------------------------
+
+
+def flatten(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
+    """Move the tensors of a nested dict or list into `tensors`; return the rest, fit for JSON."""
+    if isinstance(tree, Tensor):
         tensors[path] = tree.detach()
         return {TENSOR: path}
     if isinstance(tree, dict):
@@ -37,8 +149,8 @@ def flatten(tree: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any:
     return tree
 
 
-def unflatten(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """Inverse of `flatten` (tuples come back as lists)."""
+def unflatten(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Undo `flatten`; tuples come back as lists."""
     if isinstance(tree, list):
         return [unflatten(value, tensors) for value in tree]
     if not isinstance(tree, dict):
@@ -50,80 +162,74 @@ def unflatten(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
     return {key: unflatten(value, tensors) for key, value in tree.items()}
 
 
-def state_folder(states: Path, step: int) -> Path:
-    return states / f"step-{step:07d}"
+# Files of tensors, whole or sharded ---------------------------------------------------------------
 
 
-def save_state(states: Path, step: int, parts: dict[str, Any], keep: int = 2) -> Path:
-    """Writes `parts` (name -> object with `state_dict`) as `states/step-XXXXXXX`; called by all
-    ranks, of which rank 0 writes what is not spread.
+def write_tensors(tensors: Mapping[str, Tensor], place: Path) -> None:
+    """Write the file `place.safetensors`, or a folder `place` if any tensor is sharded.
 
-    Raises:
-        OSError, SafetensorError: the disk is full, gone, or cannot be written; earlier states are
-            untouched.
+    Call it on every rank, with the same names. Rank 0 alone writes the file; every rank writes its
+    pieces into the folder.
     """
-    folder = state_folder(states, step)
-    partial = folder.with_name(f".{folder.name}.partial")
-    if not collectives.rank():
-        begin(states, partial)
-    collectives.barrier()
+    if any(map(is_sharded, tensors.values())):
+        import torch.distributed.checkpoint as dcp  # takes a second to import
+
+        writer = dcp.HuggingFaceStorageWriter(str(place), save_distributed=True)
+        with unwrapped_errors():
+            dcp.save(dict(tensors), storage_writer=writer)
+    elif not collectives.rank():
+        # clone: safetensors refuses tensors that share memory, and a view would drag its storage
+        copies = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
+        save_file(copies, safetensors_file(place))
+
+
+def read_tensors(place: Path, current: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Read what `write_tensors` wrote, by name.
+
+    current: the tensors that will be replaced. If these, or those that were written, are sharded,
+        they are overwritten here, each rank's piece with its own; else they are not used.
+    """
+    if place.is_dir():
+        read_sharded(place, current)
+        return current
+    tensors = load_file(safetensors_file(place))
+    if not any(map(is_sharded, current.values())):
+        return tensors
+    check_names(tensors.keys(), current.keys())
+    for name, piece in current.items():
+        piece.copy_(shard_like(piece, tensors[name].to(piece.device)))
+    return current
+
+
+def read_sharded(place: Path, current: dict[str, Tensor]) -> None:
+    """Overwrite tensors with those in a folder that several ranks wrote."""
+    import torch.distributed.checkpoint as dcp
+
+    reader = dcp.HuggingFaceStorageReader(str(place))
+    check_names(reader.read_metadata().state_dict_metadata.keys(), current.keys())
+    with unwrapped_errors(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # intended on one rank
+        dcp.load(current, storage_reader=reader, no_dist=not collectives.is_initialized())
+
+
+def check_names(saved: Set[str], needed: Set[str]) -> None:
+    """Refuse tensors of other names than the needed ones."""
+    if saved != needed:
+        differing = ", ".join(sorted(saved ^ needed)[:3])
+        raise UserError(f"it does not hold the tensors of this run; it differs in {differing}")
+
+
+def safetensors_file(place: Path) -> Path:
+    return place.with_name(f"{place.name}.safetensors")
+
+
+@contextmanager
+def unwrapped_errors() -> Iterator[None]:
+    """Raise an error of a rank as it was, where torch.distributed.checkpoint wraps it."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
     try:
-        for name, part in parts.items():
-            tensors: dict[str, torch.Tensor] = {}
-            tree = flatten(part.state_dict(), tensors)
-            write_tensors(tensors, partial / name)
-            if not collectives.rank():
-                (partial / f"{name}.json").write_text(json.dumps(tree))
-        if not collectives.rank():
-            (partial / "state.json").write_text(json.dumps({"step": step, "parts": list(parts)}))
-            put_in_place(partial, folder)
-    finally:
-        if not collectives.rank():
-            shutil.rmtree(partial, ignore_errors=True)
-    if not collectives.rank():
-        for old in saved_states(states)[:-keep]:
-            remove_folder(old)
-    collectives.barrier()  # a rank that ended now would have torchrun end the one that writes
-    return folder
-
-
-def begin(states: Path, partial: Path) -> None:
-    """Makes the folder that a state is written into."""
-    if not states.is_dir():
-        states.mkdir()  # but not its parents, which a vanished disk may have taken along
-        sync_names(states.parent)
-    remove_leftovers(states)
-    partial.mkdir()
-
-
-def remove_leftovers(states: Path) -> None:
-    """Of a save that was killed while it wrote, or while it removed an old state."""
-    for left in states.glob(".*"):
-        shutil.rmtree(left)
-
-
-def saved_states(states: Path) -> list[Path]:
-    """Complete states, oldest first."""
-    return sorted(states.glob("step-*"))
-
-
-def load_state(folder: Path, parts: dict[str, Any]) -> int:
-    """Loads every part and returns the step; the part names must be those that were saved."""
-    try:
-        state = json.loads((folder / "state.json").read_text())
-        if set(state["parts"]) != set(parts):
-            raise UserError(
-                f"it holds the parts {sorted(state['parts'])}, this run has {sorted(parts)}"
-            )
-        for name, part in parts.items():
-            tree = json.loads((folder / f"{name}.json").read_text())
-            places: dict[str, torch.Tensor] = {}
-            flatten(part.state_dict(), places)
-            part.load_state_dict(unflatten(tree, read_tensors(folder / name, places)))
-    except (ValueError, OSError, SafetensorError, KeyError, RuntimeError) as error:
-        raise UserError(
-            f"the run cannot go on from {folder}: {error}. Either a file is damaged: delete that "
-            "folder, and the run goes on from the state before it, or from the start if there is "
-            "none. Or it was written with other settings: use those, or another --out."
-        ) from error
-    return state["step"]
+        yield
+    except CheckpointException as error:
+        cause, _ = next(iter(error.failures.values()))
+        raise cause from error

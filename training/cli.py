@@ -17,7 +17,7 @@ from foundation.collectives import is_initialized, local_rank
 from foundation.errors import UserError, unknown_name
 from training.bounds import check_bounds
 from training.distributed import process_group
-from training.memory_allocation import keep_freed_memory
+from training.memory import keep_freed_memory
 from training.signals import interruptible
 from training.watchdog import STOPPED
 
@@ -101,7 +101,7 @@ def run_main(main: Callable[[], None]) -> None:
     keeps its traceback, with a note that says what to report.
     """
     keep_freed_memory()
-    with process_group() as watch:
+    with process_group() as watchdog:
         try:
             with interruptible():
                 return main()
@@ -115,7 +115,7 @@ def run_main(main: Callable[[], None]) -> None:
             error.add_note(BUG)
             raise
         # Not before here: with the error its stack is gone, and the progress bars in it have ended.
-        watch.leave(message, status)
+        watchdog.exit(message, status)
 
 
 def in_words(error: Exception) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from foundation.errors import UserError
 from training.bounds import NotNegative, Part, Positive, Share
-from training.learning_rate import learning_rate
 from training.loop import Plan
+from training.optimizer import learning_rate
 from training.precision import PrecisionName
 
 
@@ -52,7 +52,7 @@ class Recipe:
             steps=self.steps,
             images_per_step=self.batch_size,
             save_every=self.save_every,
-            look_every=self.look_every,
+            evaluate_every=self.look_every,
             log_every=self.log_every,
             rank_timeout=self.rank_timeout,
         )

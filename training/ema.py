@@ -3,10 +3,11 @@
 import copy
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from training.fsdp import local
+from training.distributed import local_tensor
 
 
 class EMA:
@@ -18,30 +19,39 @@ class EMA:
     """
 
     def __init__(self, module: nn.Module, halflife: float):
+        """
+        Raises:
+            UserError: the half-life is not above 0 steps.
+        """
         if halflife <= 0:
             raise UserError(f"the EMA half-life must be above 0 steps, got {halflife}.")
         self.decay = 2 ** (-1 / halflife)
         self.module = copy.deepcopy(module).float().eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, module: nn.Module, step: int, taken: Tensor | None = None) -> None:
-        """Moves towards `module` after optimizer step `step` (0 is the first).
+    def update(
+        self, module: nn.Module, step: int, step_applied: Float[Tensor, ""] | None = None
+    ) -> None:
+        """Move the average towards the weights of `module`.
 
-        taken: 0 if the step was left out: the average then stays where it is. None is 1.
+        Args:
+            step: the optimizer step that was just done; 0 is the first.
+            step_applied: 0 if that step was skipped; the average then stays. None means 1.
         """
-        towards = 1 - min(self.decay, (1 + step) / (10 + step))
-        if taken is None or taken.device.type == "cpu":
-            rate = towards if taken is None else towards * taken.item()
+        rate = 1 - min(self.decay, (1 + step) / (10 + step))
+        if step_applied is None:
             torch._foreach_lerp_(*self._pairs(module), rate)
+        elif step_applied.device.type == "cpu":
+            torch._foreach_lerp_(*self._pairs(module), rate * step_applied.item())
         else:
-            self.move(module, towards * taken)
-        for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
-            mine.copy_(theirs)
+            self._interpolate(module, rate * step_applied)
+        for average, buffer in zip(self.module.buffers(), module.buffers(), strict=True):
+            average.copy_(buffer)
 
-    def move(self, module: nn.Module, rate: Tensor) -> None:
-        """Towards `module`, by a share that only the device knows: the host does not wait for it.
+    def _interpolate(self, module: nn.Module, rate: Float[Tensor, ""]) -> None:
+        """Move by a rate that lies on the device, so that the host does not wait for it.
 
-        Needs as much room as the gradients, which are gone by then.
+        It needs as much memory as the gradients, which are freed by then.
         """
         averages, weights = self._pairs(module)
         differences = torch._foreach_sub(weights, averages)
@@ -49,8 +59,8 @@ class EMA:
         torch._foreach_add_(averages, differences)
 
     def _pairs(self, module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-        averages = [local(average) for average in self.module.parameters()]
-        weights = [local(weight.detach()).float() for weight in module.parameters()]
+        averages = [local_tensor(average) for average in self.module.parameters()]
+        weights = [local_tensor(weight.detach()).float() for weight in module.parameters()]
         assert len(averages) == len(weights)
         return averages, weights
 

@@ -1,38 +1,39 @@
-"""The loop: counts optimizer steps, shows progress, saves state, and stops cleanly when asked."""
+"""The training loop: counts optimizer steps, evaluates, saves states, and stops cleanly."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from foundation import collectives
-from foundation.errors import UserError
-from training.logging.loggers import open_boards
-from training.logging.metrics import Averages, MetricsFile, NoMetricsFile
-from training.logging.progress import ProgressBar, say
+from foundation.errors import NotFiniteError, UserError
+from training.checkpoint import Stateful
+from training.logging.loggers import open_loggers
+from training.logging.metrics import MetricsFile, NoMetricsFile, RunningMeans
+from training.logging.progress import TrainingProgress, print_line
+from training.optimizer import SkippedSteps, divergence_message
 from training.run import Run
 from training.signals import stop_requests
-from training.skips import Skips, diverged
-from training.watchdog import Watch, finished, phase
+from training.watchdog import RANK_TIMEOUT, report_finished, report_progress
 
 Metrics = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How long to train and how often to stop and look. All in optimizer steps."""
+    """How long to train, and how many optimizer steps lie between saves, evaluations and logs."""
 
     steps: int
     images_per_step: int
     save_every: int
-    look_every: int  # previews and validation
+    evaluate_every: int  # previews and validation
     log_every: int = 20
-    rank_timeout: float = Watch.patience  # seconds, of steps and looks
+    rank_timeout: float = RANK_TIMEOUT  # seconds without progress until a rank counts as hanging
 
     def __post_init__(self):
-        for name in ("steps", "images_per_step", "save_every", "look_every", "log_every"):
+        for name in ("steps", "images_per_step", "save_every", "evaluate_every", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
@@ -40,77 +41,92 @@ class Plan:
 def train(
     run: Run,
     plan: Plan,
-    parts: dict[str, Any],
+    state: Mapping[str, Stateful],
     step: Callable[[int], Metrics],
-    look: Callable[[int], dict[str, float | str]],
+    evaluate: Callable[[int], dict[str, float | str]],
     title: str,
 ) -> None:
-    """Runs `step(0) ... step(steps - 1)`, resuming from the run's newest state.
+    """Call `step(0)` ... `step(steps - 1)`, going on from the newest state of the run.
 
     Args:
-        parts: name -> object with `state_dict` and `load_state_dict`: all that must survive.
-        step: does one optimizer step; returns 0-dim tensors, which are averaged without a sync, and
-            under `taken` 1, or 0 if the step was left out (training/update.py).
-        look: after `look_every` steps and at the end: writes pictures and returns numbers, and
-            verdicts in words.
+        state: name -> object; all that must be saved and restored.
+        step: does one optimizer step. It returns 0-dim tensors, which are averaged without waiting
+            for the device, with `step_applied` among them (see `OptimizerStep`).
+        evaluate: called after every `evaluate_every` steps and at the end, with the number of
+            steps done. It writes the preview, and returns numbers and verdicts (text).
+        title: of the progress bar.
 
     Raises:
-        KeyboardInterrupt: asked to stop by a signal; the state is saved first.
-        FloatingPointError: nothing finite comes any more; the state is saved, too.
+        KeyboardInterrupt: a signal asked to stop; the state was saved first.
+        NotFiniteError: the training has diverged; the state was saved first.
     """
-    averages, skips = Averages(), Skips()
-    parts = {**parts, "averages": averages, "skips": skips}
-    phase("reading the state")
-    first = run.resume(parts)
-    Watch.patience = plan.rank_timeout
+    means, skipped = RunningMeans(), SkippedSteps()
+    state = {**state, "averages": means, "skips": skipped}
+    report_progress("reading the state")
+    first = run.resume(state)
     with (
         closing(open_metrics(run, first)) as metrics,
-        closing(ProgressBar(title, first, plan.steps, plan.images_per_step)) as bar,
+        closing(TrainingProgress(title, first, plan.steps, plan.images_per_step)) as bar,
         stop_requests() as stop,
     ):
         for done in range(first + 1, plan.steps + 1):
-            phase("beginning", step=done, limited=True)
+            report_progress("beginning", step=done, timeout=plan.rank_timeout)
             numbers = step(done - 1)
-            skips.add(numbers.pop("taken"))
-            averages.add(numbers)
+            skipped.add(numbers.pop("step_applied"))
+            means.add(numbers)
             bar.advance()
             last, reason = done == plan.steps, None
             if last or done % plan.log_every == 0:
-                reason = write_means(done, averages, skips, metrics, bar)
-            if last or done % plan.look_every == 0:
-                phase("looking")
-                seen = look(done)
-                metrics.write(done, seen)
-                bar.line(done, seen)
-                if run.preview(done).exists():
-                    metrics.picture(done, "preview", run.preview(done))
-            reason = reason or stop.reason(done)  # read once: a later signal waits for a step more
+                reason = write_means(done, means, skipped, metrics, bar)
+            if last or done % plan.evaluate_every == 0:
+                report_progress("evaluating")
+                write_evaluation(done, evaluate(done), run, metrics, bar)
+            reason = reason or stop.reason(done)  # asked once; a later signal waits one more step
             if last or reason or done % plan.save_every == 0:
-                phase("saving the state")
+                report_progress("saving the state")
                 metrics.sync()
-                run.save(done, parts)
+                run.save(done, state)
             if reason:
-                finished()
+                report_finished()
                 raise reason
-    phase("writing the model", limited=False)
+    report_progress("writing the model", timeout=math.inf)
 
 
 def write_means(
-    done: int, averages: Averages, skips: Skips, metrics: MetricsFile, bar: ProgressBar
-) -> FloatingPointError | None:
-    """Writes and shows what was averaged since the last time. Returns why the run must stop."""
-    means, (skipped, new, hopeless) = averages.pop(), skips.check()
-    metrics.write(done, {**means, "skipped_steps": skipped, "images_per_second": bar.rate()})
-    bar.show(means)
+    done: int,
+    means: RunningMeans,
+    skipped: SkippedSteps,
+    metrics: MetricsFile | NoMetricsFile,
+    bar: TrainingProgress,
+) -> NotFiniteError | None:
+    """Write and show the means since the last line; return an error if the training diverged."""
+    numbers, (total, new, diverged) = means.pop(), skipped.read()
+    metrics.write(done, {**numbers, "skipped_steps": total, "images_per_second": bar.rate()})
+    bar.show(numbers)
     if new:
-        say(
-            f"step {done}: since the last line {new} steps were left out, because their loss or "
-            f"gradient was not finite ({skipped} so far)."
+        print_line(
+            f"step {done}: since the last line {new} steps were skipped, because their loss or "
+            f"gradient was not finite ({total} so far)."
         )
-    return FloatingPointError(diverged(done, skipped)) if hopeless else None
+    return NotFiniteError(divergence_message(done, total)) if diverged else None
+
+
+def write_evaluation(
+    done: int,
+    results: dict[str, float | str],
+    run: Run,
+    metrics: MetricsFile | NoMetricsFile,
+    bar: TrainingProgress,
+) -> None:
+    """Write and show what an evaluation returned, and its preview if there is one."""
+    metrics.write(done, results)
+    bar.print_results(done, results)
+    if run.preview(done).exists():
+        metrics.image(done, "preview", run.preview(done))
 
 
 def open_metrics(run: Run, first: int) -> MetricsFile | NoMetricsFile:
+    """Open the metrics file and the loggers; on other ranks than 0, one that writes nothing."""
     if collectives.rank():
         return NoMetricsFile()
-    return MetricsFile(run.path, first, open_boards(run.path, first, run.config))
+    return MetricsFile(run.path, first, open_loggers(run.path, first, run.config))

@@ -1,7 +1,8 @@
-"""From gradients to weights: unscaled, clipped, and left out as a whole if anything is not finite.
+"""The optimizer step: unscale, clip, and skip it whole if a loss or a gradient is not finite.
 
-Nothing here waits for the device. Whether a step is taken is a number that the fused optimizers and
-the EMA read there; the loop counts such numbers and looks at them when it writes a line anyway.
+Nothing here waits for the device. Whether a step is applied is a tensor that the fused optimizers
+and the EMA read on the device; the loop counts skipped steps there, too, and reads the counts only
+when it writes a line of metrics anyway.
 """
 
 import math
@@ -9,21 +10,43 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from training.fsdp import local, whole
-from training.learning_rate import set_learning_rate
+from foundation.shapes import Scalar
+from training.distributed import full_tensor, local_tensor
 
 Metrics = dict[str, Tensor]
+MAX_SKIPPED_IN_A_ROW = 10  # steps; so many show that the training has diverged
 
 
-class Update:
-    """The step of one or several optimizers: all of them take it, or none.
+def learning_rate(step: int, *, base: float, steps: int, warmup: int, cooldown: float) -> float:
+    """Compute the learning rate of a step: linear warm-up, constant, then a half-cosine to zero.
 
-    Its state holds the optimizers' moments and the loss scale. Their settings are not part of it:
-    they follow from the flags, which may have been changed by `--override`.
+    This is the "warmup-stable-decay" schedule. It is a pure function of the step, so there is no
+    scheduler state to save.
+
+    Args:
+        step: optimizer steps done so far, 0 ... steps - 1.
+        base: the rate given on the command line; it is reached exactly and never scaled.
+        warmup: steps of the warm-up; the first step already moves the weights.
+        cooldown: share of the run, at its end, in which the rate falls; 1 is a plain cosine.
+    """
+    warmup_factor = min(1.0, (step + 1) / max(1, warmup))
+    cooldown_steps = cooldown * steps
+    steps_left = steps - step
+    if steps_left >= cooldown_steps:
+        return base * warmup_factor
+    return base * warmup_factor * 0.5 * (1 - math.cos(math.pi * steps_left / cooldown_steps))
+
+
+class OptimizerStep:
+    """One step of one or several optimizers: either all of them apply it, or none does.
+
+    The state holds the optimizers' moments and the loss scale. It does not hold their settings:
+    these follow from the flags, which `--override` may have changed.
     """
 
     def __init__(
@@ -34,61 +57,67 @@ class Update:
     ):
         """
         Args:
-            optimizers: Adams by name, fused: they can be told on the device to stand still.
-            clip_norm: the gradient of each is scaled down to this norm.
-            scaler: of the losses, for float16; `scale` must then be on every gradient.
+            optimizers: fused Adam or AdamW by name; fused ones can skip a step on the device.
+            clip_norm: largest gradient norm of each optimizer; larger gradients are scaled down.
+            scaler: loss scaling for float16; every loss must then be multiplied by `scale`.
         """
         self.optimizers, self.clip_norm = dict(optimizers), clip_norm
         self.scaler = scaler or GradScaler(enabled=False)
         self.device = self.weights(next(iter(self.optimizers.values())))[0].device
         for optimizer in self.optimizers.values():
-            self.begin(optimizer)
+            self.initialize_moments(optimizer)
 
     @property
-    def scale(self) -> Tensor:
-        """What every loss must be multiplied with before its backward pass; 1 unless in float16."""
+    def scale(self) -> Scalar:
+        """The factor for every loss before its backward pass; 1 unless in float16."""
         return self.scaler.scale(torch.ones((), device=self.device))
 
-    def __call__(self, metrics: Metrics, rates: Mapping[str, float]) -> Metrics:
-        """Takes the step with the gradients that the weights hold, and clears them.
+    def __call__(self, metrics: Metrics, learning_rates: Mapping[str, float]) -> Metrics:
+        """Apply the gradients that the weights hold, and clear them.
 
         Args:
-            metrics: of this step, losses among them: if one is not finite, it is left out.
-            rates: learning rate by optimizer.
+            metrics: 0-dim tensors of this step, with its losses. If one of them, or a gradient
+                norm, is not finite, the step is skipped.
+            learning_rates: by the name of the optimizer.
 
         Returns:
-            `gradient_norm`, before clipping, `loss_scale`, if there is one, and `taken`: 1, or 0 if
-            the step was left out.
+            `gradient_norm` (`<name>_gradient_norm` of other optimizers than "optimizer"), before
+            clipping; `loss_scale`, if losses are scaled; and `step_applied`: 1, or 0 if skipped.
         """
-        told = {}
+        measured = {}
         for name, optimizer in self.optimizers.items():
             self.scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(self.weights(optimizer), self.clip_norm)
-            norm = whole(norm)
-            told["gradient_norm" if name == "optimizer" else f"{name}_gradient_norm"] = norm
+            key = "gradient_norm" if name == "optimizer" else f"{name}_gradient_norm"
+            measured[key] = full_tensor(norm)
         if self.scaler.is_enabled():
-            told["loss_scale"] = self.scale
-        values = [value.detach().float() for value in (*metrics.values(), *told.values())]
-        taken = torch.stack(values).isfinite().all().float()
+            measured["loss_scale"] = self.scale
+        values = [value.detach().float() for value in (*metrics.values(), *measured.values())]
+        applied = torch.stack(values).isfinite().all().float()
         for name, optimizer in self.optimizers.items():
-            set_learning_rate(optimizer, rates[name])
-            optimizer.found_inf = 1 - taken  # how a fused optimizer is told to stand still
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rates[name]
+            # A fused optimizer reads this attribute on the device, and skips the step if it is 1.
+            optimizer.found_inf = 1 - applied  # pyright: ignore[reportAttributeAccessIssue]
             optimizer.step()
             optimizer.zero_grad()
         self.scaler.update()
-        return {**told, "taken": taken}
+        return {**measured, "step_applied": applied}
 
-    def begin(self, optimizer: Optimizer) -> None:
-        """Makes the moments that Adam's first step would make, so that a saved state has a place to
-        go to, whatever piece of it is this rank's."""
+    def initialize_moments(self, optimizer: Optimizer) -> None:
+        """Make the moments that Adam's first step would make.
+
+        A saved state can then be loaded into them, also where each rank holds a piece of them.
+        """
         for weight in self.weights(optimizer):
             optimizer.state[weight] = {
-                "step": torch.zeros((), device=local(weight).device),
+                "step": torch.zeros((), device=local_tensor(weight).device),
                 "exp_avg": torch.zeros_like(weight),
                 "exp_avg_sq": torch.zeros_like(weight),
             }
 
     def weights(self, optimizer: Optimizer) -> list[nn.Parameter]:
+        """List the weights that an optimizer trains."""
         return [weight for group in optimizer.param_groups for weight in group["params"]]
 
     def state_dict(self) -> dict[str, Any]:
@@ -105,8 +134,58 @@ class Update:
 
 
 @torch.no_grad()
-def undo(buffers: Iterable[Tensor], before: Iterable[Tensor], taken: Tensor) -> None:
-    """Gives buffers, such as the statistics of a BatchNorm, their values from before a step that
-    was not taken."""
-    for now, old in zip(buffers, before, strict=True):
-        now.copy_(torch.where(taken > 0, now, old))
+def restore_buffers(
+    buffers: Iterable[Tensor], saved: Iterable[Tensor], step_applied: Float[Tensor, ""]
+) -> None:
+    """Undo the changes of buffers, such as the statistics of a BatchNorm, if a step was skipped.
+
+    saved: copies of the buffers from before the step.
+    """
+    for buffer, old in zip(buffers, saved, strict=True):
+        buffer.copy_(torch.where(step_applied > 0, buffer, old))
+
+
+class SkippedSteps:
+    """Counts the steps that were skipped because a loss or a gradient was not finite.
+
+    It counts on the device; only `read` waits for it. The loop reads when it writes a line of
+    metrics, so it stops a diverged training up to `log_every` steps late. That loses nothing: a
+    skipped step moves no weight.
+    """
+
+    def __init__(self):
+        self.counts: Int64[Tensor, 3]  # in all, in a row now, longest row since the last read
+        self.counts = torch.zeros(3, dtype=torch.int64)
+        self.total_at_last_read = 0
+
+    def add(self, step_applied: Float[Tensor, ""]) -> None:
+        """Count a step. step_applied: 1, or 0 if it was skipped."""
+        skipped = 1 - step_applied.detach().long()
+        total, row, longest = self.counts.to(skipped.device)
+        row = (row + 1) * skipped
+        self.counts = torch.stack([total + skipped, row, longest.maximum(row)])
+
+    def read(self) -> tuple[int, int, bool]:
+        """Return (skipped in all, skipped since the last read, whether the training diverged)."""
+        total, _, longest = self.counts.tolist()
+        new, self.total_at_last_read = total - self.total_at_last_read, total
+        self.counts[2] = 0
+        return total, new, longest >= MAX_SKIPPED_IN_A_ROW
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"counts": self.counts, "known": self.total_at_last_read}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.counts, self.total_at_last_read = state["counts"], state["known"]
+
+
+def divergence_message(step: int, skipped: int) -> str:
+    """Explain why the run stops after this step. skipped: steps skipped in all."""
+    return (
+        f"{MAX_SKIPPED_IN_A_ROW} steps in a row had a loss or a gradient that was not finite "
+        f"({skipped} so far), so the run was stopped after step {step}. None of them moved a "
+        "weight, and the state is saved. The usual causes, in this order: a learning rate too high "
+        "(go on with --override learning_rate=...); the small range of float16 (go on with "
+        "--override precision=bf16, or fp32); images or initial weights with values that are not "
+        "finite."
+    )

@@ -1,15 +1,16 @@
-"""A run is a folder; running the same command again goes on where it stopped.
+"""A run folder: starting the same command again goes on where the run stopped.
 
-config.json            every flag, resolved; under "overrides" what was changed on the way
-history.jsonl          when it was started, resumed, changed and finished, and at which step
+config.json            every flag, resolved; "overrides" lists those that were changed later
+history.jsonl          when the run was started, resumed, changed and finished, and at which step
 metrics.jsonl  tb/     numbers, one JSON object a line, and the same for TensorBoard
-previews/              pictures
+previews/              images
 state/step-0000500/    to resume
 model/                 to use
 """
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,26 +18,20 @@ from typing import Any
 
 from foundation import collectives
 from foundation.errors import MissingFileError, UserError
-from foundation.files import (
-    append_line,
-    partial_path,
-    read_json,
-    sync,
-    sync_names,
-    write_json,
-)
-from training.checkpoint import load_state, remove_leftovers, save_state, saved_states
+from foundation.files import append_line, partial_path, read_json, sync, sync_names, write_json
+from training.checkpoint import Stateful, load_state, remove_leftovers, save_state, saved_states
 
 # Flags that say how to run, not what to compute; they may differ when a run is resumed.
 FREE_FLAGS = (
     *("out", "device", "workers", "accumulate", "shard", "rank_timeout", "wandb"),
     *("dry_run", "find_batch_size", "overfit", "verify_cache"),
 )
-ABSENT = object()  # the value of a flag that only the other side has
+ABSENT = object()  # stands for the value of a flag that only the other config has
+Differences = dict[str, tuple[Any, Any]]  # name of a flag -> (value before, value now)
 
 
 def plain(value: Any) -> Any:
-    """A config as JSON holds it: dataclasses as dicts, paths as strings, tuples as lists."""
+    """Convert a config to what JSON holds: dataclasses to dicts, paths to strings."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, dict):
@@ -46,46 +41,54 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def differences(old: dict, new: dict, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Name -> (before, now) of every flag that changes what is computed; `loss.kl_weight` if
-    nested."""
-    found = {}
+def config_differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
+) -> Differences:
+    """Return every flag that differs and changes what is computed; `loss.kl_weight` if nested."""
+    differences: Differences = {}
     for key in sorted(old.keys() | new.keys()):
         before, now = old.get(key, ABSENT), new.get(key, ABSENT)
         if before == now or (not prefix and key in FREE_FLAGS):
             continue
         if isinstance(before, dict) and isinstance(now, dict):
-            found |= differences(before, now, f"{prefix}{key}.")
+            differences |= config_differences(before, now, f"{prefix}{key}.")
         else:
-            found[prefix + key] = (before, now)
-    return found
+            differences[prefix + key] = (before, now)
+    return differences
 
 
-def lines(changed: dict[str, tuple[Any, Any]]) -> list[str]:
-    """Lines such as `steps: 500 -> 900`."""
-    both = {key: pair for key, pair in changed.items() if ABSENT not in pair}
-    told = [f"{key}: {before} -> {now}" for key, (before, now) in both.items()]
-    for side, where in ((1, "there"), (0, "here")):
-        if keys := [key for key, pair in changed.items() if pair[side] is ABSENT]:
-            told.append(f"only {where}: {', '.join(keys)}")
-    return told
+def describe_differences(differences: Differences) -> list[str]:
+    """Return lines such as `steps: 500 -> 900`; the flags that one side lacks share a line."""
+    lines = [
+        f"{key}: {before} -> {now}"
+        for key, (before, now) in differences.items()
+        if before is not ABSENT and now is not ABSENT
+    ]
+    if only_old := [key for key, (_, now) in differences.items() if now is ABSENT]:
+        lines.append(f"only there: {', '.join(only_old)}")
+    if only_new := [key for key, (before, _) in differences.items() if before is ABSENT]:
+        lines.append(f"only here: {', '.join(only_new)}")
+    return lines
 
 
 class Run:
     """One run folder. Opening it for the second time means resuming it."""
 
     def __init__(self, path: Path, config: Any):
-        """Creates the folder, or checks that it was made with the same config.
+        """Make the folder, or check that it was made with the same config.
 
-        config: `override`, if it has that, names flags that may differ, as `name=value`.
+        Args:
+            path: the folder.
+            config: dataclass or dict. If it has `override`, a list of `name=value`, these flags
+                may differ from those in the folder.
 
         Raises:
-            ValueError: the folder holds something else, or a run with other settings.
+            UserError: the folder holds something else, or a run with other settings.
         """
         self.path = Path(path)
         self.config = plain(config)
-        named = {flag_of(text) for text in self.config.pop("override", ())}
-        self.changed: dict[str, tuple[Any, Any]] = {}  # by --override, since the last start
+        overridden = {flag_of(text) for text in self.config.pop("override", ())}
+        self.changed: Differences = {}  # by --override, since the last start
         if collectives.rank() and not self.config_file.is_file():
             raise UserError(
                 f"rank 0 has begun a run in {self.path}, and rank {collectives.rank()} does not "
@@ -93,31 +96,32 @@ class Run:
             )
         make_folder(self.path)
         if self.config_file.is_file():
-            self.compare(read_json(self.config_file), named)
+            self._compare(read_json(self.config_file), overridden)
         elif {file.name for file in self.path.iterdir()} - {partial_path(self.config_file).name}:
             raise UserError(
                 f"{self.path} is not empty and is not a run folder (no config.json in it). "
                 "Choose another --out, or empty it."
             )
         else:
-            write_json(self.config_file, plain(self.config))
+            write_json(self.config_file, self.config)
             sync_names(self.path.parent)
 
-    def compare(self, old: dict[str, Any], named: set[str]) -> None:
-        """Refuses what differs from the config on disk, unless it is named."""
+    def _compare(self, old: dict[str, Any], overridden: set[str]) -> None:
+        """Refuse flags that differ from the config on disk, unless they are overridden."""
         overrides = old.pop("overrides", [])
-        self.config.pop("overrides", None)  # there if this is the config of a run
-        self.changed = differences(old, self.config)
-        refused = {key: pair for key, pair in self.changed.items() if flag_of(key) not in named}
+        self.config.pop("overrides", None)  # there if `config` was read from a run folder
+        self.changed = config_differences(old, self.config)
+        refused = {k: pair for k, pair in self.changed.items() if flag_of(k) not in overridden}
         if refused:
             raise UserError(
                 f"{self.path} holds a run with other settings:\n  "
-                + "\n  ".join(lines(refused))
+                + "\n  ".join(describe_differences(refused))
                 + "\nGive the old settings to resume it, or another --out to start afresh. To go "
                 "on with a flag changed, name it: --override NAME=VALUE."
             )
         if self.changed:
-            overrides = [*overrides, {"step": self.saved_step, "flags": lines(self.changed)}]
+            change = {"step": self.saved_step, "flags": describe_differences(self.changed)}
+            overrides = [*overrides, change]
         if overrides:
             self.config["overrides"] = overrides
 
@@ -139,66 +143,66 @@ class Run:
 
     @property
     def saved_step(self) -> int:
-        """That of the newest state; 0 if there is none."""
+        """The step of the newest state; 0 if there is none."""
         states = saved_states(self.states)
         return int(states[-1].name.removeprefix("step-")) if states else 0
 
     def preview(self, step: int) -> Path:
-        """Where the picture of this step goes."""
-        require(self.path)
+        """Return the file for the preview of a step; make its folder."""
+        check_run_exists(self.path)
         folder = self.path / "previews"
         folder.mkdir(exist_ok=True)
         return folder / f"step-{step:07d}.png"
 
-    def save(self, step: int, parts: dict[str, Any]) -> None:
-        require(self.path)
-        save_state(self.states, step, parts)
+    def save(self, step: int, state: Mapping[str, Stateful]) -> None:
+        """Save the state of a step; see `save_state`."""
+        check_run_exists(self.path)
+        save_state(self.states, step, state)
 
-    def resume(self, parts: dict[str, Any]) -> int:
-        """Loads the newest state into `parts`, or leaves them as they are if there is none; says
-        which it was. Returns the step that the run is at."""
+    def resume(self, state: Mapping[str, Stateful]) -> int:
+        """Load the newest state if there is one, print which, and return the run's step."""
         if not collectives.rank():
             remove_leftovers(self.states)
         states = saved_states(self.states)
-        step = load_state(states[-1], parts) if states else 0
-        given = self.config.get("init_from")
+        step = load_state(states[-1], state) if states else 0
+        source = self.config.get("init_from")
         if states:
             event = f"resumed from {states[-1].name}"
             text = f"resuming {self.path} at step {step}"
-            text += f"; {given} was read at its beginning, not now." if given else "."
+            text += f"; {source} was read at its beginning, not now." if source else "."
         else:
-            event = f"begun with the weights of {given}" if given else "begun with random weights"
+            event = f"begun with the weights of {source}" if source else "begun with random weights"
             text = f"a fresh run in {self.path}, {event}."
         print(text)
         if self.changed:
             if not collectives.rank():
-                write_json(self.config_file, plain(self.config))
-            changed = "; ".join(lines(self.changed))
+                write_json(self.config_file, self.config)
+            changed = "; ".join(describe_differences(self.changed))
             print(f"changed from step {step} on: {changed}")
             event += f", changed: {changed}"
-        self.note(step, event)
+        self.add_history(step, event)
         return step
 
-    def note(self, step: int, event: str) -> None:
-        """Adds a line to the history."""
+    def add_history(self, step: int, event: str) -> None:
+        """Add a line to the history, on rank 0 only."""
         if collectives.rank():
             return
-        require(self.path)
+        check_run_exists(self.path)
         time = datetime.now(UTC).isoformat(timespec="seconds")
         line = json.dumps({"step": step, "event": event, "time": time}, ensure_ascii=False)
         append_line(self.history, line)
 
     def finish(self, steps: int) -> None:
-        """To be called when the model is written: it is complete and on the disk from here on."""
+        """Mark the run as finished; call it on every rank when the model is written."""
         if not collectives.rank():
-            for left in self.path.glob(".model*"):  # by a process that was killed while it wrote
-                shutil.rmtree(left)
+            for leftover in self.path.glob(".model*"):  # of a process killed while it wrote
+                shutil.rmtree(leftover)
             sync(self.model)
-            self.note(steps, "finished")
+            self.add_history(steps, "finished")
         collectives.barrier()
 
     def finished(self, steps: int) -> bool:
-        """Whether all steps are done and the model is written; says so. Nothing is left to do."""
+        """Return whether all steps are done and the model is written; print so if it is."""
         done = self.model.is_dir() and last_event(self.history) == (steps, "finished")
         if done:
             late = ", so the override changes nothing" if self.changed else ""
@@ -206,12 +210,14 @@ class Run:
         return done
 
 
-def require(run: Path) -> None:
-    """To be called before anything new is written: where a disk was mounted may now be an empty
-    folder of another one.
+def check_run_exists(run: Path) -> None:
+    """Refuse to write into a folder that is no run folder any more.
+
+    Call it before anything new is written: where a disk was mounted there may now be an empty
+    folder of another disk.
 
     Raises:
-        FileNotFoundError: the run that is training here has gone.
+        MissingFileError: the run that is training here is gone.
     """
     if not (run / "config.json").is_file():
         raise MissingFileError(
@@ -221,12 +227,12 @@ def require(run: Path) -> None:
 
 
 def flag_of(text: str) -> str:
-    """`kl_weight`, of `kl-weight=1e-5` or of `loss.kl_weight`."""
+    """Return the name of a flag: `kl_weight`, of `kl-weight=1e-5` or of `loss.kl_weight`."""
     return text.partition("=")[0].replace("-", "_").rpartition(".")[2]
 
 
 def last_event(history: Path) -> tuple[int, str] | None:
-    """None if there is none, or if the last line was cut short."""
+    """Return (step, event) of the last line; None without one, or if it was cut short."""
     try:
         event = json.loads(history.read_text(encoding="utf-8").splitlines()[-1])
     except (FileNotFoundError, IndexError, ValueError):
@@ -235,10 +241,10 @@ def last_event(history: Path) -> tuple[int, str] | None:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder for results, unless it is there.
+    """Make a folder for results, unless it is there.
 
     Raises:
-        ValueError: something is in the way.
+        UserError: it, or a folder above it, is a file.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,15 @@
-"""Which rank is alive, and what it is doing: so that a run with a dead one ends, and says so.
+"""Ends every rank of a training when one of them dies, fails or hangs, and says which and where.
 
-Every rank writes a sign of life into the store through which the ranks have met, once a second,
-from a thread of its own, and reads those of the others. Work that waits for a dead rank would wait
-forever inside a library, so the thread ends the process.
+PyTorch alone does less. torchrun ends the other processes of a machine, and names the rank that
+died, but not what it was doing. The timeout of a process group is fixed when the group is made,
+names no rank, and also holds where rank 0 rightly works alone for hours (building a latent cache).
+And a rank that waits for a dead one inside NCCL can be ended only by another thread.
+
+So every rank keeps a status in the store through which torchrun's processes met: its step, its
+activity, and a heartbeat. A thread of each rank reads those of the others once a second. The first
+rank that has an error to report claims the report; the others then end without a word.
 """
 
-import hashlib
 import json
 import os
 import signal
@@ -13,253 +17,278 @@ import socket
 import sys
 import threading
 import time
-import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from pathlib import Path
+from typing import NoReturn
 
 import torch.distributed as dist
 
 STOPPED = 130  # exit status after SIGINT or SIGTERM
-BEAT = 1.0  # seconds
-SILENCE = 20.0  # seconds without a sign of life, after which a rank is dead
-SILENCE_AFTER_LOSS = 5.0  # the same where a connection to some rank has just broken
-LOST = ("gloo", "nccl", "connection", "socket", "peer")  # words of what a library then says
+INTERVAL = 1.0  # seconds between heartbeats
+SILENCE = 20.0  # seconds without a heartbeat, after which a rank is dead; torchrun kills after 30
+SILENCE_AFTER_LOSS = 5.0  # the same once a connection to some rank has broken
+RANK_TIMEOUT = 1800.0  # seconds without progress of any rank, after which one counts as hanging
+CONNECTION_WORDS = ("gloo", "nccl", "connection", "socket", "peer")  # in errors of lost connections
+REPORT = "report"  # key of the store: claimed by the first rank that reports an error
 
 
 @dataclass(frozen=True)
-class Sign:
-    """What a rank tells about itself."""
+class Status:
+    """What a rank is doing."""
 
-    phase: str = "starting"
+    activity: str = "starting"
     step: int = 0
-    moves: int = 0  # phases since the step began; the ranks go through the same ones
-    limited: bool = False  # whether a phase that takes long is a reason to end the run
-    ended: str = ""  # the error that ended it
-    over: bool = False  # ended in order: finished, or stopped when asked
-    machine: str = ""
-    processes: str = ""  # which numbering of processes the next one is of
+    reports: int = 0  # since the step began; all ranks report the same activities in a step
+    timeout: float = float("inf")  # seconds in one activity, after which the rank is hanging
+    finished: bool = False  # it needs the other ranks no more
+    host: str = ""
     process: int = 0
-    beat: int = 0
+    heartbeat: int = 0
 
     @property
-    def place(self) -> tuple[int, int]:
-        """How far it is."""
-        return self.step, self.moves
-
-    @property
-    def where(self) -> str:
-        return f"{self.machine}, process {self.process}"
-
-    def gone(self) -> bool:
-        """Whether its process no longer exists; not known from another machine or container."""
-        if self.processes != numbering_of_processes():
-            return False
-        try:
-            os.kill(self.process, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass
-        return False
+    def progress(self) -> tuple[int, int]:
+        """How far the rank is; can be compared between ranks."""
+        return self.step, self.reports
 
     def __str__(self) -> str:
-        return f"step {self.step}: {self.phase}" if self.step else self.phase
+        return f"step {self.step}: {self.activity}" if self.step else self.activity
 
 
-class Here:
-    """What this process is doing."""
+def report_progress(
+    activity: str, *, step: int | None = None, timeout: float | None = None
+) -> None:
+    """Say what this rank does from now on, so that an error message can name it.
 
-    sign = Sign()
-    watch: "Watch | None" = None
-    lock = threading.RLock()
-
-    @classmethod
-    def tell(cls, **changes: str | int | bool) -> None:
-        """Changes the sign, and shows it to the other ranks if there are any."""
-        with cls.lock:
-            cls.sign = replace(cls.sign, beat=cls.sign.beat + 1, **changes)
-            if cls.watch is not None:
-                cls.watch.store.set(f"sign {cls.watch.rank}", json.dumps(asdict(cls.sign)))
-
-
-def phase(name: str, step: int | None = None, limited: bool | None = None) -> None:
-    """Says what this process does from now on.
-
-    step: begins this step; the phases after it belong to it, too.
-    limited: whether this and the phases after it are short, so that a rank that stays in one for
-        `Watch.patience` seconds hangs.
+    Args:
+        activity: in words, such as "reading images".
+        step: begins this optimizer step; None: it belongs to the step reported last.
+        timeout: seconds that this and later activities may take at most; None: unchanged.
     """
-    old = Here.sign
-    Here.tell(
-        phase=name,
-        step=old.step if step is None else step,
-        moves=old.moves + 1 if step is None else 0,
-        limited=old.limited if limited is None else limited,
-    )
+    watchdog = _current.get()
+    if watchdog is not None:
+        watchdog.report_progress(activity, step, timeout)
 
 
-def finished() -> None:
-    """Says that this rank has nothing more to do with the others: it may go."""
-    Here.tell(over=True)
+def report_finished() -> None:
+    """Say that this rank needs the others no more, and may end before them."""
+    watchdog = _current.get()
+    if watchdog is not None:
+        watchdog.stop()
 
 
-class Watch(threading.Thread):
-    """Ends this process when another rank has failed, died, or hangs."""
+class Watchdog:
+    """Publishes the status of this rank, and ends it if another one died, failed or hangs.
 
-    patience = 1800.0  # seconds without progress of any rank, in limited phases
+    With one rank it publishes nothing and watches nobody.
+    """
 
-    def __init__(self, rank: int, count: int):
-        super().__init__(daemon=True, name="watch over the other ranks")
-        self.rank, self.count = rank, count
-        self.silence, self.stopping = SILENCE, threading.Event()
-        self.signs: dict[int, Sign] = {}
-        self.heard: dict[int, float] = {}  # when the sign of a rank last changed
-        self.moved = time.monotonic()  # when the place of any rank last changed
-        self.store = None
-        Here.sign = Sign(
-            machine=socket.gethostname(), processes=numbering_of_processes(), process=os.getpid()
+    def __init__(self, rank: int, world_size: int):
+        self.rank, self.world_size = rank, world_size
+        self.silence = SILENCE
+        self.status = Status(host=socket.gethostname(), process=os.getpid())
+        self.others: dict[int, Status] = {}
+        self.last_heartbeat: dict[int, float] = {}  # by rank, on this rank's clock
+        self.last_progress = time.monotonic()  # of any rank
+        self.lock = threading.RLock()
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True, name="rank watchdog")
+        self.store = connect_to_store() if world_size > 1 else dist.HashStore()
+        if world_size > 1:
+            self._publish()
+            self.thread.start()
+
+    def report_progress(self, activity: str, step: int | None, timeout: float | None) -> None:
+        """See the function of the same name."""
+        old = self.status
+        self._publish(
+            activity=activity,
+            step=old.step if step is None else step,
+            reports=old.reports + 1 if step is None else 0,
+            timeout=old.timeout if timeout is None else timeout,
         )
-        if count > 1:
-            self.store, Here.watch = connect(), self
-            Here.tell()
-            self.start()
 
-    def run(self) -> None:
-        while not self.stopping.wait(BEAT * (1 + self.count / 100)):
+    def stop(self) -> None:
+        """Stop watching, and tell the other ranks that this one may end."""
+        self.stopping.set()
+        if self.thread.is_alive():
+            self.thread.join()
+            with suppress(RuntimeError, OSError):  # the store ends with rank 0's machine
+                self._publish(finished=True)
+
+    def exit(self, message: str, status: int) -> NoReturn:
+        """Print a message and end this process; print nothing if another rank is the cause."""
+        if self.world_size > 1 and not self.status.finished:
+            self.wait_for_cause(SILENCE_AFTER_LOSS if status == STOPPED else 0)
+        self._report(message)
+        sys.exit(status)
+
+    def fail(self, error: Exception) -> None:
+        """Claim the report for an error that will be printed with its traceback.
+
+        Ends the process at once if another rank is the cause.
+        """
+        if self.world_size == 1:
+            return
+        self.wait_for_cause(SILENCE_AFTER_LOSS if is_connection_error(error) else 0)
+        if not self._claim_report():
+            self._wait_for_report()
+            sys.exit(1)
+        where = f"rank {self.rank} of {self.world_size}, in {self.status}"
+        record_error(f"{type(error).__name__}: {error} ({where})")
+        print(f"{where}, fails:", file=sys.stderr)
+
+    def wait_for_cause(self, seconds: float) -> None:
+        """Give the thread time to notice that another rank caused the error of this one.
+
+        If so, the thread ends the process. SIGTERM is ignored from here on: torchrun, which
+        notices a dead rank, too, would end this one before it has said why.
+        """
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self.silence = SILENCE_AFTER_LOSS
+        time.sleep(seconds + 4 * INTERVAL)
+
+    # The thread -----------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Send a heartbeat and read the others' until `stop`, or until something is wrong."""
+        while not self.stopping.wait(INTERVAL * (1 + self.world_size / 100)):
             try:
-                Here.tell()
-                self.listen()
-            except (RuntimeError, OSError):  # the store is gone, and with it who kept it
-                self.stopping.wait(BEAT)
-                lost = "the place where the ranks meet is gone, and with it its process or machine."
-                self.end(self.missing() or lost)
-            if any(sign.ended for sign in self.signs.values()):
-                self.end("")  # that rank says itself why
-            elif message := self.missing() or self.hanging():
-                self.end(message)
-
-    def listen(self) -> None:
-        """Reads those of the others."""
-        others = [k for k in range(self.count) if k != self.rank]
-        texts = self.store.multi_get([f"sign {k}" for k in others])
-        for k, text in zip(others, texts, strict=True):
-            old, new = self.signs.get(k), Sign(**json.loads(text))
-            self.signs[k] = new
-            if new != old:
-                self.heard[k] = time.monotonic()
-            if old is None or new.place != old.place:
-                self.moved = time.monotonic()
-
-    def missing(self) -> str:
-        """The rank that has died, in words; empty if there is none."""
-        now = time.monotonic()
-        for k, sign in self.signs.items():
-            name = f"rank {k} of {self.count} ({sign.where})"
-            if sign.over or sign.ended:
+                self._publish()
+                self._read_others()
+                reported = self.store.check([REPORT])
+            except (RuntimeError, OSError):
+                lost = "the store of the ranks is gone, and with it its process or machine."
+                self._end_process(self._describe_dead_rank() or lost)
                 continue
-            if sign.gone() or now - self.heard[k] > self.silence:
+            if reported:
+                self._end_process("")
+            elif message := self._describe_dead_rank() or self._describe_hanging_rank():
+                self._end_process(message)
+
+    def _publish(self, **changes: str | int | float | bool) -> None:
+        """Change the status of this rank, and write it into the store."""
+        with self.lock:
+            heartbeat = self.status.heartbeat + 1
+            self.status = replace(self.status, heartbeat=heartbeat, **changes)  # pyright: ignore
+            self.store.set(f"status {self.rank}", json.dumps(asdict(self.status)))
+
+    def _read_others(self) -> None:
+        """Read the status of every other rank, and note what changed."""
+        ranks = [k for k in range(self.world_size) if k != self.rank]
+        texts = self.store.multi_get([f"status {k}" for k in ranks])
+        now = time.monotonic()
+        for k, text in zip(ranks, texts, strict=True):
+            old, new = self.others.get(k), Status(**json.loads(text))
+            self.others[k] = new
+            if new != old:
+                self.last_heartbeat[k] = now
+            if old is None or new.progress != old.progress:
+                self.last_progress = now
+
+    def _describe_dead_rank(self) -> str:
+        """Return a message about a rank that sends no heartbeat any more, or ""."""
+        now = time.monotonic()
+        for k, status in self.others.items():
+            if not status.finished and now - self.last_heartbeat[k] > self.silence:
                 return (
-                    f"{name} is dead. What it did last: {sign}. The usual causes: the memory was "
-                    "full, and the system killed it; somebody else did; its machine or the network "
-                    "failed. So all ranks end. The same command again goes on from the last saved "
-                    "state."
+                    f"rank {k} of {self.world_size} ({status.host}, process {status.process}) is "
+                    f"dead. What it did last: {status}. The usual causes: the memory was full, and "
+                    "the system killed it; somebody else did; its machine or the network failed. "
+                    "So all ranks end. The same command again goes on from the last saved state."
                 )
         return ""
 
-    def hanging(self) -> str:
-        """The rank that the others wait for, if all stand still, in words."""
-        signs = {**self.signs, self.rank: Here.sign}
-        last = min(signs, key=lambda k: signs[k].place)
-        waited = time.monotonic() - self.moved
-        if waited < self.patience or len(signs) < self.count or not signs[last].limited:
+    def _describe_hanging_rank(self) -> str:
+        """Return a message about the rank that is furthest behind if none makes progress, or ""."""
+        statuses = {**self.others, self.rank: self.status}
+        last = min(statuses, key=lambda k: statuses[k].progress)
+        status = statuses[last]
+        waited = time.monotonic() - self.last_progress
+        if waited < status.timeout or len(statuses) < self.world_size:
             return ""
-        ahead = {str(sign) for sign in signs.values() if sign.place > signs[last].place}
+        ahead = {str(other) for other in statuses.values() if other.progress > status.progress}
+        others = f"the others wait in {', '.join(sorted(ahead))}" if ahead else "so are the others"
         return (
-            f"rank {last} of {self.count} ({signs[last].where}) has been in {signs[last]} for "
-            f"{waited:.0f} seconds"
-            + (f", and the others wait in {', '.join(sorted(ahead))}" if ahead else ", as all are")
-            + ". So all ranks end; --rank-timeout says how long to wait. The same command again "
-            "goes on from the last saved state."
+            f"rank {last} of {self.world_size} ({status.host}, process {status.process}) has been "
+            f"in {status} for {waited:.0f} seconds, and {others}. So all ranks end; --rank-timeout "
+            "says how long to wait. The same command again goes on from the last saved state."
         )
 
-    def end(self, message: str) -> None:
-        """Ends the process with a message, if there is one, unless it is about to end anyway."""
-        if not self.stopping.wait(2 * BEAT):
+    def _end_process(self, message: str) -> None:
+        """End the process, with a message unless it is empty; not if it is about to end anyway."""
+        if not self.stopping.wait(2 * INTERVAL):
             if message:
-                self.tell(f"error: {message}")
+                self._report(f"error: {message}")
             os._exit(1)
 
-    def tell(self, message: str) -> None:
-        """Prints it, unless another rank says the same; then waits until that one has.
+    # The report -----------------------------------------------------------------------------------
 
-        A process that ends makes torchrun end the others, which might yet have to say something.
-        """
-        if self.store is None:
+    def _report(self, message: str) -> None:
+        """Print a message, unless another rank has claimed the report."""
+        if self.world_size == 1:
             print(message, file=sys.stderr, flush=True)
             return
-        key = "told " + hashlib.sha256(message.encode()).hexdigest()
-        with suppress(RuntimeError, OSError):  # without a store better twice than never
-            if self.store.add(key, 1) > 1:
-                self.store.wait([f"{key}, really"], timedelta(seconds=5))
-                return
-        about = f"(rank {self.rank} of {self.count}, in {Here.sign})"
-        print(f"{message}\n{about}", file=sys.stderr, flush=True)
+        if not self._claim_report():
+            self._wait_for_report()
+            return
+        where = f"(rank {self.rank} of {self.world_size}, in {self.status})"
+        print(f"{message}\n{where}", file=sys.stderr, flush=True)
+        record_error(f"{message.strip()} {where}")
         with suppress(RuntimeError, OSError):
-            self.store.set(f"{key}, really", "")
+            self.store.set(f"{REPORT} printed", "")
 
-    def leave(self, message: str, status: int) -> None:
-        """Ends the process with a message, unless another rank is the reason: then with that one.
+    def _claim_report(self) -> bool:
+        """Return whether this rank is the first one with something to report."""
+        try:
+            return self.store.add(REPORT, 1) == 1
+        except (RuntimeError, OSError):  # without the store, better two reports than none
+            return True
 
-        Besides, tells the others that this one has not just died.
+    def _wait_for_report(self) -> None:
+        """Wait until the report of another rank is printed.
+
+        A process that ends makes torchrun end the others, which might not have printed it yet.
         """
-        if self.store is not None and not Here.sign.over:
-            self.await_verdict(SILENCE_AFTER_LOSS if status == STOPPED else 0)
-            self.failed(message)
-        self.tell(message)
-        sys.exit(status)
-
-    def failed(self, message: str) -> None:
-        """Tells the other ranks that this one ends."""
-        with suppress(RuntimeError, OSError):  # without a store they will miss it
-            Here.tell(ended=message.strip().split("\n")[0])
-
-    def await_verdict(self, seconds: float) -> None:
-        """What went wrong here may come from the death of another rank: gives the thread, which
-        ends the process when it knows of one, the time to notice. torchrun notices, too, and tells
-        this one to end; it would do so before it has said why."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        self.silence = SILENCE_AFTER_LOSS
-        time.sleep(seconds + 4 * BEAT)
-
-    def stop(self) -> None:
-        """At the end of the process."""
-        self.stopping.set()
-        if self.is_alive():
-            self.join()
-            with suppress(RuntimeError, OSError):
-                Here.tell(over=True)
-            Here.watch = None
+        with suppress(RuntimeError, OSError):
+            self.store.wait([f"{REPORT} printed"], timedelta(seconds=5))
 
 
-def connect() -> dist.Store:
-    """A connection of one's own to where the ranks met; a shared one would be busy with waiting."""
+_current: ContextVar[Watchdog | None] = ContextVar("watchdog of this rank", default=None)
+
+
+@contextmanager
+def reporting_to(watchdog: Watchdog) -> Iterator[None]:
+    """Send what `report_progress` and `report_finished` say to this watchdog."""
+    token = _current.set(watchdog)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def connect_to_store() -> dist.Store:
+    """Connect to the store through which the ranks met.
+
+    A connection of its own: the one that PyTorch opened is blocked while a rank waits in it.
+    """
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=SILENCE))
     start = [os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT")]
     return dist.PrefixStore("/".join(["latentsmith", *start]), store)
 
 
-def numbering_of_processes() -> str:
-    """The same for two processes if the number of either means the same to both."""
-    try:
-        started = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{started} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return f"{uuid.getnode()}"
+def record_error(message: str) -> None:
+    """Write a message where torchrun reads it for its summary, if torchrun started this process."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file:
+        with suppress(OSError), open(file, "w") as stream:
+            json.dump({"message": message, "timestamp": int(time.time())}, stream)
 
 
-def connection_lost(error: BaseException) -> bool:
-    """Whether it looks like the death of another rank rather than a mistake of this one."""
-    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in LOST)
+def is_connection_error(error: BaseException) -> bool:
+    """Return whether an error looks like the death of another rank."""
+    words = str(error).lower()
+    return isinstance(error, RuntimeError) and any(word in words for word in CONNECTION_WORDS)

@@ -11,12 +11,12 @@ from autoencoder.training.discriminator import Discriminator, DiscriminatorConfi
 from autoencoder.training.loss import AutoencoderLoss, LossConfig
 from autoencoder.training.step import Training
 from training.checkpoint import load_state, save_state
-from training.optimizer import Update
+from training.optimizer import OptimizerStep
 
 STEPS = 6
 
 
-def make(**settings) -> tuple[Training, Update]:
+def make(**settings) -> tuple[Training, OptimizerStep]:
     torch.manual_seed(0)
     config = LossConfig(
         perceptual="none",
@@ -31,7 +31,7 @@ def make(**settings) -> tuple[Training, Update]:
         discriminator if config.adversarial_weight else None,
         AutoencoderLoss(config, STEPS),
     )
-    return training, Update(training.optimizers, clip_norm=1.0)
+    return training, OptimizerStep(training.optimizers, clip_norm=1.0)
 
 
 def train(training, update, images, step, rate=1e-3, adversary=1.0, parts=1):
@@ -132,13 +132,13 @@ def test_a_step_that_is_not_finite_is_left_out():
     run(training, update, 0, 3)
     before, state = weights(training), copy.deepcopy(update.state_dict())
     metrics = train(training, update, torch.full((2, 3, 32, 32), torch.nan), 3)
-    assert not metrics["gradient_norm"].isfinite() and metrics["taken"] == 0
+    assert not metrics["gradient_norm"].isfinite() and metrics["step_applied"] == 0
     assert all(torch.equal(before[key], value) for key, value in weights(training).items())
     for name, moments in state["moments"].items():
         kept = update.state_dict()["moments"][name]
         for k, values in moments.items():
             assert all(torch.equal(kept[k][key], value) for key, value in values.items())
-    assert run(training, update, 4, 5)["taken"] == 1
+    assert run(training, update, 4, 5)["step_applied"] == 1
     after = weights(training)
     assert all(value.isfinite().all() for value in after.values())
     assert not torch.equal(

@@ -28,7 +28,7 @@ from training.loop import Plan
 
 # Audit events of Python: what is about to be done to a file or a folder.
 CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
-PLAN = Plan(steps=3, images_per_step=4, save_every=1, look_every=2, log_every=2)
+PLAN = Plan(steps=3, images_per_step=4, save_every=1, evaluate_every=2, log_every=2)
 TIMED = 8  # kills at random times
 
 

@@ -79,10 +79,10 @@ def joined_call(pipe, place: dict[str, int], function: Callable, arguments: tupl
 def call(pipe, place: dict[str, int], function: Callable, arguments: tuple) -> Any:
     import torch
 
-    from training import watchdog as watch
+    from training import watchdog
 
     torch.set_num_threads(1)
-    watch.BEAT, watch.SILENCE_AFTER_LOSS = 0.1, 1.0
+    watchdog.INTERVAL, watchdog.SILENCE_AFTER_LOSS = 0.1, 1.0
     os.environ |= {key: str(number) for key, number in place.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     return function(*arguments)

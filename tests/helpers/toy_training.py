@@ -8,12 +8,11 @@ from torch import nn
 
 from foundation.hashing import generator
 from training.ema import EMA
-from training.learning_rate import learning_rate
 from training.loop import Plan, train
-from training.optimizer import Update
+from training.optimizer import OptimizerStep, learning_rate
 from training.run import Run
 
-PLAN = Plan(steps=12, images_per_step=4, save_every=5, look_every=6, log_every=3)
+PLAN = Plan(steps=12, images_per_step=4, save_every=5, evaluate_every=6, log_every=3)
 
 
 class Toy:
@@ -24,7 +23,9 @@ class Toy:
         self.run = Run(folder, config or {"seed": 0})
         self.model = nn.Linear(3, 1)
         self.ema = EMA(self.model, halflife=4)
-        self.update = Update({"optimizer": torch.optim.AdamW(self.model.parameters(), fused=True)})
+        self.update = OptimizerStep(
+            {"optimizer": torch.optim.AdamW(self.model.parameters(), fused=True)}
+        )
         self.parts = {"model": self.model, "ema": self.ema, "update": self.update}
         self.looked: list[int] = []
 
@@ -38,15 +39,15 @@ class Toy:
         loss.backward()
         metrics = {"loss": loss}
         metrics |= self.update(metrics, {"optimizer": rate})
-        self.ema.update(self.model, step, metrics["taken"])
+        self.ema.update(self.model, step, metrics["step_applied"])
         return metrics
 
-    def look(self, step: int) -> dict[str, float]:
+    def evaluate(self, step: int) -> dict[str, float]:
         self.looked.append(step)
         return {"looked": float(step)}
 
     def train(self, plan: Plan = PLAN) -> None:
-        train(self.run, plan, self.parts, self.step, self.look, "toy")
+        train(self.run, plan, self.parts, self.step, self.evaluate, "toy")
 
     def weights(self) -> list[torch.Tensor]:
         moments = self.update.state_dict()["moments"]["optimizer"].values()

@@ -218,12 +218,12 @@ def test_a_state_of_whole_weights_is_read_into_spread_ones(tmp_path):
 
 def spread_and_read(folder: Path) -> torch.Tensor:
     from training.checkpoint import load_state
-    from training.fsdp import shard, whole
+    from training.distributed import full_tensor, shard
 
     network = nn.Linear(3, 5)
     shard(network, [])
     load_state(folder, {"network": network})
-    return whole(network.weight.detach())
+    return full_tensor(network.weight.detach())
 
 
 def test_spreading_over_nothing_is_refused(demo, tmp_path):

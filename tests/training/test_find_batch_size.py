@@ -59,7 +59,7 @@ def test_it_stops_when_memory_ends():
 
 
 def test_on_a_cpu_a_size_that_would_end_the_memory_is_not_tried(monkeypatch):
-    monkeypatch.setattr(batch_size, "host_available", lambda: 5_000_000)
+    monkeypatch.setattr(batch_size, "available_host_memory", lambda: 5_000_000)
     machine = Machine()
     found, _ = machine.find(needed=lambda size: size * 1_000_000)
     assert machine.tried == [1, 2, 4]

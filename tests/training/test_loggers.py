@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from training.logging.loggers import open_boards
+from training.logging.loggers import open_loggers
 from training.logging.metrics import MetricsFile
 from training.loop import Plan, train
 from training.run import Run
@@ -55,9 +55,9 @@ def train_toy(folder: Path, config: dict, steps: int = 4) -> None:
         Image.new("RGB", (8, 6), "red").save(run.preview(step))
         return {"psnr": 20.0 + step, "verdict": "balanced"}
 
-    plan = Plan(steps=steps, images_per_step=1, save_every=2, look_every=2, log_every=2)
+    plan = Plan(steps=steps, images_per_step=1, save_every=2, evaluate_every=2, log_every=2)
     one = torch.tensor(1.0)
-    train(run, plan, {"model": model}, lambda k: {"loss": one, "taken": one}, look, "toy")
+    train(run, plan, {"model": model}, lambda k: {"loss": one, "step_applied": one}, look, "toy")
 
 
 def test_wandb_is_told_numbers_words_and_pictures(tmp_path, wandb):
@@ -89,7 +89,7 @@ def test_wandb_may_be_left_out_when_a_run_is_resumed(tmp_path, wandb):
 def test_missing_wandb_ends_with_the_command_that_installs_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match="pip install wandb"):
-        open_boards(tmp_path, 0, {"wandb": "icons"})
+        open_loggers(tmp_path, 0, {"wandb": "icons"})
 
 
 def test_wandb_that_does_not_start_ends_with_the_ways_out(tmp_path, wandb, monkeypatch):
@@ -98,7 +98,7 @@ def test_wandb_that_does_not_start_ends_with_the_ways_out(tmp_path, wandb, monke
 
     monkeypatch.setattr(wandb, "init", fail)
     with pytest.raises(ValueError, match=r"no key.*WANDB_MODE=offline"):
-        open_boards(tmp_path, 0, {"wandb": "icons"})
+        open_loggers(tmp_path, 0, {"wandb": "icons"})
 
 
 def test_tensorboard_shows_numbers_words_and_pictures(tmp_path):
@@ -114,7 +114,7 @@ def test_tensorboard_shows_numbers_words_and_pictures(tmp_path):
 
 def test_without_tensorboard_the_file_is_written_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    assert open_boards(tmp_path, 0, {}) == []
+    assert open_loggers(tmp_path, 0, {}) == []
     train_toy(tmp_path / "run", {})
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert {"step": 4, "psnr": 24.0, "verdict": "balanced"} in map(json.loads, lines)

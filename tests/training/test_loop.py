@@ -14,7 +14,7 @@ from foundation.hashing import derived_seed
 from tests.helpers.toy_training import Toy
 from training.checkpoint import flatten, load_state, save_state, saved_states, unflatten
 from training.ema import EMA
-from training.learning_rate import learning_rate
+from training.optimizer import learning_rate
 from training.run import Run
 
 
@@ -71,7 +71,7 @@ def test_full_disk_leaves_the_last_state_alone(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.fsdp.save_file", full)
+    monkeypatch.setattr("training.checkpoint.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save_state(tmp_path, 2, {"model": model})
     assert [path.name for path in tmp_path.iterdir()] == ["step-0000001"]

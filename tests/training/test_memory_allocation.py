@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FREED = """
 import sys
-from training.memory_allocation import give_back_freed_memory, keep_freed_memory
+from training.memory import release_freed_memory, keep_freed_memory
 if sys.argv[1] != "return":
     keep_freed_memory()
 import torch
@@ -22,7 +22,7 @@ before = resident()
 x = torch.ones(2**25)
 del x
 if sys.argv[1] == "give back":
-    give_back_freed_memory()
+    release_freed_memory()
 print(resident() - before)
 """
 

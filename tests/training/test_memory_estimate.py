@@ -8,13 +8,8 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from training.tools.memory_estimate import (
-    estimate,
-    host_available,
-    host_peak,
-    in_words,
-    saved_for_backward,
-)
+from training.memory import available_host_memory, format_bytes, peak_host_memory
+from training.tools.memory_estimate import estimate_memory, saved_for_backward
 
 
 def network() -> nn.Module:
@@ -61,7 +56,7 @@ def test_checkpointing_shows():
 def test_the_parts_of_an_estimate():
     module, frozen = network(), nn.Linear(8, 8, bias=False)
     weights = 4 * (33 * 64 + 65 * 64)
-    found = estimate(
+    found = estimate_memory(
         [module],
         [frozen],
         lambda count: module(torch.empty(count, 32)),
@@ -76,13 +71,13 @@ def test_the_parts_of_an_estimate():
 
 
 def test_the_system_tells_its_memory():
-    assert 10e6 < host_peak() < 1e12
-    assert host_available() is None or host_available() > 0
+    assert 10e6 < peak_host_memory() < 1e12
+    assert available_host_memory() is None or available_host_memory() > 0
 
 
 @pytest.mark.parametrize(("size", "text"), [(3.5e8, "350 MB"), (1.234e9, "1.23 GB")])
 def test_sizes_in_words(size, text):
-    assert in_words(size) == text
+    assert format_bytes(size) == text
 
 
 def test_the_estimate_is_near_what_a_training_step_takes(tmp_path):
@@ -109,7 +104,7 @@ def test_the_estimate_is_near_what_a_training_step_takes(tmp_path):
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     peak = max(e["args"]["Total Allocated"] for e in events if e.get("name") == "[memory]")
     size = sum(weight.nbytes for weight in autoencoder.parameters())
-    found = estimate(
+    found = estimate_memory(
         [autoencoder],
         [],
         lambda count: forward(autoencoder, count),

@@ -1,6 +1,7 @@
 """Averages stored by a training, and models of other lengths made of them afterwards."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -146,6 +147,6 @@ def test_presets_keep_an_average_of_a_fiftieth_of_the_run(stage):
 
 
 def test_a_training_that_diverged_has_no_best_length(runs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(vae_averages.Judge, "score", lambda judge, weights: float("nan"))
+    monkeypatch.setattr(vae_averages.AveragesEvaluator, "score", lambda self, weights: math.nan)
     check_refused(capsys, [str(runs / "train_vae"), "--out", str(tmp_path / "out")], "diverged")
     assert not (tmp_path / "out" / "model").exists()

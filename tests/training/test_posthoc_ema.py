@@ -11,14 +11,14 @@ from training.posthoc_ema import (
     SIGMA_RELS,
     PowerAverages,
     Profile,
-    average_of,
     bytes_per_file,
     fit,
     gamma_of,
     inner_products,
+    reconstruct,
     stored_steps,
 )
-from training.tools.posthoc import choose, curve
+from training.tools.posthoc import choose, draw_curve
 
 STEPS = 400
 
@@ -92,7 +92,7 @@ def test_a_reconstructed_length_is_the_one_tracked_directly(tmp_path, half, tole
     walk.track([stored, direct])
     assert stored_steps(tmp_path / "a") == list(range(25, STEPS + 1, 25))
     for length in lengths:
-        weights, error = average_of(tmp_path / "a", length, STEPS)
+        weights, error = reconstruct(tmp_path / "a", length, STEPS)
         wanted = direct.averages[length]["weight"]
         assert rms(weights["weight"] - wanted) < tolerance
         assert error < 0.02
@@ -108,10 +108,10 @@ def test_a_stored_length_and_an_earlier_step_come_back_as_stored(tmp_path):
     walk = Walk()
     averages = PowerAverages(walk.module, tmp_path, every=100, steps=STEPS, half=False)
     walk.track([averages])
-    weights, error = average_of(tmp_path, 0.10, STEPS)
+    weights, error = reconstruct(tmp_path, 0.10, STEPS)
     torch.testing.assert_close(weights["weight"], averages.averages[0.10]["weight"])
     assert error < 1e-6
-    earlier, _ = average_of(tmp_path, 0.10, 200)
+    earlier, _ = reconstruct(tmp_path, 0.10, 200)
     assert (earlier["weight"] - weights["weight"]).abs().max() > 0.01
 
 
@@ -121,7 +121,7 @@ def test_weights_that_stand_still_are_reproduced(tmp_path):
     averages = PowerAverages(module, tmp_path, every=10, steps=30, half=False)
     for step in range(30):
         averages.update(module, step)
-    weights, error = average_of(tmp_path, 0.01, 30)
+    weights, error = reconstruct(tmp_path, 0.01, 30)
     assert error > 0.2
     torch.testing.assert_close(weights["weight"], module.weight.detach())
     assert weights.keys() == dict(module.named_parameters()).keys()
@@ -177,5 +177,5 @@ def test_the_best_length_is_chosen_and_drawn():
     assert choose(scores, higher_is_better=False) == 0.10
     assert choose(scores, higher_is_better=True) == 0.05
     assert choose({0.1: float("nan")}, higher_is_better=True) is None
-    picture = curve("loss", scores, own=1.5, best=0.10)
+    picture = draw_curve("loss", scores, score_of_run=1.5, best=0.10)
     assert len(re.findall("<circle", picture)) == 2 and "best at 0.1" in picture

@@ -7,8 +7,13 @@ import sys
 import pytest
 
 from training.logging import progress
-from training.logging.progress import ProgressBar, counting, duration, progress_bar
-from training.tools.memory_estimate import memory_in_words
+from training.logging.progress import (
+    TrainingProgress,
+    format_duration,
+    progress_bar,
+    progress_counter,
+)
+from training.memory import describe_peak_memory
 
 
 class Clock:
@@ -33,7 +38,7 @@ def clock(monkeypatch):
 
 def run(clock: Clock, steps: int, seconds: float) -> None:
     """Steps of 10 images that take `seconds` each, shown after every one."""
-    bar = ProgressBar("train", 0, steps, 10)
+    bar = TrainingProgress("train", 0, steps, 10)
     for _ in range(steps):
         clock.now += seconds
         bar.advance()
@@ -60,7 +65,7 @@ def test_a_terminal_gets_one_bar(clock, monkeypatch):
 
 
 def test_a_resumed_run_tells_its_own_speed(clock, capsys):
-    bar = ProgressBar("train", 90, 100, 10)
+    bar = TrainingProgress("train", 90, 100, 10)
     clock.now += 40
     bar.advance()
     bar.show({})
@@ -82,8 +87,8 @@ def test_what_takes_long_besides_the_steps_is_told_too(clock, capsys):
 
 
 def test_what_a_look_gave_is_told(capsys):
-    bar = ProgressBar("train", 0, 10, 1)
-    bar.line(5, {"psnr": 21.0, "verdict": "balanced"})
+    bar = TrainingProgress("train", 0, 10, 1)
+    bar.print_results(5, {"psnr": 21.0, "verdict": "balanced"})
     bar.close()
     assert capsys.readouterr().out == "step 5: psnr 21\nstep 5: balanced\n"
 
@@ -92,15 +97,15 @@ def test_what_a_look_gave_is_told(capsys):
     ("seconds", "text"), [(45, "45 s"), (200, "3:20 min"), (18_420, "5:07 h"), (59.7, "1:00 min")]
 )
 def test_durations(seconds, text):
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_memory_is_that_of_this_process():
-    assert re.match(r"memory \d", memory_in_words())
+    assert re.match(r"memory \d", describe_peak_memory())
 
 
 def test_what_counts_by_itself_is_told_in_lines_or_a_bar(clock, monkeypatch, capsys):
-    with counting("sampling", 100, "image steps") as count:
+    with progress_counter("sampling", 100, "image steps") as count:
         for _ in range(25):
             clock.now += 2.0
             count(4)
@@ -108,6 +113,6 @@ def test_what_counts_by_itself_is_told_in_lines_or_a_bar(clock, monkeypatch, cap
     assert line == "sampling: 60 of 100 image steps, 2 per second, 20 s left"
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with counting("sampling", 8, "image steps") as count:
+    with progress_counter("sampling", 8, "image steps") as count:
         count(8)
     assert "8/8" in terminal.getvalue() and "image steps/s" in terminal.getvalue()

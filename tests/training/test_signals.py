@@ -47,8 +47,8 @@ def test_during_a_step(tmp_path):
 def test_during_validation(tmp_path):
     """It is finished first: its numbers belong to the step that is saved."""
     toy = Toy(tmp_path / "run")
-    look = toy.look
-    toy.look = lambda step: (send(signal.SIGINT), look(step))[1]
+    evaluate = toy.evaluate
+    toy.evaluate = lambda step: (send(signal.SIGINT), evaluate(step))[1]
     with pytest.raises(KeyboardInterrupt, match="stopped after step 6"):
         toy.train()
     assert names(toy.run.path)[-1] == "step-0000006"

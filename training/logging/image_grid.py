@@ -1,4 +1,4 @@
-"""Pictures side by side, for previews."""
+"""Image grids for previews."""
 
 from collections.abc import Sequence
 
@@ -8,17 +8,25 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+BACKGROUND = 128  # gray level
 
-def grid(images: UInt8[Tensor, "n c h w"], columns: int, gap: int = 2) -> Image.Image:
-    """Row by row on a grey ground, as one picture; `c` is 1 (grey) or 3 (RGB) or 4 (RGBA)."""
+
+def image_grid(
+    images: UInt8[Tensor, "n channels height width"], columns: int, gap: int = 2
+) -> Image.Image:
+    """Arrange images row by row on gray, as one picture.
+
+    Args:
+        images: gray (1 channel), RGB (3) or RGBA (4); of any other number of channels, only the
+            first is shown.
+        gap: pixels between images and around them.
+    """
     count, channels, height, width = images.shape
     if channels not in (1, 3, 4):
-        images = images[:, :1]  # a picture of the first channel is better than none
-        channels = 1
+        images, channels = images[:, :1], 1
     rows = -(-count // columns)
-    canvas = torch.full(
-        (channels, rows * (height + gap) + gap, columns * (width + gap) + gap), 128
-    ).to(torch.uint8)
+    size = (channels, rows * (height + gap) + gap, columns * (width + gap) + gap)
+    canvas = torch.full(size, BACKGROUND, dtype=torch.uint8)
     for k, image in enumerate(images.cpu()):
         top = gap + k // columns * (height + gap)
         left = gap + k % columns * (width + gap)
@@ -27,7 +35,7 @@ def grid(images: UInt8[Tensor, "n c h w"], columns: int, gap: int = 2) -> Image.
     return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
 
 
-def pixels_of(pictures: Sequence[Image.Image]) -> UInt8[Tensor, "n c h w"]:
-    """Pictures of equal size and mode as one tensor."""
-    arrays = [np.atleast_3d(np.asarray(picture)) for picture in pictures]
+def pil_to_tensor(images: Sequence[Image.Image]) -> UInt8[Tensor, "n channels height width"]:
+    """Stack PIL images of equal size and mode."""
+    arrays = [np.atleast_3d(np.asarray(image)) for image in images]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)

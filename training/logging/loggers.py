@@ -1,9 +1,10 @@
-"""Where a run can be watched besides its folder: TensorBoard, and Weights & Biases on request."""
+"""Loggers that show a run besides its folder: TensorBoard, and Weights & Biases on request."""
 
 import contextlib
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,45 +12,55 @@ from PIL import Image
 
 from foundation.errors import UserError
 
-WANDB_FILE = "wandb_run.txt"  # of a run folder: its name over there, so that resuming goes on
+WANDB_FILE = "wandb_run.txt"  # of a run folder: its id at Weights & Biases, to resume there, too
 
 
 @runtime_checkable
-class Board(Protocol):
-    def numbers(self, step: int, metrics: Mapping[str, float]) -> None: ...
+class MetricsLogger(Protocol):
+    """Shows numbers, texts and images of a run, by step."""
 
-    def words(self, step: int, verdicts: Mapping[str, str]) -> None: ...
+    def log_numbers(self, step: int, numbers: Mapping[str, float]) -> None: ...
 
-    def picture(self, step: int, name: str, file: Path) -> None: ...
+    def log_texts(self, step: int, texts: Mapping[str, str]) -> None: ...
+
+    def log_image(self, step: int, name: str, file: Path) -> None: ...
 
     def close(self) -> None: ...
 
 
-def open_boards(run: Path, first_step: int, config: Mapping[str, Any]) -> list[Board]:
-    """TensorBoard if it is installed (the `train` extra has it); what `config["wandb"]` names."""
-    boards: list[Board] = []
-    with contextlib.suppress(ImportError):
-        boards.append(TensorBoard(run / "tb", first_step))
+def open_loggers(run: Path, first_step: int, config: Mapping[str, Any]) -> list[MetricsLogger]:
+    """Open TensorBoard, if it is installed, and Weights & Biases, if `config["wandb"]` is set.
+
+    Args:
+        run: the run folder.
+        first_step: the step that the run resumes from; TensorBoard drops what came later.
+        config: of the run; "wandb" names the project.
+    """
+    loggers: list[MetricsLogger] = []
+    with contextlib.suppress(ImportError):  # the extra `train` has it
+        loggers.append(TensorBoardLogger(run / "tb", first_step))
     if project := config.get("wandb"):
-        boards.append(WeightsAndBiases(run, project, config))
-    return boards
+        loggers.append(WandbLogger(run, project, config))
+    return loggers
 
 
-class TensorBoard:
+class TensorBoardLogger:
+    """Writes TensorBoard's event files into a folder."""
+
     def __init__(self, folder: Path, first_step: int):
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = SummaryWriter(folder, purge_step=first_step + 1)
 
-    def numbers(self, step: int, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
+    def log_numbers(self, step: int, numbers: Mapping[str, float]) -> None:
+        for name, value in numbers.items():
             self.writer.add_scalar(name, value, step)
 
-    def words(self, step: int, verdicts: Mapping[str, str]) -> None:
-        for name, text in verdicts.items():
+    def log_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        for name, text in texts.items():
             self.writer.add_text(name, text, step)
 
-    def picture(self, step: int, name: str, file: Path) -> None:
+    def log_image(self, step: int, name: str, file: Path) -> None:
         with Image.open(file) as image:
             self.writer.add_image(name, np.array(image.convert("RGB")), step, dataformats="HWC")
 
@@ -57,10 +68,14 @@ class TensorBoard:
         self.writer.close()
 
 
-class WeightsAndBiases:
-    """A run of the given project. WANDB_MODE=offline keeps everything on disk, as usual."""
+class WandbLogger:
+    """Sends a run to Weights & Biases; WANDB_MODE=offline keeps everything on disk, as usual."""
 
     def __init__(self, run: Path, project: str, config: Mapping[str, Any]):
+        """
+        Raises:
+            UserError: wandb is not installed, or does not start.
+        """
         self.wandb = import_wandb()
         file = run / WANDB_FILE
         if not file.exists():
@@ -80,24 +95,24 @@ class WeightsAndBiases:
                 "everything on disk (WANDB_MODE=offline), or leave --wandb out."
             ) from error
 
-    def numbers(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.run.log(dict(metrics), step=step)
+    def log_numbers(self, step: int, numbers: Mapping[str, float]) -> None:
+        self.run.log(dict(numbers), step=step)
 
-    def words(self, step: int, verdicts: Mapping[str, str]) -> None:
-        self.run.summary.update(dict(verdicts))
+    def log_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        self.run.summary.update(dict(texts))
 
-    def picture(self, step: int, name: str, file: Path) -> None:
+    def log_image(self, step: int, name: str, file: Path) -> None:
         self.run.log({name: self.wandb.Image(str(file))}, step=step)
 
     def close(self) -> None:
         self.run.finish()
 
 
-def import_wandb() -> Any:
-    """The module.
+def import_wandb() -> ModuleType:
+    """Import wandb.
 
     Raises:
-        ValueError: it is not installed; says how to get it.
+        UserError: it is not installed; says how to get it.
     """
     try:
         import wandb

@@ -1,32 +1,37 @@
-"""What one sees while something takes long: a bar in a terminal, a line now and then elsewhere."""
+"""Progress of what takes long: a bar in a terminal, and a line every half minute in a log file.
+
+A bar would leave thousands of lines in a log file.
+"""
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from foundation import collectives
-from training.tools.memory_estimate import memory_in_words
+from training.memory import describe_peak_memory
 
-QUIET = 30.0  # seconds between lines, where there is no terminal
+LINE_INTERVAL = 30.0  # seconds between lines, where there is no terminal
+
+T = TypeVar("T")
 
 
-class ProgressBar:
-    """Images per second, time left and memory of a training.
-
-    In a terminal one line, above which others scroll. In a log file, where a bar would leave
-    thousands of lines, a line of its own every half minute.
-    """
+class TrainingProgress:
+    """Images per second, time left and memory of a training."""
 
     def __init__(self, title: str, first: int, steps: int, images_per_step: int):
-        self.title, self.step, self.steps = title, first, steps
+        """
+        Args:
+            first: steps done before, from which the run resumes.
+            steps: at which it will end.
+        """
+        self.title, self.first, self.step, self.steps = title, first, first, steps
         self.images_per_step = images_per_step
-        self.numbers = ""
-        self.marked, self.images = time.monotonic(), 0
-        self.begun = self.spoken = time.monotonic()
-        self.first = first
+        self.started = self.last_line = self.rate_started = time.monotonic()
+        self.images = 0  # since `rate_started`
         self.bar = tqdm(
             total=steps * images_per_step,
             initial=first * images_per_step,
@@ -39,106 +44,113 @@ class ProgressBar:
         )
 
     def advance(self) -> None:
+        """Count one optimizer step."""
         self.step += 1
         self.images += self.images_per_step
         self.bar.update(self.images_per_step)
 
     def rate(self) -> float:
-        """Images per second since the last call."""
+        """Return the images per second since the last call."""
         now = time.monotonic()
-        rate = self.images / max(now - self.marked, 1e-9)
-        self.marked, self.images = now, 0
+        rate = self.images / max(now - self.rate_started, 1e-9)
+        self.rate_started, self.images = now, 0
         return rate
 
-    def show(self, means: dict[str, float]) -> None:
-        """Called every few steps with what was measured over them."""
-        numbers = " ".join(f"{name} {value:.3g}" for name, value in means.items())
-        self.bar.set_postfix_str(f"{numbers}, {memory_in_words()}", refresh=False)
+    def show(self, metrics: Mapping[str, float]) -> None:
+        """Show metrics in the bar; without a terminal as a line, if the last one is old enough."""
+        numbers = " ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+        self.bar.set_postfix_str(f"{numbers}, {describe_peak_memory()}", refresh=False)
         now = time.monotonic()
-        if collectives.rank():
+        if collectives.rank() or not self.bar.disable:
             return
-        if self.bar.disable and (now - self.spoken >= QUIET or self.step == self.steps):
-            self.spoken = now
-            per_step = (now - self.begun) / max(self.step - self.first, 1)
-            print(
+        if now - self.last_line >= LINE_INTERVAL or self.step == self.steps:
+            self.last_line = now
+            per_step = (now - self.started) / max(self.step - self.first, 1)
+            print_to_log(
                 f"{self.title}: step {self.step} of {self.steps}, "
                 f"{self.images_per_step / max(per_step, 1e-9):.3g} images/s, "
-                f"{duration((self.steps - self.step) * per_step)} left, {memory_in_words()}, "
-                f"{numbers}",
-                file=sys.stderr,
-                flush=True,
+                f"{format_duration((self.steps - self.step) * per_step)} left, "
+                f"{describe_peak_memory()}, {numbers}"
             )
 
-    def line(self, step: int, seen: dict[str, float | str]) -> None:
-        """What a look gave: numbers in one line, words in a line each."""
-        numbers = {name: value for name, value in seen.items() if not isinstance(value, str)}
+    def print_results(self, step: int, results: Mapping[str, float | str]) -> None:
+        """Print what an evaluation returned: numbers in one line, each text in its own line."""
+        numbers = {name: value for name, value in results.items() if not isinstance(value, str)}
         if numbers:
             text = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-            say(f"step {step}: {text}")
-        for name in seen.keys() - numbers.keys():
-            say(f"step {step}: {seen[name]}")
+            print_line(f"step {step}: {text}")
+        for name, value in results.items():
+            if name not in numbers:
+                print_line(f"step {step}: {value}")
 
     def close(self) -> None:
         self.bar.close()
 
 
-def in_terminal() -> bool:
-    return sys.stderr.isatty()
-
-
-def progress_bar(items: Iterable, title: str, total: int) -> Iterable:
-    """The same around anything that takes long besides the steps."""
+def progress_bar(items: Iterable[T], title: str, total: int) -> Iterable[T]:
+    """Pass items through and show how many of `total` are done; on rank 0 only."""
     if collectives.rank():
         return items
     if in_terminal():
         return tqdm(items, desc=title, total=total, dynamic_ncols=True, mininterval=1.0)
-    return told(items, title, total)
+    return progress_lines(items, title, total)
 
 
-def told(items: Iterable, title: str, total: int) -> Iterator:
-    """Passes the items through, and prints a line every half minute; none if it takes less."""
-    begun = spoken = time.monotonic()
+def progress_lines(items: Iterable[T], title: str, total: int) -> Iterator[T]:
+    """Pass items through and print a line every half minute; none if it takes less."""
+    started = last_line = time.monotonic()
     for done, item in enumerate(items):
         now = time.monotonic()
-        if now - spoken >= QUIET:
-            spoken = now
-            left = (now - begun) / max(done, 1) * (total - done)
-            print(f"{title}: {done} of {total}, {duration(left)} left", file=sys.stderr, flush=True)
+        if now - last_line >= LINE_INTERVAL:
+            last_line = now
+            left = (now - started) / max(done, 1) * (total - done)
+            print_to_log(f"{title}: {done} of {total}, {format_duration(left)} left")
         yield item
 
 
 @contextmanager
-def counting(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """And where what takes long itself says how much more of it is done: by the call given here."""
+def progress_counter(title: str, total: int, unit: str) -> Iterator[Callable[[int], object]]:
+    """Yield `update(n)`; call it after n more units of work.
+
+    unit: the plural of what is counted, such as "image steps".
+    """
     if in_terminal():
         with tqdm(total=total, desc=title, unit=f" {unit}", dynamic_ncols=True) as bar:
             yield bar.update
         return
-    begun = spoken = time.monotonic()
+    started = last_line = time.monotonic()
     done = 0
 
-    def count(more: int) -> None:
-        nonlocal done, spoken
-        done, now = done + more, time.monotonic()
-        if now - spoken >= QUIET:
-            spoken, rate = now, done / (now - begun)
-            print(
+    def update(count: int) -> None:
+        nonlocal done, last_line
+        done += count
+        now = time.monotonic()
+        if now - last_line >= LINE_INTERVAL:
+            last_line, rate = now, done / (now - started)
+            print_to_log(
                 f"{title}: {done} of {total} {unit}, {rate:.3g} per second, "
-                f"{duration((total - done) / rate)} left",
-                file=sys.stderr,
-                flush=True,
+                f"{format_duration((total - done) / rate)} left"
             )
 
-    yield count
+    yield update
 
 
-def say(text: str) -> None:
-    """A line above the progress bar."""
+def in_terminal() -> bool:
+    """Return whether somebody watches stderr."""
+    return sys.stderr.isatty()
+
+
+def print_line(text: str) -> None:
+    """Print a line to stdout, above the progress bar if there is one."""
     tqdm.write(text)
 
 
-def duration(seconds: float) -> str:
-    """As 45 s, 3:20 min or 5:07 h."""
+def print_to_log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def format_duration(seconds: float) -> str:
+    """Return a time as text: 45 s, 3:20 min or 5:07 h."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"

@@ -19,24 +19,24 @@ def line_chart(
     lines: Mapping[str, Points],
     *,
     x_label: str,
-    marked: Mapping[str, float] | None = None,
+    references: Mapping[str, float] | None = None,
     dots: bool = False,
 ) -> str:
     """An SVG element.
 
     Args:
         lines: name -> its points, x ascending; a single line needs no legend.
-        marked: name -> height of a dashed horizontal line.
+        references: name -> height of a dashed horizontal line.
         dots: draw the points, too; for few of them.
     """
     shown = {name: kept for name, points in lines.items() if (kept := finite(points))}
-    marked = {name: y for name, y in (marked or {}).items() if math.isfinite(y)}
-    heights = [y for points in shown.values() for _, y in points] + list(marked.values())
+    references = {name: y for name, y in (references or {}).items() if math.isfinite(y)}
+    heights = [y for points in shown.values() for _, y in points] + list(references.values())
     if not heights:
         return frame(title, x_label, [text(WIDTH / 2, HEIGHT / 2, "no finite values", "middle")])
     plot = Plot([x for points in shown.values() for x, _ in points] or [0.0], heights)
     parts = plot.scales()
-    for k, (name, y) in enumerate(marked.items()):
+    for k, (name, y) in enumerate(references.items()):
         up = plot.up(y)
         parts += [rule(up, "#444", "5 4"), text(LEFT + 6, up - 5 - 14 * k, name)]
     for k, points in enumerate(shown.values()):

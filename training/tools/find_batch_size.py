@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from training.tools.memory_estimate import host_available, in_words, memory_in_words
+from training.memory import available_host_memory, describe_peak_memory, format_bytes
 
 LEAST_GAIN = 0.05  # in images per second, for which a doubled batch is worth it
 SECONDS = 2.0  # that each size is timed at least
@@ -62,9 +62,9 @@ def find_batch_size(
     rates: dict[int, float] = {}
     size = first
     while size <= most:
-        available = host_available() if device.type == "cpu" else None
+        available = available_host_memory() if device.type == "cpu" else None
         if available is not None and needed(size) > available:
-            room = f"about {in_words(needed(size))} of {in_words(available)} that are free"
+            room = f"about {format_bytes(needed(size))} of {format_bytes(available)} that are free"
             return Found(rates, f"a batch of {size} would need {room}")
         try:
             rates[size] = size * steps_per_second(prepare(size), device, clock)
@@ -74,7 +74,7 @@ def find_batch_size(
             if device.type == "cuda":  # so that one size leaves nothing to the next
                 gc.collect()
                 torch.cuda.empty_cache()
-        say(f"batch of {size}: {rates[size]:.4g} images/s, {memory_in_words()}")
+        say(f"batch of {size}: {rates[size]:.4g} images/s, {describe_peak_memory()}")
         if size > first and rates[size] < (1 + LEAST_GAIN) * rates[size // 2]:
             return Found(rates, f"{size} images at once are no faster than {size // 2}")
         size *= 2

@@ -1,62 +1,26 @@
-"""Memory: what a process uses, and what a training will need, before it begins."""
+"""Estimate of the memory that a training step needs, before the training begins."""
 
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode  # what torch.compile rests on
 from torch.autograd.graph import saved_tensors_hooks
 
-
-def host_peak() -> int | None:
-    """Bytes of RAM that this process had at most; None where the system does not say."""
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def host_available() -> int | None:
-    """Bytes of RAM that could still be had without swapping; None where /proc does not say."""
-    try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":") for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return None
-
-
-def device_peak() -> int | None:
-    """Bytes of tensors that an accelerator held at most for this process; None without one."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-
-
-def memory_in_words() -> str:
-    """Such as `memory 1.2 GB, GPU 5.3 GB`."""
-    parts = [("memory", host_peak()), ("GPU", device_peak())]
-    return ", ".join(f"{name} {in_words(size)}" for name, size in parts if size)
-
-
-def in_words(size: float) -> str:
-    """Of bytes: 350 MB, 1.2 GB."""
-    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
+from training.memory import format_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes of a training step, by what they are for. Their sum is `total`."""
+    """Bytes of a training step, by purpose."""
 
     weights: int
     gradients: int
     optimizer: int  # two moments per trained weight, as Adam has
     averages: int  # EMA, and power-function averages if they are stored
-    constant: int  # kept for the backward pass whatever the batch, as weights in bf16
-    per_image: int  # kept for the backward pass, per image
+    constant: int  # saved for the backward pass at any batch size, such as weights cast to bf16
+    per_image: int  # saved for the backward pass, per image
     batch_size: int
 
     @property
@@ -69,12 +33,13 @@ class MemoryEstimate:
         return fixed + self.activations
 
     def describe(self) -> str:
-        parts = ("weights", "gradients", "optimizer", "averages", "activations")
-        named = ", ".join(f"{name} {in_words(getattr(self, name))}" for name in parts)
-        return f"memory of a step: about {in_words(self.total)} ({named})"
+        """Return the total and what it consists of, in one line."""
+        names = ("weights", "gradients", "optimizer", "averages", "activations")
+        items = ", ".join(f"{name} {format_bytes(getattr(self, name))}" for name in names)
+        return f"memory of a step: about {format_bytes(self.total)} ({items})"
 
 
-def estimate(
+def estimate_memory(
     trained: Iterable[nn.Module],
     frozen: Iterable[nn.Module],
     forward: Callable[[int], Any],
@@ -82,47 +47,50 @@ def estimate(
     batch_size: int,
     averaged: int,
 ) -> MemoryEstimate:
-    """Without computing anything: the forward pass runs once on tensors that have no data.
+    """Estimate the memory of a training step without computing anything.
 
-    The sum is what would be alive at once if all gradients came before any activation went, so it
-    is high by a part of the gradients. Buffers of the kernels, and the program itself, come on top.
+    The forward pass runs on fake tensors, which have no data, with 2 and with 3 images; from these
+    follows what any batch size needs. The total is what would be alive if all gradients came before
+    any activation was freed, so it is high by a part of the gradients. Buffers of the kernels, and
+    the program itself, come on top.
 
     Args:
         trained: modules with gradients and Adam moments.
         frozen: modules with weights alone.
-        forward: of a batch of so many images, to the loss.
+        forward: computes the loss of a batch of so many images.
         averaged: bytes of averages of weights, which are float32.
     """
-    trained, frozen = list(trained), list(frozen)
-    learned = size_of(weight for module in trained for weight in module.parameters())
-    known = size_of(weight for module in frozen for weight in module.parameters())
-    two, three = (saved_for_backward(lambda k=k: forward(k)) for k in (2, 3))
+    trained_size = tensor_bytes(weight for module in trained for weight in module.parameters())
+    frozen_size = tensor_bytes(weight for module in frozen for weight in module.parameters())
+    with_two = saved_for_backward(lambda: forward(2))
+    with_three = saved_for_backward(lambda: forward(3))
     return MemoryEstimate(
-        weights=learned + known,
-        gradients=learned,
-        optimizer=2 * learned,
+        weights=trained_size + frozen_size,
+        gradients=trained_size,
+        optimizer=2 * trained_size,
         averages=averaged,
-        constant=max(3 * two - 2 * three, 0),
-        per_image=three - two,
+        constant=max(3 * with_two - 2 * with_three, 0),
+        per_image=with_three - with_two,
         batch_size=batch_size,
     )
 
 
-def size_of(tensors: Iterable[Tensor]) -> int:
+def tensor_bytes(tensors: Iterable[Tensor]) -> int:
+    """Return the size of some tensors together."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def saved_for_backward(forward: Callable[[], Any]) -> int:
-    """Bytes that autograd keeps of a forward pass, each storage once, weights left out."""
-    kept: dict[int, Tensor] = {}
+    """Return the bytes that autograd saves in a forward pass, without the weights."""
+    saved: dict[int, Tensor] = {}  # by storage, so that each one counts once
 
-    def keep(tensor: Tensor) -> Tensor:
-        whole = tensor if tensor._base is None else tensor._base  # a transposed weight is a weight
-        if not (whole.is_leaf and whole.requires_grad):
-            kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+    def save(tensor: Tensor) -> Tensor:
+        base = tensor if tensor._base is None else tensor._base  # a transposed weight is a weight
+        if not (base.is_leaf and base.requires_grad):
+            saved.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
-    with FakeTensorMode(allow_non_fake_inputs=True), saved_tensors_hooks(keep, lambda x: x):
+    with FakeTensorMode(allow_non_fake_inputs=True), saved_tensors_hooks(save, lambda x: x):
         result = forward()  # holds the graph, so no storage is freed and counted twice
         del result
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())

@@ -1,0 +1,81 @@
+"""Memory of this process: how much it uses, how much is free, and what malloc does with it.
+
+By default glibc hands large blocks back to the system at once, so that every training step begins
+with page faults. Keeping them, in huge pages, makes training a CLIP on a CPU 1.4 times as fast;
+with smaller tensors no gain was seen beyond the noise. It changes no result.
+"""
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+
+# Parameters of mallopt, from malloc.h of glibc
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+LARGEST_INT = 2**31 - 1
+
+
+def peak_host_memory() -> int | None:
+    """Return the most bytes of RAM that this process had; None where the system does not say."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def available_host_memory() -> int | None:
+    """Return the bytes of RAM that are free without swapping; None where /proc does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":") for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return None
+
+
+def peak_device_memory() -> int | None:
+    """Return the most bytes that tensors of this process took on a GPU; None without one."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
+def describe_peak_memory() -> str:
+    """Return a text such as `memory 1.2 GB, GPU 5.3 GB`."""
+    sizes = [("memory", peak_host_memory()), ("GPU", peak_device_memory())]
+    return ", ".join(f"{name} {format_bytes(size)}" for name, size in sizes if size)
+
+
+def format_bytes(size: float) -> str:
+    """Return a number of bytes as text: 350 MB, 1.2 GB."""
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
+
+
+def keep_freed_memory() -> None:
+    """Make malloc keep what is freed. Call it before the first tensor is made.
+
+    It does nothing where malloc is not that of glibc.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch's: huge pages for large tensors
+    mallopt = libc_function("mallopt")
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)  # large blocks come from the heap, too ...
+        mallopt(M_TRIM_THRESHOLD, LARGEST_INT)  # ... which does not shrink ...
+        mallopt(M_TOP_PAD, 2**28)  # ... and grows in large pieces
+
+
+def release_freed_memory() -> None:
+    """Hand what is free now back to the system; what is freed later is kept again.
+
+    It does nothing where malloc is not that of glibc.
+    """
+    malloc_trim = libc_function("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+def libc_function(name: str) -> Callable[..., int] | None:
+    """Return a function of the C library, or None if it has none of this name."""
+    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
