@@ -29,7 +29,7 @@ from ldm.schedule import ScheduleConfig
 from ldm.unet import UNet
 from tests.helpers import bad_calls as mistakes
 from tests.helpers import compvis_files as compvis
-from tests.ldm.test_pipeline import make_pipeline, pixels
+from tests.helpers.random_models import make_pipeline, pixels
 from training.cli import run_main
 
 FORMATS = {"diffusers": "model", "single-file": "model.safetensors"}

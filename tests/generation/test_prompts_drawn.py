@@ -12,7 +12,7 @@ from generation.notes import notes
 from ldm import TextToImage
 from ldm.guidance import Guidance
 from ldm.pipeline.sampling import Sampling
-from tests.ldm.test_pipeline import make_pipeline
+from tests.helpers.random_models import make_pipeline
 from training.checkpoint import save_state
 
 

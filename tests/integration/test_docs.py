@@ -9,9 +9,9 @@ from PIL import Image
 
 from autoencoder import PRESETS, Autoencoder
 from autoencoder.training.latent_statistics import fold, measure
+from tests.helpers.random_models import make_pipeline
 from tests.helpers.shapes_dataset import make_shapes
 from tests.helpers.snippets import python_blocks, run
-from tests.ldm.test_pipeline import make_pipeline
 
 ROOT = Path(__file__).parents[2]
 README, GUIDE = ROOT / "README.md", ROOT / "docs" / "autoencoder.md"

@@ -19,8 +19,8 @@ from ldm.unet import UNet, UNetConfig
 from tests.conditioning.test_encoder import small_encoder
 from tests.helpers.bad_calls import command
 from tests.helpers.peer_settings import ODD_UNETS, SMALL_UNET
+from tests.helpers.random_models import make_pipeline
 from tests.helpers.snippets import python_blocks, run, run_all
-from tests.ldm.test_pipeline import make_pipeline
 
 SMALL = UNetConfig(**SMALL_UNET)
 FOLDED = {"mean": [0.25, -1.5, 0.125, 3.0], "std": [0.5, 2.0, 1.0625, 0.75], "images": 4096}
@@ -156,7 +156,7 @@ def test_pipeline_card_without_caption_dropout_advises_against_guidance(tmp_path
     provenance = {"config": {"caption_dropout": 0.0}}
     make_pipeline(schedule, "velocity").save(tmp_path / "model", provenance)
     text = read(tmp_path / "model")
-    assert "guidance_scale=1.0" in text and "knows no empty caption" in text
+    assert "guidance_scale=1.0" in text and "not trained on empty captions" in text
     assert "beta from 0.00085 to 0.012, stretched" in text and "the velocity" in text
 
 

@@ -5,44 +5,21 @@ import json
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from autoencoder import Autoencoder
 from autoencoder.model import PRESETS as AUTOENCODERS
-from conditioning.clip import PRESETS as CLIPS
-from conditioning.clip import Clip
 from ldm import TextToImage
 from ldm.guidance import Guidance
 from ldm.pipeline.sampling import Sampling
 from ldm.samplers import SAMPLERS
-from ldm.schedule import ScheduleConfig
-from ldm.unet import PRESETS as UNETS
-from ldm.unet import UNet
+from tests.helpers.random_models import make_pipeline, pixels
 
 PROMPTS = ["a red heart", "a cat", "", "a blue square on a green circle", "seven"]
-FLOW = ScheduleConfig(noise_schedule="flow")
-
-
-def make_pipeline(schedule: ScheduleConfig = FLOW, prediction: str = "flow") -> TextToImage:
-    torch.manual_seed(0)
-    clip = Clip(CLIPS["tiny-32"])
-    config = UNETS["tiny-32"]
-    width = clip.text_encoder().width
-    unet = UNet(type(config)(**{**vars(config), "cross_attention_dim": width}))
-    for weight in unet.parameters():  # zero-initialized layers would hide every mistake
-        if not weight.any():
-            nn.init.normal_(weight, std=0.05)
-    autoencoder = Autoencoder(AUTOENCODERS["tiny-32"])
-    return TextToImage(unet.eval(), autoencoder.eval(), clip.text_encoder(), schedule, prediction)
 
 
 @pytest.fixture(scope="module")
 def pipeline() -> TextToImage:
     return make_pipeline()
-
-
-def pixels(picture) -> np.ndarray:
-    return np.asarray(picture).astype(int)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -13,39 +13,15 @@ from ldm.guidance import Guidance
 from ldm.pipeline.batching import Request, between, draw_in_batches
 from ldm.pipeline.sampling import Sampling
 from ldm.tasks.base import TEXT_TO_IMAGE
-from ldm.unet import UNet
-from tests.ldm.test_pipeline import make_pipeline
+from tests.helpers.random_models import PROMPT, SIDE, make_pipeline, pixels, with_unet
+from tests.helpers.random_models import smooth_image as picture
 
-SIDE = 32
-PROMPT = ["a cat"]
 GUIDED = Sampling(steps=4, guidance=Guidance(scale=3.0))
 
 
 @pytest.fixture(scope="module")
 def pipeline() -> TextToImage:
     return make_pipeline()
-
-
-def with_unet(pipeline: TextToImage, **changes) -> TextToImage:
-    """The same model with another U-Net of random weights."""
-    torch.manual_seed(0)
-    unet = UNet(replace(pipeline.unet.config, **changes)).eval()
-    for weight in unet.parameters():
-        if not weight.any():
-            torch.nn.init.normal_(weight, std=0.05)
-    schedule, prediction = pipeline.schedule_config, pipeline.denoiser.prediction
-    parts = (pipeline.autoencoder, pipeline.text_encoder, schedule, prediction)
-    return TextToImage(unet, *parts)
-
-
-def picture(width: int = SIDE, height: int = SIDE, seed: int = 0) -> Image.Image:
-    """Smooth colors."""
-    values = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
-    return Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def pixels(image: Image.Image) -> np.ndarray:
-    return np.asarray(image).astype(int)
 
 
 def half_mask(width: int = SIDE, height: int = SIDE) -> Image.Image:

@@ -29,8 +29,8 @@ from stages.lora import TARGETS, add_adapter, apply_lora, save_lora
 from tests.helpers.bad_calls import command, refusal
 from tests.helpers.images import picture, write_metadata
 from tests.helpers.prompts import AWKWARD
+from tests.helpers.random_models import make_pipeline
 from tests.helpers.snippets import python_blocks, run
-from tests.ldm.test_pipeline import make_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 ROOM = 22  # words of a context of tiny-32

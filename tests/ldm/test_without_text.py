@@ -18,8 +18,7 @@ from ldm.pipeline.sampling import Sampling
 from ldm.pipeline.scheduler_config import LowResSchedule
 from ldm.unet import UNetConfig
 from tests.helpers.bad_calls import refusal
-from tests.ldm.test_pipeline import make_pipeline
-from tests.ldm.test_tasks import PROMPT, pixels, with_unet
+from tests.helpers.random_models import PROMPT, make_pipeline, pixels, with_unet
 
 FREE = {
     "down_block_types": ("DownBlock2D",) * 2,
@@ -109,7 +108,7 @@ def test_a_model_that_reads_a_text_needs_its_text_encoder(world, tmp_path, capsy
     flags = ["red", "--model", str(tmp_path / "ldm"), "--out", str(tmp_path / "out")]
     assert "holds no text encoder" in refusal(capsys, sample, flags)
     model = make_pipeline()
-    with pytest.raises(ValueError, match="needs the text encoder it was trained with"):
+    with pytest.raises(ValueError, match="text encoder"):
         TextToImage(model.unet, model.autoencoder, None, model.schedule_config, "flow")
 
 

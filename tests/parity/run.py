@@ -42,7 +42,7 @@ from tests.helpers.peer_settings import (
     UNETS,
 )
 from tests.helpers.prompts import PROMPTS
-from tests.ldm.test_pipeline import make_pipeline
+from tests.helpers.random_models import make_pipeline
 from tests.parity.samplers import RUNS
 
 DEMO = Path(__file__).parents[2] / "checkpoints" / "demo"

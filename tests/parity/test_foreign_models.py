@@ -20,7 +20,7 @@ from conditioning.tokenizer_io import clip_tokenizer, save_tokenizer
 from ldm import TextToImage
 from tests.helpers import bad_calls as mistakes
 from tests.helpers import compvis_files as compvis
-from tests.ldm.test_pipeline import pixels
+from tests.helpers.random_models import pixels
 
 # diffusers has not followed NumPy here
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -20,8 +20,15 @@ from ldm.pipeline.scheduler_config import LOW_RES_SCHEDULER, LowResSchedule
 from ldm.samplers.noise import SeededNoise
 from ldm.schedule import ScheduleConfig
 from ldm.tasks.inpaint import composite
-from tests.ldm.test_pipeline import FLOW, make_pipeline
-from tests.ldm.test_tasks import PROMPT, SIDE, picture, pixels, with_unet
+from tests.helpers.random_models import (
+    FLOW,
+    PROMPT,
+    SIDE,
+    make_pipeline,
+    pixels,
+    smooth_image,
+    with_unet,
+)
 
 # diffusers has not followed NumPy here
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -65,7 +72,7 @@ def test_native_inpainting_is_that_of_diffusers(tmp_path, kind, strength):
     picture, where theirs are drawn at random, and what is outside given back as it was."""
     schedule, prediction, sampler = MODELS[kind]
     ours = with_unet(make_pipeline(schedule, prediction), in_channels=9)
-    theirs, given, mask = peer(ours, tmp_path), picture(), gray_disk()
+    theirs, given, mask = peer(ours, tmp_path), smooth_image(), gray_disk()
     assert type(theirs).__name__ == "StableDiffusionInpaintPipeline"
 
     def latents(images: torch.Tensor) -> torch.Tensor:
@@ -101,7 +108,7 @@ def test_native_inpainting_is_that_of_diffusers(tmp_path, kind, strength):
 
 def on_the_command_line(folder: Path, strength: float) -> Image.Image:
     """The same by sample.py."""
-    picture().save(folder / "given.png")
+    smooth_image().save(folder / "given.png")
     gray_disk().save(folder / "mask.png")
     flags = {
         "model": folder,
@@ -136,7 +143,7 @@ def test_native_upscaling_is_that_of_diffusers(tmp_path, kind, level):
         config=ScheduleConfig(noise_schedule="linear", beta_start=0.001, beta_end=0.03),
         max_noise_level=150,
     )
-    theirs, small = peer(ours, tmp_path), picture(16, 16)
+    theirs, small = peer(ours, tmp_path), smooth_image(16, 16)
     assert type(theirs).__name__ == "StableDiffusionUpscalePipeline"
     assert theirs.low_res_scheduler.config.beta_end == 0.03
     again = TextToImage.load(tmp_path)  # with what the folder says

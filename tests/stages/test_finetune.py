@@ -19,7 +19,7 @@ from ldm.schedule import ScheduleConfig
 from ldm.unet import UNet, UNetConfig
 from tests.helpers.bad_calls import refusal
 from tests.helpers.images import captioned
-from tests.ldm.test_pipeline import make_pipeline
+from tests.helpers.random_models import make_pipeline
 
 FAST = ("--preset", "tiny-32", "--steps", 2, "--batch-size", 4, "--device", "cpu", "--warmup", 1,
         "--held-out", 0)  # fmt: skip
