@@ -23,7 +23,7 @@ demo: .venv/ready
 	$(MAKE) train-demo
 
 train-demo: .venv/ready $(DATA)/metadata.jsonl
-	$(BIN)/python check.py $(DATA) --tokens 24
+	$(BIN)/python check.py $(DATA) --context-length 24
 	$(BIN)/python train_clip.py --preset demo --data $(DATA) --out $(RUNS)/clip
 	$(BIN)/python train_vae.py --preset demo --data $(DATA) --out $(RUNS)/vae
 	$(BIN)/python train_ldm.py --preset demo --data $(DATA) --out $(RUNS)/ldm \

@@ -6,35 +6,44 @@ status 1 if a training on this folder would go wrong.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import tyro
 
 from dataset.folder import read_folder
 from dataset.images.numbers import report_numbers
 from dataset.report import problems, report
-from training.bounds import Positive
 from training.cli import parse, run_main
+from training.flags import Groups, Positive
 from training.logging.progress import progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
+    GROUPS: ClassVar[Groups] = {
+        "data": ("data", "allow_missing_captions"),
+        "planned training": (
+            *("size", "batch_size", "context_length", "text_chunks", "value_range"),
+        ),
+    }
+    RENAMED: ClassVar[Mapping[str, str]] = {"tokens": "context_length"}
+
     data: tyro.conf.Positional[Path]  # the data folder, or shards: 'shards/{000..099}.tar'
     size: Positive[int] | None = None  # side of the training images, in pixels
-    tokens: Positive[int] = 77  # how many tokens the text encoder takes; CLIP's number
-    text_chunks: Positive[int] = 1  # contexts of so many that a caption fills, as in train_ldm.py
-    batch_size: Positive[int] = 32  # images per step of the training that is planned
-    value_range: tuple[float, float] | None = None  # of the training that is planned
+    context_length: Positive[int] = 77  # tokens that the text encoder takes; CLIP: 77
+    text_chunks: Positive[int] = 1  # contexts per caption, as in train_ldm.py
+    batch_size: Positive[int] = 32  # images per step
+    value_range: tuple[float, float] | None = None  # as in train_vae.py
     allow_missing_captions: bool = False  # do not call them a problem
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse(Options, argv, __doc__)
     folder = read_folder(options.data, allow_missing_captions=True, progress=progress_bar)
-    tokens = options.text_chunks * (options.tokens - 2) + 2  # each context has a start and an end
+    tokens = options.text_chunks * (options.context_length - 2) + 2  # without inner start and end
     print(report(folder, options.size, tokens, token_counter()) + "\n")
     lines, found = report_numbers(folder, options.value_range)
     if lines:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,8 +29,8 @@ from ldm import TextToImage
 from ldm.guidance import Guidance
 from ldm.pipeline.io import read_model_provenance
 from ldm.pipeline.sampling import Sampling
-from training.bounds import Finite, Part, Positive, Seed
 from training.cli import parse, pick_device, run_main
+from training.flags import Finite, FractionBelowOne, Groups, Positive, Seed
 from training.logging.image_grid import image_grid, pil_to_tensor
 from training.logging.progress import progress_counter
 from training.run import make_folder
@@ -39,6 +40,14 @@ KS = (1, 5, 10)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
+    GROUPS: ClassVar[Groups] = {
+        "data": ("data", "held_out"),
+        "model": ("model", "judge"),
+        "sampling": ("samples", "steps", "guidance_scale", "sampler", "seed"),
+        "output": ("out",),
+        "machine": ("device",),
+    }
+
     model: Path  # run folder of train_ldm.py, a pipeline folder, or a single file
     data: Path  # the data folder it was trained on
     judge: Path  # run folder of a CLIP with another seed and architecture than the one inside
@@ -46,7 +55,7 @@ class Config:
     steps: int = 25  # network evaluations per picture
     guidance_scale: Finite = 4.0  # as in sample.py
     sampler: str = "dpmpp_2m"  # as in sample.py
-    held_out: Part = 0.02  # share that the trainings kept apart
+    held_out: FractionBelowOne = 0.02  # share that the trainings kept apart
     out: Path | None = None  # also write the samples side by side, and the figures, here
     seed: Seed = 0  # of the captions and the pictures
     device: str = "auto"  # cpu, cuda, mps; auto takes what is there

@@ -8,7 +8,7 @@ and exported again is the same to the last byte.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import tyro
@@ -34,6 +34,7 @@ from ldm.pipeline.scheduler_config import LowResSchedule, to_diffusers
 from ldm.unet import UNet
 from ldm.unet.io import TEXT_CHUNKS
 from training.cli import parse, run_main
+from training.flags import Groups
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NAMES = {"unet": "U-Net", "vae": "autoencoder", "text_encoder": "text encoder"}
@@ -45,6 +46,11 @@ Out = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
+    GROUPS: ClassVar[Groups] = {
+        "model": ("model", "part", "ema"),
+        "output": ("out", "format", "dtype"),
+    }
+
     model: Model  # run, pipeline or part folder, or a single file
     out: Out  # a new folder, or a new .safetensors file
     format: Literal["diffusers", "single-file"]  # a folder of diffusers, or a file in CompVis' keys

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 from PIL import Image
@@ -32,8 +32,8 @@ from ldm import TextToImage
 from ldm.pipeline.image_processor import PIL_MODES
 from ldm.pipeline.io import read_model_provenance
 from stages.lora import apply_lora
-from training.bounds import Bound, Finite, NotNegative, Positive
 from training.cli import parse, pick_device, run_main
+from training.flags import Bound, Finite, Groups, NonNegative, Positive
 from training.logging.image_grid import image_grid, pil_to_tensor
 from training.logging.progress import progress_counter
 from training.run import make_folder
@@ -45,6 +45,17 @@ NEEDS = {"video": "interpolate", "fps": "interpolate", "lora_scale": "lora"}
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
+    GROUPS: ClassVar[Groups] = {
+        "prompts": ("prompt", "prompts", "from_png"),
+        "model": ("model", "lora", "lora_scale", "ema"),
+        "pictures": ("options",),
+        "output": (
+            *("out", "name", "format", "quality", "grid", "save_latents", "preview_every"),
+            *("interpolate", "video", "fps"),
+        ),
+        "machine": ("device", "dtype", "batch_size", "compile"),
+    }
+
     prompt: Prompts = ()  # what to draw, one picture or more of each
     prompts: Path | None = None  # a file of prompts, one a line; .jsonl: with any option of a line
     from_png: Path | None = None  # draw this picture again, as its file says it was made
@@ -60,14 +71,13 @@ class Config:
     quality: Annotated[int, Bound(lambda x: 1 <= x <= 100, "from 1 to 100")] = 95  # but of PNG
     grid: bool = True  # also write all pictures side by side, as grid-0000
     save_latents: bool = False  # also write each picture's latents, as safetensors
-    preview_every: NotNegative[int] = 0  # show it on the way, in OUT/previews, each so many calls
-    interpolate: NotNegative[int] = 0  # draw so many frames from each picture to the next instead
+    preview_every: NonNegative[int] = 0  # show it on the way, in OUT/previews, each so many calls
+    interpolate: NonNegative[int] = 0  # draw so many frames from each picture to the next instead
     video: Literal["gif", "mp4"] = "gif"  # of these frames; mp4 needs PyAV
     fps: Positive[float] = 12.0  # frames per second
 
-    batch_size: Positive[int] | None = (
-        None  # pictures drawn at once; on a CPU changes their last bits
-    )
+    # pictures drawn at once; as many as memory holds if left out; on a CPU changes their last bits
+    batch_size: Positive[int] | None = None
     device: str = "auto"  # cpu, cuda, mps; auto takes what is there
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the U-Net
     compile: bool = False  # the U-Net: a minute at first for each size, faster from then on

@@ -21,9 +21,10 @@ from stages.overfit import learn_by_heart
 from stages.plan import clip_memory
 from stages.trials import clip_trials, tell_batch_size
 from training.cli import parse, pick_device, run_main
+from training.config_json import to_json
 from training.logging.progress import progress_bar
 from training.loop import train
-from training.run import Run, plain
+from training.run import Run
 
 COUNTED = 10_000  # pairs whose captions are looked at, whether they are too long
 
@@ -49,7 +50,7 @@ def start(config: Config) -> None:
         trials = clip_trials(config, clip.to(device), pairs)
         return tell_batch_size(config, trials, clip_memory(config, clip), len(pairs), first=2)
     with collectives.rank_zero_first():
-        run = Run(config.out, plain(config) | data_identity(pairs, held_out))
+        run = Run(config.out, to_json(config) | data_identity(pairs, held_out))
     if run.finished(config.steps):
         return
     batches = ImageBatches(
@@ -94,7 +95,7 @@ def print_plan(config: Config, clip: Clip, pairs: Sequence[Pair], held_out: Sequ
     if cut:
         print(
             f"note: {cut} of {len(captions)} captions have more than {length} tokens and lose "
-            "their end; --tokens sets the length."
+            "their end; --context-length sets that number."
         )
 
 

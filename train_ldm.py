@@ -33,8 +33,9 @@ from stages.overfit import learn_by_heart
 from stages.plan import describe_averages, ldm_memory
 from stages.trials import ldm_trials, tell_batch_size
 from training.cli import parse, pick_device, run_main
+from training.config_json import to_json
 from training.loop import train
-from training.run import Run, plain
+from training.run import Run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,7 +65,7 @@ def start(config: Config) -> None:
     if config.dry_run or config.find_batch_size:
         return tell_memory(config, unet, vae, encoder, len(pairs))
     with collectives.rank_zero_first():
-        run = Run(config.out, plain(config) | parts | data_identity(pairs, held_out))
+        run = Run(config.out, to_json(config) | parts | data_identity(pairs, held_out))
     if run.finished(config.steps):
         return
     provenance = {

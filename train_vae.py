@@ -21,9 +21,10 @@ from stages.overfit import learn_by_heart
 from stages.plan import describe_averages, vae_memory
 from stages.trials import tell_batch_size, vae_trials
 from training.cli import parse, pick_device, run_main
+from training.config_json import to_json
 from training.logging.progress import progress_bar
 from training.loop import train
-from training.run import Run, plain
+from training.run import Run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,7 +53,7 @@ def start(config: Config) -> None:
         return tell_batch_size(config, vae_trials(config, training), memory, most=len(pairs))
     identity = data_identity(pairs, held_out, captions=False)
     with collectives.rank_zero_first():
-        run = Run(config.out, plain(config) | identity)
+        run = Run(config.out, to_json(config) | identity)
     if run.finished(config.steps):
         return
     seed = derived_seed(config.seed, "order")

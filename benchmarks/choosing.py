@@ -28,8 +28,8 @@ from ldm import TextToImage
 from ldm.guidance import Guidance
 from ldm.pipeline.sampling import Sampling
 from ldm.samplers import CALLS_PER_STEP
-from training.bounds import Finite, Positive, Seed
 from training.cli import parse, run_main
+from training.flags import Finite, Positive, Seed
 from training.logging.image_grid import pil_to_tensor
 
 # One that is not listed computes what one listed does: euler as ddim, euler_a as ddpm.

@@ -34,8 +34,8 @@ from ldm.pipeline.io import find_pipeline
 from ldm.schedule import ScheduleConfig
 from ldm.unet import PRESETS as UNETS
 from ldm.unet import UNet
-from training.bounds import Positive
 from training.cli import parse, run_main
+from training.flags import Positive
 
 
 @dataclass(frozen=True, kw_only=True)

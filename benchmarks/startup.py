@@ -32,8 +32,8 @@ from dataset.order import BucketOrder
 from dataset.split import split
 from dataset.table import Rows
 from dataset.webdataset import expand, shards_fingerprint, shards_hash
-from training.bounds import Positive
 from training.cli import parse, run_main
+from training.flags import Positive
 
 IDENTITY = {"made": "up"}
 MOMENTS, CONTEXT = (8, 64, 64), (77, 768)  # at 512 pixels, and of CLIP ViT-L/14

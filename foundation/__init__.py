@@ -3,3 +3,5 @@
 Every other package may import it. It must not import any other package of this project, and it
 contains no machine learning.
 """
+
+__version__ = "0.1.0"  # setup.cfg reads it from here

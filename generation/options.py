@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 from PIL import Image
@@ -15,11 +15,26 @@ from ldm.guidance import Guidance
 from ldm.pipeline.image_processor import check_pixel_count
 from ldm.pipeline.sampling import Sampling
 from ldm.tasks.base import TEXT_TO_IMAGE, Task
-from training.bounds import Finite, Positive, Share, check_bounds
+from training.flags import Finite, Fraction, Groups, Positive, check_bounds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
+    GROUPS: ClassVar[Groups] = {
+        "pictures": (
+            *("count", "seed", "negative_prompt", "plain_prompts", "height", "width", "window"),
+        ),
+        "sampling": ("steps", "sampler", "spacing", "times", "shift", "eta", "order"),
+        "guidance": (
+            *("guidance_scale", "guidance_rescale", "guidance_interval", "guidance_parallel"),
+            *("guidance_max_norm", "guidance_momentum", "weak_model"),
+        ),
+        "from a picture": (
+            *("init_image", "strength", "mask", "outpaint", "resample", "upscale", "noise_level"),
+            *("style_image", "source_prompt", "variation"),
+        ),
+    }
+
     count: Annotated[Positive[int], tyro.conf.arg(aliases=["-n"])] = 1  # pictures of each prompt
     seed: str = "0"  # of picture 0, k uses seed + k; or those of each prompt, such as 1,5,10-20
     negative_prompt: str = ""  # what guidance leads away from
@@ -36,15 +51,16 @@ class Options:
     times: tuple[float, ...] | None = None  # the steps' times instead, from 999 (noise) down
     shift: Positive[float] | None = None  # of a flow: above 1, more of the steps at high noise
     guidance_scale: Finite = 4.0  # 0 ignores the prompt, 1 follows it plainly, above 1 harder
-    guidance_rescale: Share = 0.0  # above 0 against the overexposure of high scales; 0.7 is usual
+    guidance_rescale: Fraction = 0.0  # against the overexposure of high scales; 0.7 is usual
     guidance_interval: tuple[float, float] = (0.0, 1.0)  # guided there only; 0 clean, 1 noise
-    guidance_parallel: Share = 1.0  # APG: share kept of what saturates colors; 0 is usual
+    guidance_parallel: Fraction = 1.0  # APG: share kept of what saturates colors; 0 is usual
     guidance_max_norm: Positive[float] | None = None  # APG: of the change, per picture; 15 is usual
     guidance_momentum: Finite = 0.0  # APG: of earlier changes; -0.5 is usual
     weak_model: Path | None = None  # guide away from RUN/state/step-... or a smaller model
 
     init_image: Path | None = None  # a picture to begin with
-    strength: Share | None = None  # how much of it is drawn anew; usual: 0.6, upscaled 0.3, else 1
+    # how much of it is drawn anew; left out: 0.6, with --upscale 0.3, with --mask 1
+    strength: Fraction | None = None
     mask: Path | None = None  # of --init-image: white is drawn anew, black stays
     outpaint: tuple[int, int, int, int] | None = None  # pixels added to it left, top, right, bottom
     resample: Positive[int] = 1  # with a mask: how often a step is taken (RePaint; sampler ddpm)
@@ -52,7 +68,7 @@ class Options:
     noise_level: int | None = None  # of upscaling models: noise on the small picture, 0 to 350
     style_image: Path | None = None  # a picture whose noise to begin with: style, edits, variations
     source_prompt: str = ""  # what --style-image shows, to edit it
-    variation: Share = 0.0  # how far noise of its own leads each picture from --style-image
+    variation: Fraction = 0.0  # how far noise of its own leads each picture from --style-image
 
     def check(self) -> None:
         """Refuses what the types allow and still makes no sense."""

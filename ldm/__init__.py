@@ -12,7 +12,9 @@ The parts, in the order in which they build on each other:
     pipeline     prompts -> pictures: all of it, with autoencoder and text encoder
 """
 
-__all__ = ["TextToImage"]
+from foundation import __version__
+
+__all__ = ["TextToImage", "__version__"]
 
 
 def __getattr__(name: str):

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -26,9 +26,9 @@ from stages.data import Aspect
 from stages.finetune import load_autoencoder, save_with_frozen_encoder
 from stages.held_out import HeldOut, perceptual_at_hand
 from training import distributed
-from training.bounds import Positive
-from training.config import AveragingRecipe
+from training.config import EMATrainingConfig, extended
 from training.ema import EMA
+from training.flags import Groups, Positive
 from training.logging.image_grid import image_grid
 from training.logging.metrics import RunningMeans
 from training.optimizer import OptimizerStep
@@ -42,20 +42,32 @@ SHOWN = 16  # of them in a preview
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(AveragingRecipe):
-    init_from: Path | None = None  # begin with this autoencoder, a folder or single file, instead
-    freeze: Literal["none", "encoder"] = "none"  # encoder: its latents stay what they are
+class Config(EMATrainingConfig):
+    GROUPS: ClassVar[Groups] = extended(
+        EMATrainingConfig.GROUPS,
+        {
+            "data": ("size", "max_aspect", "channels", "value_range", "layout"),
+            "model": ("init_from", "freeze"),
+            "training": ("clip_norm", "statistics_images"),
+            "loss": ("loss",),
+            "discriminator": ("discriminator_rate", "discriminator_width", "discriminator_layers"),
+        },
+    )
+
+    init_from: Path | None = None  # begin with the weights of this autoencoder, a folder or file
+    freeze: Literal["none", "encoder"] = "none"  # encoder: train the decoder alone
     size: Positive[int] = 64  # side of the training images in pixels
-    max_aspect: Aspect = 1.0  # 2: also shapes up to 2:1 and 1:2, of the same area; 1: squares
-    channels: Positive[int] = 3  # 1 gray, 3 RGB, 4 RGBA; any number that TIFF or .npy files have
-    value_range: tuple[float, float] | None = None  # becomes -1 to 1; all of 8 or 16 bits else
-    layout: Layout = "auto"  # of .npy files with three axes; auto: where --channels is found
+    max_aspect: Aspect = 1.0  # 1: squares; 2: also shapes up to 2:1 and 1:2, of the same area
+    channels: Positive[int] = 3  # 1 gray, 3 RGB, 4 RGBA; or those of TIFF or .npy files
+    # numbers in the files that become -1 and 1; left out: the whole range of 8 or 16 bits
+    value_range: tuple[float, float] | None = None
+    layout: Layout = "auto"  # of .npy files with three axes; auto: by the number of channels
     clip_norm: Positive[float] = 1.0  # gradients are scaled down to this norm
     loss: LossConfig = field(default_factory=LossConfig)
-    discriminator_rate: Positive[float] = 1.0  # learning rate, times that of the autoencoder
+    discriminator_rate: Positive[float] = 1.0  # its learning rate, as a multiple of the other
     discriminator_width: Positive[int] = 64  # channels of its first layer
-    discriminator_layers: int = 3  # it judges patches of 16, 34 or 70 pixels with 1, 2 or 3
-    statistics_images: Positive[int] = 4096  # that the latents are normalized on at the end
+    discriminator_layers: int = 3  # 1, 2 or 3: it sees patches of 16, 34 or 70 pixels
+    statistics_images: Positive[int] = 4096  # to measure mean and variance of the latents at last
 
 
 # Each preset is an architecture of the same name (autoencoder/autoencoder.py) and a recipe for it.
@@ -75,7 +87,7 @@ PRESETS = {
         "learning_rate": 3e-3,
         "cooldown": 1.0,
         "ema_halflife": 224,
-        "look_every": 350,
+        "evaluate_every": 350,
         "save_every": 350,
         "loss": OFFLINE,
     },
@@ -85,7 +97,7 @@ PRESETS = {
         "learning_rate": 3e-3,
         "cooldown": 1.0,
         "ema_halflife": 800,
-        "look_every": 1000,
+        "evaluate_every": 1000,
         "loss": OFFLINE,
     },
     "base-256": {

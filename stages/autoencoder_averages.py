@@ -20,8 +20,8 @@ from foundation.hashing import derived_seed
 from stages.autoencoder import JUDGED, Config, transform_of, write_model
 from stages.data import read_pairs, read_shapes
 from stages.held_out import HeldOut
+from training.config_json import from_json
 from training.logging.progress import progress_bar
-from training.restore import restored
 from training.run import Run
 
 
@@ -31,7 +31,7 @@ class AveragesEvaluator:
     def __init__(self, run: Path, device: torch.device):
         """run: of train_vae.py, finished; its data must still be there."""
         self.run = Run(run, read_json(run / "config.json"))
-        self.config = config = restored(Config, self.run.config)
+        self.config = config = from_json(Config, self.run.config)
         self.autoencoder = Autoencoder.load(run, device).requires_grad_(False)
         self.pairs, held_out = read_pairs(config, allow_missing_captions=True)
         multiple = self.autoencoder.factor

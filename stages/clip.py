@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,27 +24,32 @@ from foundation import collectives
 from foundation.errors import UserError
 from foundation.hashing import derived_seed, generator
 from training import distributed
-from training.bounds import Bound, NotNegative, Positive, Share
-from training.config import Recipe
+from training.config import TrainingConfig, extended
+from training.flags import Bound, Fraction, Groups, NonNegative, Positive
 from training.optimizer import OptimizerStep, restore_buffers
 from training.precision import Precision
 from training.watchdog import report_progress
 
 KS = (1, 5, 10)
-Several = Annotated[int, Bound(lambda x: x > 1, "2 or more, to have something to tell apart")]
+Several = Annotated[int, Bound(lambda x: x > 1, "2 or more, to compare pairs", on_help_page=False)]
 LARGEST_RETRIEVAL = 4096  # pairs; every one is compared with every other
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Recipe):
+class Config(TrainingConfig):
+    GROUPS: ClassVar[Groups] = extended(
+        TrainingConfig.GROUPS,
+        {"data": ("augment",), "model": ("context_length",), "training": ("weight_decay",)},
+    )
+
     steps: Positive[int] = 4_000  # optimizer steps
-    batch_size: Several = 256  # pairs per step, each of which is told apart from all the others
-    warmup: NotNegative[int] = 50  # steps until the learning rate is reached
-    cooldown: Share = 1.0  # share of the run, at its end, in which the rate falls to 0
-    weight_decay: NotNegative[float] = 0.1  # of AdamW, for matrices only
-    tokens: Positive[int] | None = None  # context length of the text tower, else the preset's
-    degrade: bool = False  # half of the images softer and shifted; for a judge of samples
-    look_every: Positive[int] = 1000  # steps between retrieval tests, besides that at the end
+    batch_size: Several = 256  # pairs of image and text per step, each compared with all others
+    warmup: NonNegative[int] = 50  # steps in which the learning rate rises from 0
+    cooldown: Fraction = 1.0  # fraction of the run, at its end, in which the rate falls to 0
+    weight_decay: NonNegative[float] = 0.1  # of AdamW, on matrices only
+    context_length: Positive[int] | None = None  # tokens per text; the preset's if left out
+    augment: bool = False  # blur and shift half of each batch, for a CLIP that judges samples
+    evaluate_every: Positive[int] = 1000  # steps between retrieval tests; there is one at the end
 
     def check(self) -> None:
         if self.accumulate > 1:
@@ -63,15 +68,15 @@ PRESETS = {
     "demo": {"steps": 300, "learning_rate": 2e-3},  # OpenMoji: 0.89, 0.99
     "small-64": {"steps": 600, "learning_rate": 1.5e-3},
     # Among 256 training captions it finds that of the real image 98 times of 100, at 64, 48 and
-    # 32 pixels; without `degrade` 99, 85 and 44 times. 390 CPU seconds.
-    "judge-64": {"steps": 500, "learning_rate": 1.5e-3, "degrade": True},
+    # 32 pixels; without `augment` 99, 85 and 44 times. 390 CPU seconds.
+    "judge-64": {"steps": 500, "learning_rate": 1.5e-3, "augment": True},
 }
 
 
 def build_clip(config: Config) -> Clip:
     architecture = deepcopy(ARCHITECTURES[config.preset])
-    if config.tokens is not None:
-        architecture["text_cfg"]["context_length"] = config.tokens
+    if config.context_length is not None:
+        architecture["text_cfg"]["context_length"] = config.context_length
     torch.manual_seed(derived_seed(config.seed, "weights"))
     return Clip(architecture)
 
@@ -97,7 +102,7 @@ class Stage:
         report_progress("reading images")
         images, captions = next(self.stream)
         images = images.to(self.device, non_blocking=True)
-        if config.degrade:
+        if config.augment:
             half = len(collectives.rank_share(0, config.batch_size // 2))
             images = degraded(images, generator(config.seed, "degrade", step), half)
         report_progress("computing gradients")

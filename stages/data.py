@@ -13,15 +13,15 @@ from dataset.table import Pairs
 from foundation import collectives
 from foundation.errors import UserError
 from training import distributed
-from training.bounds import Bound
-from training.config import Recipe
+from training.config import TrainingConfig
+from training.flags import Bound
 from training.logging.progress import progress_bar
 from training.watchdog import report_progress
 
 Aspect = Annotated[float, Bound(lambda x: x >= 1, "1 or more, the longer side by the shorter")]
 
 
-def read_pairs(recipe: Recipe, allow_missing_captions: bool = False) -> tuple[Pairs, Pairs]:
+def read_pairs(recipe: TrainingConfig, allow_missing_captions: bool = False) -> tuple[Pairs, Pairs]:
     """(to train on, held out)"""
     recipe.check()
     report_progress("reading the data folder")

@@ -14,8 +14,8 @@ from stages.data import read_pairs, read_shapes
 from stages.diffusion import held_out_loss, side_multiple
 from stages.diffusion_config import Config
 from stages.latents import cached, hashes
+from training.config_json import from_json
 from training.precision import Precision
-from training.restore import restored
 from training.run import Run
 
 
@@ -26,7 +26,7 @@ class AveragesEvaluator:
         """run: of train_ldm.py, finished; its data must still be there."""
         self.run = Run(run, read_json(run / "config.json"))
         self.pipeline = TextToImage.load(run, device)
-        config = restored(Config, self.run.config)
+        config = from_json(Config, self.run.config)
         self.config = config = replace(config, text_chunks=self.pipeline.chunks)
         vae, encoder = self.pipeline.autoencoder, self.pipeline.text_encoder
         pairs, held_out = read_pairs(config, config.allow_missing_captions)

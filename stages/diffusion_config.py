@@ -2,41 +2,58 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from foundation.errors import UserError
 from ldm.loss import ObjectiveConfig
 from ldm.schedule import ScheduleConfig
 from stages.data import Aspect
 from stages.lora import TARGETS
-from training.bounds import Finite, NotNegative, Positive, Share
-from training.config import AveragingRecipe
+from training.config import EMATrainingConfig, extended
+from training.flags import Finite, Fraction, Groups, NonNegative, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(AveragingRecipe):
-    vae: Path  # run folder of train_vae.py, the folder of any AutoencoderKL, or a single file
-    text_encoder: str  # run or CLIPTextModel folder, a whole model's single file, NAME:PRETRAINED
-    init_from: Path | None = None  # begin with this U-Net: run, pipeline, U-Net folder, single file
-    lora: Positive[int] | None = None  # learn changes of this rank to its attention instead
-    lora_alpha: Positive[float] | None = None  # they count alpha / rank times; once when left out
-    lora_targets: tuple[str, ...] = TARGETS  # the modules changed, by the end of their names
-    size: Positive[int] = 64  # side of the training images in pixels
-    max_aspect: Aspect = 1.0  # 2: also shapes up to 2:1 and 1:2, of the same area; 1: squares
-    batch_size: Positive[int] = 32  # images per step
-    weight_decay: NotNegative[float] = 0.01  # of AdamW
-    clip_norm: Positive[float] = 1.0  # the gradient is scaled down to this norm
-    text_chunks: Positive[int] | None = (
-        None  # contexts per caption, for long ones; 1, or as in --init-from
+class Config(EMATrainingConfig):
+    GROUPS: ClassVar[Groups] = extended(
+        EMATrainingConfig.GROUPS,
+        {
+            "data": ("size", "max_aspect", "allow_missing_captions", "verify_cache"),
+            "model": (
+                *("vae", "text_encoder", "text_chunks", "init_from"),
+                *("lora", "lora_alpha", "lora_targets"),
+            ),
+            "training": ("weight_decay", "clip_norm", "caption_dropout"),
+            "objective": ("objective",),
+            "noise schedule": ("schedule",),
+            "output": ("preview_prompts", "preview_guidance"),
+            "machine": ("gradient_checkpointing", "shard"),
+        },
     )
-    caption_dropout: Share = 0.1  # chance to train on the empty caption, which guidance needs
+
+    vae: Path  # autoencoder: a run of train_vae.py, any AutoencoderKL folder, or a single file
+    # run of train_clip.py, CLIPTextModel folder, single file, or NAME:PRETRAINED of open_clip
+    text_encoder: str
+    init_from: Path | None = None  # begin with the weights of this U-Net, a folder or file
+    lora: Positive[int] | None = None  # train a LoRA of this rank on --init-from
+    lora_alpha: Positive[float] | None = None  # the LoRA counts alpha / rank times; left out: once
+    lora_targets: tuple[str, ...] = TARGETS  # ends of the names of the modules that get a LoRA
+    size: Positive[int] = 64  # side of the training images in pixels
+    max_aspect: Aspect = 1.0  # 1: squares; 2: also shapes up to 2:1 and 1:2, of the same area
+    batch_size: Positive[int] = 32  # images per step
+    weight_decay: NonNegative[float] = 0.01  # of AdamW
+    clip_norm: Positive[float] = 1.0  # the gradient is scaled down to this norm
+    # contexts of the text encoder per caption, for long ones; left out: 1, or that of --init-from
+    text_chunks: Positive[int] | None = None
+    caption_dropout: Fraction = 0.1  # chance to train on the empty caption; guidance needs it
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     gradient_checkpointing: bool = False  # a third slower, much less memory
-    shard: bool = False  # spread weights and optimizer over the GPUs; for what does not fit on one
-    preview_prompts: tuple[str, ...] = ()  # drawn while training; the first held-out captions else
+    shard: bool = False  # spread weights and optimizer over the GPUs (FSDP), if one is too small
+    preview_prompts: tuple[str, ...] = ()  # drawn at each evaluation; left out: held-out captions
     preview_guidance: Finite = 4.0  # guidance scale of the previews
-    allow_missing_captions: bool = False  # train images without a caption on the empty one
-    verify_cache: bool = False  # read the cache and all images again, whether they are as they were
+    allow_missing_captions: bool = False  # images without a caption get the empty one
+    verify_cache: bool = False  # check that the latent cache and all images are unchanged
 
     def check(self) -> None:
         super().check()
@@ -57,7 +74,7 @@ PRESETS = {
         "size": 32,
         "steps": 900,
         "ema_halflife": 576,
-        "look_every": 450,
+        "evaluate_every": 450,
         "save_every": 450,
         **FLOW,
     },
@@ -67,7 +84,7 @@ PRESETS = {
         "learning_rate": 1.2e-3,
         "cooldown": 0.7,
         "ema_halflife": 1408,
-        "look_every": 550,
+        "evaluate_every": 550,
         "save_every": 550,
         **FLOW,
     },
@@ -75,7 +92,7 @@ PRESETS = {
         "steps": 10_000,
         "cooldown": 0.7,
         "ema_halflife": 6400,
-        "look_every": 1000,
+        "evaluate_every": 1000,
         **FLOW,
     },
     "sd15": {

@@ -12,10 +12,10 @@ from typing import TypeVar
 from stages import autoencoder as vae_stage
 from stages import clip as clip_stage
 from stages import diffusion_config as ldm_recipe
-from training.config import Recipe
+from training.config import TrainingConfig
 from training.tools.overfit_check import Target, overfit
 
-Config = TypeVar("Config", bound=Recipe)
+Config = TypeVar("Config", bound=TrainingConfig)
 
 VAE = Target(
     metric="psnr",
@@ -63,7 +63,7 @@ def learn_by_heart(config: Config, train: Callable[[Config], None]) -> None:
         "warmup": target.steps // 20,
         "held_out": 0.0,
         "log_every": max(target.steps // 40, 1),
-        "look_every": target.steps,
+        "evaluate_every": target.steps,
         "save_every": target.steps,
         "wandb": None,
     }
@@ -75,14 +75,14 @@ def learn_by_heart(config: Config, train: Callable[[Config], None]) -> None:
     overfit(run, target, loss, images)
 
 
-def target_of(config: Recipe) -> tuple[Target, str]:
+def target_of(config: TrainingConfig) -> tuple[Target, str]:
     """The target, and the name of the training loss."""
     if isinstance(config, vae_stage.Config):
         return VAE, config.loss.reconstruction
     return (LDM, "loss") if isinstance(config, ldm_recipe.Config) else (CLIP, "loss")
 
 
-def particular(config: Recipe, images_seen: int) -> dict:
+def particular(config: TrainingConfig, images_seen: int) -> dict:
     """No adversary, whose loss has no end to reach; averages as short as the run."""
     if isinstance(config, clip_stage.Config):
         return {}

@@ -11,7 +11,7 @@ from ldm.unet import UNet
 from stages import autoencoder as vae_stage
 from stages import clip as clip_stage
 from stages import diffusion_config as ldm_recipe
-from training.config import AveragingRecipe
+from training.config import EMATrainingConfig
 from training.memory import format_bytes
 from training.posthoc_ema import SIGMA_RELS, bytes_per_file
 from training.precision import Precision
@@ -79,13 +79,13 @@ def clip_memory(config: clip_stage.Config, clip: Clip) -> MemoryEstimate:
     return estimate_memory([clip], [], forward, batch_size=config.batch_size, averaged=0)
 
 
-def averaged(config: AveragingRecipe, module: nn.Module) -> int:
+def averaged(config: EMATrainingConfig, module: nn.Module) -> int:
     """Bytes of the EMA, and of the power-function averages if they are stored."""
     copies = 1 + (len(SIGMA_RELS) if config.averages_every else 0)
     return 4 * copies * sum(weight.numel() for weight in module.parameters())
 
 
-def describe_averages(config: AveragingRecipe, module: nn.Module) -> str:
+def describe_averages(config: EMATrainingConfig, module: nn.Module) -> str:
     steps = f"{config.ema_halflife_steps:,.4g} steps"
     text = f"averaged weights: half-life {config.ema_halflife:,} images, {steps}"
     if not config.averages_every:

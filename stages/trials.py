@@ -24,7 +24,7 @@ from stages import clip as clip_stage
 from stages import diffusion as ldm_stage
 from stages.diffusion_config import Config
 from training.cli import pick_device
-from training.config import Recipe
+from training.config import TrainingConfig
 from training.optimizer import OptimizerStep
 from training.run import Run
 from training.tools.find_batch_size import Step, find_batch_size
@@ -91,7 +91,7 @@ def clip_trials(
 
 
 def tell_batch_size(
-    config: Recipe,
+    config: TrainingConfig,
     prepare: Callable[[int], Step],
     memory: MemoryEstimate,
     most: int,

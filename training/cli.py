@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import platform
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,64 +14,110 @@ import torch
 import tyro
 from safetensors import SafetensorError
 
-from foundation.collectives import is_initialized, local_rank
+from foundation import __version__
+from foundation.collectives import is_initialized, local_rank, rank, world_size
 from foundation.errors import UserError, unknown_name
-from training.bounds import check_bounds
 from training.distributed import process_group
+from training.flags import check_bounds, default_of, flag_name, help_page
 from training.memory import keep_freed_memory
 from training.signals import interruptible
-from training.watchdog import STOPPED
+from training.watchdog import STOPPED, is_connection_error
 
 Config = TypeVar("Config")
-BUG = (
-    "This is a bug in Latentsmith, not a mistake of yours. Please report it: send the lines above, "
-    "the command, and what `python train_ldm.py --version` prints."
-)
 
 
 def parse(
     config: type[Config],
     argv: Sequence[str] | None,
-    description: str,
+    description: str | None,
     presets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Config:
-    """Reads the command line into `config`, a dataclass whose fields are the flags.
+    """Read the command line into `config`, a dataclass whose fields are the flags.
+
+    `--help` and `--version` print and end the program.
 
     Args:
+        config: its class variable GROUPS orders the help page (training/flags.py); RENAMED maps
+            old names of fields to those of today, which stay valid as flags.
         argv: arguments without the program's name; None reads those of the process.
-        description: what `--help` begins with; its first lines are an example to copy.
+        description: docstring of the script; the first line is an example to copy.
         presets: name -> values of the fields it sets; the default of `config.preset` names the
-            one that holds when none is asked for.
+            one that is used if none is asked for.
+
+    Raises:
+        UserError: a number is out of bounds, or there is no such preset.
+        SystemExit: status 2 for a flag that is missing, unknown or of another type.
     """
-    argv = with_overrides(list(sys.argv[1:] if argv is None else argv))
-    description = description.rstrip()
-    options = {"args": argv, "config": (tyro.conf.OmitArgPrefixes,)}
-    if presets is None:
-        given = tyro.cli(config, description=description, **options)
-        check_bounds(given, config)
-        return given
-    name = given_preset(argv)
-    name = config.preset if name is None else name
-    if name not in presets:
-        raise unknown_name(name, list(presets), "preset")
-    required = {
-        field.name: tyro.MISSING
-        for field in dataclasses.fields(config)
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
-    default = config(**required, preset=name, **presets[name])
-    description += f"\n\nPresets: {', '.join(presets)}. The defaults below are those of {name}."
-    given = tyro.cli(config, default=default, description=description, **options)
-    check_bounds(given, default)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if "--version" in argv:
+        print(f"Latentsmith {__version__}")
+        sys.exit(0)
+    argv = with_overrides(with_current_flags(argv, getattr(config, "RENAMED", {})))
+    default: Any = tyro.MISSING
+    text = (description or "").rstrip()
+    if presets is not None:
+        default = preset_config(config, given_preset(argv), presets)
+        text += f"\n\nPresets: {', '.join(presets)}. The defaults below are those of "
+        text += f"{default.preset}."
+    if {"-h", "--help"} & set(argv):
+        print(help_page(config, default, text))
+        sys.exit(0)
+    options: dict[str, Any] = {} if presets is None else {"default": default}
+    given = tyro.cli(config, args=argv, config=(tyro.conf.OmitArgPrefixes,), **options)
+    check_bounds(given, config if presets is None else default)
     return given
 
 
-def with_overrides(argv: list[str]) -> list[str]:
-    """`--override steps=900 shard=false` also sets the flags: `--steps 900 --no-shard` follow."""
-    flags, inside = [], False
+def preset_config(
+    config: type[Config], name: str | None, presets: Mapping[str, Mapping[str, Any]]
+) -> Config:
+    """Return a config with the values of a preset; what is required is tyro.MISSING in it.
+
+    name: None for the preset that is used if none is asked for.
+    """
+    fields = dataclasses.fields(config)  # pyright: ignore[reportArgumentType]
+    values = {field.name: default_of(field, tyro.MISSING) for field in fields}
+    name = values["preset"] if name is None else name
+    if name not in presets:
+        raise unknown_name(name, list(presets), "preset")
+    default = object.__new__(config)  # without __init__, which would refuse what is missing
+    vars(default).update(values, preset=name, **presets[name])
+    return default
+
+
+def with_current_flags(argv: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
+    """Return the arguments with renamed flags under their names of today; say so on stderr.
+
+    Also those that `--override` names, without dashes.
+    """
+    words: list[str] = []
+    notes: dict[str, None] = {}
+    after_override = False
     for word in argv:
-        inside = word == "--override" or (inside and not word.startswith("--"))
-        if not inside or word == "--override":
+        after_override = word == "--override" or (after_override and not word.startswith("--"))
+        dashes = re.match("--no-|--|", word)[0]
+        name, equals, value = word.removeprefix(dashes).partition("=")
+        new = renamed.get(name.replace("-", "_")) if dashes or after_override else None
+        if new is None:
+            words.append(word)
+            continue
+        words.append(f"{dashes}{new.replace('_', '-')}{equals}{value}")
+        notes[f"note: --{name} is now {flag_name(new)}."] = None
+    if not rank():
+        for note in notes:
+            print(note, file=sys.stderr)
+    return words
+
+
+def with_overrides(argv: Sequence[str]) -> list[str]:
+    """Return the arguments with what `--override` names as flags at their end.
+
+    `--override steps=900 shard=false` becomes that and `--steps 900 --no-shard`.
+    """
+    flags, after_override = [], False
+    for word in argv:
+        after_override = word == "--override" or (after_override and not word.startswith("--"))
+        if not after_override or word == "--override":
             continue
         name, equals, value = word.partition("=")
         if not equals:
@@ -80,11 +127,11 @@ def with_overrides(argv: list[str]) -> list[str]:
             flags.append(("--" if value.lower() == "true" else "--no-") + name)
         else:
             flags += [f"--{name}", value]
-    return argv + flags
+    return [*argv, *flags]
 
 
 def given_preset(argv: Sequence[str]) -> str | None:
-    """The value of the last `--preset NAME` or `--preset=NAME`."""
+    """Return the value of the last `--preset NAME` or `--preset=NAME`; None without one."""
     name = None
     for flag, following in zip_longest(argv, argv[1:]):
         if flag == "--preset":
@@ -95,10 +142,13 @@ def given_preset(argv: Sequence[str]) -> str | None:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Call a script's main; an error that the user can mend ends it with one line and status 2.
+    """Call the main function of a script, and end the process if it fails.
 
-    Set LATENTSMITH_TRACEBACK=1 to see where that error came from. Any other exception is a bug: it
-    keeps its traceback, with a note that says what to report.
+    An error that the user can mend, such as UserError or a full disk, ends it with one line and
+    status 2; LATENTSMITH_TRACEBACK=1 shows where it came from instead. Any other exception is a
+    bug: it keeps its traceback, with a note that says what to report.
+
+    Of several ranks, one prints the line, the others end with it (training/watchdog.py).
     """
     keep_freed_memory()
     with process_group() as watchdog:
@@ -107,28 +157,46 @@ def run_main(main: Callable[[], None]) -> None:
                 return main()
         except KeyboardInterrupt as stop:
             message, status = "\n" + (str(stop) or "stopped."), STOPPED  # after the terminal's ^C
-        except (UserError, OSError, SafetensorError, MemoryError) as error:
+        except (UserError, OSError, SafetensorError, MemoryError, torch.OutOfMemoryError) as error:
             if os.environ.get("LATENTSMITH_TRACEBACK"):
                 raise
-            message, status = f"error: {in_words(error)}", 2
+            message, status = f"error: {explain(error)}", 2
         except Exception as error:
-            error.add_note(BUG)
+            # A connection breaks where another rank has failed, and that one says why.
+            if world_size() == 1 or not is_connection_error(error):
+                error.add_note(bug_note())
             raise
         # Not before here: with the error its stack is gone, and the progress bars in it have ended.
         watchdog.exit(message, status)
 
 
-def in_words(error: Exception) -> str:
-    """The message of an error. What comes from the system bare gets a file and advice."""
-    if isinstance(error, MemoryError):
-        return "the memory does not suffice. Ask for smaller pictures, or for fewer at once."
+def bug_note() -> str:
+    """Return what stands below the traceback of a bug."""
+    return (
+        "\nThis is a bug in Latentsmith, not a mistake of yours. Please report it: send the lines "
+        f"above, the command, and this: Latentsmith {__version__}, PyTorch {torch.__version__}, "
+        f"Python {platform.python_version()}, {platform.platform()}."
+    )
+
+
+def explain(error: Exception) -> str:
+    """Return the message of an error that the user can mend.
+
+    An error of the operating system gets the name of the file and advice, unless it has been
+    explained where it was raised.
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return (
+            "the memory does not suffice. Use smaller images, or fewer at once (--batch-size); "
+            "trainings also have --accumulate, and --find-batch-size measures what fits."
+        )
     inner = re.search(r"\(os error (\d+)\)", str(error))  # how safetensors passes one on
     if inner and isinstance(error, SafetensorError):
         error = OSError(int(inner[1]), os.strerror(int(inner[1])))
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
-    if error.strerror != os.strerror(error.errno):
-        return error.strerror  # somebody explained it
+    if error.errno is None or error.strerror != os.strerror(error.errno):
+        return error.strerror  # explained where it was raised
     text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if error.errno in (errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV):
         return (
@@ -144,13 +212,17 @@ def in_words(error: Exception) -> str:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first accelerator there is, otherwise the CPU.
+    """Return the device that `--device` names, after trying it.
 
-    Of several processes on a machine, each takes the GPU of its number.
+    `auto` is the first accelerator there is, else the CPU. Where torchrun has started a process
+    for each GPU of a machine, every process takes its own.
+
+    Raises:
+        UserError: the device cannot be used here.
     """
     if name == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True)
-        name = found.type if found else "cpu"
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        name = accelerator.type if accelerator else "cpu"
     try:
         device = torch.device(name)
         if is_initialized() and device.type == "cuda":
@@ -165,7 +237,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def own_gpu(device: torch.device) -> torch.device:
-    """That of this process among those of its machine."""
+    """Return the GPU of this process among those of its machine, and make it the current one."""
     if device.index is not None:
         raise UserError(
             f"--device {device} names one GPU, and torchrun has started a process for each. "

@@ -1,46 +1,72 @@
 """The flags that all trainings share, and what follows from them alone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar
+
+import tyro
 
 from foundation.errors import UserError
-from training.bounds import NotNegative, Part, Positive, Share
+from training.config_json import RENAMED
+from training.flags import Fraction, FractionBelowOne, Groups, NonNegative, Positive
 from training.loop import Plan
 from training.optimizer import learning_rate
 from training.precision import PrecisionName
 
+Override = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")]
+
+
+def extended(groups: Groups, more: Groups) -> Groups:
+    """Return sections of the help page with more fields; new sections come before the output."""
+    titles = [*groups, *(title for title in more if title not in groups)]
+    titles.sort(key=lambda title: title in ("output", "machine"))
+    return {title: (*groups.get(title, ()), *more.get(title, ())) for title in titles}
+
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A stage adds its own flags below these, and may change a default."""
+class TrainingConfig:
+    """Flags of every training. A stage adds its own, and may change a default."""
+
+    RENAMED: ClassVar[Mapping[str, str]] = RENAMED
+    GROUPS: ClassVar[Groups] = {
+        "data": ("data", "held_out", "skip_unusable"),
+        "model": ("preset",),
+        "training": (
+            *("steps", "batch_size", "learning_rate", "warmup", "cooldown"),
+            *("accumulate", "seed", "find_batch_size", "overfit"),
+        ),
+        "output": ("out", "override", "evaluate_every", "save_every", "log_every", "wandb"),
+        "machine": ("device", "precision", "workers", "rank_timeout", "dry_run"),
+    }
 
     data: Path  # folder of captioned images, or shards: 'shards/{000..099}.tar'
-    out: Path  # run folder; the same command again resumes it
-    preset: str = "small-64"  # architecture and recipe
+    out: Path  # run folder; the same command again resumes the run
+    preset: str = "small-64"  # sets the architecture and the defaults of the other flags
     steps: Positive[int] = 20_000  # optimizer steps
-    batch_size: Positive[int] = 16  # images per step
-    learning_rate: Positive[float] = 1e-3  # reached after the warm-up; used as given, never scaled
-    warmup: NotNegative[int] = 100  # steps until the learning rate is reached
-    cooldown: Share = 0.5  # share of the run, at its end, in which the rate falls to 0
-    held_out: Part = 0.02  # share of the images kept to judge by
-    accumulate: Positive[int] = 1  # parts that a batch is computed in, one by one; saves memory
+    batch_size: Positive[int] = 16  # images per step, over all GPUs
+    learning_rate: Positive[float] = 1e-3  # after the warm-up; not scaled by the batch size
+    warmup: NonNegative[int] = 100  # steps in which the learning rate rises from 0
+    cooldown: Fraction = 0.5  # fraction of the run, at its end, in which the rate falls to 0
+    held_out: FractionBelowOne = 0.02  # fraction of the images kept out of training, to evaluate on
+    accumulate: Positive[int] = 1  # split each batch into so many parts, to save memory
     precision: PrecisionName = "auto"  # of the arithmetic; auto: bf16 where the hardware has it
     log_every: Positive[int] = 20  # steps between lines of metrics.jsonl
-    look_every: Positive[int] = 500  # steps between previews and measurements on what is held out
-    save_every: Positive[int] = 500  # steps between saved states
-    workers: NotNegative[int] = 4  # processes that decode images, if memory cannot hold them
+    evaluate_every: Positive[int] = 500  # steps between previews and evaluations
+    save_every: Positive[int] = 500  # steps between saved states, from which a run can resume
+    workers: NonNegative[int] = 4  # processes that decode images, if memory cannot hold them all
     skip_unusable: bool = False  # leave out images that cannot be read
-    seed: int = 0  # of everything that is random
-    device: str = "auto"  # cpu, cuda, mps; auto takes what is there
-    rank_timeout: Positive[float] = 1800  # seconds without a step until a rank counts as hanging
-    wandb: str | None = None  # show the run in this project of Weights & Biases, too
-    dry_run: bool = False  # print the plan and stop
-    find_batch_size: bool = False  # try larger and larger batches, say what fits and pays, and stop
-    overfit: NotNegative[int] = 0  # train on so many images, see that they are learned, and stop
-    override: tuple[str, ...] = ()  # steps=900 ...: flags that may differ from the run resumed
+    seed: int = 0  # of the weights, the order of the data, and the noise
+    device: str = "auto"  # cpu, cuda, mps; auto: the first GPU there is, else the CPU
+    rank_timeout: Positive[float] = 1800  # seconds without progress until a rank counts as hung
+    wandb: str | None = None  # also log to this project of Weights & Biases
+    dry_run: bool = False  # print the plan and the memory it needs, then exit
+    find_batch_size: bool = False  # measure which batch sizes fit and how fast they are, then exit
+    overfit: NonNegative[int] = 0  # check that this many images can be learned by heart, then exit
+    override: Override = ()  # resume the run with these flags changed, such as steps=900
 
     def check(self) -> None:
-        """Refuses flags that do not go together."""
+        """Raise UserError for flags that do not go together."""
         if self.batch_size % self.accumulate:
             raise UserError(
                 f"a batch of {self.batch_size} does not divide into {self.accumulate} equal parts. "
@@ -48,17 +74,18 @@ class Recipe:
             )
 
     def plan(self) -> Plan:
+        """Return what the training loop needs to know."""
         return Plan(
             steps=self.steps,
             images_per_step=self.batch_size,
             save_every=self.save_every,
-            evaluate_every=self.look_every,
+            evaluate_every=self.evaluate_every,
             log_every=self.log_every,
             rank_timeout=self.rank_timeout,
         )
 
     def rate(self, step: int) -> float:
-        """The learning rate of this step."""
+        """Return the learning rate of a step."""
         return learning_rate(
             step,
             base=self.learning_rate,
@@ -69,11 +96,15 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AveragingRecipe(Recipe):
-    """Of a training whose model has averaged weights."""
+class EMATrainingConfig(TrainingConfig):
+    """Flags of a training that averages the weights of its model."""
 
-    ema_halflife: Positive[int] = 6400  # of the averaged weights, in images
-    averages_every: NotNegative[int] = 0  # steps between averages stored for training.tools.posthoc
+    GROUPS: ClassVar[Groups] = extended(
+        TrainingConfig.GROUPS, {"training": ("ema_halflife", "averages_every", "averages_half")}
+    )
+
+    ema_halflife: Positive[int] = 6400  # of the averaged weights (EMA), in images
+    averages_every: NonNegative[int] = 0  # steps between averages stored for training.tools.posthoc
     averages_half: bool = True  # store these in float16
 
     @property

@@ -11,7 +11,6 @@ model/                 to use
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from foundation import collectives
 from foundation.errors import MissingFileError, UserError
 from foundation.files import append_line, partial_path, read_json, sync, sync_names, write_json
 from training.checkpoint import Stateful, load_state, remove_leftovers, save_state, saved_states
+from training.config_json import to_json, with_current_names
 
 # Flags that say how to run, not what to compute; they may differ when a run is resumed.
 FREE_FLAGS = (
@@ -28,17 +28,6 @@ FREE_FLAGS = (
 )
 ABSENT = object()  # stands for the value of a flag that only the other config has
 Differences = dict[str, tuple[Any, Any]]  # name of a flag -> (value before, value now)
-
-
-def plain(value: Any) -> Any:
-    """Convert a config to what JSON holds: dataclasses to dicts, paths to strings."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def config_differences(
@@ -86,7 +75,7 @@ class Run:
             UserError: the folder holds something else, or a run with other settings.
         """
         self.path = Path(path)
-        self.config = plain(config)
+        self.config = to_json(config)
         overridden = {flag_of(text) for text in self.config.pop("override", ())}
         self.changed: Differences = {}  # by --override, since the last start
         if collectives.rank() and not self.config_file.is_file():
@@ -96,7 +85,7 @@ class Run:
             )
         make_folder(self.path)
         if self.config_file.is_file():
-            self._compare(read_json(self.config_file), overridden)
+            self._compare(with_current_names(read_json(self.config_file)), overridden)
         elif {file.name for file in self.path.iterdir()} - {partial_path(self.config_file).name}:
             raise UserError(
                 f"{self.path} is not empty and is not a run folder (no config.json in it). "

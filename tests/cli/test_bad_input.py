@@ -124,9 +124,9 @@ def test_flags_that_all_trainings_have(refused, script):
 @pytest.mark.parametrize(
     ("script", "pattern", "flags"),
     [
-        (train_clip, "2 or more, to have something to tell apart", ["--batch-size", "1"]),
-        (train_clip, "--tokens is -5; it must be above 0", ["--tokens", "-5"]),
-        (train_clip, "no room for text", ["--tokens", "2"]),
+        (train_clip, "2 or more", ["--batch-size", "1"]),
+        (train_clip, "--context-length is -5; it must be above 0", ["--context-length", "-5"]),
+        (train_clip, "no room for text", ["--context-length", "2"]),
         (train_vae, "--size 30 is not a multiple of 4.*--size 28", ["--size", "30"]),
         (train_vae, "--size is -4; it must be above 0", ["--size", "-4"]),
         (train_vae, "gives 1 .gray., 3 .RGB. or 4.* not 5", ["--channels", "5"]),

@@ -71,7 +71,7 @@ def test_captions_that_will_be_cut_are_counted(tmp_path, capsys):
     for k, words in enumerate((5, 6, 7)):
         picture(tmp_path / f"{k}.png")
         (tmp_path / f"{k}.txt").write_text(" ".join(["cat"] * words))
-    status, text = run_check(tmp_path, "--tokens", "8", "--batch-size", "1", capsys=capsys)
+    status, text = run_check(tmp_path, "--context-length", "8", "--batch-size", "1", capsys=capsys)
     assert "1 of 3 are longer than 8 tokens" in text
     assert status == 0
 

@@ -214,13 +214,13 @@ def test_the_run_folder_opens_as_text_encoder(run):
 
 
 def test_the_plan_warns_of_captions_that_are_cut(shapes, tmp_path, capsys):
-    train_clip.main(command(shapes, tmp_path / "clip", "--tokens", "4", "--dry-run"))
+    train_clip.main(command(shapes, tmp_path / "clip", "--context-length", "4", "--dry-run"))
     output = capsys.readouterr().out
     assert "captions have more than 4 tokens and lose their end" in output
     assert not (tmp_path / "clip").exists()
 
 
-@pytest.mark.parametrize("flags", [["--batch-size", "1000"], ["--tokens", "2"]])
+@pytest.mark.parametrize("flags", [["--batch-size", "1000"], ["--context-length", "2"]])
 def test_bad_flags_leave_nothing_behind(shapes, tmp_path, flags):
     with pytest.raises(ValueError):
         train_clip.main(command(shapes, tmp_path / "clip", *flags))

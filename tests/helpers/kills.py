@@ -120,11 +120,12 @@ def stages(folder: Path, world: Path) -> dict[str, object]:
     augmented = functools.partial(train_vae.ImageBatches, in_memory=0, flip=True)
     train_vae.ImageBatches = train_clip.ImageBatches = augmented
     train_clip.ImageTransform = functools.partial(train_clip.ImageTransform, crop="random")
-    shared = ("--steps", 5, "--save-every", 2, "--look-every", 3, "--log-every", 2, "--workers", 2)
+    shared = ("--steps", 5, "--save-every", 2, "--evaluate-every", 3, "--log-every", 2,
+              "--workers", 2)  # fmt: skip
     adversary = ("--adversarial-weight", 0.5, "--discriminator-start", 1, "--adversarial-start", 2,
                  "--discriminator-width", 16, "--discriminator-layers", 2)  # fmt: skip
     flags = {
-        train_clip: ("--degrade",),
+        train_clip: ("--augment",),
         train_vae: ("--accumulate", 2, *adversary),
         train_ldm: ("--accumulate", 2, "--preview-prompts", "red"),
     }

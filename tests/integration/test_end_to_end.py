@@ -33,7 +33,7 @@ def runs(tmp_path_factory) -> Path:
     """Data and the three runs, trained with the tiny preset."""
     root = tmp_path_factory.mktemp("runs")
     data = make_shapes(root / "data", count=900)
-    call("check.py", data, "--size", 32, "--tokens", 16)
+    call("check.py", data, "--size", 32, "--context-length", 16)
     shared = ("--data", data, "--preset", "tiny-32")
     call("train_clip.py", *shared, "--out", root / "clip")
     call("train_vae.py", *shared, "--out", root / "vae")

@@ -68,7 +68,7 @@ def data(tmp_path_factory) -> Path:
 def training(world, data) -> Callable[..., list[str]]:
     """training(out, *flags): the command line of a short one."""
     flags = ("--data", data, "--allow-missing-captions", "--held-out", 0, "--warmup", 1,
-             "--steps", 4, "--save-every", 2, "--look-every", 4, "--precision", "fp32",
+             "--steps", 4, "--save-every", 2, "--evaluate-every", 4, "--precision", "fp32",
              "--preview-prompts", LONG, "--text-chunks", 2)  # fmt: skip
     return lambda out, *more: command(train_ldm, world, out, *flags, *more)
 
@@ -194,9 +194,9 @@ def activations(text: str) -> float:
 
 def test_check_counts_them_too(data, capsys):
     data = str(data)
-    check.main([data, "--tokens", "24", "--batch-size", "4", "--allow-missing-captions"])
+    check.main([data, "--context-length", "24", "--batch-size", "4", "--allow-missing-captions"])
     assert "4 of 6 are longer than 24 tokens" in capsys.readouterr().out
-    check.main([data, "--tokens", "24", "--text-chunks", "2", "--batch-size", "4",
+    check.main([data, "--context-length", "24", "--text-chunks", "2", "--batch-size", "4",
                 "--allow-missing-captions"])  # fmt: skip
     assert "2 of 6 are longer than 46 tokens" in capsys.readouterr().out
 

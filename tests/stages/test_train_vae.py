@@ -15,7 +15,7 @@ from dataset.images.transform import ImageTransform, to_model
 from dataset.loader import read_pixels
 from training.cli import run_main
 
-FAST = ["--preset", "tiny-32", "--steps", "6", "--batch-size", "4", "--look-every", "3",
+FAST = ["--preset", "tiny-32", "--steps", "6", "--batch-size", "4", "--evaluate-every", "3",
         "--save-every", "3", "--device", "cpu", "--held-out", "0.2", "--warmup", "1"]  # fmt: skip
 ADVERSARY = ["--adversarial-weight", "0.5", "--discriminator-start", "1", "--adversarial-start",
              "0.4", "--discriminator-width", "16", "--discriminator-layers", "2"]  # fmt: skip

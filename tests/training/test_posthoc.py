@@ -25,9 +25,8 @@ from stages import diffusion_config as ldm_recipe
 from tests.helpers.bad_calls import command, unchanged
 from tests.helpers.short_runs import killed_in_step
 from training.cli import run_main
+from training.config_json import from_json, to_json
 from training.posthoc_ema import stored_steps
-from training.restore import restored
-from training.run import plain
 from training.tools import posthoc
 
 STORING = ("--steps", 6, "--averages-every", 2, "--no-averages-half", "--warmup", 1)
@@ -143,7 +142,7 @@ def test_presets_keep_an_average_of_a_fiftieth_of_the_run(stage):
             needed |= {"vae": Path("v"), "text_encoder": "t"}
         config = stage.Config(**needed, **preset)
         assert config.ema_halflife == 0.02 * config.steps * config.batch_size, name
-        assert restored(stage.Config, json.loads(json.dumps(plain(config)))) == config
+        assert from_json(stage.Config, json.loads(json.dumps(to_json(config)))) == config
 
 
 def test_a_training_that_diverged_has_no_best_length(runs, tmp_path, capsys, monkeypatch):

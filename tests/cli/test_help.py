@@ -1,0 +1,118 @@
+"""The help page: complete, in sections, described, and within the width of a terminal."""
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import pytest
+import tyro
+
+import check
+import evaluate
+import export
+import sample
+import train_clip
+import train_ldm
+import train_vae
+from foundation import __version__
+from training.cli import parse
+from training.flags import Fraction, Groups, help_page
+
+SCRIPTS = (check, train_clip, train_vae, train_ldm, sample, evaluate, export)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    rate: Fraction = 0.5  # speed of the inner thing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    GROUPS: ClassVar[Groups] = {"first": ("where", "count"), "second": ("inner", "kind", "wide")}
+
+    where: Path  # a folder
+    # how many; this description stands above its field, and is long enough to be wrapped at eighty
+    # columns
+    count: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None
+    kind: Literal["a", "b"] = "b"
+    """described below"""
+    wide: tuple[int, ...] = (1, 2)
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_a_page(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert help_page(Outer, tyro.MISSING, "python x.py   a\n\nSome\ntext.").splitlines() == [
+        "python x.py   a",
+        "",
+        "Some text.",
+        "",
+        "first:",
+        "  --where PATH            a folder (required)",
+        "  -n, --count INT         how many; this description stands above its field, and",
+        "                          is long enough to be wrapped at eighty columns",
+        "",
+        "second:",
+        "  --rate FLOAT            speed of the inner thing (from 0 to 1; default: 0.5)",
+        "  --kind {a,b}            described below (default: b)",
+        "  --wide INT ...          (default: 1 2)",
+        "  -h, --help              show this page and exit",
+        "  --version               show the version and exit",
+    ]
+
+
+def page(script, capsys) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        script.main(["--help"])
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+def config_of(script) -> type:
+    return check.Options if script is check else script.Config
+
+
+def flags(config: type) -> set[str]:
+    """Every flag of a dataclass, nested ones included; positional arguments are left out."""
+    found = set()
+    for f in dataclasses.fields(config):
+        if dataclasses.is_dataclass(f.type):
+            found |= flags(f.type)
+        elif "Positional" not in str(f.type):
+            found.add("--" + f.name.replace("_", "-"))
+    return found
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.__name__)
+def test_every_flag_is_on_the_page_once_with_a_description(script, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = page(script, capsys)
+    assert max(map(len, text.splitlines()[1:])) <= 80
+    shown = re.findall(r"^  (?:-\w, )?--(?:\[no-\])?([\w-]+)(.*(?:\n {26}.*)*)", text, re.MULTILINE)
+    names = ["--" + name for name, _ in shown]
+    assert sorted(names) == sorted({*flags(config_of(script)), "--help", "--version"})
+    for name, rest in shown:
+        description = re.sub(r"^( (\{.*?\}|[A-Z|=]+))*( \.\.\.)?", "", rest)
+        assert re.search(r"^\s+(?!\((default|required|from))\S", description), (
+            f"--{name} has no description: {rest}"
+        )
+    assert len(re.findall(r"^[a-z ]+:$", text, re.MULTILINE)) >= 2, "not in sections"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.__name__)
+def test_version(script, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        script.main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"Latentsmith {__version__}\n"
+
+
+def test_renamed_flags_keep_working_with_a_note(capsys):
+    words = ["--data", "d", "--out", "o"]
+    config = parse(train_vae.Config, [*words, "--look-every", "7"], "", train_vae.PRESETS)
+    assert config.evaluate_every == 7
+    assert capsys.readouterr().err == "note: --look-every is now --evaluate-every.\n"
+    config = parse(train_vae.Config, [*words, "--override", "look_every=9"], "", train_vae.PRESETS)
+    assert config.evaluate_every == 9 and config.override == ("evaluate-every=9",)

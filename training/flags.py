@@ -1,0 +1,235 @@
+"""Flags as fields of a dataclass: the numbers they take, and the page that `--help` prints.
+
+Tyro parses the flags. Its own help is one long section that shows `None`, `True` and both forms of
+a switch as if they were types; this page has sections and reads as a manual page does.
+"""
+
+import ast
+import inspect
+import io
+import math
+import re
+import shutil
+import textwrap
+import tokenize
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tyro
+
+from foundation.errors import UserError
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The numbers that a flag takes, as part of its type. NaN and infinity are never among them."""
+
+    holds: Callable[[float], bool]
+    words: str  # completes "it must be ..."
+    on_help_page: bool = True  # False where the description says as much
+
+
+Positive = Annotated[Number, Bound(lambda x: x > 0, "above 0", on_help_page=False)]
+NonNegative = Annotated[Number, Bound(lambda x: x >= 0, "0 or more", on_help_page=False)]
+Fraction = Annotated[float, Bound(lambda x: 0 <= x <= 1, "from 0 to 1")]
+FractionBelowOne = Annotated[float, Bound(lambda x: 0 <= x < 1, "0 or more, and below 1")]
+Finite = Annotated[float, Bound(lambda x: True, "a finite number", on_help_page=False)]
+Seed = Annotated[int, Bound(lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1", on_help_page=False)]
+
+
+def flag_name(field: str) -> str:
+    """Return the flag of a field: `--batch-size` for `batch_size`."""
+    return "--" + field.replace("_", "-")
+
+
+def check_bounds(config: Any, default: Any) -> None:
+    """Check every number of a dataclass of flags against the bounds in its type.
+
+    Args:
+        config: the dataclass, as the user gave it.
+        default: has the values that hold when a flag is left out; the message names them.
+
+    Raises:
+        UserError: a number is out of bounds.
+    """
+    for name, kind in get_type_hints(type(config), include_extras=True).items():
+        value = getattr(config, name)
+        for bound in bounds_of(kind):
+            if value is not None and not (math.isfinite(value) and bound.holds(value)):
+                usual = getattr(default, name, None)
+                left_out = usual is not None and usual is not tyro.MISSING
+                raise UserError(
+                    f"{flag_name(name)} is {value}; it must be {bound.words}."
+                    + (f" Left out, it is {usual}." if left_out else "")
+                )
+
+
+def bounds_of(kind: Any) -> Iterator[Bound]:
+    """Yield the bounds of a type, also of one that may be None."""
+    yield from (mark for mark in getattr(kind, "__metadata__", ()) if isinstance(mark, Bound))
+    for part in get_args(kind):
+        yield from bounds_of(part)
+
+
+# The help page.
+
+Groups = Mapping[str, Sequence[str]]  # title of a section -> its fields, in order
+ONLY_GROUP = "options"  # the title where a config has no GROUPS
+LAST_GROUP = "machine"  # its section ends with --help and --version; without it, the last one does
+COMMON = {"-h, --help": "show this page and exit", "--version": "show the version and exit"}
+TYPE_NAMES = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
+POSITIONAL = get_args(tyro.conf.Positional[int])[1]
+WIDTH = 100  # columns of the page, unless the terminal has fewer
+INDENT = 26  # columns before the descriptions
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One flag on the help page."""
+
+    invocation: str  # such as "-n, --count INT"
+    text: str  # description, range, default
+
+
+def help_page(config: type, default: Any, description: str) -> str:
+    """Return what `--help` prints: the description, then the flags in sections.
+
+    Args:
+        config: dataclass of the flags. Its class variable GROUPS names the sections and their
+            fields. A nested dataclass has GROUPS of its own, or goes where its field is named.
+        default: a config that has the default values; tyro.MISSING for a required flag, and for
+            all of them if the class has the defaults.
+        description: docstring of the script.
+    """
+    width = min(WIDTH, shutil.get_terminal_size().columns)
+    groups: dict[str, list[Entry]] = {}
+    for title, entry in entries(config, default, ONLY_GROUP):
+        groups.setdefault(title, []).append(entry)
+    last = LAST_GROUP if LAST_GROUP in groups else list(groups)[-1]
+    groups[last] += [Entry(*words) for words in COMMON.items()]
+    sections = [
+        "\n".join([f"{title}:", *(line for entry in group for line in laid_out(entry, width))])
+        for title, group in groups.items()
+    ]
+    return "\n\n".join([*paragraphs(description, width), *sections])
+
+
+def paragraphs(text: str, width: int) -> Iterator[str]:
+    """Yield the paragraphs of a docstring, wrapped; commands and indented ones stay as they are."""
+    for part in re.split(r"\n\s*\n", text.strip("\n")):
+        literal = part.startswith((" ", "python "))
+        yield part if literal else textwrap.fill(" ".join(part.split()), width)
+
+
+def laid_out(entry: Entry, width: int) -> list[str]:
+    """Return the lines of an entry: description beside the flag, or below it if that is wide."""
+    columns = max(width - INDENT, 30)
+    text = textwrap.wrap(entry.text, columns, break_on_hyphens=False, break_long_words=False)
+    head, indented = f"  {entry.invocation}", [" " * INDENT + line for line in text]
+    if len(head) > INDENT - 2 or not text:
+        return [head, *indented]
+    return [f"{head:{INDENT}}{text[0]}", *indented[1:]]
+
+
+def entries(config: type, default: Any, title: str) -> Iterator[tuple[str, Entry]]:
+    """Yield every flag with the title of its section, in the order of the page."""
+    descriptions, hints = field_comments(config), get_type_hints(config, include_extras=True)
+    by_name = {field.name: field for field in fields(config)}
+    groups: Groups = getattr(config, "GROUPS", {title: tuple(by_name)})
+    for heading, names in groups.items():
+        for name in names:
+            value = default_of(by_name[name], default)
+            if is_dataclass(hints[name]):
+                yield from entries(hints[name], value, heading)
+            else:
+                yield heading, make_entry(name, hints[name], value, descriptions.get(name, ""))
+
+
+def default_of(field: Field[Any], config: Any) -> Any:
+    """Return the value that holds when the flag is left out; tyro.MISSING if it is required."""
+    if config is not tyro.MISSING:
+        return getattr(config, field.name)
+    if field.default is not MISSING:
+        return field.default
+    return tyro.MISSING if field.default_factory is MISSING else field.default_factory()
+
+
+def make_entry(name: str, kind: Any, default: Any, description: str) -> Entry:
+    marks = getattr(kind, "__metadata__", ())
+    aliases = [alias for mark in marks for alias in getattr(mark, "aliases", None) or ()]
+    metavars = [mark.metavar for mark in marks if getattr(mark, "metavar", None)]
+    value = metavars[0] if metavars else value_name(kind)
+    flag = flag_name(name).replace("--", "--[no-]") if default is True else flag_name(name)
+    invocation = value if POSITIONAL in marks else f"{', '.join([*aliases, flag])} {value}".strip()
+    notes = [bound.words for bound in bounds_of(kind) if bound.on_help_page]
+    if default is tyro.MISSING:
+        notes.append("required")
+    elif default is True:
+        notes.append("default: on")
+    elif default is not None and default is not False and default not in ("", ()):
+        notes.append(f"default: {default_text(default)}")
+    text = f"{description} ({'; '.join(notes)})" if notes else description
+    return Entry(invocation, text.strip())
+
+
+def default_text(value: Any) -> str:
+    """Write a default as the command line takes it."""
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def value_name(kind: Any) -> str:
+    """Return what a flag of this type takes: INT, PATH, {a,b}, TEXT ...; "" for a switch."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return value_name(arguments[0])
+    if origin is Literal:
+        return "{" + ",".join(map(str, arguments)) + "}"
+    if origin in (Union, types.UnionType):
+        return "|".join(value_name(x) for x in arguments if x is not type(None))
+    if origin is tuple and arguments[-1] is ...:
+        return f"{value_name(arguments[0])} ..."
+    if origin is tuple:
+        return " ".join(map(value_name, arguments))
+    return "" if kind is bool else TYPE_NAMES[kind]
+
+
+def field_comments(config: type) -> dict[str, str]:
+    """Return what the source of a dataclass says about its fields; tyro reads the same comments.
+
+    A field is described by the comment after it, by comment lines right above it, or by a string
+    right below it.
+    """
+    found: dict[str, str] = {}
+    for parent in reversed(config.__mro__):
+        if is_dataclass(parent):
+            found |= comments_in(textwrap.dedent(inspect.getsource(parent)))
+    return found
+
+
+def comments_in(source: str) -> dict[str, str]:
+    """Return the description of each field of the one class in `source`."""
+    after, above = {}, {}  # line -> comment at its end, comment that is all of it
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            alone = token.line.lstrip().startswith("#")
+            (above if alone else after)[token.start[0]] = token.string.lstrip("# ")
+    (class_node,) = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+    found = {}
+    for node, following in zip(class_node.body, [*class_node.body[1:], None], strict=True):
+        if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
+            continue
+        span = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        words = [after[line] for line in span if line in after]
+        line = node.lineno - 1
+        while line in above and not any(after.get(k) for k in span):
+            words.insert(0, above[line])
+            line -= 1
+        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            words.append(" ".join(str(following.value.value).split()))
+        found[node.target.id] = " ".join(words)
+    return found
