@@ -114,7 +114,7 @@ class NoiseSchedule(nn.Module):
         # With diffusers' rounding, so that the timesteps are equal. diffusers adds a timestep -1
         # for some numbers of steps, the smallest of them 61; it is left out here.
         timesteps = np.arange(len(self), 0, -len(self) / steps)[:steps]
-        return torch.from_numpy(timesteps.round()).long() - 1
+        return torch.as_tensor(timesteps.round()).long() - 1
 
 
 def interpolate(
@@ -174,7 +174,7 @@ class RectifiedFlow(nn.Module):
         check_steps(steps)
         sigma = 1 - np.linspace(1, 1 / TRAIN_TIMESTEPS, steps + 1)[:0:-1]
         shifted = self.shift * sigma / (1 + (self.shift - 1) * sigma)
-        t = torch.from_numpy(TRAIN_TIMESTEPS * shifted)
+        t = torch.as_tensor(TRAIN_TIMESTEPS * shifted)
         # The network gets t rounded down, so rounding to float32 must not reach the next integer.
         rounded = t.float()
         return torch.where(rounded.floor() > t.floor(), rounded.nextafter(rounded - 1), rounded)

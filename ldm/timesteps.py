@@ -137,7 +137,7 @@ def _lowest(schedule: Schedule) -> int:
 
 def _as_timesteps(schedule: Schedule, times: np.ndarray) -> Times:
     """Convert to a tensor of the dtype that the schedule's own timesteps have."""
-    return torch.from_numpy(times).to(schedule.timesteps(1).dtype)
+    return torch.as_tensor(times).to(schedule.timesteps(1).dtype)
 
 
 def _noise_to_signal_range(schedule: Schedule, spacing: str) -> tuple[float, float]:
@@ -152,8 +152,8 @@ def _noise_to_signal_range(schedule: Schedule, spacing: str) -> tuple[float, flo
             f"the spacing {spacing} divides sigma / alpha, which is infinite where this model "
             "begins (zero terminal SNR). Use trailing."
         )
-    high, low = (sigma / alpha).tolist()
-    return high, low
+    high, low = sigma / alpha
+    return float(high), float(low)
 
 
 def _timesteps_of_ratio(schedule: Schedule, noise_to_signal: Float64[Tensor, " steps"]) -> Times:

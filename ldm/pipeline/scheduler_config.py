@@ -7,7 +7,7 @@ in `low_res_scheduler/`, for the noise that is added to the small image.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -27,7 +27,7 @@ PREDICTIONS: dict[str, Prediction] = {
     "flow_prediction": "flow",
 }
 PREDICTION_TYPES = {ours: theirs for theirs, ours in PREDICTIONS.items()}
-BETA_SCHEDULES = {
+BETA_SCHEDULES: dict[str, Literal["linear", "scaled_linear", "cosine"]] = {
     "linear": "linear",
     "scaled_linear": "scaled_linear",
     "squaredcos_cap_v2": "cosine",
@@ -73,7 +73,7 @@ def to_diffusers(config: ScheduleConfig, prediction: Prediction) -> dict[str, An
             "solver_type": "midpoint",
             "use_flow_sigmas": True,
         }
-    beta_schedules = {ours: theirs for theirs, ours in BETA_SCHEDULES.items()}
+    beta_schedules: dict[str, str] = {ours: theirs for theirs, ours in BETA_SCHEDULES.items()}
     return {
         "_class_name": "DDIMScheduler",
         **common,
@@ -113,7 +113,7 @@ def from_diffusers(entries: Mapping[str, Any]) -> tuple[ScheduleConfig, Predicti
         "prediction_type": "epsilon",
         "trained_betas": None,
     }
-    settings = {**defaults, **entries}
+    settings: dict[str, Any] = {**defaults, **entries}
     for name, values in supported.items():
         if settings[name] not in values:
             raise UserError(

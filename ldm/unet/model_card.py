@@ -1,6 +1,6 @@
 """The README.md that lies with the weights of a U-Net."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -78,20 +78,22 @@ def unet_card(
     )
 
 
-def height_and_width(sample_size: Any, factor: int = 1) -> tuple[int, ...] | None:
+def height_and_width(
+    sample_size: int | Sequence[int] | None, factor: int = 1
+) -> tuple[int, int] | None:
     """Return the size trained on, times a factor; None if the config does not say it.
 
     sample_size: an entry of config.json: null, one number for both sides, or height and width.
     """
     if sample_size is None:
         return None
-    sides: tuple[int, ...] = (
-        tuple(sample_size) if isinstance(sample_size, list | tuple) else (sample_size, sample_size)
-    )
-    return tuple(side * factor for side in sides)
+    if isinstance(sample_size, int):
+        return sample_size * factor, sample_size * factor
+    height, width = sample_size
+    return height * factor, width * factor
 
 
-def trained_size(size: tuple[int, ...] | None, unit: str = "") -> str:
+def trained_size(size: tuple[int, int] | None, unit: str = "") -> str:
     """Return the phrase about the size that a model was trained on."""
     return f"made for {'x'.join(map(str, size))}{unit}" if size else "of a size not recorded"
 
