@@ -31,7 +31,7 @@ from training.ema import EMA
 from training.logging.image_grid import image_grid, pil_to_tensor
 from training.optimizer import OptimizerStep
 from training.posthoc_ema import track_averages
-from training.precision import DTYPES, Precision, compile_for, uncompiled
+from training.precision import DTYPES, Precision, compile_for, eager_mode
 from training.run import Run
 from training.watchdog import report_progress
 
@@ -196,7 +196,7 @@ class Stage:
             losses = self.validation.loss(self.pipeline.denoiser, self.config.objective)
         seen = self.drawn(self.pipeline)
         self.unet.eval()
-        with uncompiled(self.device):
+        with eager_mode(self.device):
             seen = torch.cat([seen, self.drawn(self.live)])
         self.unet.train()
         columns = 4 if len(self.prompts) % 4 == 0 else len(self.prompts)

@@ -13,7 +13,7 @@ from stages import autoencoder as vae_stage
 from stages import clip as clip_stage
 from stages import diffusion_config as ldm_recipe
 from training.config import TrainingConfig
-from training.tools.overfit_check import Target, overfit
+from training.tools.overfit_check import Target, check_overfit
 
 Config = TypeVar("Config", bound=TrainingConfig)
 
@@ -72,7 +72,7 @@ def learn_by_heart(config: Config, train: Callable[[Config], None]) -> None:
     def run(folder: Path) -> None:
         train(replace(changed, out=folder))
 
-    overfit(run, target, loss, images)
+    check_overfit(run, target, loss, images)
 
 
 def target_of(config: TrainingConfig) -> tuple[Target, str]:

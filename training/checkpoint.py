@@ -24,6 +24,9 @@ from foundation.errors import UserError
 from foundation.files import put_in_place, remove_folder, sync_names
 from training.distributed import is_sharded, shard_like
 
+# torch.distributed.checkpoint takes a second to import. Only sharded states need it, so it is
+# imported inside the functions that read and write those.
+
 TENSOR = "tensor"  # the JSON key that stands for a tensor of the safetensors file
 INT_KEYS = "int_keys"  # JSON keys are strings; optimizers number their parameters
 
@@ -172,11 +175,12 @@ def write_tensors(tensors: Mapping[str, Tensor], place: Path) -> None:
     pieces into the folder.
     """
     if any(map(is_sharded, tensors.values())):
-        import torch.distributed.checkpoint as dcp  # takes a second to import
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+        from torch.distributed.checkpoint.state_dict_saver import save
 
-        writer = dcp.HuggingFaceStorageWriter(str(place), save_distributed=True)
+        writer = HuggingFaceStorageWriter(str(place), save_distributed=True)
         with unwrapped_errors():
-            dcp.save(dict(tensors), storage_writer=writer)
+            save(dict(tensors), storage_writer=writer)
     elif not collectives.rank():
         # clone: safetensors refuses tensors that share memory, and a view would drag its storage
         copies = {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()}
@@ -203,13 +207,14 @@ def read_tensors(place: Path, current: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def read_sharded(place: Path, current: dict[str, Tensor]) -> None:
     """Overwrite tensors with those in a folder that several ranks wrote."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
-    reader = dcp.HuggingFaceStorageReader(str(place))
+    reader = HuggingFaceStorageReader(str(place))
     check_names(reader.read_metadata().state_dict_metadata.keys(), current.keys())
     with unwrapped_errors(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # intended on one rank
-        dcp.load(current, storage_reader=reader, no_dist=not collectives.is_initialized())
+        load(current, storage_reader=reader, no_dist=not collectives.is_initialized())
 
 
 def check_names(saved: Set[str], needed: Set[str]) -> None:

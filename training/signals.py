@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first ends a program in order, the second at once."""
+"""SIGINT and SIGTERM: the first one ends a program cleanly, the second one ends it at once."""
 
 import os
 import signal
@@ -12,11 +12,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; what kill, systemd and batc
 
 
 class StopRequest:
-    requested = False
+    """Whether a signal asked to stop."""
+
+    def __init__(self):
+        self.requested = False
 
     def reason(self, step: int) -> KeyboardInterrupt | None:
-        """What to raise when the state of this step is saved; None to go on. One for all ranks,
-        whichever of them got the signal."""
+        """Return what to raise once the state of this step is saved; None to go on.
+
+        All ranks get the same answer, whichever of them received the signal.
+        """
         if not collectives.any_rank(self.requested):
             return None
         return KeyboardInterrupt(
@@ -26,39 +31,47 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Within it, the first signal interrupts nothing, and is only noted."""
+    """Turn the first signal inside the block into a request; it interrupts nothing."""
     stop = StopRequest()
 
-    def note(name: str) -> None:
+    def request_stop(name: str) -> None:
         stop.requested = True
         if not collectives.rank():
-            tell(f"\n{name}: stopping after this step; once more stops at once, without saving.\n")
+            write_to_stderr(
+                f"\n{name}: stopping after this step; once more stops at once, without saving.\n"
+            )
 
-    with first_signal(note):
+    with first_signal(request_stop):
         yield stop
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Within it, the first signal raises KeyboardInterrupt, so that what is half done is undone."""
+    """Raise KeyboardInterrupt at the first signal inside the block, so that files are cleaned up.
 
-    def stop(name: str) -> None:
+    Without this, SIGTERM would end the process where it is.
+    """
+
+    def interrupt(name: str) -> None:
         raise KeyboardInterrupt(
             f"stopped by {name}; nothing half-written is left. The same command again goes on from "
             "what was complete."
         )
 
-    with first_signal(stop):
+    with first_signal(interrupt):
         yield
 
 
 @contextmanager
-def first_signal(answer: Callable[[str], None]) -> Iterator[None]:
-    """Calls `answer` at the first signal. The second is left to the system, which ends the process
-    even while it waits inside a library.
+def first_signal(handle_first: Callable[[str], None]) -> Iterator[None]:
+    """Call a function with the name of the first signal inside the block.
 
-    Processes started meanwhile inherit the handlers, and a terminal sends its signals to all of
-    them: in these the first does nothing, since their parent tells them when to end.
+    The second signal is left to the system, which ends the process even while it waits inside a
+    library.
+
+    Processes started inside the block inherit the handlers, and a terminal sends its signals to all
+    of them. In these processes the first signal does nothing, as their parent tells them when to
+    end.
     """
     owner = os.getpid()
 
@@ -66,7 +79,7 @@ def first_signal(answer: Callable[[str], None]) -> Iterator[None]:
         for other in SIGNALS:
             signal.signal(other, signal.SIG_DFL)
         if os.getpid() == owner:
-            answer(signal.Signals(number).name)
+            handle_first(signal.Signals(number).name)
 
     previous = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
@@ -76,7 +89,7 @@ def first_signal(answer: Callable[[str], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def tell(text: str) -> None:
-    """Writes past Python's buffers, which the handler may have interrupted in mid-write."""
-    with suppress(OSError):  # the terminal may have gone
+def write_to_stderr(text: str) -> None:
+    """Write past Python's buffers; the signal may have interrupted a write into them."""
+    with suppress(OSError):  # the terminal may be gone
         os.write(2, text.encode())

@@ -1,10 +1,10 @@
-"""Batches are doubled until memory ends or speed does; time is played by a counter."""
+"""Batches are doubled until memory or speed ends; a counter stands for the clock."""
 
 import pytest
 import torch
 
-from training.tools import find_batch_size as batch_size
-from training.tools.find_batch_size import find_batch_size
+from training.tools import find_batch_size as module
+from training.tools.find_batch_size import BatchSizeResult, find_batch_size
 
 CPU = torch.device("cpu")
 
@@ -24,8 +24,8 @@ class Machine:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
         def step(number):
-            at_once = min(size, self.fast)
-            self.now += (0.1 + 0.001 * at_once) * size / at_once
+            parallel = min(size, self.fast)
+            self.now += (0.1 + 0.001 * parallel) * size / parallel
 
         return step
 
@@ -37,46 +37,46 @@ class Machine:
             needed=needed,
             first=first,
             most=most,
-            say=lines.append,
+            report=lines.append,
             clock=self.clock,
         ), lines
 
 
-def test_it_stops_when_speed_stops_to_rise():
+def test_it_stops_when_a_doubled_batch_is_no_faster():
     machine = Machine(fast=32)
-    found, lines = machine.find()
-    assert machine.tried == [1, 2, 4, 8, 16, 32, 64] and found.best == 32
+    result, lines = machine.find()
+    assert machine.tried == [1, 2, 4, 8, 16, 32, 64] and result.best == 32
     assert len(lines) == 7 and "batch of 32: 242.4 images/s" in lines[5]
-    assert "64 images at once are no faster than 32" in found.describe(16)
-    assert "--batch-size 32" in found.describe(16) and "recipe has 16" in found.describe(16)
+    assert "64 images at once are no faster than 32" in result.describe(16)
+    assert "--batch-size 32" in result.describe(16) and "recipe has 16" in result.describe(16)
 
 
-def test_it_stops_when_memory_ends():
-    found, _ = Machine(fits=8).find()
-    assert list(found.rates) == [1, 2, 4, 8] and found.best == 8
-    assert "16 does not fit" in found.describe(16)
-    assert "Larger than 8 did not work here" in found.describe(16)
+def test_it_stops_when_a_batch_does_not_fit():
+    result, _ = Machine(fits=8).find()
+    assert list(result.rates) == [1, 2, 4, 8] and result.best == 8
+    assert "16 does not fit" in result.describe(16)
+    assert "Larger than 8 did not work here" in result.describe(16)
 
 
-def test_on_a_cpu_a_size_that_would_end_the_memory_is_not_tried(monkeypatch):
-    monkeypatch.setattr(batch_size, "available_host_memory", lambda: 5_000_000)
+def test_a_size_that_needs_more_than_the_free_memory_is_not_tried_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(module, "available_host_memory", lambda: 5_000_000)
     machine = Machine()
-    found, _ = machine.find(needed=lambda size: size * 1_000_000)
+    result, _ = machine.find(needed=lambda size: size * 1_000_000)
     assert machine.tried == [1, 2, 4]
-    assert "a batch of 8 would need about 8 MB of 5 MB that are free" in found.describe(4)
+    assert "a batch of 8 would need about 8 MB of 5 MB that are free" in result.describe(4)
 
 
 def test_it_stops_at_the_number_of_images():
-    found, _ = Machine().find(most=20, first=2)
-    assert list(found.rates) == [2, 4, 8, 16] and "no more than 20 images" in found.stopped
+    result, _ = Machine().find(most=20, first=2)
+    assert list(result.rates) == [2, 4, 8, 16] and "no more than 20 images" in result.reason
 
 
-def test_nothing_works(monkeypatch):
-    found, _ = Machine(fits=0).find()
-    assert "no batch size works here" in found.describe(16)
+def test_the_result_says_so_if_no_size_fits():
+    result, _ = Machine(fits=0).find()
+    assert "no batch size works here" in result.describe(16)
 
 
 @pytest.mark.parametrize("gain", [0.0, 0.04])
-def test_the_smallest_of_equals_is_taken(gain):
-    found = batch_size.Found({8: 100.0, 16: 100.0 * (1 + gain)}, "x")
-    assert found.best == 8
+def test_the_best_size_is_the_smallest_of_about_equal_speed(gain):
+    result = BatchSizeResult({8: 100.0, 16: 100.0 * (1 + gain)}, "x")
+    assert result.best == 8

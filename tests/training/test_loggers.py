@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases beside metrics.jsonl; the latter played by a stub."""
+"""metrics.jsonl, TensorBoard and Weights & Biases; a stub stands for the latter."""
 
 import json
 import sys
@@ -11,13 +11,13 @@ from PIL import Image
 from torch import nn
 
 from training.logging.loggers import open_loggers
-from training.logging.metrics import MetricsFile
+from training.logging.metrics import MetricsFile, read_metrics
 from training.loop import Plan, train
 from training.run import Run
 
 
 class Stub(ModuleType):
-    """As much of wandb as is used; it keeps what it was told."""
+    """The part of wandb that is used; it records all calls."""
 
     class Error(Exception):
         pass
@@ -48,19 +48,21 @@ def wandb(monkeypatch):
 
 
 def train_toy(folder: Path, config: dict, steps: int = 4) -> None:
-    """A run whose looks give a number, a verdict and a picture."""
+    """Train with evaluations that return a number and a verdict, and write a preview."""
     run, model = Run(folder, config), nn.Linear(1, 1)
 
-    def look(step):
+    def evaluate(step):
         Image.new("RGB", (8, 6), "red").save(run.preview(step))
         return {"psnr": 20.0 + step, "verdict": "balanced"}
 
     plan = Plan(steps=steps, images_per_step=1, save_every=2, evaluate_every=2, log_every=2)
     one = torch.tensor(1.0)
-    train(run, plan, {"model": model}, lambda k: {"loss": one, "step_applied": one}, look, "toy")
+    train(
+        run, plan, {"model": model}, lambda k: {"loss": one, "step_applied": one}, evaluate, "toy"
+    )
 
 
-def test_wandb_is_told_numbers_words_and_pictures(tmp_path, wandb):
+def test_wandb_gets_numbers_texts_and_images(tmp_path, wandb):
     train_toy(tmp_path / "run", {"seed": 3, "wandb": "icons"})
     (call,) = wandb.calls
     assert call["project"] == "icons" and call["name"] == "run" and call["config"]["seed"] == 3
@@ -69,14 +71,14 @@ def test_wandb_is_told_numbers_words_and_pictures(tmp_path, wandb):
     assert wandb.summary == {"verdict": "balanced"} and wandb.finished == 1
 
 
-def test_a_resumed_run_goes_on_under_its_name_over_there(tmp_path, wandb):
+def test_a_resumed_run_is_the_same_run_at_wandb(tmp_path, wandb):
     train_toy(tmp_path / "run", {"wandb": "icons"})
     train_toy(tmp_path / "run", {"wandb": "icons"})
     first, second = wandb.calls
     assert first["id"] == second["id"] and second["resume"] == "allow"
 
 
-def test_wandb_is_not_touched_unless_asked_for(tmp_path, wandb):
+def test_wandb_is_not_used_unless_asked_for(tmp_path, wandb):
     train_toy(tmp_path / "run", {"wandb": None})
     assert not wandb.calls
 
@@ -86,13 +88,13 @@ def test_wandb_may_be_left_out_when_a_run_is_resumed(tmp_path, wandb):
     Run(tmp_path / "run", {"seed": 0, "wandb": None})
 
 
-def test_missing_wandb_ends_with_the_command_that_installs_it(tmp_path, monkeypatch):
+def test_without_wandb_installed_the_error_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match="pip install wandb"):
         open_loggers(tmp_path, 0, {"wandb": "icons"})
 
 
-def test_wandb_that_does_not_start_ends_with_the_ways_out(tmp_path, wandb, monkeypatch):
+def test_an_error_of_wandb_is_explained(tmp_path, wandb, monkeypatch):
     def fail(**_):
         raise wandb.Error("no key")
 
@@ -101,7 +103,7 @@ def test_wandb_that_does_not_start_ends_with_the_ways_out(tmp_path, wandb, monke
         open_loggers(tmp_path, 0, {"wandb": "icons"})
 
 
-def test_tensorboard_shows_numbers_words_and_pictures(tmp_path):
+def test_tensorboard_shows_numbers_texts_and_images(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train_toy(tmp_path / "run", {})
@@ -112,7 +114,7 @@ def test_tensorboard_shows_numbers_words_and_pictures(tmp_path):
     assert events.Tags()["tensors"] == ["verdict/text_summary"]
 
 
-def test_without_tensorboard_the_file_is_written_all_the_same(tmp_path, monkeypatch):
+def test_metrics_are_written_without_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     assert open_loggers(tmp_path, 0, {}) == []
     train_toy(tmp_path / "run", {})
@@ -120,7 +122,7 @@ def test_without_tensorboard_the_file_is_written_all_the_same(tmp_path, monkeypa
     assert {"step": 4, "psnr": 24.0, "verdict": "balanced"} in map(json.loads, lines)
 
 
-def test_words_are_cut_back_with_the_numbers_on_resuming(tmp_path):
+def test_later_lines_are_removed_on_resuming(tmp_path):
     Run(tmp_path, {})
     file = MetricsFile(tmp_path, 0)
     file.write(2, {"psnr": 1.0, "verdict": "dead"})
@@ -129,3 +131,15 @@ def test_words_are_cut_back_with_the_numbers_on_resuming(tmp_path):
     assert kept == {"step": 4, "psnr": None, "verdict": "balanced"}
     MetricsFile(tmp_path, 2)
     assert "balanced" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_resuming_a_run_with_old_metric_names_says_so_once(tmp_path, capsys):
+    Run(tmp_path, {})
+    line = json.dumps({"step": 1, "share_of_nothing": 0.9}) + "\n"
+    (tmp_path / "metrics.jsonl").write_text(line + line)
+    MetricsFile(tmp_path, 1).write(2, {"val_loss_relative": 0.8})
+    (note,) = capsys.readouterr().out.splitlines()
+    assert "share_of_nothing" in note and "val_loss_relative" in note
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["val_loss_relative"] for line in lines] == [0.9, 0.9, 0.8]
+    assert (tmp_path / "metrics.jsonl").read_text().startswith(line), "old lines stay as they are"

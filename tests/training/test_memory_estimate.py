@@ -1,4 +1,4 @@
-"""What a training step will need, against closed forms and against real tensors."""
+"""The memory estimate of a training step, against closed forms and against real tensors."""
 
 import json
 
@@ -16,12 +16,12 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU())
 
 
-def test_a_linear_layer_keeps_its_input():
+def test_a_linear_layer_saves_its_input():
     layer = nn.Linear(32, 64)
     assert saved_for_backward(lambda: layer(torch.empty(10, 32))) == 10 * 32 * 4
 
 
-def test_the_pass_without_data_keeps_what_a_real_one_does():
+def test_a_forward_pass_on_fake_tensors_saves_what_a_real_one_does():
     module, kept = network(), {}
     weights = {weight.data_ptr() for weight in module.parameters()}
 
@@ -70,19 +70,18 @@ def test_the_parts_of_an_estimate():
     assert "activations 0.0143 MB" in found.describe()
 
 
-def test_the_system_tells_its_memory():
+def test_the_memory_of_the_system_is_plausible():
     assert 10e6 < peak_host_memory() < 1e12
     assert available_host_memory() is None or available_host_memory() > 0
 
 
 @pytest.mark.parametrize(("size", "text"), [(3.5e8, "350 MB"), (1.234e9, "1.23 GB")])
-def test_sizes_in_words(size, text):
+def test_bytes_as_text(size, text):
     assert format_bytes(size) == text
 
 
-def test_the_estimate_is_near_what_a_training_step_takes(tmp_path):
-    """An autoencoder's second step, with Adam, and the EMA: the peak of all tensors, as the
-    profiler counts them."""
+def test_the_estimate_is_near_the_peak_of_a_training_step(tmp_path):
+    """The peak as the profiler counts it: an autoencoder's second step, with Adam and EMA."""
     from autoencoder import PRESETS, Autoencoder
     from training.ema import EMA
 

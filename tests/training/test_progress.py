@@ -1,4 +1,4 @@
-"""The progress of a training: a bar in a terminal, a line now and then in a log file."""
+"""Progress: a bar in a terminal, a line every half minute in a log file."""
 
 import io
 import re
@@ -37,7 +37,7 @@ def clock(monkeypatch):
 
 
 def run(clock: Clock, steps: int, seconds: float) -> None:
-    """Steps of 10 images that take `seconds` each, shown after every one."""
+    """Do steps of 10 images that take `seconds` each, and show each of them."""
     bar = TrainingProgress("train", 0, steps, 10)
     for _ in range(steps):
         clock.now += seconds
@@ -46,7 +46,7 @@ def run(clock: Clock, steps: int, seconds: float) -> None:
     bar.close()
 
 
-def test_a_log_file_gets_a_line_now_and_then(clock, capsys):
+def test_a_log_file_gets_a_line_every_half_minute(clock, capsys):
     run(clock, steps=100, seconds=2.0)
     lines = capsys.readouterr().err.splitlines()
     assert 5 <= len(lines) <= 8
@@ -64,7 +64,7 @@ def test_a_terminal_gets_one_bar(clock, monkeypatch):
     assert text.count("\n") <= 1
 
 
-def test_a_resumed_run_tells_its_own_speed(clock, capsys):
+def test_a_resumed_run_measures_its_speed_from_where_it_resumed(clock, capsys):
     bar = TrainingProgress("train", 90, 100, 10)
     clock.now += 40
     bar.advance()
@@ -73,7 +73,7 @@ def test_a_resumed_run_tells_its_own_speed(clock, capsys):
     bar.close()
 
 
-def test_what_takes_long_besides_the_steps_is_told_too(clock, capsys):
+def test_other_long_work_prints_lines_unless_it_is_quick(clock, capsys):
     def slow(count):
         for k in range(count):
             clock.now += 20
@@ -86,7 +86,7 @@ def test_what_takes_long_besides_the_steps_is_told_too(clock, capsys):
     assert not capsys.readouterr().err
 
 
-def test_what_a_look_gave_is_told(capsys):
+def test_results_of_an_evaluation_are_printed(capsys):
     bar = TrainingProgress("train", 0, 10, 1)
     bar.print_results(5, {"psnr": 21.0, "verdict": "balanced"})
     bar.close()
@@ -100,19 +100,19 @@ def test_durations(seconds, text):
     assert format_duration(seconds) == text
 
 
-def test_memory_is_that_of_this_process():
+def test_peak_memory_as_text():
     assert re.match(r"memory \d", describe_peak_memory())
 
 
-def test_what_counts_by_itself_is_told_in_lines_or_a_bar(clock, monkeypatch, capsys):
-    with progress_counter("sampling", 100, "image steps") as count:
+def test_a_counter_shows_in_lines_or_a_bar(clock, monkeypatch, capsys):
+    with progress_counter("sampling", 100, "image steps") as update:
         for _ in range(25):
             clock.now += 2.0
-            count(4)
+            update(4)
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "sampling: 60 of 100 image steps, 2 per second, 20 s left"
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with progress_counter("sampling", 8, "image steps") as count:
-        count(8)
+    with progress_counter("sampling", 8, "image steps") as update:
+        update(8)
     assert "8/8" in terminal.getvalue() and "image steps/s" in terminal.getvalue()

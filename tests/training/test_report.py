@@ -1,4 +1,4 @@
-"""The page of a run, and the curves on it."""
+"""The report page of a run, and the curves on it."""
 
 import json
 import math
@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 
 from training.cli import run_main
-from training.tools.curves import line_chart, number
-from training.tools.report import grouped, main, page
+from training.tools.curves import format_number, line_chart
+from training.tools.report import group_metrics, main, report_page
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def make_run(folder: Path) -> Path:
+    """Make a run folder after 40 of 100 steps; its last line of metrics is being written."""
     (folder / "previews").mkdir(parents=True)
     (folder / "state" / "step-0000040").mkdir(parents=True)
     config = {"steps": 100, "batch_size": 8, "data": "<b>mine</b>", "loss": {"kl_weight": 1e-6}}
@@ -25,8 +26,8 @@ def make_run(folder: Path) -> Path:
     for step in range(1, 41):
         line = {"step": step, "loss": 1 / step, "images_per_second": 50.0}
         if step % 20 == 0:
-            looked = {"val": 0.5, "val/t0-249": 0.2, "val/t250-499": None}
-            line |= looked | {"verdict": "NOT LEARNING: x < y" if step == 20 else "learning"}
+            results = {"val": 0.5, "val/t0-249": 0.2, "val/t250-499": None}
+            line |= results | {"verdict": "NOT LEARNING: x < y" if step == 20 else "learning"}
             line["verdict/channels"] = "latent channels: 2 DEAD"
             Image.new("RGB", (10, 10), "red").save(folder / f"previews/step-{step:07d}.png")
         lines.append(json.dumps(line))
@@ -38,7 +39,7 @@ def charts(text: str) -> list[ElementTree.Element]:
     return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL)]
 
 
-def test_the_page_stands_alone(tmp_path, capsys):
+def test_the_page_needs_no_other_file(tmp_path, capsys):
     run = make_run(tmp_path / "run")
     main([str(run)])
     text = (run / "report.html").read_text()
@@ -49,7 +50,7 @@ def test_the_page_stands_alone(tmp_path, capsys):
 
 
 def test_the_page_shows_curves_pictures_verdicts_and_settings(tmp_path):
-    text = page(make_run(tmp_path / "run"))
+    text = report_page(make_run(tmp_path / "run"))
     titles = [chart.find(f"{SVG}title").text for chart in charts(text)]
     assert titles == ["loss", "images_per_second", "val", "val by part"]
     assert text.count("<img") == 2 and text.index("step-0000040</fig") < text.index("step-0000020<")
@@ -58,34 +59,45 @@ def test_the_page_shows_curves_pictures_verdicts_and_settings(tmp_path):
     assert "not finished" in text
 
 
-def test_the_last_verdict_of_each_kind_stands_out_if_it_is_bad(tmp_path):
-    text = page(make_run(tmp_path / "run"))
+def test_the_last_verdict_of_each_kind_is_marked_if_it_is_bad(tmp_path):
+    text = report_page(make_run(tmp_path / "run"))
     assert "<p>step 40: learning</p>" in text
     assert "<p class='warning'>step 40: latent channels: 2 DEAD</p>" in text
     assert "step 20: NOT LEARNING: x &lt; y" in text[text.index("<details>") :]
 
 
-def test_a_run_that_has_just_begun_has_a_page_too(tmp_path):
+def test_a_run_without_metrics_has_a_page(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    assert "Settings" in page(tmp_path)
+    assert "Settings" in report_page(tmp_path)
 
 
-def test_what_is_no_run_is_refused(tmp_path, capsys):
+def test_old_and_new_names_of_a_metric_share_a_curve(tmp_path):
+    """A run that was begun before `share_of_nothing` became `val_loss_relative`."""
+    (tmp_path / "config.json").write_text("{}")
+    lines = [{"step": 1, "share_of_nothing": 0.9}, {"step": 2, "val_loss_relative": 0.8}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (chart,) = charts(report_page(tmp_path))
+    assert chart.find(f"{SVG}title").text == "val_loss_relative"
+    (line,) = chart.findall(f".//{SVG}polyline")
+    assert len(line.get("points").split()) == 2
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run_main(lambda: main([str(tmp_path)]))
-    assert "is no run folder" in capsys.readouterr().err
+    assert f"{tmp_path} is no run folder" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_what_belongs_together_is_drawn_together():
+def test_related_metrics_share_a_chart_of_at_most_six_lines():
     names = ("psnr", "lpips", "held_out_lpips", "train_recall@1", "held_out_recall@1")
-    found = {name: [(0.0, 1.0)] for name in (*names, *(f"kl/channel{k}" for k in range(8)))}
-    sizes = {title: len(lines) for title, lines in grouped(found)}
+    metrics = {name: [(0.0, 1.0)] for name in (*names, *(f"kl/channel{k}" for k in range(8)))}
+    sizes = {title: len(lines) for title, lines in group_metrics(metrics)}
     expected = {"psnr": 1, "lpips": 2, "recall@1": 2, "kl by part": 6, "kl by part, more": 2}
     assert sizes == expected
 
 
-# Curves.
+# Curves
 
 
 def polyline(svg: str, which: int = 0) -> list[tuple[float, float]]:
@@ -93,7 +105,7 @@ def polyline(svg: str, which: int = 0) -> list[tuple[float, float]]:
     return [tuple(map(float, point.split(","))) for point in lines[which].get("points").split()]
 
 
-def test_points_are_where_their_values_say():
+def test_points_lie_in_proportion_to_their_values():
     (x0, y0), (x1, y1), (x2, y2) = polyline(
         line_chart("t", {"a": [(0, 1), (50, 2), (100, 3)]}, x_label="step")
     )
@@ -101,28 +113,28 @@ def test_points_are_where_their_values_say():
     assert y0 - y1 == pytest.approx(y1 - y2, abs=0.11) and y0 > y2  # up is less in an SVG
 
 
-def test_values_over_magnitudes_get_a_log_scale():
+def test_values_over_orders_of_magnitude_get_a_logarithmic_axis():
     (_, y0), (_, y1), (_, y2) = polyline(
         line_chart("t", {"a": [(0, 0.01), (1, 0.1), (2, 1.0)]}, x_label="step")
     )
     assert y0 - y1 == pytest.approx(y1 - y2, abs=0.11)
 
 
-def test_what_is_not_finite_is_left_out():
+def test_values_that_are_not_finite_are_left_out():
     svg = line_chart("t", {"a": [(0, 1), (1, math.nan), (2, 3)], "b": []}, x_label="step")
     assert len(polyline(svg)) == 2
     assert "no finite values" in line_chart("t", {"a": [(0, math.inf)]}, x_label="step")
 
 
-def test_long_lines_are_thinned_and_keep_their_end():
+def test_long_lines_are_thinned_out_and_keep_their_end():
     points = [(float(k), float(k)) for k in range(100_000)]
     drawn = polyline(line_chart("t", {"a": points}, x_label="step"))
     full = polyline(line_chart("t", {"a": [points[0], points[-1]]}, x_label="step"))
     assert len(drawn) <= 601 and drawn[-1] == full[-1] and drawn[0] == full[0]
 
 
-def test_several_lines_have_a_legend_and_marks_a_name():
-    svg = line_chart("t", {"a<b": [(0, 1)], "c": [(0, 2)]}, x_label="x", marked={"own": 1.5})
+def test_several_lines_have_a_legend_and_references_a_name():
+    svg = line_chart("t", {"a<b": [(0, 1)], "c": [(0, 2)]}, x_label="x", references={"own": 1.5})
     texts = [element.text for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
     assert {"a<b", "c", "own", "x", "t"} <= set(texts)
 
@@ -132,4 +144,4 @@ def test_several_lines_have_a_legend_and_marks_a_name():
     [(0, "0"), (0.05, "0.05"), (2e-5, "2e-05"), (1234, "1234"), (20_000, "20k"), (1.5e6, "1.5M")],
 )
 def test_numbers_are_short(value, text):
-    assert number(value) == text
+    assert format_number(value) == text

@@ -128,7 +128,7 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for text in file.read_text().splitlines() if file.exists() else []:
         try:
-            values = json.loads(text)
+            values: dict[str, Any] = json.loads(text)
         except ValueError:
             break
         lines.append({RENAMED.get(name, name): value for name, value in values.items()})

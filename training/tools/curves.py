@@ -1,16 +1,16 @@
-"""Line charts as SVG, drawn here: a page with them needs no script, no font and no network."""
+"""Line charts as SVG, so that a report needs no script, no font, no network and no matplotlib."""
 
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-Points = Sequence[tuple[float, float]]  # (x, y); a y that is not finite leaves a gap
+Points = Sequence[tuple[float, float]]  # (x, y); points whose y is not finite are left out
 
-WIDTH, HEIGHT = 560, 300
+WIDTH, HEIGHT = 560, 300  # pixels
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 34, 44  # margins
-COLORS = ("#1f6fb4", "#d9601a", "#2b8f3e", "#b03a72", "#6b52a8", "#8a6d1c")  # at most six lines
-LOG_FROM = 30  # largest / smallest value from which a chart of positive values gets a log scale
-MOST_POINTS = 600  # per line; more are thinned out, since a chart has no more pixels
+COLORS = ("#1f6fb4", "#d9601a", "#2b8f3e", "#b03a72", "#6b52a8", "#8a6d1c")  # one per line
+LOG_RATIO = 30  # largest / smallest value from which positive values get a logarithmic axis
+MAX_POINTS = 600  # per line; a chart has no more pixels
 FONT = "font-family='sans-serif' font-size='12'"
 
 
@@ -22,99 +22,113 @@ def line_chart(
     references: Mapping[str, float] | None = None,
     dots: bool = False,
 ) -> str:
-    """An SVG element.
+    """Return an SVG element with a chart.
 
     Args:
-        lines: name -> its points, x ascending; a single line needs no legend.
-        references: name -> height of a dashed horizontal line.
+        lines: name -> points, x ascending; a single line needs no legend.
+        references: name -> value that is drawn as a dashed horizontal line.
         dots: draw the points, too; for few of them.
     """
-    shown = {name: kept for name, points in lines.items() if (kept := finite(points))}
+    drawn = {name: points for name, all_points in lines.items() if (points := finite(all_points))}
     references = {name: y for name, y in (references or {}).items() if math.isfinite(y)}
-    heights = [y for points in shown.values() for _, y in points] + list(references.values())
-    if not heights:
-        return frame(title, x_label, [text(WIDTH / 2, HEIGHT / 2, "no finite values", "middle")])
-    plot = Plot([x for points in shown.values() for x, _ in points] or [0.0], heights)
-    parts = plot.scales()
-    for k, (name, y) in enumerate(references.items()):
-        up = plot.up(y)
-        parts += [rule(up, "#444", "5 4"), text(LEFT + 6, up - 5 - 14 * k, name)]
-    for k, points in enumerate(shown.values()):
-        parts += plot.line(thinned(points), COLORS[k % len(COLORS)], dots)
-    return frame(title, x_label, parts + legend(list(shown)))
+    values = [y for points in drawn.values() for _, y in points] + list(references.values())
+    if not values:
+        return document(title, x_label, [text(WIDTH / 2, HEIGHT / 2, "no finite values", "middle")])
+    plot = Plot([x for points in drawn.values() for x, _ in points] or [0.0], values)
+    elements = plot.grid()
+    for k, (name, value) in enumerate(references.items()):
+        y = plot.y_pixel(value)
+        elements += [horizontal_line(y, "#444", "5 4"), text(LEFT + 6, y - 5 - 14 * k, name)]
+    for k, points in enumerate(drawn.values()):
+        elements += plot.line(thin_out(points), COLORS[k % len(COLORS)], dots)
+    return document(title, x_label, elements + legend(list(drawn)))
 
 
 class Plot:
-    """From values to places in the picture."""
+    """Converts values to pixels, and draws lines and the grid."""
 
     def __init__(self, x: Sequence[float], y: Sequence[float]):
-        self.x = Axis(min(x), max(x))
-        self.y = Axis(min(y), max(y), log=min(y) > 0 and max(y) / min(y) >= LOG_FROM)
+        self.x_axis = Axis(min(x), max(x))
+        log = min(y) > 0 and max(y) / min(y) >= LOG_RATIO
+        self.y_axis = Axis(min(y), max(y), log)
 
-    def across(self, x: float) -> float:
-        return LEFT + self.x.place(x) * (WIDTH - LEFT - RIGHT)
+    def x_pixel(self, x: float) -> float:
+        return LEFT + self.x_axis.fraction(x) * (WIDTH - LEFT - RIGHT)
 
-    def up(self, y: float) -> float:
-        return HEIGHT - BOTTOM - self.y.place(y) * (HEIGHT - TOP - BOTTOM)
+    def y_pixel(self, y: float) -> float:
+        return HEIGHT - BOTTOM - self.y_axis.fraction(y) * (HEIGHT - TOP - BOTTOM)
 
-    def scales(self) -> list[str]:
-        """Rules and numbers."""
-        parts = []
-        for y in self.y.ticks():
-            parts += [rule(self.up(y)), text(LEFT - 6, self.up(y) + 4, number(y), "end")]
-        foot = HEIGHT - BOTTOM + 17
-        return parts + [text(self.across(x), foot, number(x), "middle") for x in self.x.ticks()]
+    def grid(self) -> list[str]:
+        """Return the grid lines and the numbers at both axes."""
+        elements = []
+        for value in self.y_axis.ticks():
+            y = self.y_pixel(value)
+            elements += [horizontal_line(y), text(LEFT - 6, y + 4, format_number(value), "end")]
+        for value in self.x_axis.ticks():
+            x, y = self.x_pixel(value), HEIGHT - BOTTOM + 17
+            elements.append(text(x, y, format_number(value), "middle"))
+        return elements
 
     def line(self, points: Points, color: str, dots: bool) -> list[str]:
-        placed = [(self.across(x), self.up(y)) for x, y in points]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+        """Return a line through the points, with dots if asked for, or if it has one point only."""
+        pixels = [(self.x_pixel(x), self.y_pixel(y)) for x, y in points]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in pixels)
         style = f"fill='none' stroke='{color}' stroke-width='1.6' stroke-linejoin='round'"
-        parts = [f"<polyline points='{path}' {style}/>"]
-        if dots or len(placed) == 1:
-            parts += [
-                f"<circle cx='{x:.1f}' cy='{y:.1f}' r='3' fill='{color}'/>" for x, y in placed
-            ]
-        return parts
+        elements = [f"<polyline points='{path}' {style}/>"]
+        if dots or len(pixels) == 1:
+            circles = (f"cx='{x:.1f}' cy='{y:.1f}' r='3' fill='{color}'" for x, y in pixels)
+            elements += [f"<circle {circle}/>" for circle in circles]
+        return elements
 
 
 class Axis:
-    """From values to [0, 1], with a little room, and round numbers to write beside it."""
+    """Converts values to fractions of an axis, which is a little longer than their range."""
 
     def __init__(self, low: float, high: float, log: bool = False):
         self.log = log
         low, high = (math.log10(low), math.log10(high)) if log else (low, high)
-        room = 0.04 * (high - low) or 0.5 * abs(high) or 0.5
-        self.low, self.high = low - room, high + room
-        self.first, self.last = low, high
+        margin = 0.04 * (high - low) or 0.5 * abs(high) or 0.5
+        self.low, self.high = low - margin, high + margin
+        self.smallest = low  # of the values
 
-    def place(self, value: float) -> float:
-        return ((math.log10(value) if self.log else value) - self.low) / (self.high - self.low)
+    def fraction(self, value: float) -> float:
+        """Return where a value lies, from 0 to 1."""
+        position = math.log10(value) if self.log else value
+        return (position - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
+        """Return round numbers on the axis."""
         if self.log:
             powers = range(math.floor(self.low), math.ceil(self.high) + 1)
             factors = (1, 2, 5) if self.high - self.low < 2.5 else (1,)
             values = [factor * 10.0**power for power in powers for factor in factors]
             return [v for v in values if self.low <= math.log10(v) <= self.high]
-        step = 10.0 ** math.floor(math.log10((self.high - self.low) / 4))
-        step *= next(f for f in (1, 2, 2.5, 5, 10) if (self.high - self.low) / (f * step) <= 6)
-        first = math.ceil(self.low / step)
-        values = [k * step for k in range(first, math.floor(self.high / step) + 1)]
-        return [v for v in values if self.first >= 0 <= v or self.first < 0]
+        length = self.high - self.low
+        step = 10.0 ** math.floor(math.log10(length / 4))
+        step *= next(factor for factor in (1, 2, 2.5, 5, 10) if length / (factor * step) <= 6)
+        first, last = math.ceil(self.low / step), math.floor(self.high / step)
+        values = [k * step for k in range(first, last + 1)]
+        if self.smallest >= 0:  # the margin of an axis of positive values may reach below 0
+            return [v for v in values if v >= 0]
+        return values
 
 
 def finite(points: Points) -> list[tuple[float, float]]:
-    return [(x, y) for x, y in points if y is not None and math.isfinite(y)]
+    """Return the points with a finite y."""
+    return [(x, y) for x, y in points if math.isfinite(y)]
 
 
-def thinned(points: Points) -> Points:
-    """Every k-th, and the last."""
-    stride = -(-len(points) // MOST_POINTS)
+def thin_out(points: Points) -> Points:
+    """Return every k-th point and the last one, so that there are at most about MAX_POINTS."""
+    stride = -(-len(points) // MAX_POINTS)
     kept = list(points[::stride])
-    return kept if kept[-1] == points[-1] else [*kept, points[-1]]
+    if kept[-1] != points[-1]:
+        kept.append(points[-1])
+    return kept
 
 
-def frame(title: str, x_label: str, parts: Sequence[str]) -> str:
+def document(title: str, x_label: str, elements: Sequence[str]) -> str:
+    """Return the SVG element around the elements of a chart."""
     return "\n".join(
         [
             f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {HEIGHT}' "
@@ -122,7 +136,7 @@ def frame(title: str, x_label: str, parts: Sequence[str]) -> str:
             f"<title>{escape(title)}</title>",
             f"<rect width='{WIDTH}' height='{HEIGHT}' fill='white'/>",
             f"<text x='{LEFT}' y='20' font-weight='bold' fill='#111'>{escape(title)}</text>",
-            *parts,
+            *elements,
             text(LEFT + (WIDTH - LEFT - RIGHT) / 2, HEIGHT - 8, x_label, "middle"),
             "</svg>",
         ]
@@ -130,23 +144,24 @@ def frame(title: str, x_label: str, parts: Sequence[str]) -> str:
 
 
 def legend(names: Sequence[str]) -> list[str]:
-    """In the upper right corner; nothing for a single line, which the title names."""
+    """Return a legend for the upper right corner; nothing for a single line."""
     if len(names) < 2:
         return []
     width, height = 40 + 7 * max(map(len, names)), 16 * len(names) + 6
-    ground = f"x='{WIDTH - RIGHT - width}' y='{TOP}' width='{width}' height='{height}'"
-    parts = [f"<rect {ground} fill='white' fill-opacity='0.8'/>"]
+    box = f"x='{WIDTH - RIGHT - width}' y='{TOP}' width='{width}' height='{height}'"
+    elements = [f"<rect {box} fill='white' fill-opacity='0.8'/>"]
     for k, name in enumerate(names):
         y = TOP + 14 + 16 * k
-        parts.append(text(WIDTH - RIGHT - 22, y, name, "end"))
-        parts.append(
+        elements.append(text(WIDTH - RIGHT - 22, y, name, "end"))
+        elements.append(
             f"<line x1='{WIDTH - RIGHT - 17}' x2='{WIDTH - RIGHT - 2}' y1='{y - 4}' y2='{y - 4}' "
             f"stroke='{COLORS[k % len(COLORS)]}' stroke-width='3'/>"
         )
-    return parts
+    return elements
 
 
-def rule(y: float, color: str = "#ddd", dashes: str = "none") -> str:
+def horizontal_line(y: float, color: str = "#ddd", dashes: str = "none") -> str:
+    """Return a line over the whole width of the chart."""
     return (
         f"<line x1='{LEFT}' x2='{WIDTH - RIGHT}' y1='{y:.1f}' y2='{y:.1f}' stroke='{color}' "
         f"stroke-dasharray='{dashes}'/>"
@@ -154,14 +169,16 @@ def rule(y: float, color: str = "#ddd", dashes: str = "none") -> str:
 
 
 def text(x: float, y: float, content: str, anchor: str = "start") -> str:
+    """Return a text element. anchor: "start", "middle" or "end"; which point of it lies at x."""
     return (
         f"<text x='{x:.1f}' y='{y:.1f}' text-anchor='{anchor}' fill='#444'>{escape(content)}</text>"
     )
 
 
-def number(value: float) -> str:
-    """Short: 0.05, 12, 20k, 1.5M, 2e-05."""
+def format_number(value: float) -> str:
+    """Return a short text for a number: 0.05, 12, 20k, 1.5M, 2e-05."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= 10 * size or (abs(value) >= size and size > 1e3):
+        smallest = 10 * size if unit == "k" else size  # 1234 is as short as 1.234k
+        if abs(value) >= smallest:
             return f"{value / size:.4g}{unit}"
     return f"{value:.4g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.0e}"

@@ -1,13 +1,12 @@
 """python -m training.tools.report runs/ldm
 
-Writes RUN/report.html: curves, pictures, verdicts and settings of a run, finished or not, on one
+Writes RUN/report.html: curves, previews, verdicts and settings of a run, finished or not, on one
 page that needs no other file, no script and no network.
 """
 
 import base64
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -15,13 +14,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from foundation.errors import UserError
+from foundation.errors import MissingFileError
 from foundation.files import read_json, write_text
 from training.checkpoint import saved_states
 from training.cli import parse, run_main
+from training.logging.metrics import read_metrics
 from training.tools.curves import COLORS, Points, line_chart
 
-PICTURES = 6  # previews on the page, the first and the last among them
+PREVIEWS = 6  # on the page, the first and the last among them
 STYLE = """
 body { font: 15px/1.5 sans-serif; color: #111; background: #fff; max-width: 1180px;
        margin: 2em auto; padding: 0 1em; }
@@ -33,7 +33,8 @@ figcaption { color: #555; } table { border-collapse: collapse; }
 td { padding: 2px 14px 2px 0; vertical-align: top; } td:first-child { color: #555; }
 .warning { color: #a01010; font-weight: bold; }
 """
-ALARMS = ("NOT LEARNING", "DEAD", "is dead", "is winning", "ignores the text")  # in verdicts
+# Words that mark a verdict as bad. They are written by ldm/validation.py and autoencoder/training/.
+WARNING_WORDS = ("NOT LEARNING", "DEAD", "is dead", "is winning", "ignores the text")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,22 +46,23 @@ class Config:
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, __doc__)
     if not (config.run / "config.json").is_file():
-        raise UserError(f"{config.run} is no run folder: there is no config.json in it.")
+        raise MissingFileError(f"{config.run} is no run folder: there is no config.json in it.")
     out = config.out or config.run / "report.html"
-    write_text(out, page(config.run))
+    write_text(out, report_page(config.run))
     print(f"the report is {out}")
 
 
-def page(run: Path) -> str:
+def report_page(run: Path) -> str:
+    """Return the HTML page of a run."""
     settings = read_json(run / "config.json")
     lines = read_metrics(run / "metrics.jsonl")
     sections = [
-        summary(run, settings, lines),
-        verdicts(lines),
-        curves(lines),
-        posthoc(run / "posthoc" / "curve.svg"),
-        pictures(sorted((run / "previews").glob("step-*.png"))),
-        "<h2>Settings</h2>" + table(flat(settings)),
+        summary_section(run, settings, lines),
+        verdicts_section(lines),
+        curves_section(lines),
+        posthoc_section(run / "posthoc" / "curve.svg"),
+        previews_section(sorted((run / "previews").glob("step-*.png"))),
+        "<h2>Settings</h2>" + table(flatten_settings(settings)),
     ]
     title = f"Training {escape(run.resolve().name)}"
     return (
@@ -69,20 +71,12 @@ def page(run: Path) -> str:
     )
 
 
-def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; one that is being written, or was cut short, is left out."""
-    lines = []
-    for text in file.read_text().splitlines() if file.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines
-
-
-def summary(run: Path, settings: dict[str, Any], lines: list[dict[str, Any]]) -> str:
+def summary_section(
+    run: Path, settings: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]
+) -> str:
+    """Return a table of how far the run is and how fast it was."""
     step = lines[-1]["step"] if lines else 0
-    steps, batch = settings.get("steps", step), settings.get("batch_size", 0)
+    steps, batch_size = settings.get("steps", step), settings.get("batch_size", 0)
     rates = [line["images_per_second"] for line in lines if "images_per_second" in line]
     if (run / "model").is_dir():
         state = "finished; the model is in model/"
@@ -91,96 +85,105 @@ def summary(run: Path, settings: dict[str, Any], lines: list[dict[str, Any]]) ->
     rows = {
         "state": state,
         "steps": f"{step:,} of {steps:,}",
-        "images seen": f"{step * batch:,}",
+        "images seen": f"{step * batch_size:,}",
         "images per second": f"{sorted(rates)[len(rates) // 2]:.4g} (median)" if rates else "-",
         "saved states": ", ".join(path.name for path in saved_states(run / "state")) or "-",
     }
     return table(rows)
 
 
-def verdicts(lines: list[dict[str, Any]]) -> str:
-    """The last one of each kind, and the history behind it."""
-    found: dict[str, list[tuple[int, str]]] = {}
+def verdicts_section(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return the last verdict of each kind, and the earlier ones folded away."""
+    verdicts: dict[str, list[tuple[int, str]]] = {}
     for line in lines:
         for name, value in line.items():
             if isinstance(value, str):
-                found.setdefault(name, []).append((line["step"], value))
-    if not found:
+                verdicts.setdefault(name, []).append((line["step"], value))
+    if not verdicts:
         return ""
-    parts = ["<h2>Verdicts</h2>"]
-    for told in found.values():
-        alarm = " class='warning'" if any(word in told[-1][1] for word in ALARMS) else ""
-        parts.append(f"<p{alarm}>step {told[-1][0]}: {escape(told[-1][1])}</p>")
-        if len(told) > 1:
-            rows = "".join(f"<br>step {step}: {escape(text)}" for step, text in told[:-1])
-            parts.append(f"<details><summary>before</summary>{rows}</details>")
-    return "".join(parts)
+    elements = ["<h2>Verdicts</h2>"]
+    for *earlier, (step, verdict) in verdicts.values():
+        warning = " class='warning'" if any(word in verdict for word in WARNING_WORDS) else ""
+        elements.append(f"<p{warning}>step {step}: {escape(verdict)}</p>")
+        if earlier:
+            rows = "".join(f"<br>step {k}: {escape(text)}" for k, text in earlier)
+            elements.append(f"<details><summary>before</summary>{rows}</details>")
+    return "".join(elements)
 
 
-def curves(lines: list[dict[str, Any]]) -> str:
-    charts = [line_chart(title, points, x_label="step") for title, points in grouped(series(lines))]
+def curves_section(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return a chart for every group of metrics."""
+    groups = group_metrics(collect_metrics(lines))
+    charts = [line_chart(title, points, x_label="step") for title, points in groups]
     return f"<h2>Curves</h2><div class='charts'>{''.join(charts)}</div>" if charts else ""
 
 
-def series(lines: list[dict[str, Any]]) -> dict[str, Points]:
-    """Every number by name; null, which stands for one that was not finite, as a gap."""
-    found: dict[str, list[tuple[float, float]]] = {}
+def collect_metrics(lines: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
+    """Return name -> (step, value) points of every number; NaN where a value was not finite."""
+    metrics: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
         for name, value in line.items():
             if name != "step" and not isinstance(value, str):
                 number = math.nan if value is None else value
-                found.setdefault(name, []).append((line["step"], number))
-    return found
+                metrics.setdefault(name, []).append((line["step"], number))
+    return dict(metrics)
 
 
-def grouped(found: dict[str, Points]) -> list[tuple[str, dict[str, Points]]]:
-    """(title, lines) of each chart, of at most six lines: names that share what stands before a
-    slash are drawn together, and so are those that differ by a first `train_` or `held_out_`."""
+def group_metrics(metrics: Mapping[str, Points]) -> list[tuple[str, dict[str, Points]]]:
+    """Return (title, lines) of each chart, with at most one line per color.
+
+    Metrics with the same name before a slash share a chart, and so do those that differ only by a
+    leading `train_` or `held_out_`.
+    """
     groups: dict[str, dict[str, Points]] = {}
-    for name, points in found.items():
-        first, _, rest = name.partition("/")
-        key = f"{first} by part" if rest else first
+    for name, points in metrics.items():
+        prefix, slash, _ = name.partition("/")
+        title = f"{prefix} by part" if slash else prefix
         if name.startswith(("train_", "held_out_")):
-            key = name.removeprefix("train_").removeprefix("held_out_")
-        groups.setdefault(key, {})[name] = points
-    most = len(COLORS)
-    return [
-        (key if k == 0 else f"{key}, more", dict(list(lines.items())[k : k + most]))
-        for key, lines in groups.items()
-        for k in range(0, len(lines), most)
-    ]
+            title = name.removeprefix("train_").removeprefix("held_out_")
+        groups.setdefault(title, {})[name] = points
+    charts = []
+    for title, lines in groups.items():
+        for first in range(0, len(lines), len(COLORS)):
+            some = dict(list(lines.items())[first : first + len(COLORS)])
+            charts.append((f"{title}, more" if first else title, some))
+    return charts
 
 
-def posthoc(file: Path) -> str:
-    """The curve that training.tools.posthoc drew, if it did."""
+def posthoc_section(file: Path) -> str:
+    """Return the curve that training.tools.posthoc drew, if it did."""
     if not file.exists():
         return ""
     return f"<h2>Length of the averaged weights</h2><div class='charts'>{file.read_text()}</div>"
 
 
-def pictures(files: Sequence[Path]) -> str:
+def previews_section(files: Sequence[Path]) -> str:
+    """Return some previews, evenly spread over the run."""
     if not files:
         return ""
     last = len(files) - 1
-    chosen = sorted({round(k * last / (PICTURES - 1)) for k in range(PICTURES)}, reverse=True)
-    shown = [
-        f"<figure><img alt='{files[k].stem}' src='data:image/png;base64,"
-        f"{base64.b64encode(files[k].read_bytes()).decode()}'>"
-        f"<figcaption>{files[k].stem}</figcaption></figure>"
-        for k in chosen
-    ]
-    return "<h2>Pictures, the latest first</h2>" + "".join(shown)
+    chosen = sorted({round(k * last / (PREVIEWS - 1)) for k in range(PREVIEWS)}, reverse=True)
+    figures = []
+    for file in (files[k] for k in chosen):
+        data = base64.b64encode(file.read_bytes()).decode()
+        image = f"<img alt='{file.stem}' src='data:image/png;base64,{data}'>"
+        figures.append(f"<figure>{image}<figcaption>{file.stem}</figcaption></figure>")
+    return "<h2>Pictures, the latest first</h2>" + "".join(figures)
 
 
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested settings as one level; `loss.kl_weight` for a nested one."""
     rows = {}
     for name, value in settings.items():
-        nested = isinstance(value, dict)
-        rows |= flat(value, f"{prefix}{name}.") if nested else {prefix + name: str(value)}
+        if isinstance(value, dict):
+            rows |= flatten_settings(value, f"{prefix}{name}.")
+        else:
+            rows[prefix + name] = str(value)
     return rows
 
 
-def table(rows: dict[str, str]) -> str:
+def table(rows: Mapping[str, str]) -> str:
+    """Return an HTML table with two columns."""
     cells = (f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in rows.items())
     return f"<table>{''.join(cells)}</table>"
 
