@@ -14,7 +14,8 @@ many other lengths: each of those is a weighted sum of what was stored, found by
 Time is counted in steps. A power function has no unit, so images give the same numbers.
 """
 
-# pyright: reportPrivateImportUsage=false  (torch._foreach_*)
+# pyright: reportPrivateImportUsage=false
+# torch._foreach_*: PyTorch's stubs do not export them.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

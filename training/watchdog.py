@@ -10,7 +10,8 @@ activity, and a heartbeat. A thread of each rank reads those of the others once 
 rank that has an error to report claims the report; the others then end without a word.
 """
 
-# pyright: reportPrivateImportUsage=false  (the stores of torch.distributed)
+# pyright: reportPrivateImportUsage=false
+# the stores of torch.distributed: PyTorch's stubs do not export them.
 
 import json
 import os

@@ -1,6 +1,7 @@
 """Loggers that show a run besides its folder: TensorBoard, and Weights & Biases on request."""
 
 import contextlib
+import importlib
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -115,10 +116,9 @@ def import_wandb() -> ModuleType:
         UserError: it is not installed; says how to get it.
     """
     try:
-        import wandb
+        return importlib.import_module("wandb")
     except ModuleNotFoundError as error:
         raise UserError(
             "--wandb needs the package wandb, which is not installed: pip install wandb. "
             "Without it, metrics.jsonl and TensorBoard hold the same numbers."
         ) from error
-    return wandb
