@@ -19,7 +19,7 @@ import conditioning.io
 import ldm.pipeline.io
 import ldm.unet.io
 from autoencoder import Autoencoder
-from autoencoder.training.latent_statistics import LatentStatistics, fold
+from autoencoder.training.latent_statistics import LatentStatistics, fold_statistics
 from conditioning import TextEncoder
 from conditioning.text_model import to_hugging_face
 from conditioning.tokenizer_io import settings_of, tokenizer_from
@@ -153,7 +153,10 @@ def single_file_parts(
     for part, module in parts_of(model).items():
         if isinstance(module, Autoencoder):
             module = with_known_scale(module)
-            described[part] = autoencoder.io.describe(module.config), module.state_dict()
+            described[part] = (
+                autoencoder.io.diffusers_config(asdict(module.config)),
+                module.state_dict(),
+            )
         elif isinstance(module, TextEncoder):
             described[part] = text_encoder(module)
         else:
@@ -184,7 +187,7 @@ def with_known_scale(model: Autoencoder) -> Autoencoder:
     """
     scale, channels = STABLE_DIFFUSION["scaling_factor"], model.config.latent_channels
     statistics = LatentStatistics((0.0,) * channels, (scale,) * channels, images=0)
-    folded = fold(model, statistics)
+    folded = fold_statistics(model, statistics)
     folded.config = replace(folded.config, scaling_factor=scale)
     return model if model.config == folded.config else folded
 

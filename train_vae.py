@@ -6,7 +6,7 @@ command is run again. The small presets need no download; from base-256 on the l
 
 from collections.abc import Sequence
 
-from autoencoder.training.step import Training
+from autoencoder.training.step import AutoencoderTraining
 from dataset.images.numbers import notes_on
 from dataset.images.pixel_format import PixelFormat
 from dataset.loader import ImageBatches, read_pixels
@@ -84,7 +84,7 @@ def tell_format(config: Config, pixels: PixelFormat, paths: Sequence[Source]) ->
         print(f"note: {note}")
 
 
-def print_plan(config: Config, training: Training, images: int, held_out: int) -> None:
+def print_plan(config: Config, training: AutoencoderTraining, images: int, held_out: int) -> None:
     autoencoder = training.autoencoder
     side, latent_channels = config.size // autoencoder.factor, autoencoder.config.latent_channels
     million = sum(weight.numel() for weight in autoencoder.parameters()) / 1e6

@@ -1,7 +1,8 @@
-"""The KL autoencoder, usable alone: images to latents and back.
+"""The KL autoencoder, usable on its own: images to latents and back.
 
-Training it (`losses`, `perceptual`, `discriminator`, `statistics`) is imported by name, so that
-`import autoencoder` needs torch, einops, safetensors and jaxtyping only.
+Its training lives in `autoencoder.training`, which `import autoencoder` does not load, so that only
+torch, einops, safetensors, huggingface_hub and jaxtyping are needed. Of our packages, it must not
+import any but foundation and interop.
 """
 
 from autoencoder.model import PRESETS, Autoencoder, AutoencoderConfig

@@ -1,8 +1,8 @@
-"""Half precision without black pictures.
+"""Half precision without black images.
 
-float16 ends at 65504, and what an autoencoder passes from layer to layer may lie beyond, however
-small its weights are. The result is NaN: shown as a black picture, and kept by a cache of latents
-(huggingface/diffusers#7188, #7563). bfloat16 has the range of float32.
+float16 ends at 65504. The activations inside an autoencoder may be larger, however small its
+weights are. The result is then NaN, which shows as a black image and would be stored in a cache of
+latents (huggingface/diffusers#7188, #7563). bfloat16 has the range of float32.
 """
 
 import warnings
@@ -14,30 +14,32 @@ from torch import Tensor, nn
 from autoencoder.layers import at_least_float32
 from foundation.errors import NotFiniteError
 
-MARGIN = 4  # other images than those measured may go this much further
+MARGIN = 4  # other images than the measured ones may have activations this many times as large
 
 
 class Float16Warning(UserWarning):
-    """Something was computed a second time, in float32."""
+    """A result overflowed in half precision and was computed a second time, in float32."""
 
 
-def finite(module: nn.Module, compute: Callable[[Tensor], Tensor], x: Tensor, what: str) -> Tensor:
-    """compute(x) in float32 or better; computed in float32, too, if half precision overflows.
+def with_float32_fallback(
+    module: nn.Module, compute: Callable[[Tensor], Tensor], x: Tensor, what: str
+) -> Tensor:
+    """Return compute(x) in float32 or better; if half precision overflows, compute it in float32.
 
     Args:
-        module: whose weights `compute` uses.
-        what: is computed, for messages.
+        module: the network whose weights `compute` uses.
+        what: name of the result in messages, such as "decoding of the latents".
 
     Raises:
-        FloatingPointError: the result is not finite in float32, either.
+        NotFiniteError: `x` is not finite, or the result is not, even in float32.
     """
     result = at_least_float32(compute(x))
     if result.isfinite().all():
         return result
     if not x.isfinite().all():
         raise NotFiniteError(
-            f"the {what} cannot be computed: what was given holds NaN or infinity. Whatever made "
-            "it went wrong; look there."
+            f"the {what} cannot be computed: the input holds NaN or infinity. Look for the fault "
+            "in the computation that made the input."
         )
     dtype, device = next(module.parameters()).dtype, x.device.type
     if dtype.itemsize < 4 or torch.is_autocast_enabled(device):
@@ -64,22 +66,25 @@ def finite(module: nn.Module, compute: Callable[[Tensor], Tensor], x: Tensor, wh
 
 @torch.no_grad()
 def largest_activation(module: nn.Module, compute: Callable[[], object]) -> float:
-    """The largest absolute value that any layer of `module` gives while `compute` runs."""
-    largest = []
+    """Return the largest absolute output of any layer of `module` while `compute` runs."""
+    maxima: list[Tensor] = []
 
-    def look(layer: nn.Module, given: object, result: object) -> None:
-        if isinstance(result, Tensor):
-            largest.append(result.abs().max())
+    def record(layer: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            maxima.append(output.abs().max())
 
-    handles = [layer.register_forward_hook(look) for layer in module.modules()]
+    handles = [layer.register_forward_hook(record) for layer in module.modules()]
     try:
         compute()
     finally:
         for handle in handles:
             handle.remove()
-    return torch.stack(largest).max().item()
+    return torch.stack(maxima).max().item()
 
 
 def fits_float16(activation: float) -> bool:
-    """Whether activations up to this one, in a sample of images, leave room for others."""
+    """Return whether activations this large, measured on some images, leave room for other images.
+
+    activation: as `largest_activation` measures it.
+    """
     return activation * MARGIN <= torch.finfo(torch.float16).max

@@ -2,7 +2,7 @@
 
     config.json                             the architecture, under diffusers' names
     diffusion_pytorch_model.safetensors     the weights, under diffusers' keys
-    latentsmith.json                        what diffusers has no place for
+    latentsmith.json                        provenance, for which diffusers has no place
     README.md                               the model card
 
 safetensors and JSON only. Every key, shape and setting must fit: nothing is loaded in part.
@@ -10,13 +10,12 @@ safetensors and JSON only. Every key, shape and setting must fit: nothing is loa
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from autoencoder.model_card import card
+from autoencoder.model_card import model_card_text
 from foundation.errors import MissingFileError
 from foundation.files import read_json
 from interop.diffusers_autoencoder import DOWN_BLOCK, UP_BLOCK, autoencoder_fields, current_names
@@ -34,13 +33,17 @@ from interop.single_file import reader as single_file
 from interop.state_dict_check import named_class
 
 CONFIG = "config.json"
-STEM = "diffusion_pytorch_model"
+STEM = "diffusion_pytorch_model"  # file name of the weights, without its ending
 WEIGHTS = f"{STEM}.safetensors"
 PROVENANCE = "latentsmith.json"
 
 
 def find_model_folder(folder: Path) -> Path:
-    """The folder that holds the weights: of a run, of a pipeline, or `folder` itself."""
+    """Return the folder that holds the weights: inside a run or a pipeline, or `folder` itself.
+
+    Raises:
+        MissingFileError: there is no autoencoder in any of these places.
+    """
     if not folder.is_dir():
         raise MissingFileError(
             f"{folder} is not a folder. Give a run folder, a pipeline folder with vae/ in it, or "
@@ -55,41 +58,52 @@ def find_model_folder(folder: Path) -> Path:
         f"It holds: {', '.join(sorted(path.name for path in folder.iterdir())[:8]) or 'nothing'}."
     )
     if (folder / "state").is_dir():
-        message += " It is a run that has not ended: the same command again goes on with it."
+        message += " It is a run that has not ended; the same command again continues it."
     raise MissingFileError(message + named_class(folder) + told_of_pickles(STEM, *candidates))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The fields of an AutoencoderConfig, from the config.json of diffusers or from ours."""
+    """Return the fields of an AutoencoderConfig, from the config.json of diffusers or from ours."""
     return autoencoder_fields(read_json(folder / CONFIG), folder / CONFIG)
 
 
 def read_weights(folder: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All weights in float32; they must have exactly the names and shapes of `expected`."""
+    """Read all weights in float32; they must have exactly the names and shapes of `expected`."""
     weights = current_names(read_folder(folder, STEM))
-    what = f"the autoencoder that {CONFIG} beside it describes"
+    what = f"the autoencoder that {CONFIG} in the same folder describes"
     require(weights, expected, weights_file(folder, STEM), what)
     return {key: in_memory(value) for key, value in weights.items()}
 
 
-def write_folder(folder: Path, config: Any, weights: Mapping[str, Tensor], provenance: dict):
-    """Writes the four files, whole or not at all."""
-    written = describe(config)
-    header = {"format": "pt", "config": json.dumps(written), "provenance": json.dumps(provenance)}
+def write_folder(
+    folder: Path,
+    fields: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write the four files of an autoencoder, all or none.
+
+    fields: those of the AutoencoderConfig.
+    """
+    config = diffusers_config(fields)
+    header = {"format": "pt", "config": json.dumps(config), "provenance": json.dumps(provenance)}
     texts = {
-        CONFIG: json.dumps(written, indent=2) + "\n",
+        CONFIG: json.dumps(config, indent=2) + "\n",
         PROVENANCE: json.dumps(provenance, indent=2) + "\n",
-        CARD: card(written, weights, provenance),
+        CARD: model_card_text(config, weights, provenance),
     }
     write_files(folder, WEIGHTS, weights, header, texts)
 
 
-def describe(config: Any) -> dict[str, Any]:
-    """config.json: our fields, and what diffusers must be told besides."""
-    levels = len(config.block_out_channels)
+def diffusers_config(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of config.json: our fields, and those that only diffusers needs.
+
+    fields: those of the AutoencoderConfig.
+    """
+    levels = len(fields["block_out_channels"])
     return {
         "_class_name": "AutoencoderKL",
-        **asdict(config),
+        **fields,
         "act_fn": "silu",
         "down_block_types": [DOWN_BLOCK] * levels,
         "up_block_types": [UP_BLOCK] * levels,
@@ -97,7 +111,8 @@ def describe(config: Any) -> dict[str, Any]:
 
 
 def read_provenance(source: str | Path) -> dict[str, Any]:
-    """What `Autoencoder.save` was told; empty for what was not written here."""
-    if Path(source).is_file():
-        return single_file.read_provenance(Path(source), "autoencoder")
-    return read_json(find_model_folder(Path(source)) / PROVENANCE, default={})
+    """Return the provenance that was passed to `Autoencoder.save`; empty for foreign files."""
+    source = Path(source)
+    if source.is_file():
+        return single_file.read_provenance(source, "autoencoder")
+    return read_json(find_model_folder(source) / PROVENANCE, default={})

@@ -1,4 +1,4 @@
-"""The layers that encoder and decoder share: residual block, attention, change of resolution.
+"""Layers that encoder and decoder share: residual block, attention, change of resolution.
 
 The architecture is that of Rombach et al. 2022 (arXiv:2112.10752). Attribute names are those of
 diffusers, because they are the keys of the weights file.
@@ -13,17 +13,23 @@ from foundation.shapes import Features, Resized
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision is for products: what adds up many values is computed in float32."""
+    """Convert half precision to float32, and leave float32 and float64 as they are.
+
+    Half precision suffices for products. Whatever adds up many values needs more digits.
+    """
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def group_norm(groups: int, channels: int) -> nn.GroupNorm:
-    """Sums in float32 whatever the precision around it."""
-    return nn.GroupNorm(groups, channels, eps=1e-6)  # PyTorch's default is 1e-5
+    """Make a GroupNorm with the epsilon of Stable Diffusion (PyTorch's default is 1e-5)."""
+    return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
-    """Twice norm, SiLU, 3x3 convolution; plus the input, through a 1x1 where the width changes."""
+    """Two times norm, SiLU and 3x3 convolution, added to the input.
+
+    Where the number of channels changes, the input passes through a 1x1 convolution first.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, groups: int):
         super().__init__()
@@ -44,7 +50,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every position looks at every other: one head, as wide as the features."""
+    """Self-attention over all positions, with one head as wide as the features."""
 
     def __init__(self, channels: int, groups: int):
         super().__init__()
@@ -62,8 +68,11 @@ class Attention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves both sides. Pads right and bottom only, as Stable Diffusion was trained; padding all
-    around would shift the image by a latent pixel and look alike."""
+    """A 3x3 convolution with stride 2, which halves both sides.
+
+    It pads at the right and at the bottom only, as Stable Diffusion was trained. Padding at all
+    sides would shift the image by a latent pixel, without an error.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -74,11 +83,12 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles both sides: nearest neighbor, then a 3x3 convolution.
+    """Nearest-neighbor upsampling to twice both sides, then a 3x3 convolution.
 
-    Trained as the transposed convolution that it equals: each pair of doubled pixels sees one
-    input pixel, so the 3x3 kernel acts as a 4x4 one of stride 2, with 16 products per input pixel
-    instead of 36 and no enlarged copy. On CPU that is twice as fast, forward and backward.
+    In training mode it is computed as the transposed convolution that it equals: since each pair
+    of doubled pixels has the same value, the 3x3 kernel acts as a 4x4 kernel of stride 2. That
+    takes 16 products per input pixel instead of 36, and no enlarged copy. On CPUs it is twice as
+    fast, forward and backward.
     """
 
     def __init__(self, channels: int):
@@ -94,7 +104,7 @@ class Upsample(nn.Module):
 
 
 class MiddleBlock(nn.Module):
-    """The lowest resolution: residual block, attention (optional), residual block."""
+    """Residual block, optional attention, residual block, at the lowest resolution."""
 
     def __init__(self, channels: int, groups: int, add_attention: bool):
         super().__init__()

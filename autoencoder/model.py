@@ -1,6 +1,6 @@
 """The KL autoencoder of Stable Diffusion: images to latents and back (arXiv:2112.10752, 3.1)."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from autoencoder import io as files
+from autoencoder import io
 from autoencoder.encoder_decoder import Decoder, Encoder
-from autoencoder.half_precision import finite
+from autoencoder.half_precision import with_float32_fallback
 from autoencoder.layers import at_least_float32
 from autoencoder.posterior import Posterior
 from foundation.errors import UserError
@@ -20,32 +20,33 @@ from foundation.shapes import Images, Latents, Moments, PerChannel
 from interop.diffusers_autoencoder import autoencoder_fields
 from interop.single_file.reader import read_autoencoder
 
-ENCODING, DECODING = "encoding of the images", "decoding of the latents"  # in messages
 RANGE_TOLERANCE = 1e-3  # rounding of a resize or of a half-precision image; far below a gray level
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig:
-    """Field names are those of diffusers' config.json, so that either side reads the other's file.
+    """The architecture of an autoencoder; the defaults are that of Stable Diffusion.
 
-    The defaults are Stable Diffusion's architecture.
+    Field names are those of diffusers' config.json, so that either side reads the other's file.
     """
 
-    in_channels: int = 3  # of the images given to the encoder
-    out_channels: int = 3  # of the images that the decoder gives
+    in_channels: int = 3  # of the images that are encoded
+    out_channels: int = 3  # of the decoded images
     block_out_channels: tuple[int, ...] = (128, 256, 512, 512)  # highest resolution first
     layers_per_block: int = 2  # residual blocks per resolution; the decoder has one more
     latent_channels: int = 4
     norm_num_groups: int = 32  # of every GroupNorm; must divide all of block_out_channels
-    use_quant_conv: bool = True  # 1x1 convolution on the moments; holds the latents' statistics
-    use_post_quant_conv: bool = True  # its counterpart before the decoder
-    mid_block_add_attention: bool = True  # at the lowest resolution; cost grows with area squared
+    use_quant_conv: bool = True  # 1x1 convolution after the encoder; holds the latent statistics
+    use_post_quant_conv: bool = True  # 1x1 convolution before the decoder
+    mid_block_add_attention: bool = (
+        True  # at the lowest resolution; its cost grows with the area squared
+    )
     scaling_factor: float = 1.0  # latents are (z - shift_factor) * scaling_factor
-    shift_factor: float | None = None  # None is 0
+    shift_factor: float | None = None  # None means 0
     latents_mean: tuple[float, ...] | None = None  # per channel, in place of a shift_factor
     latents_std: tuple[float, ...] | None = None  # with it: (z - mean) * scaling_factor / std
-    sample_size: int = 256  # side of the training images in pixels; a note, nothing depends on it
-    force_upcast: bool = True  # a note to diffusers: decode in float32 in a float16 pipeline
+    sample_size: int = 256  # side of the training images in pixels; only information
+    force_upcast: bool = True  # tells diffusers to decode in float32 in a float16 pipeline
 
     def __post_init__(self):
         if not self.block_out_channels:
@@ -62,35 +63,41 @@ class AutoencoderConfig:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if not self.scaling_factor > 0:
             raise UserError(f"scaling_factor is {self.scaling_factor}; it must be positive.")
-        self.check_statistics()
+        self._check_statistics()
 
-    def check_statistics(self) -> None:
+    def _check_statistics(self) -> None:
+        """Refuse statistics from which it is not clear what the latents are."""
         mean, std = self.latents_mean, self.latents_std
         if mean is None and std is None:
             return
         if mean is None or std is None or self.shift_factor:
             raise UserError(
-                f"latents_mean={mean}, latents_std={std}, shift_factor={self.shift_factor}: the "
-                "first two come together, and in place of the third, or it is not known what the "
-                "latents are. Set those to null that the denoiser was not trained with."
+                f"latents_mean={mean}, latents_std={std}, shift_factor={self.shift_factor}: "
+                "latents_mean and latents_std must be given together, and without a shift_factor; "
+                "otherwise it is not clear what the latents are. Set to null what the denoiser was "
+                "not trained with."
             )
         if not len(mean) == len(std) == self.latent_channels or min(std) <= 0:
             raise UserError(
-                f"latents_mean={mean}, latents_std={std}: needed is one of each, the latter "
-                f"positive, for each of the {self.latent_channels} latent channels."
+                f"latents_mean={mean}, latents_std={std}: each needs one number for each of the "
+                f"{self.latent_channels} latent channels, and all of latents_std must be positive."
             )
 
     @property
     def scaled(self) -> bool:
-        """Whether anything is left to apply to what the network gives."""
+        """Whether the output of the network has to be shifted or scaled to become latents."""
         return bool(self.scaling_factor != 1 or self.shift_factor or self.latents_mean)
 
     def scale_and_shift(self) -> tuple[Float64[Tensor, " c"], Float64[Tensor, " c"]]:
-        """Of each channel: latents are (z - shift) * scale, where z is what the network gives."""
+        """Return scale and shift of each channel.
+
+        Latents are (z - shift) * scale, where z is the output of the network.
+        """
         c = self.latent_channels
-        std = self.latents_std or (1.0,) * c
-        shift = self.latents_mean or (self.shift_factor or 0.0,) * c
-        std, shift = (torch.tensor(x, dtype=torch.float64) for x in (std, shift))
+        std = torch.tensor(self.latents_std or (1.0,) * c, dtype=torch.float64)
+        shift = torch.tensor(
+            self.latents_mean or (self.shift_factor or 0.0,) * c, dtype=torch.float64
+        )
         return self.scaling_factor / std, shift
 
 
@@ -106,108 +113,153 @@ class Autoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         self.config = config
-        widths, z = config.block_out_channels, config.latent_channels
-        shared = {
-            "widths": widths,
-            "layers": config.layers_per_block,
-            "groups": config.norm_num_groups,
-            "mid_attention": config.mid_block_add_attention,
-        }
-        self.encoder = Encoder(config.in_channels, z, **shared)
-        self.decoder = Decoder(config.out_channels, z, **shared)
+        z = config.latent_channels
+        self.encoder = Encoder(
+            config.in_channels,
+            z,
+            widths=config.block_out_channels,
+            layers=config.layers_per_block,
+            groups=config.norm_num_groups,
+            mid_attention=config.mid_block_add_attention,
+        )
+        self.decoder = Decoder(
+            config.out_channels,
+            z,
+            widths=config.block_out_channels,
+            layers=config.layers_per_block,
+            groups=config.norm_num_groups,
+            mid_attention=config.mid_block_add_attention,
+        )
         self.quant_conv = nn.Conv2d(2 * z, 2 * z, 1) if config.use_quant_conv else nn.Identity()
         self.post_quant_conv = nn.Conv2d(z, z, 1) if config.use_post_quant_conv else nn.Identity()
 
     @property
     def factor(self) -> int:
-        """How many times smaller each side of the latents is."""
+        """How many times smaller than the images each side of the latents is."""
         return 2 ** (len(self.config.block_out_channels) - 1)
 
     @property
     def dtype(self) -> torch.dtype:
+        """Data type of the weights."""
         return self.encoder.conv_in.weight.dtype
 
     def encode(self, images: Images, check: bool = True) -> Posterior:
-        """The Gaussian over the latents of each image, in float32 or better.
+        """Return the Gaussian over the latents of each image, in float32 or better.
 
-        images: pixels in [-1, 1], both sides multiples of `factor`.
-        check: also look at the values, which makes the host wait for a GPU. Training turns it off.
-            What overflows in half precision is then computed again in float32, with a warning.
+        Args:
+            images: pixels in [-1, 1], both sides multiples of `factor`.
+            check: also check the values of images and result, for which the host waits for the
+                GPU; training turns it off. A result that overflows in half precision is computed
+                again in float32, with a warning.
+
+        Raises:
+            UserError: the images have another size, channel count or range.
+            NotFiniteError: the result is not finite, even in float32.
         """
         check_images(images, self.config.in_channels, self.factor, values=check)
-        moments = finite(self, self.moments, images, ENCODING) if check else self.moments(images)
+        if check:
+            moments = with_float32_fallback(self, self.moments, images, "encoding of the images")
+        else:
+            moments = self.moments(images)
         posterior = Posterior.from_moments(moments)
-        return posterior.scaled(*self.scaling(posterior.mean)) if self.config.scaled else posterior
+        return posterior.scaled(*self._scaling(posterior.mean)) if self.config.scaled else posterior
 
     def decode(self, latents: Latents, check: bool = True) -> Images:
-        """Images around [-1, 1], not clamped, in float32 or better. check: as in `encode`."""
+        """Return images around [-1, 1], not clamped, in float32 or better.
+
+        check: also check the values of the result, as in `encode`.
+        """
         check_latents(latents, self.config.latent_channels)
         if self.config.scaled:
-            scale, shift = self.scaling(at_least_float32(latents))
+            scale, shift = self._scaling(at_least_float32(latents))
             latents = latents / scale + shift
-        return finite(self, self.pixels, latents, DECODING) if check else self.pixels(latents)
+        if check:
+            return with_float32_fallback(self, self.pixels, latents, "decoding of the latents")
+        return self.pixels(latents)
 
     def moments(self, images: Images) -> Moments:
-        """What the networks alone give, here and below: unchecked and unscaled."""
+        """Return the output of the encoder network, without checks and before any scaling."""
         return at_least_float32(self.quant_conv(self.encoder(images.to(self.dtype))))
 
     def pixels(self, latents: Latents) -> Images:
+        """Return the output of the decoder network for latents whose scaling has been undone."""
         return at_least_float32(self.decoder(self.post_quant_conv(latents.to(self.dtype))))
 
-    def scaling(self, latents: Latents) -> tuple[PerChannel, PerChannel]:
-        """`scale_and_shift`, where and in the precision in which the latents are."""
-        return tuple(x.to(latents)[:, None, None] for x in self.config.scale_and_shift())
+    def _scaling(self, latents: Latents) -> tuple[PerChannel, PerChannel]:
+        """Return the config's scale and shift, on the device and in the data type of `latents`."""
+        scale, shift = self.config.scale_and_shift()
+        return scale.to(latents)[:, None, None], shift.to(latents)[:, None, None]
 
     def forward(self, images: Images, noise: Latents) -> tuple[Images, Posterior]:
-        """A training step's view: the decoded sample and the posterior that it was drawn from.
+        """Compute what a training step needs: the decoded sample, and the posterior it is from.
 
-        noise: standard normal; given, so that it does not depend on how a batch is divided.
+        noise: standard normal; passed in, so that it does not depend on how a batch is divided.
         """
         posterior = self.encode(images, check=False)
-        return self.decode(posterior.at(noise), check=False), posterior
+        return self.decode(posterior.sample_with(noise), check=False), posterior
 
     def latent_shape(self, images: Images) -> tuple[int, int, int, int]:
-        """Of what the images are encoded to."""
+        """Return the shape of the latents of these images."""
         count, _, height, width = images.shape
         return count, self.config.latent_channels, height // self.factor, width // self.factor
 
     def compile_for_training(self) -> None:
-        """Compiles all but the decoder's last convolution: the loss asks for the gradient of that
-        layer alone, and a compiled function has only one backward pass, through all of it."""
-        self.encoder.compile()
-        self.decoder.features = torch.compile(self.decoder.features)
+        """Compile all but the decoder's last convolution.
+
+        The adaptive weight of the loss needs the gradient of that layer alone, and a compiled
+        function has only one backward pass, through all of it.
+        """
+        self.encoder.compile()  # pyright: ignore[reportUnknownMemberType]
+        self.decoder.compile_features()
 
     @classmethod
     def load(cls, source: str | Path, device: str | torch.device = "cpu") -> "Autoencoder":
-        """From a run folder, a pipeline folder, the folder of an AutoencoderKL of diffusers, or a
-        single file in CompVis' or Stability's layout, of a whole model or of an autoencoder."""
+        """Load an autoencoder from disk, in float32 and in evaluation mode.
+
+        source: a run folder, a pipeline folder, the folder of an AutoencoderKL of diffusers, or a
+            single file in CompVis' or Stability's layout, of a whole model or of an autoencoder.
+
+        Raises:
+            MissingFileError: there is no autoencoder.
+            UserError: the files are damaged, or describe another network than this one.
+        """
         source = Path(source)
         if source.is_file():
             part = read_autoencoder(source)
-            config, fit = autoencoder_fields(part.config, source), part.fit
+            fields, read_weights = autoencoder_fields(part.config, source), part.fit
         else:
-            folder = files.find_model_folder(source)
-            config, fit = files.read_config(folder), partial(files.read_weights, folder)
+            folder = io.find_model_folder(source)
+            fields, read_weights = io.read_config(folder), partial(io.read_weights, folder)
         with torch.device("meta"):  # the weights come from the file: nothing to initialize
-            autoencoder = cls(AutoencoderConfig(**config))
-        autoencoder.load_state_dict(fit(autoencoder.state_dict()), assign=True)
+            autoencoder = cls(AutoencoderConfig(**fields))
+        autoencoder.load_state_dict(read_weights(autoencoder.state_dict()), assign=True)
         return autoencoder.to(device).eval()
 
     @property
     def sha256(self) -> str:
-        """Of the weights as numbers, so of no file's layout, precision or header."""
+        """Hash of the weights as numbers, whatever the layout, precision or header of a file."""
         return tensors_sha256(self.state_dict())
 
     def save(self, folder: str | Path, provenance: dict[str, Any] | None = None) -> None:
-        """Writes a folder that `load` and `diffusers.AutoencoderKL.from_pretrained` open.
+        """Write a folder that `load` and `diffusers.AutoencoderKL.from_pretrained` open.
 
-        provenance: facts worth keeping (JSON), such as the data, the step, the settings.
+        The folder appears whole or not at all; other files in it stay.
+
+        provenance: facts to keep with the weights (JSON), such as the data, the step, the settings.
         """
-        files.write_folder(Path(folder), self.config, self.state_dict(), provenance or {})
+        io.write_folder(Path(folder), asdict(self.config), self.state_dict(), provenance or {})
 
 
 def check_images(images: Images, channels: int, factor: int, values: bool = True) -> None:
-    """Rejects what would otherwise fail deep in the encoder or, worse, silently work."""
+    """Refuse images that would fail deep inside the encoder or, worse, be encoded wrongly.
+
+    Args:
+        channels, factor: what the autoencoder needs.
+        values: also check that the values lie in [-1, 1].
+
+    Raises:
+        UserError: channel count, size or values do not fit.
+    """
     if images.shape[1] != channels:
         raise UserError(
             f"images have {images.shape[1]} channels; this autoencoder was made for {channels}."
@@ -225,20 +277,25 @@ def check_images(images: Images, channels: int, factor: int, values: bool = True
         if not (low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # refuses NaN, too
             raise UserError(
                 f"images must be scaled to [-1, 1], got values in [{low:g}, {high:g}]. "
-                "From 8-bit pixels: x / 127.5 - 1. After a decode: clamp(-1, 1)."
+                "Convert 8-bit pixels by x / 127.5 - 1, and clamp decoded images to (-1, 1)."
             )
 
 
 def check_latents(latents: Latents, channels: int) -> None:
+    """Refuse latents with another number of channels than the autoencoder has.
+
+    Raises:
+        UserError: the number of channels is not `channels`.
+    """
     given = latents.shape[1]
     if given != channels:
-        hint = " These look like moments: take posterior.sample() or .mode()."
-        raise UserError(
-            f"latents have {given} channels; this autoencoder has {channels}."
-            + (hint if given == 2 * channels else "")
-        )
+        message = f"latents have {given} channels; this autoencoder has {channels}."
+        if given == 2 * channels:
+            message += " These look like moments: use posterior.sample() or .mode()."
+        raise UserError(message)
 
 
+# Named by the size of the images and the budget that they are for.
 PRESETS = {
     "tiny-32": AutoencoderConfig(
         block_out_channels=(16, 32, 32),

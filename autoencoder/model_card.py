@@ -1,4 +1,4 @@
-"""The README.md beside an autoencoder's weights."""
+"""The README.md in the folder of an autoencoder."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,19 +31,44 @@ with torch.no_grad():
 ```"""
 
 
-def card(
+def model_card_text(
     config: Mapping[str, Any], weights: Mapping[str, Tensor], provenance: Mapping[str, Any]
 ) -> str:
-    """config: as in config.json. provenance: as in latentsmith.json."""
+    """Return the text of the model card.
+
+    Args:
+        config: as in config.json.
+        provenance: as in latentsmith.json.
+    """
     factor = 2 ** (len(config["block_out_channels"]) - 1)
-    side = max(1, config["sample_size"] // factor) * factor
-    latents = (1, config["latent_channels"], side // factor, side // factor)
     statistics = mapping(provenance.get("latent_statistics_folded_in"))
-    known = "zero mean and unit variance in every channel, " if statistics else ""
+    sections = [
+        f"A KL autoencoder of {millions(weights)} in diffusers' layout of `AutoencoderKL`, "
+        f"written by {writer()}.\n\n{bullets(facts_about(config, weights, provenance))}",
+        usage(config),
+        *([statistics_section(statistics)] if statistics else []),
+        training(provenance),
+    ]
+    return model_card(
+        f"Autoencoder: images to latents {factor} times smaller, and back",
+        sections,
+        library="diffusers",
+        tags=["autoencoder", "vae"],
+    )
+
+
+def facts_about(
+    config: Mapping[str, Any], weights: Mapping[str, Tensor], provenance: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the facts that the card lists, by name."""
+    factor = 2 ** (len(config["block_out_channels"]) - 1)
+    standardized = mapping(provenance.get("latent_statistics_folded_in"))
+    statistics = "zero mean and unit variance in every channel, " if standardized else ""
     facts = {
         "images": f"{config['in_channels']} channels, values in [-1, 1], sides multiples of "
         f"{factor}; made for {config['sample_size']}x{config['sample_size']} pixels",
-        "latents": f"{latents[1]} channels, {known}sides {factor} times smaller",
+        "latents": f"{config['latent_channels']} channels, {statistics}"
+        f"sides {factor} times smaller",
         "sha256 of the tensors": f"`{tensors_sha256(weights)}`",
     }
     if "largest_activation" in provenance:
@@ -52,24 +77,21 @@ def card(
     if pixels := mapping(provenance.get("pixels")):
         low, high = pixels["value_range"]
         facts["numbers in the files"] = f"{pixels['dtype']}; {low:g} became -1, {high:g} became 1"
-    kind = f"A KL autoencoder of {millions(weights)} in diffusers' layout of `AutoencoderKL`"
-    return model_card(
-        f"Autoencoder: images to latents {factor} times smaller, and back",
-        [
-            f"{kind}, written by {writer()}.\n\n{bullets(facts)}",
-            USE.format(
-                channels=config["in_channels"], side=side, latents=latents, **scaling(config)
-            ),
-            *([folded(statistics)] if statistics else []),
-            training(provenance),
-        ],
-        library="diffusers",
-        tags=["autoencoder", "vae"],
+    return facts
+
+
+def usage(config: Mapping[str, Any]) -> str:
+    """Return the section with code that uses the model, here and in diffusers."""
+    factor = 2 ** (len(config["block_out_channels"]) - 1)
+    side = max(1, config["sample_size"] // factor) * factor
+    latents = (1, config["latent_channels"], side // factor, side // factor)
+    return USE.format(
+        channels=config["in_channels"], side=side, latents=latents, **diffusers_scaling(config)
     )
 
 
-def scaling(config: Mapping[str, Any]) -> dict[str, str]:
-    """What users of diffusers have to do about the scale of the latents, as code."""
+def diffusers_scaling(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return code by which users of diffusers have to scale the latents, and a note about it."""
     encode, decode = "vae.encode(images).latent_dist.sample()", "latents"
     if mean := config["latents_mean"]:
         named = (("mean", mean), ("std", config["latents_std"]))
@@ -95,11 +117,11 @@ def scaling(config: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def folded(statistics: Mapping[str, Any]) -> str:
-    """The section on what was measured and made part of the network."""
+def statistics_section(statistics: Mapping[str, Any]) -> str:
+    """Return the section on the latent statistics that were measured and folded in."""
     measured = {
-        "mean": numbers(statistics["mean"]),
-        "standard deviation": numbers(statistics["std"]),
+        "mean": joined(statistics["mean"]),
+        "standard deviation": joined(statistics["std"]),
     }
     return (
         f"## Latent statistics\n\nOver {statistics['images']} training images, before they were "
@@ -109,5 +131,6 @@ def folded(statistics: Mapping[str, Any]) -> str:
     )
 
 
-def numbers(values: Sequence[float]) -> str:
+def joined(values: Sequence[float]) -> str:
+    """Join numbers by commas, each with five digits."""
     return ", ".join(f"{value:.5g}" for value in values)

@@ -1,4 +1,4 @@
-"""The encoder's answer: a Gaussian over latents, independent in every element."""
+"""The encoder's output: a Gaussian over the latents, independent in every element."""
 
 from dataclasses import dataclass
 
@@ -18,20 +18,24 @@ class Posterior:
 
     @classmethod
     def from_moments(cls, moments: Moments) -> "Posterior":
-        """moments: mean and log-variance stacked along the channels, as the encoder gives them."""
+        """Make the Gaussian of what the encoder gives: mean and log-variance, stacked as channels.
+
+        The log-variance is clamped to `LOGVAR_RANGE`.
+        """
         mean, logvar = moments.chunk(2, dim=1)
         return cls(mean, logvar.clamp(*LOGVAR_RANGE))
 
     def scaled(self, scale: PerChannel, shift: PerChannel) -> "Posterior":
-        """The Gaussian of (z - shift) * scale."""
+        """Return the Gaussian of (z - shift) * scale."""
         return Posterior((self.mean - shift) * scale, self.logvar + 2 * scale.log())
 
     @property
     def std(self) -> Latents:
+        """Standard deviation of each element."""
         return torch.exp(0.5 * self.logvar)
 
     def sample(self, generator: torch.Generator | None = None) -> Latents:
-        """A draw, differentiable in mean and logvar.
+        """Draw latents; differentiable in mean and logvar.
 
         generator: draws on its own device, so that a CPU generator gives the same noise anywhere.
         """
@@ -39,17 +43,20 @@ class Posterior:
         noise = torch.randn(
             self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype
         )
-        return self.at(noise.to(self.mean.device))
+        return self.sample_with(noise.to(self.mean.device))
 
-    def at(self, noise: Latents) -> Latents:
-        """The draw that standard normal noise stands for, differentiable in mean and logvar."""
+    def sample_with(self, noise: Latents) -> Latents:
+        """Return mean + std * noise, the sample that belongs to given standard normal noise.
+
+        Differentiable in mean and logvar (the reparameterization trick, ibid., section 2.4).
+        """
         return self.mean + self.std * noise
 
     def mode(self) -> Latents:
-        """The most likely latents: for metrics and reconstructions; training takes `sample`."""
+        """Return the most likely latents, for metrics and reconstructions. Training samples."""
         return self.mean
 
     def kl(self) -> PerImage:
-        """KL(q || N(0, 1)) in nats per image, summed over the latent (ibid., appendix B)."""
+        """Compute KL(q || N(0, 1)) in nats per image, a sum over latents (ibid., appendix B)."""
         nats = 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar)
         return nats.sum(dim=(1, 2, 3))

@@ -10,10 +10,10 @@ from torch import Tensor
 from autoencoder import PRESETS as ARCHITECTURES
 from autoencoder import Autoencoder
 from autoencoder.half_precision import fits_float16, largest_activation
-from autoencoder.training.discriminator import DiscriminatorConfig, balance
-from autoencoder.training.latent_statistics import fold, measure
+from autoencoder.training.discriminator import DiscriminatorConfig, describe_gan_balance
+from autoencoder.training.latent_statistics import fold_statistics, measure_statistics
 from autoencoder.training.loss import LossConfig
-from autoencoder.training.step import Training, prepare
+from autoencoder.training.step import AutoencoderTraining, prepare_training
 from dataset.buckets import shapes_up_to
 from dataset.images.pixel_format import RECORD, Layout, choose_format
 from dataset.images.transform import ImageTransform, inspect_image, kind_of, to_model
@@ -117,7 +117,7 @@ PRESETS = {
 }
 
 
-def build(config: Config, device: torch.device) -> Training:
+def build(config: Config, device: torch.device) -> AutoencoderTraining:
     """Networks and losses, new or from `init_from`. Whatever is missing is reported here."""
     torch.manual_seed(derived_seed(config.seed, "weights"))
     if config.init_from is None:
@@ -128,7 +128,7 @@ def build(config: Config, device: torch.device) -> Training:
         autoencoder = load_autoencoder(config.init_from, config.freeze == "encoder")
     check(config, autoencoder)
     shapes = shapes_up_to(config.max_aspect, config.size, autoencoder.factor)
-    return prepare(
+    return prepare_training(
         autoencoder,
         config.loss,
         DiscriminatorConfig(
@@ -141,7 +141,6 @@ def build(config: Config, device: torch.device) -> Training:
         device=device,
         precision=Precision(device, config.precision),
         parallel=distributed.data_parallel,
-        average=collectives.mean,
     )
 
 
@@ -177,7 +176,7 @@ class Stage:
         self,
         config: Config,
         run: Run,
-        training: Training,
+        training: AutoencoderTraining,
         batches: ImageBatches,
         judged: Tensor,
     ):
@@ -237,7 +236,9 @@ class Stage:
             image_grid(seen.pictures[: 3 * SHOWN], columns).save(self.run.preview(step))
         words = {"verdict/channels": seen.channels.describe()}
         if contest := self.contest.pop():
-            words["verdict/discriminator"] = f"discriminator: {balance(*contest.values())}"
+            words["verdict/discriminator"] = (
+                f"discriminator: {describe_gan_balance(*contest.values())}"
+            )
         return {**seen.numbers, **words}
 
     def save(self) -> None:
@@ -269,10 +270,10 @@ def write_model(
     count = min(config.statistics_images, batches.order.count)
     steps = range(max(1, count // config.batch_size))
     images = (to_model(batches[k][0].to(device)) for k in steps)
-    statistics = measure(autoencoder, images)  # over the images of all ranks
+    statistics = measure_statistics(autoencoder, images)  # over the images of all ranks
     if collectives.rank():
         return
-    autoencoder = fold(autoencoder, statistics)
+    autoencoder = fold_statistics(autoencoder, statistics)
     activation = largest_activation(
         autoencoder, lambda: autoencoder.decode(autoencoder.encode(some).mode())
     )

@@ -7,7 +7,7 @@ import torch
 
 from autoencoder import Autoencoder
 from autoencoder.io import read_provenance as autoencoder_provenance
-from autoencoder.training.latent_statistics import without_scaling
+from autoencoder.training.latent_statistics import fold_config_scale
 from conditioning import TextEncoder
 from dataset.images.pixel_format import RECORD, PixelFormat, recorded_format
 from foundation.errors import UserError
@@ -33,7 +33,7 @@ def load_autoencoder(source: Path, frozen_encoder: bool) -> Autoencoder:
     """
     autoencoder = Autoencoder.load(source)
     if not frozen_encoder:
-        return without_scaling(autoencoder)
+        return fold_config_scale(autoencoder)
     for part in (autoencoder.encoder, autoencoder.quant_conv):
         part.requires_grad_(False)
     return autoencoder

@@ -9,7 +9,7 @@ from jaxtyping import Real, UInt8
 from torch import Tensor
 
 from autoencoder import Autoencoder
-from autoencoder.training.channel_use import ChannelUse, channel_use
+from autoencoder.training.latent_statistics import ChannelUse, measure_channel_use
 from dataset.images.transform import like, to_model, to_uint8
 from evaluation.reconstruction import WINDOW, psnr, ssim
 from foundation import collectives
@@ -56,7 +56,7 @@ class HeldOut:
             name: collectives.gather_rows(torch.cat(parts), count).mean().item()
             for name, parts in values.items()
         }
-        use = channel_use(posteriors, collectives.mean)
+        use = measure_channel_use(posteriors)
         means |= {f"kl/channel{k}": value for k, value in enumerate(use.kl)}
         return Judgement(means, use, collectives.gather_rows(torch.cat(shown), count).flatten(0, 1))
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from autoencoder import Autoencoder
-from autoencoder.training.step import Training
+from autoencoder.training.step import AutoencoderTraining
 from conditioning import TextEncoder
 from conditioning.clip import Clip
 from ldm.unet import UNet
@@ -18,7 +18,7 @@ from training.precision import Precision
 from training.tools.memory_estimate import MemoryEstimate, estimate_memory
 
 
-def vae_memory(config: vae_stage.Config, training: Training) -> MemoryEstimate:
+def vae_memory(config: vae_stage.Config, training: AutoencoderTraining) -> MemoryEstimate:
     """The discriminator and LPIPS are counted beside the autoencoder, though not all of what they
     keep is alive at once."""
     autoencoder, discriminator = training.autoencoder, training.discriminator

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autoencoder import Autoencoder
-from autoencoder.training.step import Training
+from autoencoder.training.step import AutoencoderTraining
 from conditioning import TextEncoder
 from conditioning.clip import Clip
 from dataset.images.transform import ImageTransform, to_model
@@ -35,7 +35,7 @@ def pixels(count: int, channels: int, size: int) -> Tensor:
     return torch.randint(256, (count, channels, size, size), dtype=torch.uint8)
 
 
-def vae_trials(config: vae_stage.Config, training: Training) -> Callable[[int], Step]:
+def vae_trials(config: vae_stage.Config, training: AutoencoderTraining) -> Callable[[int], Step]:
     """Steps of the end of the run, when the discriminator takes part."""
     device = training.autoencoder.decoder.conv_out.weight.device
     update = OptimizerStep(training.optimizers, config.clip_norm, training.precision.scaler())

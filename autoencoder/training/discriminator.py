@@ -1,4 +1,4 @@
-"""The adversary of the autoencoder: judges patches, so that textures get sharp.
+"""The discriminator of the autoencoder's adversarial loss, which makes textures sharp.
 
 PatchGAN: Isola et al. 2017 (arXiv:1611.07004). Hinge loss: Lim & Ye 2017 (arXiv:1705.02894).
 """
@@ -17,10 +17,12 @@ Logits = Float[Tensor, "b 1 h w"]  # one per patch: above 0 says real, below 0 r
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
-    in_channels: int = 3  # those of the images
-    width: int = 64  # channels after the first convolution; doubled per layer, at most 8 times
-    layers: int = 3  # that halve the image; a patch is 16, 34 or 70 pixels wide with 1, 2 or 3
-    groups: int = 16  # of the GroupNorms; must divide width
+    """The architecture of a discriminator."""
+
+    in_channels: int = 3  # of the images
+    width: int = 64  # channels of the first convolution; doubled per layer, at most to 8 times
+    layers: int = 3  # each halves the image; patches are 16, 34 or 70 pixels wide with 1, 2 or 3
+    groups: int = 16  # of every GroupNorm; must divide width
 
     def __post_init__(self):
         if self.layers < 1 or self.width % self.groups:
@@ -31,18 +33,18 @@ class DiscriminatorConfig:
 
 
 class Discriminator(nn.Module):
-    """Convolutions that see one patch each.
+    """Convolutions that rate each patch of an image as real or reconstructed.
 
-    GroupNorm where the original has BatchNorm, whose running statistics would also be moved by the
-    generator's step, which is undefined at batch size 1, and which differs between processes.
-    Spectral normalization would keep a state that every forward pass moves, too.
+    It has GroupNorm where the original has BatchNorm. The running statistics of a BatchNorm would
+    also be changed by the step of the autoencoder, are undefined at batch size 1, and differ
+    between processes. Spectral normalization has a state that every forward pass changes, too.
     """
 
     def __init__(self, config: DiscriminatorConfig):
         super().__init__()
         self.config = config
         widths = [config.width * min(2**layer, 8) for layer in range(config.layers + 1)]
-        modules = [nn.Conv2d(config.in_channels, widths[0], 4, stride=2, padding=1)]
+        modules: list[nn.Module] = [nn.Conv2d(config.in_channels, widths[0], 4, 2, padding=1)]
         for layer in range(1, config.layers + 1):
             stride = 2 if layer < config.layers else 1
             modules += [
@@ -62,8 +64,16 @@ class Discriminator(nn.Module):
 
 
 def check_size(images: Images, layers: int) -> None:
-    """Two convolutions without stride take one pixel each, after the image was halved `layers`
-    times; at least one patch must be left."""
+    """Refuse images of which a discriminator would have no patch left.
+
+    Each layer halves the image, and two convolutions without stride take one more pixel each.
+
+    Args:
+        layers: of the discriminator.
+
+    Raises:
+        UserError: the images are smaller than 3 * 2^layers pixels.
+    """
     smallest = 3 * 2**layers
     if min(images.shape[-2:]) < smallest:
         raise UserError(
@@ -73,14 +83,22 @@ def check_size(images: Images, layers: int) -> None:
 
 
 def hinge_loss(real: Logits, fake: Logits) -> Scalar:
-    """What the discriminator minimizes; 1 if it knows nothing, 0 if it is right by a margin."""
+    """Compute the loss of the discriminator.
+
+    It is 1 if all logits are 0, and 0 if real images are above 1 and reconstructions below -1.
+    """
     return 0.5 * ((1 - real).relu().mean() + (1 + fake).relu().mean())
 
 
-def balance(loss: float, real: float, fake: float) -> str:
-    """The state of the contest in words, from means of the hinge loss and of the logits."""
+def describe_gan_balance(loss: float, real: float, fake: float) -> str:
+    """Say in words whether discriminator and autoencoder are in balance.
+
+    Args:
+        loss: mean hinge loss of the discriminator.
+        real, fake: mean logits of images and of reconstructions.
+    """
     if loss < 0.1:
         return "the discriminator is winning: its gradient fades (lower its learning rate)"
     if abs(real - fake) < 0.02:
-        return "the discriminator is dead: it tells nothing apart (train it earlier or faster)"
+        return "the discriminator is dead: it rates both alike (train it earlier or faster)"
     return "balanced"

@@ -1,7 +1,8 @@
-"""Latents of zero mean and unit variance: measured once, then part of the network.
+"""Statistics of latents: mean and standard deviation, folded into the network; use of channels.
 
-A diffusion model wants latents of unit variance. Here the statistics of each channel are folded
-into the two 1x1 convolutions, so that no scale remains for anyone to apply, or to apply by half.
+A diffusion model needs latents of zero mean and unit variance. The statistics of each channel are
+measured once and folded into the two 1x1 convolutions, so that no scale remains that anybody could
+forget, or apply in one place only.
 """
 
 from collections.abc import Iterable
@@ -11,29 +12,37 @@ import torch
 from torch import Tensor, nn
 
 from autoencoder.model import Autoencoder
+from autoencoder.posterior import Posterior
+from foundation.collectives import mean as mean_over_ranks
 from foundation.collectives import sum_ranks
 from foundation.errors import UserError
 from foundation.shapes import AnyImages
 
+MIN_SIGNAL = 0.01  # variance of the mean per variance of the noise; a channel below is dead
+
+
+# Mean and standard deviation ----------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class LatentStatistics:
-    """Per channel, over all positions of the latents of a sample of images."""
+    """Mean and standard deviation of each latent channel, over all positions of some images."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    images: int
+    images: int  # how many were measured
 
 
 @torch.no_grad()
-def measure(autoencoder: Autoencoder, batches: Iterable[AnyImages]) -> LatentStatistics:
-    """Mean and standard deviation of latents as training draws them: samples of the posterior.
+def measure_statistics(autoencoder: Autoencoder, batches: Iterable[AnyImages]) -> LatentStatistics:
+    """Measure latents as training draws them, which are samples of the posterior.
 
     By the law of total variance  var(z) = var(mean) + E[std^2], so nothing needs to be drawn.
-    Sums are kept in float64, over all processes if there are several.
+    Sums are computed in float64, over the images of all ranks.
 
     Raises:
-        ValueError: a channel is constant or not finite, so that no scale would make it usable.
+        UserError: there are no images, or a channel is constant or not finite, so that no scale
+            would make it usable.
     """
     channels = autoencoder.config.latent_channels
     sums = torch.zeros(3, channels, dtype=torch.float64)  # of mean, mean^2, std^2
@@ -48,23 +57,22 @@ def measure(autoencoder: Autoencoder, batches: Iterable[AnyImages]) -> LatentSta
         raise UserError("no images were given, so there are no latents to measure.")
     mean, square, variance = sums / counts[0]
     std = (square - mean.square() + variance).sqrt()
-    for channel, value in enumerate(std.tolist()):
+    for channel, value in enumerate(floats(std)):
         if not 1e-6 < value < float("inf"):  # also refuses NaN
             raise UserError(
-                f"latent channel {channel} has standard deviation {value:g} over the sample: "
+                f"latent channel {channel} has standard deviation {value:g} over the images: "
                 "the autoencoder has not learned, or has diverged. Look at its reconstructions."
             )
-    return LatentStatistics(tuple(mean.tolist()), tuple(std.tolist()), int(counts[1]))
+    return LatentStatistics(floats(mean), floats(std), int(counts[1]))
 
 
 @torch.no_grad()
-def fold(autoencoder: Autoencoder, statistics: LatentStatistics) -> Autoencoder:
-    """The same autoencoder with latents (z - mean) / std and no scale left in its config.
+def fold_statistics(autoencoder: Autoencoder, statistics: LatentStatistics) -> Autoencoder:
+    """Return an autoencoder with latents (z - mean) / std, and with the same reconstructions.
 
-    Reconstructions stay the same. What its config applied to the latents is folded in, too
-    (`AutoencoderConfig.scale_and_shift`); an autoencoder without 1x1 convolutions gets them, as
-    identities before the folding.
-    The bounds of the log-variance, -30 and 20, then apply to that of the new latents.
+    No scale is left in its config: what the config applied to the latents is folded in, too. An
+    autoencoder without 1x1 convolutions gets them. The bounds of the log-variance, -30 and 20,
+    then apply to the log-variance of the new latents.
     """
     config = replace(
         autoencoder.config,
@@ -80,38 +88,97 @@ def fold(autoencoder: Autoencoder, statistics: LatentStatistics) -> Autoencoder:
     folded.encoder.load_state_dict(autoencoder.encoder.state_dict())
     folded.decoder.load_state_dict(autoencoder.decoder.state_dict())
 
-    # new = scale * raw + shift, where raw is what leaves the network before any scaling
-    mean, std = (torch.tensor(x, dtype=torch.float64) for x in (statistics.mean, statistics.std))
+    # new = scale * raw + shift, where raw is the output of the network before any scaling
+    mean = torch.tensor(statistics.mean, dtype=torch.float64)
+    std = torch.tensor(statistics.std, dtype=torch.float64)
     scale, shift = autoencoder.config.scale_and_shift()
     scale, shift = scale / std, -(shift * scale + mean) / std
 
-    weight, bias = as_matrix(autoencoder.quant_conv, 2 * z)
+    weight, bias = read_1x1(autoencoder.quant_conv, 2 * z)
     weight[:z] *= scale[:, None]
     bias[:z] = bias[:z] * scale + shift
     bias[z:] += 2 * scale.log()
-    write_matrix(folded.quant_conv, weight, bias)
+    write_1x1(folded.quant_conv, weight, bias)
 
-    weight, bias = as_matrix(autoencoder.post_quant_conv, z)
-    write_matrix(folded.post_quant_conv, weight / scale, bias - weight @ (shift / scale))
+    weight, bias = read_1x1(autoencoder.post_quant_conv, z)
+    write_1x1(folded.post_quant_conv, weight / scale, bias - weight @ (shift / scale))
     return folded.train(autoencoder.training)
 
 
-def without_scaling(autoencoder: Autoencoder) -> Autoencoder:
-    """The same autoencoder, latents included, with the scale of its config folded in."""
+def fold_config_scale(autoencoder: Autoencoder) -> Autoencoder:
+    """Return an autoencoder with the same latents whose config has no scale left to apply."""
     if not autoencoder.config.scaled:
         return autoencoder
     channels = autoencoder.config.latent_channels
-    return fold(autoencoder, LatentStatistics((0.0,) * channels, (1.0,) * channels, images=0))
+    return fold_statistics(
+        autoencoder, LatentStatistics((0.0,) * channels, (1.0,) * channels, images=0)
+    )
 
 
-def as_matrix(conv: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a 1x1 convolution, or of the identity, in float64."""
+def read_1x1(conv: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
+    """Return weight matrix and bias of a 1x1 convolution, or of the identity, in float64."""
     if isinstance(conv, nn.Identity):
         return torch.eye(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64)
-    matrix = conv.weight[:, :, 0, 0]
-    return tuple(x.to("cpu", torch.float64, copy=True) for x in (matrix, conv.bias))
+    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+    weight = conv.weight[:, :, 0, 0].to("cpu", torch.float64, copy=True)
+    return weight, conv.bias.to("cpu", torch.float64, copy=True)
 
 
-def write_matrix(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
+def write_1x1(conv: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    """Set weight matrix and bias of a 1x1 convolution, in place."""
+    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
     conv.weight.copy_(weight[:, :, None, None])
     conv.bias.copy_(bias)
+
+
+# Use of channels ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ChannelUse:
+    """How much information each latent channel carries."""
+
+    kl: tuple[float, ...]  # KL to N(0, 1) of each channel, in nats per position
+    dead: tuple[int, ...]  # channels that carry noise and no information about the image
+
+    def describe(self) -> str:
+        """Return one line about the dead channels, for people."""
+        if not self.dead:
+            return f"latent channels: all {len(self.kl)} are used"
+        names = ", ".join(map(str, self.dead))
+        return (
+            f"latent channels: {names} DEAD, of {len(self.kl)}: noise without information about "
+            "the image. Normal in the first hundred steps; later, the weight of the KL (kl_weight) "
+            "is too high, or there are more channels than the images need"
+        )
+
+
+@torch.no_grad()
+def measure_channel_use(posteriors: Iterable[Posterior]) -> ChannelUse:
+    """Measure how much each channel carries, over the posteriors of all ranks, in float64.
+
+    Every rank must have posteriors of equally many positions.
+
+    The KL to N(0, 1) alone does not show a dead channel: a constant far from 0 has a large KL. A
+    channel is dead if its mean varies much less, between positions and images, than its noise:
+    var(mean) < 0.01 E[std^2]. (A criterion in the spirit of the active units of Burda et al. 2015,
+    arXiv:1509.00519, but independent of the scale of the latents.)
+    """
+    sums, count = torch.zeros((), dtype=torch.float64), 0
+    for posterior in posteriors:
+        mean, logvar = posterior.mean.double(), posterior.logvar.double()
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)
+        values = torch.stack([kl, mean, mean.square(), logvar.exp()])
+        sums = sums + values.sum(dim=(1, 3, 4)).cpu()
+        count += mean[:, 0].numel()
+    if not count:
+        raise ValueError("the use of channels needs at least one posterior")
+    kl, mean, square, noise = mean_over_ranks(sums / count)
+    signals, noises = floats(square - mean.square()), floats(noise)
+    dead = [k for k in range(len(signals)) if signals[k] < MIN_SIGNAL * noises[k]]
+    return ChannelUse(floats(kl), tuple(dead))
+
+
+def floats(tensor: Tensor) -> tuple[float, ...]:
+    """Return the elements of a 1-dim tensor as Python numbers."""
+    return tuple(float(element) for element in tensor)

@@ -1,4 +1,4 @@
-"""What the autoencoder is trained on: reconstruction, perception, KL, and an adversary.
+"""The loss of the autoencoder: reconstruction, perceptual distance, KL, and an adversarial term.
 
 Everything is a mean, so no weight depends on the resolution or on the batch:
 
@@ -10,12 +10,14 @@ This is the objective of latent diffusion (Rombach et al. 2022, arXiv:2112.10752
 its code, which sums all three over the image values) divided by the number of image values. So a
 `kl_weight` of 1e-6 means here what it means there. For 256x256x3 images and 32x32x4 latents it
 equals 2.1e-8 on a mean over latent elements, and 5.1e-12 on a sum over them.
+
+Nothing here calls `backward`: `autoencoder.training.step` does.
 """
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,25 +29,28 @@ from autoencoder.training.discriminator import Discriminator, hinge_loss
 from foundation.errors import UserError
 from foundation.shapes import Images, PerImage, Scalar
 
-Metrics = dict[str, Tensor]  # 0-dim tensors: reading them is up to the caller, who pays the wait
+Metrics = dict[str, Tensor]  # 0-dim tensors; to read them, the host has to wait for the device
 Factor = float | Scalar
-Start = int | float  # a step, or below 1 and with a decimal point a fraction of the run
+Start = int | float  # a step; with a decimal point and below 1, a fraction of the run
+Precision = AbstractContextManager[object]  # such as torch.autocast
 
-LARGEST_ADAPTIVE_WEIGHT = 1e4
+MAX_ADAPTIVE_WEIGHT = 1e4
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
+    """Terms and weights of the loss."""
+
     reconstruction: Literal["l1", "l2"] = "l1"  # l1 blurs less; l2 is a Gaussian likelihood
-    perceptual: Literal["vgg", "alex", "squeeze", "none"] = "vgg"  # LPIPS backbone
-    perceptual_weight: float = 1.0  # of LPIPS, beside the reconstruction
-    kl_weight: float = 1e-6  # of the KL per image value; the number of Stable Diffusion
+    perceptual: Literal["vgg", "alex", "squeeze", "none"] = "vgg"  # backbone of LPIPS
+    perceptual_weight: float = 1.0  # of LPIPS, relative to the reconstruction
+    kl_weight: float = 1e-6  # of the KL per image value; the default is Stable Diffusion's
     adversarial_weight: float = 0.5  # 0: no discriminator at all
     adaptive: bool = True  # multiply that by ||grad reconstruction|| / ||grad adversarial||
-    discriminator_start: Start = 0.2  # step, or share of the run: the discriminator begins to learn
-    adversarial_start: Start = 0.3  # step, or share of the run: the autoencoder begins to hear it
-    adversarial_ramp: Start = 0.1  # steps, or share of the run, until it hears it in full
-    learned_logvar: bool = False  # train the variance of the reconstruction along
+    discriminator_start: Start = 0.2  # step or share of the run: the discriminator starts to learn
+    adversarial_start: Start = 0.3  # step or share of the run: the adversarial loss sets in
+    adversarial_ramp: Start = 0.1  # steps or share of the run until it has its full weight
+    learned_logvar: bool = False  # learn the variance of the reconstruction as well
 
     def __post_init__(self):
         for name in ("perceptual_weight", "kl_weight", "adversarial_weight"):
@@ -54,7 +59,11 @@ class LossConfig:
 
 
 def start_step(start: Start, steps: int) -> int:
-    """The step that `start` means in a run of `steps`: itself, or a fraction of the run."""
+    """Return the step that `start` means: itself, or that fraction of a run of `steps`.
+
+    Raises:
+        UserError: `start` is negative, or a fraction of 1 or more.
+    """
     if start < 0 or (isinstance(start, float) and start >= 1):
         raise UserError(
             f"a start of {start} is neither a step (0, 1, 2, ...) nor a fraction of the run "
@@ -63,15 +72,16 @@ def start_step(start: Start, steps: int) -> int:
     return round(start * steps) if isinstance(start, float) else start
 
 
-def unchanged(tensor: Tensor) -> Tensor:
-    """The mean over processes where there is one."""
-    return tensor
-
-
 class AutoencoderLoss(nn.Module):
-    """The losses of one training run, and the gradients that they send.
+    """The terms of the loss in one training run, and the schedule of the adversarial term.
 
-    Its own parameters (one, if the variance is learned) belong into the autoencoder's optimizer.
+    Each method returns one term, as a scalar, and metrics about it. Its own parameter, the learned
+    variance of the reconstruction, belongs into the autoencoder's optimizer.
+
+    Args:
+        steps: length of the run.
+        perceptual: a `PerceptualDistance`; None if the config says "none".
+        precision: a context such as torch.autocast, for the discriminator.
     """
 
     def __init__(
@@ -79,20 +89,12 @@ class AutoencoderLoss(nn.Module):
         config: LossConfig,
         steps: int,
         perceptual: Callable[[Images, Images], PerImage] | None = None,
-        precision: AbstractContextManager | None = None,
-        average: Callable[[Tensor], Tensor] = unchanged,
+        precision: Precision | None = None,
     ):
-        """
-        Args:
-            steps: length of the run.
-            perceptual: a `PerceptualDistance`, or None for "none".
-            precision: a context such as torch.autocast for the discriminator.
-            average: mean over the processes that share a batch.
-        """
         super().__init__()
         assert (perceptual is None) == (config.perceptual == "none")
         self.config, self.perceptual = config, perceptual
-        self.precision, self.average = precision or nullcontext(), average
+        self.precision: Precision = precision or nullcontext()
         self.discriminator_start = start_step(config.discriminator_start, steps)
         self.adversarial_start = start_step(config.adversarial_start, steps)
         self.adversarial_ramp = start_step(config.adversarial_ramp, steps)
@@ -106,7 +108,7 @@ class AutoencoderLoss(nn.Module):
         self.logvar = nn.Parameter(torch.zeros(()), requires_grad=config.learned_logvar)
 
     def describe(self) -> str:
-        """The loss in a line, for people."""
+        """Return one line about the loss, for people."""
         config = self.config
         text = f"loss: {config.reconstruction}, KL {config.kl_weight:g}"
         if self.perceptual is not None:
@@ -119,88 +121,25 @@ class AutoencoderLoss(nn.Module):
         )
 
     def trains_discriminator(self, step: int) -> bool:
+        """Return whether the discriminator learns at this step."""
         return self.config.adversarial_weight > 0 and step >= self.discriminator_start
 
-    def adversarial_factor(self, step: int) -> float:
-        """adversarial_weight, or the part of it that holds at this step."""
-        risen = (step + 1 - self.adversarial_start) / max(1, self.adversarial_ramp)
-        return self.config.adversarial_weight * min(1.0, max(0.0, risen))
+    def adversarial_weight(self, step: int) -> float:
+        """Return the weight of the adversarial term at this step, before the adaptive weight."""
+        ramp = (step + 1 - self.adversarial_start) / max(1, self.adversarial_ramp)
+        return self.config.adversarial_weight * min(1.0, max(0.0, ramp))
 
-    def balances(self, step: int) -> bool:
-        """Whether this step needs the adaptive weight."""
-        return self.config.adaptive and self.adversarial_factor(step) > 0
+    def uses_adaptive_weight(self, step: int) -> bool:
+        """Return whether this step needs the adaptive weight."""
+        return self.config.adaptive and self.adversarial_weight(step) > 0
 
-    def backward_autoencoder(
-        self,
-        images: Images,
-        reconstructions: Images,
-        posterior: Posterior,
-        last_weight: Tensor,
-        discriminator: Discriminator | None,
-        step: int,
-        *,
-        factor: Factor = 1.0,
-        balance: Scalar | None = None,
-    ) -> Metrics:
-        """Adds the gradient of the whole loss to the autoencoder's parameters, and to ours.
-
-        The gradient is taken to the pixels first and from there, once, through the decoder. So the
-        adaptive weight, which compares gradients at the last layer, costs two passes through that
-        layer and not a second one through LPIPS and the discriminator. The discriminator takes part
-        with detached weights: it gets no gradient.
-
-        Args:
-            last_weight: of the decoder's last convolution, which must not be compiled.
-            discriminator: the bare module; None if its weight is 0.
-            factor: of all gradients: the share of these images in the batch, times the loss scale.
-            balance: the adaptive weight, if these images are but a part of this process' share.
-        """
-        pixels = reconstructions.detach().requires_grad_()
-        error, metrics = self.reconstruction(images, pixels)
-        (error * factor).backward()
-        gradient = pixels.grad
-        if (weight := self.adversarial_factor(step)) > 0:
-            adversarial, against = self.against(pixels, discriminator, factor)
-            metrics["adversarial"] = adversarial
-            if self.config.adaptive:
-                if balance is None:
-                    gradients = at_last_layer(reconstructions, last_weight, gradient, against)
-                    balance = adaptive_weight(self.average(gradients), factor)
-                metrics["adaptive_weight"] = balance
-                metrics["adaptive_weight_at_clamp"] = (balance >= LARGEST_ADAPTIVE_WEIGHT).float()
-                weight = weight * balance
-            gradient = gradient + weight * against
-        kl = posterior.kl().mean()
-        metrics["kl_per_element"] = kl.detach() / posterior.mean[0].numel()
-        kl_loss = self.config.kl_weight * kl / images[0].numel()
-        ends = [(reconstructions, gradient), (kl_loss * factor, None)]
-        ends = ends[: 1 + kl_loss.requires_grad]  # a frozen encoder does not hear the KL
-        torch.autograd.backward(*zip(*ends, strict=True))
-        return metrics
-
-    def compare(
-        self,
-        images: Images,
-        reconstructions: Images,
-        last_weight: Tensor,
-        discriminator: Discriminator,
-        factor: Factor,
-    ) -> Tensor:
-        """What the adaptive weight compares (`at_last_layer`), and no gradient left anywhere. Of
-        the parts of a batch these add up to that of the batch."""
-        pixels = reconstructions.detach().requires_grad_()
-        error, _ = self.reconstruction(images, pixels)
-        (gradient,) = torch.autograd.grad(error * factor, pixels)
-        _, against = self.against(pixels, discriminator, factor)
-        return at_last_layer(reconstructions, last_weight, gradient, against)
-
-    def reconstruction(self, images: Images, pixels: Images) -> tuple[Scalar, Metrics]:
-        """Negative log-likelihood of the images, a function of `pixels` and of `logvar`."""
+    def reconstruction(self, images: Images, reconstructions: Images) -> tuple[Scalar, Metrics]:
+        """Compute the negative log-likelihood of the images, with the perceptual distance."""
         distance = F.l1_loss if self.config.reconstruction == "l1" else F.mse_loss
-        error = distance(pixels, images)
+        error = distance(reconstructions, images)
         metrics = {self.config.reconstruction: error.detach()}
         if self.perceptual is not None:
-            perceptual = self.perceptual(images, pixels).mean()
+            perceptual = self.perceptual(images, reconstructions).mean()
             metrics["lpips"] = perceptual.detach()
             error = error + self.config.perceptual_weight * perceptual
         if self.config.learned_logvar:
@@ -208,69 +147,55 @@ class AutoencoderLoss(nn.Module):
             error = error * torch.exp(-self.logvar) + self.logvar
         return error, metrics
 
-    def against(
-        self, pixels: Images, discriminator: Discriminator, factor: Factor
-    ) -> tuple[Scalar, Images]:
-        """The adversarial loss, and its gradient with respect to the pixels, times `factor`."""
+    def adversarial(
+        self, reconstructions: Images, discriminator: Discriminator
+    ) -> tuple[Scalar, Metrics]:
+        """Compute the adversarial term, unweighted. The discriminator's weights get no gradient."""
+        weights = {name: weight.detach() for name, weight in discriminator.named_parameters()}
         with self.precision:
-            logits = frozen(discriminator)(pixels)
-        adversarial = -logits.float().mean()
-        (gradient,) = torch.autograd.grad(adversarial * factor, pixels)
-        return adversarial.detach(), gradient
+            logits: Tensor = functional_call(discriminator, weights, (reconstructions,))
+        loss = -logits.float().mean()
+        return loss, {"adversarial": loss.detach()}
 
-    def backward_discriminator(
-        self,
-        images: Images,
-        reconstructions: Images,
-        discriminator: nn.Module,
-        factor: Factor = 1.0,
-    ) -> Metrics:
-        """Adds the gradient of the hinge loss to the discriminator's parameters, to no others."""
+    def kl(self, posterior: Posterior, images: Images) -> tuple[Scalar, Metrics]:
+        """Compute the weighted KL term."""
+        kl = posterior.kl().mean()
+        loss = self.config.kl_weight * kl / images[0].numel()
+        return loss, {"kl_per_element": kl.detach() / posterior.mean[0].numel()}
+
+    def discriminator(
+        self, images: Images, reconstructions: Images, discriminator: nn.Module
+    ) -> tuple[Scalar, Metrics]:
+        """Compute the hinge loss of the discriminator. The reconstructions get no gradient."""
         both = torch.cat([images, reconstructions.detach()])
         with self.precision:
-            logits = discriminator(both)
+            logits: Tensor = discriminator(both)
         real, fake = logits.float().chunk(2)
         loss = hinge_loss(real, fake)
-        (loss * factor).backward()
-        right = torch.cat([real > 0, fake < 0]).float().mean()
-        return {
+        return loss, {
             "discriminator": loss.detach(),
             "logits_real": real.detach().mean(),
             "logits_fake": fake.detach().mean(),
-            "discriminator_accuracy": right,
+            "discriminator_accuracy": torch.cat([real > 0, fake < 0]).float().mean(),
         }
 
 
-def frozen(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The same function of its input, without gradients to its weights."""
-    weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
-    return lambda x: functional_call(module, weights, (x,))
-
-
-def at_last_layer(
-    reconstructions: Images, last_weight: Tensor, gradient: Images, against: Images
-) -> Tensor:
-    """The gradients of reconstruction and adversary at the decoder's last weights, stacked.
-
-    gradient, against: those of the two losses with respect to the pixels.
-    """
-    return torch.stack(
-        [
-            torch.autograd.grad(reconstructions, last_weight, pixels, retain_graph=True)[0]
-            for pixels in (gradient, against)
-        ]
-    )
-
-
 def adaptive_weight(gradients: Tensor, factor: Factor = 1.0) -> Scalar:
-    """How many times the adversarial gradient at the last layer fits into that of the
-    reconstruction: ||grad rec|| / (||grad adv|| + 1e-4), between 0 and 10,000.
+    """Compute ||grad reconstruction|| / (||grad adversarial|| + 1e-4), between 0 and 10,000.
 
-    Esser et al. 2021 (arXiv:2012.09841), eq. 7. NaN if a gradient overflowed, lest an infinite one
-    should look like a weight of 0.
+    Esser et al. 2021 (arXiv:2012.09841), eq. 7. The result is NaN if a gradient overflowed;
+    otherwise an infinite adversarial gradient would look like a weight of 0.
 
-    factor: by which both gradients are too large.
+    Args:
+        gradients: of the reconstruction term and of the adversarial term with respect to the
+            decoder's last weight, stacked.
+        factor: by which both gradients are too large, such as the loss scale of float16.
     """
-    norms = gradients.float().flatten(1).norm(dim=1)
-    weight = (norms[0] / (norms[1] + 1e-4 * factor)).clamp(0, LARGEST_ADAPTIVE_WEIGHT)
+    norms = cast(
+        Tensor,
+        torch.linalg.vector_norm(  # pyright: ignore[reportUnknownMemberType]
+            gradients.float().flatten(1), dim=1
+        ),
+    )
+    weight = (norms[0] / (norms[1] + 1e-4 * factor)).clamp(0, MAX_ADAPTIVE_WEIGHT)
     return weight.where(norms.isfinite().all(), torch.nan)

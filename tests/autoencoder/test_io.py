@@ -1,4 +1,4 @@
-"""The autoencoder's folder: exchange with diffusers both ways, and what is refused."""
+"""Autoencoder folders: exchange with diffusers in both directions, and what is refused."""
 
 import json
 
@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from autoencoder import PRESETS, Autoencoder, AutoencoderConfig
 from autoencoder.io import CARD, CONFIG, PROVENANCE, WEIGHTS, read_provenance
-from tests.autoencoder.test_model import make_diffusers
+from foundation.errors import MissingFileError, UserError
+from tests.helpers.autoencoders import make_diffusers
 from tests.helpers.peer_settings import PUBLISHED_AUTOENCODERS
 
 CONFIG_SMALL = AutoencoderConfig(
@@ -24,6 +25,7 @@ def folder(tmp_path):
 
 
 def edit(path, **changes):
+    """Change entries of a JSON file; the value "REMOVE" removes one."""
     content = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({k: v for k, v in content.items() if v != "REMOVE"}))
 
@@ -138,36 +140,37 @@ def test_missing_scaling_factor_is_that_of_stable_diffusion(folder):
 )
 def test_unsupported_settings_are_named(folder, change):
     edit(folder / CONFIG, **change)
-    with pytest.raises(ValueError, match=next(iter(change))):
+    with pytest.raises(UserError, match=next(iter(change))):
         Autoencoder.load(folder)
 
 
 def test_other_weights_are_described_in_one_message(folder):
     edit(folder / CONFIG, block_out_channels=[8, 24], layers_per_block=2)
-    with pytest.raises(ValueError, match=r"differences, .*missing.*different.*an AutoencoderKL"):
+    with pytest.raises(UserError, match=r"down_blocks\.1.*AutoencoderKL"):
         Autoencoder.load(folder)
     save_file({"time_embedding.linear_1.weight": torch.zeros(2)}, folder / WEIGHTS)
-    with pytest.raises(ValueError, match="seems to be a U-Net"):
+    with pytest.raises(UserError, match="U-Net"):
         Autoencoder.load(folder)
 
 
 def test_missing_folders_and_files_are_reported(tmp_path, folder):
-    with pytest.raises(FileNotFoundError, match="is not a folder"):
+    with pytest.raises(MissingFileError, match="nowhere"):
         Autoencoder.load(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"holds no autoencoder.*nothing"):
+    with pytest.raises(MissingFileError, match=WEIGHTS) as no_model:
         Autoencoder.load(tmp_path / "empty")
     (tmp_path / "empty" / "state").mkdir()
-    with pytest.raises(FileNotFoundError, match="has not ended"):
+    with pytest.raises(MissingFileError, match=WEIGHTS) as unfinished_run:
         Autoencoder.load(tmp_path / "empty")
+    assert str(no_model.value) != str(unfinished_run.value)
     (folder / CONFIG).unlink()
-    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
+    with pytest.raises(MissingFileError, match=r"config\.json"):
         Autoencoder.load(folder)
 
 
 def test_truncated_weights_are_reported(folder):
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:1000])
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(UserError, match=WEIGHTS):
         Autoencoder.load(folder)
 
 

@@ -1,13 +1,20 @@
-"""Folding: latents of zero mean and unit variance, the same reconstructions, for everyone."""
+"""Folded latents have zero mean and unit variance, and dead channels are named."""
 
 import dataclasses
 
 import pytest
 import torch
 
-from autoencoder import PRESETS, Autoencoder, AutoencoderConfig
-from autoencoder.training.latent_statistics import LatentStatistics, fold, measure, without_scaling
-from tests.autoencoder.test_model import randomize
+from autoencoder import PRESETS, Autoencoder, AutoencoderConfig, Posterior
+from autoencoder.training.latent_statistics import (
+    LatentStatistics,
+    fold_config_scale,
+    fold_statistics,
+    measure_channel_use,
+    measure_statistics,
+)
+from foundation.errors import UserError
+from tests.helpers.autoencoders import randomize
 
 TINY = PRESETS["tiny-32"]
 CONFIGS = {
@@ -24,12 +31,12 @@ CONFIGS = {
 
 
 def make(config: AutoencoderConfig) -> Autoencoder:
-    """With latents far from zero mean and unit variance, and a posterior of visible width."""
+    """Make an autoencoder with a wide posterior, and latents far from zero mean, unit variance."""
     torch.manual_seed(0)
     autoencoder = Autoencoder(config).eval()
     randomize(autoencoder)
     with torch.no_grad():
-        if config.use_quant_conv:  # or log-variances would vary by hundreds, too
+        if config.use_quant_conv:  # otherwise log-variances would vary by hundreds, too
             autoencoder.quant_conv.weight[4:, :4] = 0
             autoencoder.quant_conv.bias[4:] = torch.tensor([1.0, 4, 0, 3])
         autoencoder.encoder.conv_out.weight[:4] *= 30
@@ -37,7 +44,7 @@ def make(config: AutoencoderConfig) -> Autoencoder:
     return autoencoder
 
 
-def batches(count: int = 4):
+def batches(count: int = 4) -> list[torch.Tensor]:
     noise = torch.Generator().manual_seed(1)
     return [torch.rand(8, 3, 32, 32, generator=noise) * 2 - 1 for _ in range(count)]
 
@@ -48,8 +55,8 @@ def test_folded_latents_are_standardized_and_reconstructions_unchanged(name, tmp
     from diffusers import AutoencoderKL
 
     autoencoder = make(CONFIGS[name])
-    statistics = measure(autoencoder, batches())
-    folded = fold(autoencoder, statistics)
+    statistics = measure_statistics(autoencoder, batches())
+    folded = fold_statistics(autoencoder, statistics)
     assert not folded.config.scaled
 
     noise = torch.Generator().manual_seed(2)
@@ -57,7 +64,7 @@ def test_folded_latents_are_standardized_and_reconstructions_unchanged(name, tmp
     spread = 5 / samples[:, 0].numel() ** 0.5  # five standard errors
     assert samples.mean(dim=(0, 2, 3)).abs().max() < spread
     assert (samples.std(dim=(0, 2, 3)) - 1).abs().max() < spread
-    again = measure(folded, batches())
+    again = measure_statistics(folded, batches())
     assert torch.tensor(again.mean).abs().max() < 1e-5
     assert (torch.tensor(again.std) - 1).abs().max() < 1e-5
 
@@ -77,34 +84,34 @@ def test_folded_latents_are_standardized_and_reconstructions_unchanged(name, tmp
     assert (theirs.decode(after.mode()).sample - expected).abs().max() < bound
 
 
-def test_variance_is_that_of_samples():
+def test_the_variance_includes_the_width_of_the_posterior():
     autoencoder = make(TINY)
     with torch.no_grad():
         posteriors = [autoencoder.encode(images) for images in batches()]
     noise = torch.Generator().manual_seed(0)
     samples = torch.cat([p.sample(noise) for p in posteriors for _ in range(50)])
     means = torch.cat([p.mean for p in posteriors])
-    statistics = measure(autoencoder, batches())
+    statistics = measure_statistics(autoencoder, batches())
     std = samples.double().std(dim=(0, 2, 3))
     torch.testing.assert_close(torch.tensor(statistics.std).double(), std, rtol=1e-2, atol=0)
-    assert (std > 1.05 * means.std(dim=(0, 2, 3))).any()  # the posterior's width does matter here
+    assert (std > 1.05 * means.std(dim=(0, 2, 3))).any()  # here the width of the posterior matters
     assert statistics.images == 32
 
 
 def test_useless_latents_are_refused():
     autoencoder = make(TINY)
-    with pytest.raises(ValueError, match="no images"):
-        measure(autoencoder, [])
+    with pytest.raises(UserError):
+        measure_statistics(autoencoder, [])
     with torch.no_grad():
         autoencoder.quant_conv.weight[1] = torch.nan
-    with pytest.raises(ValueError, match="latent channel 1 has standard deviation nan"):
-        measure(autoencoder, batches())
+    with pytest.raises(UserError, match=r"channel 1 .*nan"):
+        measure_statistics(autoencoder, batches())
 
 
 def test_folding_leaves_the_original_alone():
     autoencoder = make(TINY).double()
     before = {key: value.clone() for key, value in autoencoder.state_dict().items()}
-    fold(autoencoder, LatentStatistics((1.0,) * 4, (2.0,) * 4, 1))
+    fold_statistics(autoencoder, LatentStatistics((1.0,) * 4, (2.0,) * 4, 1))
     assert all(torch.equal(before[key], v) for key, v in autoencoder.state_dict().items())
 
 
@@ -112,9 +119,43 @@ def test_folding_leaves_the_original_alone():
 @torch.no_grad()
 def test_a_foreign_scale_can_be_folded_in_without_changing_the_latents(name):
     foreign, ours = make(CONFIGS[name]), make(TINY)
-    folded = without_scaling(foreign)
-    assert not folded.config.scaled and without_scaling(ours) is ours
+    folded = fold_config_scale(foreign)
+    assert not folded.config.scaled and fold_config_scale(ours) is ours
     images = batches(1)[0]
     for name in ("mean", "std"):
         before, after = (getattr(model.encode(images), name) for model in (foreign, folded))
         torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+
+
+def posterior(count: int = 8) -> Posterior:
+    """Make a posterior whose channels carry: much; a constant far from 0; nothing; a little."""
+    random = torch.Generator().manual_seed(0)
+    mean = torch.randn(count, 4, 6, 6, generator=random)
+    mean *= torch.tensor([2.0, 0.0, 0.0, 0.3])[:, None, None]
+    mean[:, 1] = 5.0
+    std = torch.tensor([0.1, 0.01, 1.0, 0.9])[:, None, None].expand_as(mean)
+    return Posterior(mean, 2 * std.log())
+
+
+def test_the_kl_per_channel_adds_up_to_that_of_the_posterior():
+    given = posterior()
+    use = measure_channel_use([given])
+    assert sum(use.kl) * 36 == pytest.approx(given.kl().mean().item(), rel=1e-5)
+
+
+def test_channels_without_information_are_named_whatever_their_kl():
+    use = measure_channel_use([posterior()])
+    assert use.dead == (1, 2) and use.kl[1] > use.kl[0] > 0.1 > use.kl[2]
+    assert "1, 2 DEAD, of 4" in use.describe()
+
+
+def test_batches_count_by_their_images():
+    whole = posterior(8)
+    parts = [Posterior(whole.mean[a:b], whole.logvar[a:b]) for a, b in ((0, 3), (3, 8))]
+    assert measure_channel_use(parts).kl == pytest.approx(measure_channel_use([whole]).kl)
+
+
+def test_a_used_channel_is_not_called_dead():
+    whole = posterior()
+    use = measure_channel_use([Posterior(whole.mean[:, :1], whole.logvar[:, :1])])
+    assert use.dead == () and "DEAD" not in use.describe()

@@ -1,19 +1,22 @@
-"""LPIPS: equal to the package, with a gradient, never random, and clear about what is missing."""
+"""LPIPS equals the package, has a gradient, is never random, and names missing files."""
 
+import hashlib
 import io
 import warnings
+from types import SimpleNamespace
 
 import lpips
 import pytest
 import torch
 
-from autoencoder.training import lpips as perceptual
+from autoencoder.training import lpips as lpips_module
 from autoencoder.training.lpips import PerceptualDistance, backbone_weights
+from foundation.errors import MissingFileError, UserError
 
 
 @pytest.fixture(scope="module")
 def reference() -> lpips.LPIPS:
-    """The package's own network, with a random backbone for want of a download."""
+    """Make the package's own network, with a random backbone, since nothing is downloaded."""
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -26,7 +29,7 @@ def distance(reference, monkeypatch) -> PerceptualDistance:
         "features." + name.partition(".")[2]: value
         for name, value in reference.net.state_dict().items()
     }
-    monkeypatch.setattr(perceptual, "backbone_weights", lambda net: weights)
+    monkeypatch.setattr(lpips_module, "backbone_weights", lambda net: weights)
     return PerceptualDistance("alex")
 
 
@@ -47,7 +50,7 @@ def test_has_a_gradient_to_the_reconstruction_only(distance):
 
 def test_gradient_is_finite_where_all_activations_are_zero():
     activations = torch.zeros(1, 4, 2, 2, requires_grad=True)
-    perceptual.normalize(activations).sum().backward()
+    lpips_module.normalize(activations).sum().backward()
     assert activations.grad.isfinite().all()
 
 
@@ -69,7 +72,7 @@ def test_gray_is_replicated(distance):
 
 @pytest.mark.parametrize("channels", [2, 4, 5, 6])
 def test_every_channel_counts_the_same(distance, channels):
-    """Three by three, then one by one, weighted by how many they are."""
+    """Channels are compared in threes and the rest one by one, weighted by their number."""
     a, b = torch.rand(2, 2, channels, 32, 32) * 2 - 1
     triples = channels // 3
     parts = [slice(3 * k, 3 * k + 3) for k in range(triples)]
@@ -88,21 +91,21 @@ def test_every_channel_gets_a_gradient(distance):
 
 
 def test_small_images_are_refused(distance):
-    with pytest.raises(ValueError, match="at least 32 pixels, got 16"):
+    with pytest.raises(UserError, match=r"\b32\b.*\b16\b"):
         distance(torch.zeros(1, 3, 16, 32), torch.zeros(1, 3, 16, 32))
 
 
-@pytest.mark.parametrize("net", perceptual.BACKBONES)
+@pytest.mark.parametrize("net", lpips_module.BACKBONES)
 def test_missing_backbone_offline_is_one_clear_error(net, tmp_path, monkeypatch):
     def no_network(*_, **__):
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "urlopen", no_network)
-    with pytest.raises(FileNotFoundError) as caught:
+    with pytest.raises(MissingFileError) as caught:
         PerceptualDistance(net)
-    for part in (str(tmp_path / "checkpoints"), ".pth", "TORCH_HOME", "--perceptual none"):
-        assert part in str(caught.value)
+    for name in (str(tmp_path / "checkpoints"), ".pth", "TORCH_HOME", "perceptual="):
+        assert name in str(caught.value)
 
 
 def test_damaged_backbone_is_reported(tmp_path, monkeypatch):
@@ -110,15 +113,12 @@ def test_damaged_backbone_is_reported(tmp_path, monkeypatch):
     file = tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth"
     file.parent.mkdir()
     file.write_bytes(b"half of a download")
-    with pytest.raises(ValueError, match=r"damaged.*Delete it"):
+    with pytest.raises(UserError, match=file.name):
         backbone_weights("alex")
 
 
 def test_backbone_is_read_from_disk(tmp_path, monkeypatch):
-    """The file that torchvision would download, under a name that carries its hash."""
-    import hashlib
-    from types import SimpleNamespace
-
+    """The file is the one that torchvision would download; its name ends in its hash."""
     weights, content = {"features.0.weight": torch.ones(2)}, io.BytesIO()
     torch.save(weights, content)
     name = f"net-{hashlib.sha256(content.getvalue()).hexdigest()[:8]}.pth"
@@ -130,15 +130,5 @@ def test_backbone_is_read_from_disk(tmp_path, monkeypatch):
         url=url,
         get_state_dict=lambda **options: torch.hub.load_state_dict_from_url(url, **options),
     )
-    monkeypatch.setitem(perceptual.BACKBONES, "alex", stand_in)
+    monkeypatch.setitem(lpips_module.BACKBONES, "alex", stand_in)
     assert torch.equal(backbone_weights("alex")["features.0.weight"], torch.ones(2))
-
-
-def test_import_autoencoder_does_not_import_lpips():
-    import subprocess
-    import sys
-
-    code = (
-        "import autoencoder, sys; sys.exit('lpips' in sys.modules or 'torchvision' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

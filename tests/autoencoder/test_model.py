@@ -1,8 +1,9 @@
-"""Gradients against diffusers' AutoencoderKL, the Gaussian against closed form, the border.
+"""Gradients equal diffusers' AutoencoderKL, the Gaussian its closed form; bad input is refused.
 
-That encoder and decoder equal those of diffusers is shown by test_parity.
+tests/parity shows that encoder and decoder equal those of diffusers.
 """
 
+import copy
 import dataclasses
 
 import pytest
@@ -10,23 +11,10 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from autoencoder import PRESETS, Autoencoder, AutoencoderConfig, Posterior
-from autoencoder.io import describe
+from foundation.errors import UserError
+from tests.helpers.autoencoders import make_diffusers
 
 SMALL = AutoencoderConfig(block_out_channels=(16, 32, 32), norm_num_groups=8)
-
-
-def make_diffusers(config: AutoencoderConfig):
-    from diffusers import AutoencoderKL
-
-    settings = {k: v for k, v in describe(config).items() if not k.startswith("_")}
-    return AutoencoderKL(**settings).eval()
-
-
-def randomize(module: torch.nn.Module) -> None:
-    """Norms and biases start as ones and zeros, with which a swapped pair would go unnoticed."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
 
 
 def test_gradients_equal_diffusers():
@@ -106,27 +94,25 @@ def tiny() -> Autoencoder:
 
 
 @pytest.mark.parametrize(
-    ("images", "message"),
+    ("images", "numbers"),
     [
-        (torch.zeros(1, 3, 33, 32), r"33x32.*multiples of 4.*32x32"),
-        (torch.zeros(1, 1, 32, 32), "1 channels.*made for 3"),
+        (torch.zeros(1, 3, 33, 32), r"33x32.*\b4\b.*32x32"),  # the size that would fit
+        (torch.zeros(1, 1, 32, 32), r"\b1\b.*\b3\b"),  # channels
         (torch.full((1, 3, 32, 32), 255.0), r"\[-1, 1\].*255"),
         (torch.full((1, 3, 32, 32), torch.nan), r"\[-1, 1\].*nan"),
     ],
 )
-def test_bad_images_are_refused(tiny, images, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_images_are_refused_with_numbers(tiny, images, numbers):
+    with pytest.raises(UserError, match=numbers):
         tiny.encode(images)
 
 
-def test_moments_are_not_taken_for_latents(tiny):
-    with pytest.raises(ValueError, match=r"8 channels.*has 4.*moments"):
+def test_moments_in_place_of_latents_are_refused(tiny):
+    with pytest.raises(UserError, match=r"\b8\b.*\b4\b.*posterior\.sample"):
         tiny.decode(torch.zeros(1, 8, 4, 4))
 
 
-def test_half_precision_network_takes_and_gives_float32(tiny):
-    import copy
-
+def test_a_half_precision_network_takes_and_returns_float32(tiny):
     half = copy.deepcopy(tiny).bfloat16()
     images = torch.zeros(1, 3, 16, 16)
     posterior = half.encode(images)
@@ -135,22 +121,22 @@ def test_half_precision_network_takes_and_gives_float32(tiny):
 
 
 def test_groups_that_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match=r"20.*norm_num_groups=8"):
+    with pytest.raises(UserError, match=r"20.*norm_num_groups=8"):
         AutoencoderConfig(block_out_channels=(16, 20), norm_num_groups=8)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        ({"latents_mean": (0.0,) * 4}, "come together"),
-        ({"latents_std": (1.0,) * 4}, "come together"),
-        ({"latents_mean": (0.0,) * 4, "latents_std": (1.0,) * 4, "shift_factor": 0.1}, "in place"),
-        ({"latents_mean": (0.0,) * 3, "latents_std": (1.0,) * 4}, "4 latent channels"),
-        ({"latents_mean": (0.0,) * 4, "latents_std": (1.0, 1.0, 0.0, 1.0)}, "positive"),
+        {"latents_mean": (0.0,) * 4},  # without latents_std
+        {"latents_std": (1.0,) * 4},
+        {"latents_mean": (0.0,) * 4, "latents_std": (1.0,) * 4, "shift_factor": 0.1},
+        {"latents_mean": (0.0,) * 3, "latents_std": (1.0,) * 4},  # one too few
+        {"latents_mean": (0.0,) * 4, "latents_std": (1.0, 1.0, 0.0, 1.0)},  # not positive
     ],
 )
-def test_statistics_that_say_not_what_the_latents_are_are_refused(change, message):
-    with pytest.raises(ValueError, match=message):
+def test_ambiguous_latent_statistics_are_refused(change):
+    with pytest.raises(UserError, match=r"latents_mean=.* latents_std="):
         dataclasses.replace(PRESETS["tiny-32"], **change)
 
 
@@ -160,3 +146,13 @@ def test_config_can_be_varied():
     reconstructions, posterior = Autoencoder(gray)(images, torch.zeros(1, 4, 2, 2))
     assert reconstructions.shape == images.shape
     assert posterior.mean.shape == (1, 4, 2, 2)
+
+
+def test_compiled_features_are_used(tiny):
+    """`compile_for_training` replaces what the decoder calls; its state_dict keeps its keys."""
+    decoder = copy.deepcopy(tiny).decoder
+    decoder.compiled_features = lambda latents: 2 * decoder.features(latents)
+    latents = torch.randn(1, 4, 2, 2)
+    expected = decoder.conv_out(2 * decoder.features(latents))
+    assert torch.equal(decoder(latents), expected)
+    assert decoder.state_dict().keys() == tiny.decoder.state_dict().keys()

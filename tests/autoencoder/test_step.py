@@ -1,4 +1,4 @@
-"""The training step: both networks move, it learns, it resumes exactly, NaN is dropped."""
+"""A training step moves both networks, learns, resumes exactly, and leaves NaN out."""
 
 import copy
 from itertools import pairwise
@@ -9,14 +9,14 @@ import torch
 from autoencoder import PRESETS, Autoencoder
 from autoencoder.training.discriminator import Discriminator, DiscriminatorConfig
 from autoencoder.training.loss import AutoencoderLoss, LossConfig
-from autoencoder.training.step import Training
+from autoencoder.training.step import AutoencoderTraining
 from training.checkpoint import load_state, save_state
 from training.optimizer import OptimizerStep
 
 STEPS = 6
 
 
-def make(**settings) -> tuple[Training, OptimizerStep]:
+def make(**settings) -> tuple[AutoencoderTraining, OptimizerStep]:
     torch.manual_seed(0)
     config = LossConfig(
         perceptual="none",
@@ -26,7 +26,7 @@ def make(**settings) -> tuple[Training, OptimizerStep]:
         **settings,
     )
     discriminator = Discriminator(DiscriminatorConfig(width=8, layers=2, groups=4))
-    training = Training(
+    training = AutoencoderTraining(
         Autoencoder(PRESETS["tiny-32"]),
         discriminator if config.adversarial_weight else None,
         AutoencoderLoss(config, STEPS),
@@ -34,10 +34,10 @@ def make(**settings) -> tuple[Training, OptimizerStep]:
     return training, OptimizerStep(training.optimizers, clip_norm=1.0)
 
 
-def train(training, update, images, step, rate=1e-3, adversary=1.0, parts=1):
+def train(training, update, images, step, rate=1e-3, adversary=1.0, micro_batches=1):
     random = torch.Generator().manual_seed(step)
     noise = torch.randn(training.autoencoder.latent_shape(images), generator=random)
-    metrics = training.backward(images, noise, step, parts, update.scale)
+    metrics = training.backward(images, noise, step, micro_batches, update.scale)
     return metrics | update(metrics, {"optimizer": rate, "adversary": rate * adversary})
 
 
@@ -49,7 +49,7 @@ def run(training, update, first: int, last: int, **options) -> dict[str, torch.T
     return metrics
 
 
-def weights(training: Training) -> dict[str, torch.Tensor]:
+def weights(training: AutoencoderTraining) -> dict[str, torch.Tensor]:
     return {
         f"{name}.{key}": value.clone()
         for name, network in training.networks.items()
@@ -66,7 +66,7 @@ def test_each_network_moves_when_it_should():
         assert all(value.dim() == 0 for value in metrics.values())
         assert ("discriminator" in metrics) == (step >= 1)
         assert ("adversarial" in metrics) == (step >= 2)
-    # While no logit has passed the hinge, the gradients of the last bias cancel: real minus fake.
+    # While no logit has passed the hinge, the gradients of the last bias cancel (real - fake).
     names = [name for name, _ in training.discriminator.named_parameters()]
     last_bias = f"discriminator.{names[-1]}"
     assert last_bias.endswith("bias")
@@ -75,7 +75,7 @@ def test_each_network_moves_when_it_should():
         assert moved == [not name.startswith("discriminator."), True, True], name
 
 
-def test_without_adversary_there_is_none():
+def test_without_adversarial_weight_there_is_no_discriminator():
     metrics = run(*make(adversarial_weight=0.0), 0, STEPS)
     assert "adversarial" not in metrics and "discriminator" not in metrics
 
@@ -89,33 +89,33 @@ def test_it_learns():
 
 
 def test_resume_is_exact(tmp_path):
-    """Also where the convolutions' memory layout differs from that of the file."""
+    """The memory layout of the convolutions differs from that of the file."""
     whole, before, after = make(), make(), make()
     run(*whole, 0, STEPS)
     run(*before, 0, 3)
     save_state(tmp_path, 3, before[0].networks | {"update": before[1]})
-    parts = after[0].networks | {"update": after[1]}
-    assert load_state(tmp_path / "step-0000003", parts) == 3
+    objects = after[0].networks | {"update": after[1]}
+    assert load_state(tmp_path / "step-0000003", objects) == 3
     run(*after, 3, STEPS)
     expected = weights(whole[0])
     assert all(torch.equal(expected[key], value) for key, value in weights(after[0]).items())
 
 
 @pytest.mark.parametrize("adaptive", [True, False])
-def test_a_batch_in_parts_teaches_the_same(adaptive):
-    """The adaptive weight included: it compares norms, which do not add up."""
-    whole, parts = (make(adaptive=adaptive, learned_logvar=True) for _ in range(2))
+def test_micro_batches_give_the_same_training(adaptive):
+    """Also with the adaptive weight, which compares norms: those cannot be added."""
+    whole, divided = (make(adaptive=adaptive, learned_logvar=True) for _ in range(2))
     for step in range(4):
         expected = run(*whole, step, step + 1)
-        given = run(*parts, step, step + 1, parts=2)
+        given = run(*divided, step, step + 1, micro_batches=2)
         for name, value in expected.items():
             torch.testing.assert_close(given[name], value, rtol=2e-3, atol=1e-4, msg=name)
         for key, value in weights(whole[0]).items():
-            torch.testing.assert_close(weights(parts[0])[key], value, rtol=0, atol=5e-4, msg=key)
+            torch.testing.assert_close(weights(divided[0])[key], value, rtol=0, atol=5e-4, msg=key)
 
 
 def test_a_loss_scale_changes_nothing():
-    """2^10, a power of two, as float16 needs it: not even the rounding."""
+    """The scale is 2^10: a power of two changes not even the rounding."""
     plain, scaled = (make(learned_logvar=True) for _ in range(2))
     scaled[1].scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     for step in range(4):
@@ -126,8 +126,7 @@ def test_a_loss_scale_changes_nothing():
         torch.testing.assert_close(weights(scaled[0])[key], value, msg=key)
 
 
-def test_a_step_that_is_not_finite_is_left_out():
-    """Of both networks, whichever it is in."""
+def test_a_step_with_nan_changes_neither_network():
     training, update = make()
     run(training, update, 0, 3)
     before, state = weights(training), copy.deepcopy(update.state_dict())

@@ -1,4 +1,4 @@
-"""Tiles and slices against the whole image."""
+"""Tiles and slices give the result of the whole image, or one close to it."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from autoencoder import PRESETS, Autoencoder, Posterior
 from autoencoder.tiling import (
-    blend,
+    blend_tiles,
     decode_sliced,
     decode_tiled,
     encode_sliced,
@@ -16,7 +16,7 @@ from foundation.errors import UserError
 
 
 class Local(Autoencoder):
-    """An autoencoder whose every output looks at its own place only, so tiling is exact."""
+    """An autoencoder whose outputs depend on the input at their own place only: tiling is exact."""
 
     def encode(self, images, check=True):
         means = F.avg_pool2d(images, self.factor)
@@ -33,6 +33,7 @@ def tiny() -> Autoencoder:
 
 
 def smooth(height: int, width: int, channels: int, period: int) -> torch.Tensor:
+    """Make images of smooth waves."""
     y, x = (2 * torch.pi / period * torch.arange(side) for side in (height, width))
     waves = [torch.outer((y + k).sin(), (x + 2 * k).cos()) for k in range(channels)]
     return torch.stack(waves)[None]
@@ -95,10 +96,10 @@ def test_no_call_is_larger_than_a_tile():
         sizes.append((height, width))
         return torch.ones(1, 1, height, width)
 
-    assert (blend(compute, 50, 30, tile=16, overlap=4, scale=1) == 1).all()
+    assert (blend_tiles(compute, 50, 30, tile=16, overlap=4) == 1).all()
     assert set(sizes) == {(16, 16)} and len(sizes) == 4 * 3
 
 
 def test_an_overlap_as_wide_as_a_tile_is_refused():
     with pytest.raises(UserError, match="16"):
-        blend(lambda *_: torch.zeros(1, 1, 1, 1), 20, 20, tile=16, overlap=16, scale=1)
+        blend_tiles(lambda *_: torch.zeros(1, 1, 1, 1), 20, 20, tile=16, overlap=16)

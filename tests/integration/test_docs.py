@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from autoencoder import PRESETS, Autoencoder
-from autoencoder.training.latent_statistics import fold, measure
+from autoencoder.training.latent_statistics import fold_statistics, measure_statistics
 from tests.helpers.random_models import make_pipeline
 from tests.helpers.shapes_dataset import make_shapes
 from tests.helpers.snippets import python_blocks, run
@@ -44,7 +44,8 @@ def world(tmp_path_factory) -> Path:
     files = sorted((root / "data" / "mine").glob("*.png"))
     images = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files])
     images = images.permute(0, 3, 1, 2) / 127.5 - 1
-    fold(raw, measure(raw, images.split(30))).save(root / "runs" / "vae" / "model")
+    statistics = measure_statistics(raw, images.split(30))
+    fold_statistics(raw, statistics).save(root / "runs" / "vae" / "model")
     make_pipeline().save(root / "runs" / "ldm" / "model")
     return root
 

@@ -27,15 +27,15 @@ def gradients_of_stage_1(parts: int) -> dict[str, torch.Tensor]:
     from autoencoder import PRESETS, Autoencoder
     from autoencoder.training.discriminator import Discriminator, DiscriminatorConfig
     from autoencoder.training.loss import AutoencoderLoss, LossConfig
-    from autoencoder.training.step import Training
+    from autoencoder.training.step import AutoencoderTraining
 
     torch.manual_seed(0)
     starts = {"discriminator_start": 0, "adversarial_start": 0, "adversarial_ramp": 0}
     config = LossConfig(reconstruction="l2", perceptual="none", learned_logvar=True, **starts)
-    training = Training(
+    training = AutoencoderTraining(
         Autoencoder(PRESETS["tiny-32"]).double(),
         Discriminator(DiscriminatorConfig(width=16, layers=2)).double(),
-        AutoencoderLoss(config, 10, average=collectives.mean).double(),
+        AutoencoderLoss(config, 10).double(),
         parallel=distributed.data_parallel,
     )
     images = torch.rand(8, 3, 32, 32, dtype=torch.float64) * 2 - 1
