@@ -7,7 +7,7 @@ with the same noise and noise levels every time, also in four buckets from clean
 from collections.abc import Callable, Mapping
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from foundation.errors import UserError
@@ -48,7 +48,7 @@ class Validation:
         generator: torch.Generator,
         batch_size: int,
         indices: Int[Tensor, " n"] | None = None,
-        gather: Callable[[PerSample, int], PerSample] | None = None,
+        gather: Callable[[PerSample, int], Float[Tensor, " all"]] | None = None,
     ):
         """Draw a timestep and noise for each pair of latents and context.
 
@@ -97,8 +97,13 @@ class Validation:
         untrained = Denoiser(ZeroNetwork(), denoiser.schedule, denoiser.prediction)
         return self.losses(untrained, objective, self.context).mean().item()
 
-    def losses(self, denoiser: Denoiser, objective: ObjectiveConfig, context: Context) -> PerSample:
-        """Return the loss of every pair, on every process."""
+    def losses(
+        self, denoiser: Denoiser, objective: ObjectiveConfig, context: Context
+    ) -> Float[Tensor, " all"]:
+        """Return the losses of the pairs of all processes, in order.
+
+        context: for the pairs that this process evaluates.
+        """
         losses: list[PerSample] = []
         order = torch.arange(len(self.latents), device=self.latents.device)
         for batch in torch.split(order, self.batch_size):

@@ -1,4 +1,4 @@
-"""scheduler_config.json: diffusers samples from ours as we do, and we understand its own."""
+"""scheduler_config.json: diffusers samples with ours as we do, and we read its own."""
 
 import json
 from dataclasses import replace
@@ -6,7 +6,10 @@ from dataclasses import replace
 import diffusers
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from foundation.errors import UserError
 from ldm.denoiser import Denoiser
 from ldm.pipeline.scheduler_config import SCHEDULER_CLASSES, from_diffusers, to_diffusers
 from ldm.samplers import ddim, dpmpp_2m
@@ -15,6 +18,7 @@ from ldm.schedule import ScheduleConfig, make_schedule
 # diffusers has not followed NumPy here
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
+TABLES = ("linear", "scaled_linear", "cosine")
 MODELS = [
     (ScheduleConfig(), "noise"),
     (ScheduleConfig(zero_terminal_snr=True), "velocity"),
@@ -26,12 +30,12 @@ MODELS = [
 
 
 @pytest.mark.parametrize(("config", "prediction"), MODELS)
-def test_there_and_back(config, prediction):
+def test_a_written_config_is_read_back(config, prediction):
     assert from_diffusers(to_diffusers(config, prediction)) == (config, prediction)
 
 
 @pytest.mark.parametrize(("config", "prediction"), MODELS)
-def test_diffusers_reads_the_file_and_samples_as_we_do(config, prediction, tmp_path):
+def test_diffusers_samples_as_we_do_with_the_written_config(config, prediction, tmp_path):
     entries = to_diffusers(config, prediction)
     kind = getattr(diffusers, entries["_class_name"])
     (tmp_path / "scheduler_config.json").write_text(json.dumps(entries))
@@ -55,7 +59,16 @@ def test_diffusers_reads_the_file_and_samples_as_we_do(config, prediction, tmp_p
     torch.testing.assert_close(ours, z, rtol=1e-4, atol=1e-4)
 
 
-SD15 = {  # the fields that matter, as Stable Diffusion's own files have them
+@given(st.floats(1e-6, 0.01), st.floats(0.01, 0.5), st.booleans(), st.sampled_from(TABLES))
+def test_any_betas_are_written_and_read_back(beta_start, beta_end, zero, kind):
+    config = ScheduleConfig(
+        noise_schedule=kind, beta_start=beta_start, beta_end=beta_end, zero_terminal_snr=zero
+    )
+    entries = json.loads(json.dumps(to_diffusers(config, "velocity")))
+    assert from_diffusers(entries) == (config, "velocity")
+
+
+SD15 = {  # the entries that matter, as in Stable Diffusion's own files
     "_class_name": "PNDMScheduler",
     "_diffusers_version": "0.6.0",
     "beta_end": 0.012,
@@ -70,15 +83,15 @@ SD15 = {  # the fields that matter, as Stable Diffusion's own files have them
 }
 
 
-def test_stable_diffusion_files():
+def test_files_of_stable_diffusion():
     assert from_diffusers(SD15) == (ScheduleConfig(), "noise")
     sd21 = SD15 | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}
     assert from_diffusers(sd21) == (ScheduleConfig(), "velocity")
 
 
 @pytest.mark.parametrize("name", SCHEDULER_CLASSES)
-def test_defaults_of_every_known_scheduler(name):
-    """A file may leave out what equals the default of its class."""
+def test_defaults_of_every_supported_scheduler(name):
+    """A file may leave out entries that equal the default of its class."""
     with_defaults = dict(getattr(diffusers, name)().config) | {"_class_name": name}
     config = replace(ScheduleConfig(), noise_schedule="linear", beta_start=0.0001, beta_end=0.02)
     assert from_diffusers(with_defaults) == (config, "noise")
@@ -96,6 +109,6 @@ def test_defaults_of_every_known_scheduler(name):
         (SD15 | {"trained_betas": [0.1, 0.2]}, "trained_betas"),
     ],
 )
-def test_what_is_not_understood_is_refused_by_name(entries, match):
-    with pytest.raises(ValueError, match=match):
+def test_unsupported_settings_are_refused_by_name(entries, match):
+    with pytest.raises(UserError, match=match):
         from_diffusers(entries)

@@ -1,9 +1,10 @@
-"""The instruments of stage 2: a loss that does not jump, and a verdict that can be wrong-footed."""
+"""The validation loss: the same at every call; whether a network learns and uses the text."""
 
 import pytest
 import torch
 from torch import nn
 
+from foundation.errors import UserError
 from ldm.denoiser import Denoiser
 from ldm.loss import ObjectiveConfig
 from ldm.schedule import ScheduleConfig, make_schedule
@@ -12,8 +13,8 @@ from ldm.validation import Validation, check_latent_std, learning_status
 OBJECTIVE = ObjectiveConfig(prediction="velocity")
 
 
-class Reader(nn.Module):
-    """Knows the clean latents from the context alone, and velocity from them and z_t."""
+class PerfectNetwork(nn.Module):
+    """Reads the clean latents from the context, and computes the velocity from them and z_t."""
 
     def __init__(self, schedule):
         super().__init__()
@@ -26,35 +27,48 @@ class Reader(nn.Module):
         return alpha * noise - sigma * z_0
 
 
-def make(seed: int = 0) -> tuple[Validation, Denoiser]:
-    latents = torch.randn(32, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
+def make(indices: torch.Tensor | None = None) -> tuple[Validation, Denoiser]:
+    latents = torch.randn(32, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     schedule = make_schedule(ScheduleConfig())
     validation = Validation(
         latents,
-        latents.flatten(1)[:, None],  # a text that says everything
+        latents.flatten(1)[:, None],  # the context holds the latents
         schedule_steps=len(schedule),
         generator=torch.Generator().manual_seed(1),
         batch_size=8,
+        indices=indices,
     )
-    return validation, Denoiser(Reader(schedule), schedule, "velocity")
+    return validation, Denoiser(PerfectNetwork(schedule), schedule, "velocity")
 
 
 def test_the_loss_is_the_same_at_every_call_and_batch_size():
     validation, denoiser = make()
     first = validation.loss(denoiser, OBJECTIVE)
-    torch.rand(1)  # whatever else draws random numbers
+    torch.rand(1)  # as other code that draws random numbers would
     validation.batch_size = 5
     assert validation.loss(denoiser, OBJECTIVE) == pytest.approx(first, abs=1e-6)
 
 
-def test_a_network_that_reads_the_text_is_found_out():
+def test_processes_that_share_the_pairs_measure_the_same_loss():
+    """Each evaluates its part; `gather` is replaced by the losses of both, in order."""
+    whole, denoiser = make()
+    parts = [make(indices=torch.arange(first, first + 16))[0] for first in (0, 16)]
+    losses = torch.cat([part.losses(denoiser, OBJECTIVE, part.context) for part in parts])
+    for part in parts:
+        part.gather = lambda own, count: losses
+    expected = whole.loss(denoiser, OBJECTIVE)
+    for part in parts:
+        assert part.loss(denoiser, OBJECTIVE)["val"] == pytest.approx(expected["val"], abs=1e-9)
+
+
+def test_the_wrong_text_raises_the_loss_of_a_network_that_uses_the_text():
     validation, denoiser = make()
     losses = validation.loss(denoiser, OBJECTIVE)
     assert losses["val"] < 1e-6 < losses["val/wrong_text"]
     assert learning_status(losses, validation.baseline(denoiser, OBJECTIVE)).startswith("learning")
 
 
-def test_predicting_nothing_scores_one_and_is_called_so():
+def test_a_zero_output_has_loss_one_and_is_reported_as_not_learning():
     validation, denoiser = make()
     baseline = validation.baseline(denoiser, OBJECTIVE)
     assert baseline == pytest.approx(1, abs=0.1)
@@ -63,7 +77,7 @@ def test_predicting_nothing_scores_one_and_is_called_so():
     assert learning_status({"val": float("nan"), "val/wrong_text": 1.0}, baseline).startswith("NOT")
 
 
-def test_a_network_deaf_to_the_text_is_called_so():
+def test_the_status_says_whether_the_text_is_used():
     assert "ignores the text" in learning_status({"val": 0.4, "val/wrong_text": 0.4001}, 1.0)
     assert "lower it by 20.0%" in learning_status({"val": 0.4, "val/wrong_text": 0.5}, 1.0)
 
@@ -71,5 +85,5 @@ def test_a_network_deaf_to_the_text_is_called_so():
 def test_latents_that_are_not_normalized_are_refused():
     noise = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     check_latent_std(noise)
-    with pytest.raises(ValueError, match=r"standard deviation of 5\.\d+"):
+    with pytest.raises(UserError, match=r" 5\.\d+"):
         check_latent_std(noise / 0.18215)
