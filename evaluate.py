@@ -108,7 +108,9 @@ def alignment(
     order = torch.randperm(len(train), generator=generator(config.seed, "captions"))
     pairs = [train[k] for k in order[: config.samples].tolist()]
     captions = [pair.captions[0] for pair in pairs]
-    with progress_counter("sampling", len(pairs) * sampling.calls(), "image steps") as count:
+    with progress_counter(
+        "sampling", len(pairs) * sampling.network_calls(), "image steps"
+    ) as count:
         pictures = pipeline(
             captions,
             sampling=sampling,

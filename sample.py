@@ -149,14 +149,16 @@ def draw(
     paths = plan_names(config.out, config.name, suffixes, [named(p) for p in pictures])
     make_folder(config.out)
     drawn: list[Image.Image] = []
-    total = sum(len(alike) * alike[0].options.sampling().calls(task) for alike, task in jobs)
+    total = sum(
+        len(alike) * alike[0].options.sampling().network_calls(task) for alike, task in jobs
+    )
     with progress_counter("sampling", total, "image steps") as count:
         for alike, task in jobs:
             here = paths[len(drawn) : len(drawn) + len(alike)]
             previews = Previews(studio.pipeline, config.out, here, every=config.preview_every)
             latents = studio.draw(studio.requests(alike), alike[0], task, count, previews)
             for picture, path, z in zip(alike, here, latents, strict=True):
-                drawn.append(studio.pipeline.picture(z, task))
+                drawn.append(studio.pipeline.to_picture(z, task))
                 record = recorded(config, studio, picture)
                 if deep is None:
                     content = encoded(drawn[-1], record, config.format, config.quality)
@@ -204,10 +206,10 @@ def animate(config: Config, studio: Studio, pictures: Sequence[Picture]) -> Path
     check_film(config.video, config.fps)
     frames, task = frames_between(studio.requests(pictures), config.interpolate), jobs[0][1]
     make_folder(config.out)
-    total = len(frames) * pictures[0].options.sampling().calls(task)
+    total = len(frames) * pictures[0].options.sampling().network_calls(task)
     with progress_counter("sampling", total, "image steps") as count:
         latents = studio.draw(frames, pictures[0], task, count)
-    images = [studio.pipeline.picture(z, task) for z in latents]
+    images = [studio.pipeline.to_picture(z, task) for z in latents]
     how = {name: getattr(config, name) for name in ("interpolate", "video", "fps")}
     record = film_record(recorded(config, studio, pictures[0]), pictures, **how)
     content = WRITERS[config.video](images, config.fps, record)

@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             pictures = pipeline(captions[:count], sampling=sampling, seed=config.seed)
             images = judge.encode_images(pil_to_tensor(pictures).expand(-1, 3, -1, -1))
             name = f"`{sampler}`" + f" of order {order_}" * (order_ is not None)
-            print(line(name, sampling.calls(), images, texts, captions, real), flush=True)
+            print(line(name, sampling.network_calls(), images, texts, captions, real), flush=True)
 
 
 def line(

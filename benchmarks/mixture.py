@@ -11,8 +11,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from foundation.shapes import Latents, Timesteps
-from ldm.samplers.levels import is_flow
-from ldm.schedule import Schedule
+from ldm.schedule import RectifiedFlow, Schedule
 
 MEANS = torch.tensor([[1.0, 0.4], [-0.8, 1.0], [-0.2, -1.1]], dtype=torch.float64)
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
@@ -54,7 +53,7 @@ def exact(
     alpha, sigma = schedule.exact(times)
     u, last = (sigma / alpha).log().tolist()
     last = math.log(1e-6) if end is None else last
-    flow = is_flow(schedule)
+    flow = isinstance(schedule, RectifiedFlow)
 
     def scales(u: float) -> tuple[float, float]:
         ratio = math.exp(u)

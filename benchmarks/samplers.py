@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.mixture import IdealDenoiser, exact
 from foundation.shapes import Denoise, Latents, Timesteps
-from ldm.samplers import CALLS_PER_STEP, SAMPLERS, STOCHASTIC, unipc
+from ldm.samplers import CALLS_PER_STEP, SAMPLERS, STOCHASTIC, NoiseLevels, unipc
 from ldm.schedule import Schedule, ScheduleConfig, make_schedule
 from training.cli import parse, run_main
 
@@ -82,7 +82,7 @@ def solve(
 ) -> Latents:
     solver = partial(unipc, order=3) if sampler == "unipc of order 3" else SAMPLERS[sampler]
     steps = (calls - 1) // CALLS_PER_STEP.get(sampler, 1) + 1 - (sampler == "plms")
-    return solver(denoise, noise, schedule, steps)
+    return solver(denoise, noise, NoiseLevels(schedule, steps))
 
 
 if __name__ == "__main__":

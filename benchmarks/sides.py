@@ -39,7 +39,7 @@ def load_ours(side: str, folder: Path) -> Callable:
     if "bf16" in side:
         pipeline.to("cpu", torch.bfloat16)
     if "compiled" in side:
-        compile_unet(pipeline.unet)
+        pipeline.cached_forward = compile_unet(pipeline.unet)
     return pipeline
 
 

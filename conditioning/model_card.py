@@ -3,13 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from interop.model_card import (
-    as_mapping,
-    bullet_list,
-    program_name,
-    render_card,
-    training_section,
-)
+from interop.model_card import bullets, mapping, model_card, training, writer
 
 USE = """## Use
 
@@ -45,18 +39,18 @@ def card(config: Mapping[str, Any], facts: Mapping[str, Any], *, tokens: int, pa
         "activation": f"`{config['hidden_act']}`",
         "sha256 of the tensors": f"`{facts['sha256']}`",
     }
-    return render_card(
+    return model_card(
         "Text encoder: a prompt to one vector per token",
         [
             "The text tower of a CLIP in the layout of transformers' `CLIPTextModel`, written by "
-            f"{program_name()}. A U-Net attends to all of its vectors, padding included.\n\n"
-            f"{bullet_list(read)}",
+            f"{writer()}. A U-Net attends to all of its vectors, padding included.\n\n"
+            f"{bullets(read)}",
             USE.format(
                 tokens=tokens,
                 width=config["hidden_size"],
                 states="last_hidden_state" if facts["final_norm"] else hidden,
             ),
-            training_section(as_mapping(facts.get("provenance"))),
+            training(mapping(facts.get("provenance"))),
         ],
         library="transformers",
         tags=["clip", "text-encoder"],

@@ -3,12 +3,12 @@
 from conditioning.prompt_syntax import Part, is_plain, parse, plain
 from conditioning.prompt_weighting import cut_off
 from ldm import TextToImage
-from ldm.pipeline.conditioning import reads_text
+from ldm.pipeline.conditioning import is_text_conditional
 
 
 def notes(pipeline: TextToImage, text: str, signs: bool) -> list[str]:
     """One line each: signs that are no words, and words that the model does not see."""
-    if not reads_text(pipeline.unet):
+    if not is_text_conditional(pipeline.unet):
         return []
     lines = []
     parts = parse(text) if signs else plain(text)

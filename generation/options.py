@@ -152,14 +152,14 @@ class Options:
     def task(self, pipeline: TextToImage) -> Task:
         strength = {} if self.strength is None else {"strength": self.strength}
         if self.style_image is not None:
-            given = {"shows": self.source_prompt, "variation": self.variation}
+            given = {"source_prompt": self.source_prompt, "variation": self.variation}
             picture = self.picture(self.style_image, pipeline)
-            return tasks.restyle(pipeline, picture, **strength, **given, window=self.window)
+            return tasks.edit(pipeline, picture, **strength, **given, window=self.window)
         if self.init_image is None:
             return TEXT_TO_IMAGE
         picture = self.picture(self.init_image, pipeline)
         if self.upscale is not None:
-            level = {} if self.noise_level is None else {"level": self.noise_level}
+            level = {} if self.noise_level is None else {"noise_level": self.noise_level}
             return tasks.upscale(pipeline, picture, self.upscale, **strength, **level)
         if self.outpaint is not None:
             grow, again = self.outpaint, self.resample
@@ -167,7 +167,7 @@ class Options:
         if self.mask is not None:
             mask = to_channels(load_image(self.mask), 1, background=(0, 0, 0))
             return tasks.inpaint(pipeline, picture, mask, **strength, resample=self.resample)
-        return tasks.image_to_image(pipeline, picture, **strength)
+        return tasks.img2img(pipeline, picture, **strength)
 
     def picture(self, file: Path, pipeline: TextToImage) -> Image.Image:
         """As many channels as the model has, and resized if a size was asked for."""

@@ -24,4 +24,4 @@ class Previews:
         if self.every and call % self.every == 0:
             for place, z in zip(places, z_0.split(1), strict=True):
                 file = self.folder / f"{self.names[place]}-{call:03d}.png"
-                self.pipeline.picture(z).save(file)
+                self.pipeline.to_picture(z).save(file)

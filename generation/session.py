@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foundation.hashing import tensors_sha256
 from generation.autoguidance import open_weak
-from generation.compile import as_written, compile_unet, is_compiled
+from generation.compile import compile_unet
 from generation.notes import notes
 from generation.options import Options
 from generation.prompts import Picture, told
@@ -53,7 +53,7 @@ class Studio:
         self.hashes |= adapt(self.pipeline) if adapt else {}
         self.pipeline.to(device, DTYPES[dtype])
         if compiled:
-            compile_unet(self.pipeline.unet)
+            self.pipeline.cached_forward = compile_unet(self.pipeline.unet)
 
     @property
     def dtype(self) -> str:
@@ -75,9 +75,9 @@ class Studio:
 
     def checked(self, options: Options) -> Task:
         """What to draw, if it can be drawn."""
-        self.pipeline.windowed(options.window)
+        self.pipeline.make_denoiser(options.window)
         self.weak(options.weak_model)
-        options.sampling().along(self.pipeline.denoiser.schedule)
+        options.sampling().timesteps(self.pipeline.denoiser.schedule)
         task = options.task(self.pipeline)
         check_task(self.pipeline.unet, task)
         self.pipeline.task_shape(task, options.height, options.width)
@@ -102,7 +102,7 @@ class Studio:
             *((p.prompt, p.options.negative_prompt, p.seed) for p in pictures), strict=True
         )
         signs = not pictures[0].options.plain_prompts
-        return self.pipeline.requests(prompts, negatives, seeds, signs)
+        return self.pipeline.make_requests(prompts, negatives, seeds, signs)
 
     def draw(
         self,
@@ -140,7 +140,7 @@ class Studio:
         exact = TextToImage.load(self.model, ema=self.ema)
         if self.adapt:
             self.adapt(exact)
-        as_written(self.pipeline.unet)  # the code is of the weights in half precision
+        self.pipeline.cached_forward = None  # compiled for the weights in half precision
         self.pipeline.unet.float().load_state_dict(exact.unet.state_dict())
         self.weaker.clear()  # to be opened again, as precise
         return draw(weak=self.weak(options.weak_model))
@@ -148,7 +148,7 @@ class Studio:
     def record(self, picture: Picture) -> dict[str, Any]:
         hashes = self.hashes_of(picture.options)
         record = record_of(picture, self.model, self.ema, self.dtype, hashes)
-        return record | ({"compile": True} if is_compiled(self.pipeline.unet) else {})
+        return record | ({"compile": True} if self.pipeline.cached_forward is not None else {})
 
     def warn(self, pictures: Sequence[Picture]) -> None:
         """Of prompts that are cut, and of guidance that leads away from what was never learned.

@@ -13,13 +13,13 @@ from PIL import Image
 from foundation.errors import UserError
 from generation.metadata import pyav, texts
 from generation.prompts import Picture
-from ldm.pipeline.batching import Request, between
+from ldm.pipeline.batching import Request, interpolate
 
 
 def frames_between(stations: Sequence[Request], count: int) -> list[Request]:
     """Stations, and from each to the next so many frames, of which the station is the first."""
     shares = [k / count for k in range(count)]
-    frames = [between(a, b, share) for a, b in pairwise(stations) for share in shares]
+    frames = [interpolate(a, b, share) for a, b in pairwise(stations) for share in shares]
     return [*frames, stations[-1]]
 
 

@@ -4,14 +4,16 @@ The only place that knows what the network was trained to predict.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import nn
+from jaxtyping import Real
+from torch import Tensor, nn
 
 from foundation.errors import UserError
-from foundation.shapes import Context, Estimates, Latents, Number, Scale, Timesteps
-from ldm.schedule import RectifiedFlow, Schedule
+from foundation.shapes import Context, Estimates, Latents, Network, Number, Scale, Timesteps
+from ldm.schedule import NoiseSchedule, RectifiedFlow, Schedule
 
 # noise: what was added (Ho et al. 2020, arXiv:2006.11239)
 # velocity: alpha noise - sigma z_0 (Salimans & Ho 2022, arXiv:2202.00512)
@@ -20,78 +22,137 @@ from ldm.schedule import RectifiedFlow, Schedule
 Prediction = Literal["noise", "velocity", "sample", "flow"]
 
 
-class Denoiser(nn.Module):
-    """Estimates E[z_0 | z_t, context], whatever the network was trained to predict.
+@dataclass(frozen=True)
+class Conditioning:
+    """What images are conditioned on: a text, class labels, or nothing (both None)."""
 
-    On a flow the network sees whole times: so do diffusers' schedulers sample, and a thousandth of
-    the way makes no other difference. Near the clean end of a table it does.
-    """
+    text: Context | None = None
+    labels: Real[Tensor, " b"] | None = None
+
+    def to(self, device: torch.device) -> "Conditioning":
+        text = None if self.text is None else self.text.to(device)
+        return Conditioning(text, None if self.labels is None else self.labels.to(device))
+
+
+def concatenate(conditionings: Sequence[Conditioning]) -> Conditioning:
+    """Put the rows of several conditionings of one kind one after the other."""
+    texts = [c.text for c in conditionings if c.text is not None]
+    labels = [c.labels for c in conditionings if c.labels is not None]
+    return Conditioning(torch.cat(texts) if texts else None, torch.cat(labels) if labels else None)
+
+
+# A network bound to conditionings. Called with the latents and timesteps of b images (and noise
+# levels, for an upscaler), it returns b rows under the first conditioning, then b under the next.
+BoundNetwork = Callable[..., Estimates]
+BindNetwork = Callable[[Sequence[Conditioning]], BoundNetwork]
+
+
+class Denoiser(nn.Module):
+    """Estimates E[z_0 | z_t, context], whatever the network was trained to predict."""
 
     def __init__(
         self,
-        network: Callable[..., Latents],
+        network: Network,
         schedule: Schedule,
         prediction: Prediction,
-        prepare: Callable[[Context], Any] | None = None,
+        bind_network: BindNetwork | None = None,
     ):
         """
         Args:
-            network: of (z_t, t, context), a U-Net or a function around one that is told more.
-            prepare: turns a context, for many calls, into what the network takes in its place:
-                `UNet.prepare`. A function around a U-Net only has to pass it on.
+            network: called with (z_t, t, context), and with class labels if there are any.
+            bind_network: binds the network to conditionings for many calls, for example as a
+                CachedUNet; by default the network is called as it is.
+
+        Raises:
+            UserError: the prediction does not go with the schedule.
         """
         super().__init__()
         check_prediction(schedule, prediction)
         self.network = network
-        self.schedule = schedule
-        self.prediction = prediction
-        self.prepare = prepare
+        self.schedule: Schedule = schedule
+        self.prediction: Prediction = prediction
+        self.bind_network = bind_network or self.repeat_network
 
     def forward(self, z_t: Latents, t: Timesteps, context: Context | None = None) -> Latents:
+        """Estimate z_0 at one timestep per image."""
         t = t.to(z_t.device)
         output = self.predict(z_t, t, context)
         return convert(output, self.prediction, "sample", z_t, *self.schedule(t))
 
-    def bind(self, contexts: Sequence[Context]) -> Callable[[Latents, Timesteps], Estimates]:
-        """For a sampler: its latents under each of the contexts, in one call of the network.
+    def predict(self, z_t: Latents, t: Timesteps, context: Context | None = None) -> Latents:
+        """Return the network's own output, in fp32 also under autocast."""
+        return self.network(z_t, self.network_time(t), context).float()
 
-        The estimates come one context after the other. The times of a call are all alike and lie on
-        the CPU, so that nothing waits for a GPU.
+    def network_time(self, t: Timesteps) -> Timesteps:
+        """Return the timesteps that the network sees.
+
+        Rectified flow: timesteps are floored, as diffusers' schedulers do. Near the clean end of a
+        variance-preserving schedule that would change the result, so there they stay.
         """
-        context, count = torch.cat(list(contexts)), len(contexts)
-        prepared = None if self.prepare is None else self.prepare(context)
+        return t.floor() if isinstance(self.schedule, RectifiedFlow) else t
 
-        def estimates(z_t: Latents, t: Timesteps) -> Estimates:
-            many = torch.cat([z_t] * count)
-            alike = t[:1].expand(len(many))
-            if prepared is None:
-                output = self.predict(many, alike.to(z_t.device), context)
-            else:  # which shares the work on the latents up to where the text comes in
-                output = self.predict(z_t, t, prepared)
-            return self.from_output(output, many, alike)
+    def bind(self, conditionings: Sequence[Conditioning]) -> "BoundDenoiser":
+        """Bind conditionings for a sampler, which calls the result many times.
 
-        return estimates
+        conditionings: each with one row per image.
+        """
+        return BoundDenoiser(self, self.bind_network(conditionings))
 
-    def from_output(self, output: Latents, z_t: Latents, t: Timesteps) -> Latents:
-        """z_0, of what the network gives; at times that are all alike, on the CPU."""
+    def repeat_network(self, conditionings: Sequence[Conditioning]) -> BoundNetwork:
+        """Bind the network as it is: latents and timesteps are repeated for each conditioning."""
+        return RepeatedNetwork(self.network, conditionings)
+
+    def target(self, z_0: Latents, noise: Latents, t: Timesteps) -> Latents:
+        """Compute what the network should predict for z_t = alpha_t z_0 + sigma_t noise."""
+        return combine(z_0, noise, self.prediction, *self.schedule(t))
+
+    def to_sample(self, output: Latents, z_t: Latents, t: Timesteps) -> Latents:
+        """Turn the network's output into z_0; the timesteps are all equal."""
         return convert(output, self.prediction, "sample", z_t, *self.scales(t))
 
-    def as_output(self, z_0: Latents, z_t: Latents, t: Timesteps) -> Latents:
-        """What the network gives where it estimates z_0; at times that are all alike."""
+    def to_output(self, z_0: Latents, z_t: Latents, t: Timesteps) -> Latents:
+        """Turn z_0 into the network's output that it follows from; the timesteps are all equal."""
         return convert(z_0, "sample", self.prediction, z_t, *self.scales(t))
 
     def scales(self, t: Timesteps) -> tuple[Number, Number]:
-        """alpha and sigma as numbers on the CPU, which any device takes without waiting."""
-        return tuple(x.reshape(()) for x in self.schedule.exact(t[:1].cpu()))
+        """Return alpha_t and sigma_t on the CPU, which any device takes without waiting."""
+        alpha, sigma = self.schedule.exact(t[:1].cpu())
+        return alpha.reshape(()), sigma.reshape(())
 
-    def predict(self, z_t: Latents, t: Timesteps, context: Any = None) -> Estimates:
-        """The network's own output; fp32, so that the maths after it stays so under autocast."""
-        t = t.floor() if isinstance(self.schedule, RectifiedFlow) else t
-        return self.network(z_t, t, context).float()
 
-    def target(self, z_0: Latents, noise: Latents, t: Timesteps) -> Latents:
-        """What the network should output for z_t = alpha_t z_0 + sigma_t noise."""
-        return combine(z_0, noise, self.prediction, *self.schedule(t))
+class BoundDenoiser:
+    """A denoiser bound to conditionings: (z_t, t) -> z_0 under each of them."""
+
+    def __init__(self, denoiser: Denoiser, network: BoundNetwork):
+        self.denoiser, self.network = denoiser, network
+
+    def __call__(self, z_t: Latents, t: Timesteps) -> Estimates:
+        """
+        Args:
+            t: one timestep per image, all equal; on the CPU, so that no GPU is waited for.
+
+        Returns:
+            z_0 of all images under the first conditioning, then under the second, ...
+        """
+        output = self.network(z_t, self.denoiser.network_time(t)).float()
+        z_t = torch.cat([z_t] * (len(output) // len(z_t)))
+        return self.denoiser.to_sample(output, z_t, t[:1].expand(len(z_t)))
+
+
+class RepeatedNetwork:
+    """A network called with a copy of the latents for each conditioning."""
+
+    def __init__(self, network: Network, conditionings: Sequence[Conditioning]):
+        self.network, self.count = network, len(conditionings)
+        self.conditioning = concatenate(conditionings)
+
+    def __call__(
+        self, z_t: Latents, t: Timesteps, class_labels: Real[Tensor, " b"] | None = None
+    ) -> Estimates:
+        labels = self.conditioning.labels if class_labels is None else class_labels
+        more = () if labels is None else (labels,)
+        z_t, t = torch.cat([z_t] * self.count), t.to(z_t.device).repeat(self.count)
+        return self.network(z_t, t, self.conditioning.text, *more)
 
 
 def convert(
@@ -102,10 +163,10 @@ def convert(
     alpha: Scale | Number,
     sigma: Scale | Number,
 ) -> Latents:
-    """Turns one prediction into another, at the same z_t.
+    """Turn one prediction into another, at the same z_t.
 
-    Each fixes z_0 and noise, since alpha z_0 + sigma noise = z_t. Infinite only where it must be:
-    from noise at alpha = 0, and from sample to others at sigma = 0.
+    Each of them fixes z_0 and noise, since alpha z_0 + sigma noise = z_t. The result is infinite
+    only where it must be: from noise at alpha = 0, and from sample to others at sigma = 0.
     """
     if given == wanted:
         return output
@@ -129,7 +190,7 @@ def combine(
     alpha: Scale | Number,
     sigma: Scale | Number,
 ) -> Latents:
-    """The quantity of that name, from its two parts."""
+    """Compute a prediction from clean latents and noise."""
     if wanted == "noise":
         return noise
     if wanted == "sample":
@@ -138,21 +199,28 @@ def combine(
 
 
 def check_prediction(schedule: Schedule, prediction: Prediction) -> None:
-    """Refuses pairs that cannot be sampled from, or that no scheduler file can express."""
-    flow = isinstance(schedule, RectifiedFlow)
-    if flow and prediction == "velocity":
-        raise UserError(
-            "prediction velocity belongs to variance-preserving schedules; on the flow's straight "
-            "path use prediction flow, which is its speed, or noise_schedule scaled_linear."
-        )
-    if not flow and prediction == "flow":
+    """Refuse pairs that cannot be sampled from, or that no scheduler config can express."""
+    if isinstance(schedule, RectifiedFlow):
+        if prediction == "velocity":
+            raise UserError(
+                "prediction velocity belongs to variance-preserving schedules; on the straight "
+                "path of rectified flow use prediction flow, which is its speed, or "
+                "noise_schedule scaled_linear."
+            )
+        return
+    if prediction == "flow":
         raise UserError(
             "prediction flow is the speed along a straight path, so it needs noise_schedule flow; "
             "its counterpart on a variance-preserving schedule is prediction velocity."
         )
-    if not flow and prediction == "noise" and not schedule.alpha.all():
+    if prediction == "noise" and has_zero_terminal_snr(schedule):
         raise UserError(
             "prediction noise cannot be used with zero terminal SNR: at t = 999 the latents are "
             "noise alone, so that predicting it says nothing about the image (z_0 would be divided "
             "by alpha = 0). Use prediction velocity or sample, or a schedule without it."
         )
+
+
+def has_zero_terminal_snr(schedule: NoiseSchedule) -> bool:
+    """Return whether nothing is left of the image at the last timestep (alpha = 0)."""
+    return not bool(schedule.alpha_bar.all())

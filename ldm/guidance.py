@@ -1,38 +1,43 @@
-"""Prompts and guidance, bound to a denoiser: a sampler hears of neither.
+"""Classifier-free guidance: prompts bound to a denoiser, so that a sampler sees neither.
 
     guided = uncond + scale * sum of weight_k (cond_k - uncond)
 
-scale 0 ignores the prompt, 1 is plainly conditional, above 1 follows it harder. Ho & Salimans 2022
-(arXiv:2207.12598) write the same rule with w = scale - 1. uncond is the empty prompt, a negative
-prompt, or with autoguidance what a weaker model makes of the same prompt. The rest refines this.
+scale 0 ignores the prompt, 1 is plain conditional, above 1 follows the prompt harder. Ho & Salimans
+2022 (arXiv:2207.12598) write the same rule with w = scale - 1. uncond is the estimate under the
+empty prompt, under a negative prompt, or with autoguidance that of a weaker model under the same
+prompt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cached_property
 
 import torch
 
 from foundation.errors import UserError
-from foundation.shapes import Context, Denoise, Latents, Timesteps
-from ldm.denoiser import Denoiser
+from foundation.shapes import Latents, Timesteps
+from ldm.denoiser import BoundDenoiser, Conditioning, Denoiser
 from ldm.schedule import TRAIN_TIMESTEPS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
+    """Settings of classifier-free guidance; the defaults of all but `scale` switch nothing on."""
+
+    # 0 ignores the prompt, 1 is plain conditional, above 1 is guided.
     scale: float = 4.0
-    # Share of the way to the standard deviation of the plain prediction, against overexposure:
-    # Lin et al. 2023 (arXiv:2305.08891), section 3.4. On the network's own output, as there.
+    # 0 to 1: how far the standard deviation of the network's output is brought back to what it is
+    # without guidance, against overexposure. Lin et al. 2023 (arXiv:2305.08891), section 3.4.
     rescale: float = 0.0
-    # Guided from and to these shares of the noise's way (0 clean, 1 noise), and plainly conditional
-    # outside: Kynkäänniemi et al. 2024 (arXiv:2404.07724). Saves calls, and variety.
+    # Guidance applies between these noise levels (0 clean, 1 noise); outside, sampling is plain
+    # conditional, which saves network calls and keeps variety. Kynkäänniemi et al. 2024
+    # (arXiv:2404.07724).
     interval: tuple[float, float] = (0.0, 1.0)
-    # Adaptive projected guidance, Sadat et al. 2024 (arXiv:2410.02416), algorithm 1: the share kept
-    # of the part along the prediction, which saturates colors (1: all of it, that is off) ...
+    # Adaptive projected guidance, Sadat et al. 2024 (arXiv:2410.02416), algorithm 1. How much is
+    # kept of the component parallel to the prediction, which saturates colors (1: all of it) ...
     parallel: float = 1.0
-    max_norm: float | None = None  # ... the largest norm of the difference, per image ...
-    momentum: float = 0.0  # ... and what of its running sum is added; negative pushes away
+    max_norm: float | None = None  # ... the largest norm of the guidance direction, per image ...
+    momentum: float = 0.0  # ... and the factor of its running average that is added (often < 0)
 
     def __post_init__(self):
         low, high = self.interval
@@ -49,90 +54,142 @@ class Guidance:
         if not -1 < self.momentum < 1:
             raise UserError(f"momentum is {self.momentum:g}; it must lie between -1 and 1.")
 
-    def at(self, t: float) -> bool:
-        """Whether it applies at a time from 0 to 1000."""
+    def applies_at(self, t: float) -> bool:
+        """Return whether timestep t (0 to 1000) lies in the interval."""
         low, high = self.interval
         return low * TRAIN_TIMESTEPS <= t <= high * TRAIN_TIMESTEPS
 
 
-def guide(
-    denoiser: Denoiser,
-    conds: Sequence[tuple[Context, float]],
-    uncond: Context,
-    guidance: Guidance,
-    weak: Denoiser | None = None,
-) -> Denoise:
-    """Binds prompts and guidance to a denoiser. For one run of a sampler: momentum has a memory.
+class GuidedDenoiser:
+    """What a sampler calls: (z_t, t) -> z_0, with prompts and guidance inside.
 
-    Args:
-        conds: prompts and their weights. More than one are drawn together ("a AND b"): Liu et al.
-            2022 (arXiv:2206.01714), eq. 11. Weights add up to 1 unless that is meant.
-        weak: a worse model of the same kind, such as an earlier state of the same run, that takes
-            the place of `uncond`: autoguidance, Karras et al. 2024 (arXiv:2406.02507), eq. 3.
+    For one run of a sampler, since momentum remembers earlier steps.
     """
-    contexts = [context for context, _ in conds]
-    weights = [weight for _, weight in conds]
-    plain = weights == [1.0]
-    everything = contexts if weak is not None else [uncond, *contexts]
-    # Prepared when first asked for: a guidance interval may leave one of them out.
-    under_all, under_conds, under_uncond = (
-        cache(partial(denoiser.bind, some)) for some in (everything, contexts, [uncond])
-    )
-    under_conds_weakly = None if weak is None else weak.bind(contexts)
-    running: Latents | float = 0.0
 
-    def denoise(z_t: Latents, t: Timesteps) -> Latents:
-        nonlocal running
-        if guidance.scale == 0 and weak is None:
-            return under_uncond()(z_t, t)
-        guided = guidance.scale != 1 and guidance.at(float(t[0]))
-        if plain and not guided:
-            return under_conds()(z_t, t)
-        parts = under_all()(z_t, t).chunk(len(everything))
-        if under_conds_weakly is None:
-            z_uncond, *parts = parts
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        conds: Sequence[tuple[Conditioning, float]],
+        uncond: Conditioning,
+        guidance: Guidance,
+        weak: Denoiser | None = None,
+        *,
+        constrain: Callable[[Latents], Latents] | None = None,
+        callback: Callable[[Latents], None] | None = None,
+    ):
+        """
+        Args:
+            conds: prompts and their weights. More than one are composed ("a AND b"): Liu et al.
+                2022 (arXiv:2206.01714), eq. 11. Weights add up to 1 unless that is meant.
+            uncond: the empty or the negative prompt; not used with `weak`.
+            weak: a weaker model, such as an earlier state of the same run, whose estimate takes the
+                place of `uncond`: autoguidance, Karras et al. 2024 (arXiv:2406.02507), eq. 3.
+            constrain: changes each estimate of z_0, such as to keep a part of a given picture.
+            callback: called with each estimate of z_0 after that.
+        """
+        self.denoiser, self.guidance, self.weak = denoiser, guidance, weak
+        self.conds = [conditioning for conditioning, _ in conds]
+        self.weights = [weight for _, weight in conds]
+        self.uncond, self.constrain, self.callback = uncond, constrain, callback
+        self.momentum_buffer: Latents | None = None
+
+    # Bound when first needed: a guidance interval may need only one of them.
+
+    @cached_property
+    def bound_conds(self) -> BoundDenoiser:
+        return self.denoiser.bind(self.conds)
+
+    @cached_property
+    def bound_uncond(self) -> BoundDenoiser:
+        return self.denoiser.bind([self.uncond])
+
+    @cached_property
+    def bound_all(self) -> BoundDenoiser:
+        return self.denoiser.bind([self.uncond, *self.conds])
+
+    @cached_property
+    def bound_weak(self) -> BoundDenoiser | None:
+        return None if self.weak is None else self.weak.bind(self.conds)
+
+    def __call__(self, z_t: Latents, t: Timesteps) -> Latents:
+        """
+        Args:
+            t: one timestep per image, all equal; on the CPU, so that no GPU is waited for.
+        """
+        guided = self.guidance.scale != 1 and self.guidance.applies_at(float(t[0]))
+        if self.guidance.scale == 0 and self.weak is None:
+            z_0 = self.bound_uncond(z_t, t)
+        elif self.weights == [1.0] and not guided:
+            z_0 = self.bound_conds(z_t, t)
         else:
-            z_uncond = mixed(under_conds_weakly(z_t, t).chunk(len(contexts)), weights)
-        differences = [part - z_uncond for part in parts]
-        change = sum(w * difference for w, difference in zip(weights, differences, strict=True))
-        z_cond = z_uncond + change
-        if not guided:
-            return z_cond
-        if guidance.momentum:
-            running = change = change + guidance.momentum * running
-        change = bounded(change, guidance.max_norm)
-        if guidance.parallel != 1:
-            change = change - (1 - guidance.parallel) * along(change, z_cond)
-        z_0 = z_cond + (guidance.scale - 1) * change
-        if guidance.rescale:
-            z_0 = rescaled(denoiser, z_t, t, z_0, z_cond, guidance.rescale)
+            z_uncond, z_conds = self.estimate_both(z_t, t)
+            directions = [w * (z - z_uncond) for w, z in zip(self.weights, z_conds, strict=True)]
+            direction = add(directions)
+            z_0 = z_uncond + direction
+            if guided:
+                z_0 = self.guide(z_t, t, z_0, direction)
+        if self.constrain is not None:
+            z_0 = self.constrain(z_0)
+        if self.callback is not None:
+            self.callback(z_0)
         return z_0
 
-    return denoise
+    def estimate_both(self, z_t: Latents, t: Timesteps) -> tuple[Latents, list[Latents]]:
+        """Estimate z_0 without the prompts (or by the weaker model), and under each of them."""
+        count = len(self.conds)
+        if self.bound_weak is None:  # one network call for all
+            z_uncond, *z_conds = self.bound_all(z_t, t).chunk(count + 1)
+            return z_uncond, z_conds
+        z_conds = self.bound_conds(z_t, t).chunk(count)
+        z_weak = self.bound_weak(z_t, t).chunk(count)
+        weighted = [w * z for w, z in zip(self.weights, z_weak, strict=True)]
+        return add(weighted) / sum(self.weights), list(z_conds)
+
+    def guide(self, z_t: Latents, t: Timesteps, z_cond: Latents, direction: Latents) -> Latents:
+        """Move the conditional estimate further along the direction away from `uncond`."""
+        guidance = self.guidance
+        if guidance.momentum:
+            if self.momentum_buffer is not None:
+                direction = direction + guidance.momentum * self.momentum_buffer
+            self.momentum_buffer = direction
+        if guidance.max_norm is not None:
+            direction = limit_norm(direction, guidance.max_norm)
+        if guidance.parallel != 1:
+            direction = direction - (1 - guidance.parallel) * project(direction, z_cond)
+        z_0 = z_cond + (guidance.scale - 1) * direction
+        if guidance.rescale:
+            z_0 = rescale(self.denoiser, z_t, t, z_0, z_cond, guidance.rescale)
+        return z_0
 
 
-def mixed(parts: Sequence[Latents], weights: Sequence[float]) -> Latents:
-    return sum(w * part for w, part in zip(weights, parts, strict=True)) / sum(weights)
+def add(terms: Sequence[Latents]) -> Latents:
+    """Add tensors up, the first one first."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
 
 
-def bounded(change: Latents, max_norm: float | None) -> Latents:
-    if max_norm is None:
-        return change
-    norm = change.flatten(1).norm(dim=1)[:, None, None, None]
-    return change * (max_norm / norm.clamp(min=max_norm))
+def limit_norm(direction: Latents, max_norm: float) -> Latents:
+    """Shorten the direction of each image whose norm is above `max_norm`."""
+    norm = torch.linalg.vector_norm(direction.flatten(1), dim=1)[:, None, None, None]
+    return direction * (max_norm / norm.clamp(min=max_norm))
 
 
-def along(change: Latents, direction: Latents) -> Latents:
-    """The part of `change` that points along `direction`, image by image."""
-    dot = (change * direction).sum(dim=(1, 2, 3), keepdim=True)
-    square = direction.square().sum(dim=(1, 2, 3), keepdim=True)
-    return dot / square.clamp(min=torch.finfo(square.dtype).tiny) * direction
+def project(direction: Latents, onto: Latents) -> Latents:
+    """Compute the component of `direction` parallel to `onto`, image by image."""
+    dot = (direction * onto).sum(dim=(1, 2, 3), keepdim=True)
+    square = onto.square().sum(dim=(1, 2, 3), keepdim=True)
+    return dot / square.clamp(min=torch.finfo(square.dtype).tiny) * onto
 
 
-def rescaled(
+def rescale(
     denoiser: Denoiser, z_t: Latents, t: Timesteps, z_0: Latents, z_cond: Latents, share: float
 ) -> Latents:
-    """z_0 with the network's output brought towards the deviation that it has without guidance."""
-    output, plain = (denoiser.as_output(x, z_t, t) for x in (z_0, z_cond))
-    factor = plain.std(dim=(1, 2, 3), keepdim=True) / output.std(dim=(1, 2, 3), keepdim=True)
-    return denoiser.from_output(output * (1 + share * (factor - 1)), z_t, t)
+    """Bring the deviation of the network's output towards that of the conditional output.
+
+    share: 0 to 1; how far.
+    """
+    guided, conditional = (denoiser.to_output(x, z_t, t) for x in (z_0, z_cond))
+    factor = conditional.std(dim=(1, 2, 3), keepdim=True) / guided.std(dim=(1, 2, 3), keepdim=True)
+    return denoiser.to_sample(guided * (1 + share * (factor - 1)), z_t, t)

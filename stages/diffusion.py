@@ -144,6 +144,7 @@ class Stage:
         )
         self.pipeline = self.whole(self.ema.module).to(self.device)
         self.live = self.whole(unet).to(self.device)
+        self.pipeline.use_cache = self.live.use_cache = not config.shard
         self.validation = held_out_loss(config, cache, order.count, len(schedule), self.device)
         self.prompts = prompts
         self.baseline = self.validation.baseline(self.denoiser, config.objective)
@@ -231,7 +232,7 @@ def spread(unet: UNet, precision: str) -> None:
     """Shares its weights out among the ranks. precision: of what is computed with them."""
     if precision == "fp16":
         raise UserError("--shard goes with --precision bf16 or fp32, not with fp16.")
-    distributed.shard(unet, unet.stages, DTYPES[precision], methods=("shifts", "read", "kernels"))
+    distributed.shard(unet, unet.blocks, DTYPES[precision])
 
 
 def held_out_loss(

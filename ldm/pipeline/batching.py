@@ -1,5 +1,6 @@
-"""Pictures to be drawn: many at once, and each as if it were the only one."""
+"""Pictures to be drawn: many in a batch, and each as if it were the only one."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,60 +10,78 @@ from torch import Tensor
 
 from foundation.errors import UserError
 from foundation.shapes import Latents
-from ldm.pipeline.memory import ran_out, tell
-from ldm.samplers.interpolation import NoiseBetween
-from ldm.samplers.noise import SeededNoise
+from ldm.denoiser import Conditioning
+from ldm.samplers.noise import InterpolatedNoise, SeededNoise
 
-CPU_GROUP_PIXELS = 1024  # latent pixels that keep two CPU cores busy
+CPU_BATCH_PIXELS = 1024  # latent pixels that keep two CPU cores busy
+# What PyTorch says in a RuntimeError when memory ran out, on CPUs and on Apple's GPUs.
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 @dataclass(frozen=True)
 class Request:
-    """One picture: what its prompt became, and where its noise comes from."""
+    """One picture to draw: what it is conditioned on, and where its noise comes from."""
 
-    conds: Sequence[tuple[Float[Tensor, "1 l d"], float]]  # contexts and their weights
-    uncond: Float[Tensor, "1 l d"]  # what guidance leads away from
+    conds: Sequence[tuple[Conditioning, float]]  # one row each, and their weights
+    uncond: Conditioning  # what guidance moves away from
     seed: int
-    toward: tuple[int, float] = (0, 0.0)  # another seed, and how far the noise is on the way there
+    # A second seed, and the share (0 to 1) by which the noise is interpolated towards it.
+    towards: tuple[int, float] = (0, 0.0)
 
     @property
-    def kind(self) -> tuple:
-        """Pictures of one kind can be drawn in one batch."""
-        contexts = [context for context, _ in self.conds] + [self.uncond]
-        return tuple(w for _, w in self.conds), tuple(context.shape for context in contexts)
+    def kind(self) -> tuple[object, ...]:
+        """Equal for pictures that can be drawn in one batch."""
+        conditionings = [conditioning for conditioning, _ in self.conds] + [self.uncond]
+        texts = [None if c.text is None else tuple(c.text.shape) for c in conditionings]
+        return tuple(weight for _, weight in self.conds), tuple(texts)
 
 
-def between(a: Request, b: Request, share: float) -> Request:
-    """On the way from one picture to another; at 0 and 1 exactly these."""
+def interpolate(a: Request, b: Request, share: float) -> Request:
+    """Interpolate between two pictures; share 0 is a, 1 is b.
+
+    Raises:
+        UserError: their prompts have different numbers of parts, weights or lengths.
+    """
     if a.kind != b.kind:
         raise UserError(
-            "there is no way between two prompts that are read in different ways: both must have "
-            "as many parts, of the same weights and lengths."
+            "two prompts that are read in different ways cannot be interpolated: both must have as "
+            "many parts, of the same weights and lengths."
         )
     conds = [
-        (torch.lerp(x, y, share), weight)
-        for (x, weight), (y, _) in zip(a.conds, b.conds, strict=True)
+        (mix(x, y, share), weight) for (x, weight), (y, _) in zip(a.conds, b.conds, strict=True)
     ]
-    return Request(conds, torch.lerp(a.uncond, b.uncond, share), a.seed, (b.seed, share))
+    return Request(conds, mix(a.uncond, b.uncond, share), a.seed, (b.seed, share))
 
 
-def batches(requests: Sequence[Request], size: int) -> list[list[int]]:
-    """The places of requests of one kind, at most `size` together, as they come."""
-    kinds: dict[tuple, list[int]] = {}
+def mix(a: Conditioning, b: Conditioning, share: float) -> Conditioning:
+    """Interpolate texts linearly; class labels, which have no between, are rounded down."""
+    if a.text is not None and b.text is not None:
+        return Conditioning(text=torch.lerp(a.text, b.text, share))
+    if a.labels is not None and b.labels is not None:
+        return Conditioning(labels=torch.lerp(a.labels.float(), b.labels.float(), share).long())
+    return a
+
+
+def make_batches(requests: Sequence[Request], size: int) -> list[list[int]]:
+    """Group the indices of requests of one kind into batches of at most `size`, in their order."""
+    kinds: dict[tuple[object, ...], list[int]] = {}
     for k, request in enumerate(requests):
         kinds.setdefault(request.kind, []).append(k)
-    return [places[i : i + size] for places in kinds.values() for i in range(0, len(places), size)]
+    return [
+        indices[i : i + size] for indices in kinds.values() for i in range(0, len(indices), size)
+    ]
 
 
-def noise_of(
+def make_noise(
     requests: Sequence[Request], shape: tuple[int, int, int], device: torch.device
 ) -> SeededNoise:
+    """Make the noise of a batch: that of each image's seed, or between two seeds."""
     noise = SeededNoise(shape, [request.seed for request in requests], device)
-    shares = [request.toward[1] for request in requests]
+    shares = [request.towards[1] for request in requests]
     if not any(shares):
         return noise
-    there = SeededNoise(shape, [request.toward[0] for request in requests], device)
-    return NoiseBetween(noise, there, shares)
+    end = SeededNoise(shape, [request.towards[0] for request in requests], device)
+    return InterpolatedNoise(noise, end, shares)
 
 
 def draw_in_batches(
@@ -73,54 +92,71 @@ def draw_in_batches(
     progress: Callable[[int], None] | None = None,
     preview: Callable[[list[int], Latents], None] | None = None,
 ) -> list[Float[Tensor, "1 c h w"]]:
-    """The latents of each request, in their order.
+    """Draw the latents of each request, in their order.
 
     Args:
-        draw: gives those of a batch, and shows its second argument the estimates on the way.
-        size: of a batch; halved for those that an accelerator's memory does not suffice for.
-        fill: every batch up to one size, with copies that are thrown away.
-        progress: called with the number of pictures after each evaluation of the network.
-        preview: called then with the pictures' places and the estimates of their latents.
+        draw: called with the requests of a batch, and with a callback for each estimate of the
+            clean latents; returns the latents.
+        size: that of a batch; halved for those that the memory of an accelerator is too small for.
+        fill: fill every batch up to this size with copies that are thrown away.
+        progress: called with the number of pictures after each call of the network.
+        preview: called then with the pictures' indices and the estimates of their latents.
+
+    Raises:
+        UserError: the memory is too small for a single picture, or for a filled batch.
     """
     drawn: dict[int, Tensor] = {}
-    waiting = batches(requests, size)[::-1]
+    waiting = make_batches(requests, size)[::-1]
     while waiting:
-        places = waiting.pop()
+        indices = waiting.pop()
 
-        def watch(z_0: Latents, places: list[int] = places) -> None:
+        def report(z_0: Latents, indices: list[int] = indices) -> None:
             if progress is not None:
-                progress(len(places))
+                progress(len(indices))
             if preview is not None:
-                preview(places, z_0[: len(places)])
+                preview(indices, z_0[: len(indices)])
 
-        chosen = [requests[k] for k in places]
-        chosen += chosen[-1:] * (size - len(chosen)) * fill
+        batch = [requests[k] for k in indices]
+        if fill:
+            batch += [batch[-1]] * (size - len(batch))
         try:
-            drawn.update(zip(places, draw(chosen, watch).split(1), strict=not fill))
-            continue
+            latents = draw(batch, report)
         except RuntimeError as error:
-            if not ran_out(error):
+            if not is_out_of_memory(error):
                 raise
-            half = len(places) // 2
+            half = len(indices) // 2
             if half == 0 or fill:  # a batch that is filled up again is no smaller
-                raise UserError(too_much(size if fill else 1)) from error
-        tell(f"the memory does not suffice for {len(places)} pictures at once; now {half}.")
-        waiting += [places[half:], places[:half]]
+                raise too_large(size if fill else 1) from error
+            say(f"the memory does not suffice for {len(indices)} pictures at once; now {half}.")
+            waiting += [indices[half:], indices[:half]]
+            continue
+        drawn.update(zip(indices, latents.split(1), strict=not fill))
     return [drawn[k] for k in range(len(requests))]
 
 
-def too_much(count: int) -> str:
-    smaller = "Draw a smaller one, or through windows of the size that the model was trained on."
-    if count == 1:
-        return f"the memory does not suffice for one picture of this size. {smaller}"
-    return (
-        f"the memory does not suffice for {count} pictures of this size, of which so many are "
-        f"drawn at once; take a batch size of 1. {smaller}"
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error of PyTorch means that memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        message in str(error) for message in OUT_OF_MEMORY
     )
 
 
-def cpu_group(shape: tuple[int, int, int]) -> int:
-    """Images per batch on a CPU, unless said otherwise: a power of two that depends on nothing but
-    the picture's size."""
+def say(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
+def too_large(count: int) -> UserError:
+    """Make the error for pictures that memory does not suffice for."""
+    advice = "Draw a smaller one, or use windows of the size that the model was trained on."
+    if count == 1:
+        return UserError(f"the memory does not suffice for one picture of this size. {advice}")
+    return UserError(
+        f"the memory does not suffice for {count} pictures of this size, which is how many are "
+        f"drawn at once; use a batch size of 1. {advice}"
+    )
+
+
+def cpu_batch_size(shape: tuple[int, int, int]) -> int:
+    """Return the default batch size on a CPU: a power of two that depends on the size alone."""
     pixels = shape[1] * shape[2]
-    return min(8, 2 ** (max(1, CPU_GROUP_PIXELS // pixels).bit_length() - 1))
+    return min(8, 2 ** (max(1, CPU_BATCH_PIXELS // pixels).bit_length() - 1))

@@ -1,20 +1,20 @@
-"""Noise -> latents, knowing nothing of a model but `denoise(z_t, t) -> z_0`.
+"""Samplers: noise -> latents, knowing nothing of a model but `denoise(z_t, t) -> z_0`.
 
-Each sampler solves the probability-flow ODE, or an SDE of the same marginals, of
-z_t = alpha_t z_0 + sigma_t noise, along a list of times, noise first (`path`, `ldm.timesteps`). All
-take the same arguments:
+Each solves the probability-flow ODE, or an SDE of the same marginals, of z_t = alpha_t z_0 +
+sigma_t noise, along `NoiseLevels`. They must not import networks, guidance, tasks or the pipeline.
+All are called alike:
 
-    denoise         called with latents and one time per image, all alike
-    noise           where to start
-    schedule        alpha and sigma at a time
-    steps           how many, at the schedule's own times; or the times themselves
-    draw_noise      for those that add noise on the way: `draw_noise(a, b)`, see `path`
-    start_at_sigma  begin at sigma_T noise, as k-diffusion's samplers and diffusers' Euler do, not
-                    at noise. Without zero terminal SNR sigma_T is a little below 1, the deviation
-                    of latents at any t.
+    sampler(denoise, z, levels)               deterministic
+    sampler(denoise, z, levels, draw_noise)   with noise in every step: names in STOCHASTIC
 
-The formulas divide by no alpha, so that they also hold at zero terminal SNR, and image k depends on
-no other image of the batch.
+    denoise      called with latents and one timestep per image, all equal
+    z            latents at the first level: unit noise, or sigma_T times it, as k-diffusion's
+                 samplers and diffusers' Euler begin
+    levels       NoiseLevels(schedule, steps)
+    draw_noise   draw_noise(a, b) -> unit noise of the step between two angles, see `levels`
+
+The formulas divide by no alpha, so that they also hold at zero terminal SNR, and no image depends
+on the others in its batch.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,16 @@ from collections.abc import Callable
 from foundation.errors import unknown_name
 from foundation.shapes import Latents
 from ldm.samplers.ddim import ddim, ddpm, euler_ancestral, lcm
-from ldm.samplers.dpm_solver import dpmpp_2m, plms
-from ldm.samplers.euler_heun import dpmpp_2s, euler, heun
-from ldm.samplers.sde import dpmpp_2m_sde, dpmpp_3m_sde
+from ldm.samplers.dpm_solver import dpmpp_2m, dpmpp_2m_sde, dpmpp_2s, dpmpp_3m_sde
+from ldm.samplers.euler_heun import euler, heun
+from ldm.samplers.levels import DrawNoise, NoiseLevels
+from ldm.samplers.plms import plms
 from ldm.samplers.unipc import unipc
 
-SAMPLERS = {
+__all__ = ["CALLS_PER_STEP", "SAMPLERS", "STOCHASTIC", "DrawNoise", "NoiseLevels", "find_sampler"]
+
+Sampler = Callable[..., Latents]
+SAMPLERS: dict[str, Sampler] = {
     "ddim": ddim,
     "ddpm": ddpm,
     "dpmpp_2m": dpmpp_2m,
@@ -41,11 +45,16 @@ SAMPLERS = {
     "plms": plms,
     "unipc": unipc,
 }
-STOCHASTIC = {"ddpm", "dpmpp_2m_sde", "dpmpp_3m_sde", "euler_a", "lcm"}  # draw noise on the way
-CALLS_PER_STEP = {"dpmpp_2s": 2, "heun": 2}  # of the network; all others 1
+STOCHASTIC = {"ddpm", "dpmpp_2m_sde", "dpmpp_3m_sde", "euler_a", "lcm"}  # add noise in every step
+CALLS_PER_STEP = {"dpmpp_2s": 2, "heun": 2}  # network calls; all others 1
 
 
-def find_sampler(name: str) -> Callable[..., Latents]:
+def find_sampler(name: str) -> Sampler:
+    """Return the sampler of a name.
+
+    Raises:
+        UserError: no sampler has this name.
+    """
     if name not in SAMPLERS:
         raise unknown_name(name, SAMPLERS, "sampler")
     return SAMPLERS[name]

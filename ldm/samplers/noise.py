@@ -1,4 +1,4 @@
-"""Noise that belongs to an image: drawn from its seed, whatever else is drawn along with it."""
+"""Noise that belongs to an image: drawn from its seed, whatever else is drawn in the same batch."""
 
 import struct
 from collections.abc import Sequence
@@ -8,49 +8,51 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foundation.hashing import seed_from
+from foundation.shapes import Latents, PerSample
 
-DEPTH = 16  # halvings of the way; what lies between is a straight line
+DEPTH = 16  # halvings of the interval; inside the smallest ones the path is a straight line
 
 
 class SeededNoise:
-    """Initial noise, and noise on the way from one Brownian path, of several images.
+    """Initial noise, and the noise of each step from one Brownian path, for several images.
 
     The noise between two angles is the increment of the path divided by the root of its length. So
     it does not depend on how many steps a sampler takes: with more of them the picture converges.
 
     The path is not stored. Its value at the middle of an interval is drawn, given those at its
-    ends, by a generator seeded with the image's seed and the middle's place; and so on in halves.
+    ends, by a generator seeded with the image's seed and the position of the middle; and so on in
+    halves.
     """
 
     def __init__(self, shape: tuple[int, ...], seeds: Sequence[int], device: torch.device):
-        """shape: of one image's latents."""
+        """shape: that of one image's latents. seeds: one per image."""
         self.shape, self.seeds, self.device = shape, list(seeds), device
-        self.known: dict[float, Float[Tensor, "b c h w"]] = {}  # of the last descent
+        self.last_descent: dict[float, Latents] = {}  # values of the path at the middles passed
 
-    def initial(self) -> Float[Tensor, "b c h w"]:
-        """Unit noise to start from."""
+    def initial(self) -> Latents:
+        """Draw the noise that sampling starts from: what `manual_seed(seed)` gives everywhere."""
         generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
         noise = [torch.randn(self.shape, generator=generator) for generator in generators]
         return torch.stack(noise).to(self.device)
 
-    def between(self, a: float, b: float) -> Float[Tensor, "b c h w"]:
-        """Unit noise for the way from a down to b, 1 >= a > b >= 0."""
+    def between(self, a: float, b: float) -> Latents:
+        """Draw unit noise for the step from angle a down to angle b, 1 >= a > b >= 0."""
         increment = self.path_at(a) - self.path_at(b)
         return (increment / (a - b) ** 0.5).to(self.device)
 
     def stream(self, number: int) -> "SeededNoise":
-        """Other noise of the same images, for a task that draws more than once on the same way."""
-        seeds = [hashed(struct.pack("<Qq", seed, number)) for seed in self.seeds]
+        """Return other noise of the same images, for a task that draws several times in a step."""
+        seeds = [seed_from(struct.pack("<Qq", seed, number), "big") for seed in self.seeds]
         return SeededNoise(self.shape, seeds, self.device)
 
-    def shaped(self, shape: tuple[int, ...]) -> "SeededNoise":
-        """Of the same images, for something of another shape."""
+    def with_shape(self, shape: tuple[int, ...]) -> "SeededNoise":
+        """Return noise of the same seeds for something of another shape."""
         return SeededNoise(shape, self.seeds, self.device)
 
-    def path_at(self, x: float) -> Float[Tensor, "b c h w"]:
-        """The Brownian path at x in [0, 1], 0 at 0."""
+    def path_at(self, x: float) -> Latents:
+        """Compute the Brownian path at x in [0, 1]; it is 0 at 0."""
         low, high = 0.0, 1.0
-        visited = {1.0: self.value(1.0, 0.0, 1.0)}
+        visited = {1.0: self.value(1.0, torch.zeros(()), 1.0)}
         at_low, at_high = torch.zeros_like(visited[1.0]), visited[1.0]
         for _ in range(DEPTH):
             if x in (low, high):
@@ -62,20 +64,61 @@ class SeededNoise:
                 high, at_high = middle, at_middle
             else:
                 low, at_low = middle, at_middle
-        self.known = visited  # a sampler goes down in small steps: the next descent begins alike
+        self.last_descent = visited  # a sampler moves in small steps: the next descent is alike
         return torch.lerp(at_low, at_high, (x - low) / (high - low))
 
-    def value(self, x: float, mean: Tensor | float, std: float) -> Float[Tensor, "b c h w"]:
-        """Of the path at x, given its mean and standard deviation there."""
-        if x not in self.known:
+    def value(self, x: float, mean: Tensor, std: float) -> Latents:
+        """Draw the path at x, given its mean and standard deviation there."""
+        if x not in self.last_descent:
             return mean + std * torch.stack([self.draw(seed, x) for seed in self.seeds])
-        return self.known[x]
+        return self.last_descent[x]
 
     def draw(self, seed: int, x: float) -> Float[Tensor, "c h w"]:
-        generator = torch.Generator().manual_seed(hashed(struct.pack("<Qd", seed, x)))
+        generator = torch.Generator().manual_seed(seed_from(struct.pack("<Qd", seed, x), "big"))
         return torch.randn(self.shape, generator=generator)
 
 
-def hashed(packed: bytes) -> int:
-    """A seed."""
-    return seed_from(packed, "big")
+class InterpolatedNoise(SeededNoise):
+    """Noise between those of two seeds per image; at either end exactly that of the seed."""
+
+    def __init__(self, a: SeededNoise, b: SeededNoise, shares: Sequence[float]):
+        """shares: one per image; 0 is a, 1 is b."""
+        super().__init__(a.shape, a.seeds, a.device)
+        self.a, self.b = a, b
+        self.shares = torch.tensor(shares, dtype=torch.float64)
+
+    def initial(self) -> Latents:
+        return slerp(self.a.initial(), self.b.initial(), self.shares)
+
+    def between(self, a: float, b: float) -> Latents:
+        return slerp(self.a.between(a, b), self.b.between(a, b), self.shares)
+
+    def stream(self, number: int) -> "InterpolatedNoise":
+        a, b = self.a.stream(number), self.b.stream(number)
+        return InterpolatedNoise(a, b, self.shares.tolist())
+
+    def with_shape(self, shape: tuple[int, ...]) -> "InterpolatedNoise":
+        a, b = self.a.with_shape(shape), self.b.with_shape(shape)
+        return InterpolatedNoise(a, b, self.shares.tolist())
+
+
+def slerp(a: Latents, b: Latents, share: PerSample | float) -> Latents:
+    """Interpolate from a to b at constant angular speed, image by image; norms change evenly.
+
+    share: 0 is a, 1 is b; one for all images, or one each.
+
+    Shoemake 1985 (10.1145/325334.325242). A straight line would pass through noise of too small a
+    deviation, of which a model makes blurred pictures.
+    """
+    norm_a, norm_b = (torch.linalg.vector_norm(x.flatten(1), dim=1) for x in (a, b))
+    cosine = (a * b).flatten(1).sum(dim=1) / (norm_a * norm_b)
+    angle = cosine.clamp(-1, 1).double().acos()
+    sine = angle.sin()
+    differs = sine > 1e-6  # otherwise both have the same direction, and a straight line is right
+    share = torch.as_tensor(share, dtype=angle.dtype, device=angle.device)
+
+    def weight(part: Tensor) -> Tensor:
+        curved = (part * angle).sin() / sine.where(differs, 1.0)
+        return torch.where(differs, curved, part).to(a.dtype)[:, None, None, None]
+
+    return weight(1 - share) * a + weight(share) * b

@@ -1,21 +1,25 @@
-"""What is drawn besides a prompt: where a task steps in on the way from noise to a picture.
+"""The base of all tasks: where a task changes what happens between noise and picture.
 
-The base is text to image, which does nothing of its own. Latents are those of a whole batch, of
-which every image is treated alike, so that none depends on the others.
+Latents are those of a whole batch, of which every image is treated alike, so that no image depends
+on the others.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
-from jaxtyping import Real
+import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from foundation.errors import UserError
-from foundation.shapes import Denoise, Latents, Network
+from foundation.shapes import Latents
+from ldm.denoiser import BoundNetwork, Conditioning, Denoiser
 from ldm.pipeline.compatibility import UNET_KINDS, extra_channels
-from ldm.pipeline.conditioning import knows_classes
-from ldm.samplers import find_sampler
+from ldm.pipeline.conditioning import is_class_conditional
+from ldm.pipeline.scheduler_config import LowResSchedule
+from ldm.samplers import Sampler, find_sampler
 from ldm.samplers.noise import SeededNoise
 from ldm.schedule import Schedule
 from ldm.timesteps import Times
@@ -23,66 +27,106 @@ from ldm.unet import UNet
 
 
 class Task:
-    """Text to image: from noise alone, told nothing, changed nowhere."""
+    """Base task: plain text to image. Other tasks override what they change."""
 
     strength: float = 1.0  # share of the steps that are taken, rounded up
-    size: tuple[int, int] | None = None  # height and width of the picture, where the task fixes it
-    beside: int = 0  # channels that it puts beside those of the latents
+    size: tuple[int, int] | None = None  # height and width in pixels, where the task fixes them
+    extra_channels: int = 0  # concatenated to the latents
 
-    def network(self, network: Network, noise: SeededNoise) -> Network:
-        """The network, told what it is to see besides the latents."""
+    def add_inputs(self, network: BoundNetwork, noise: SeededNoise) -> BoundNetwork:
+        """Return the network with what it is to see besides the latents."""
         return network
 
-    def bind(self, denoise: Denoise) -> Denoise:
-        """What becomes of the estimate of the clean latents."""
-        return denoise
+    def constrain(self, z_0: Latents) -> Latents:
+        """Change an estimate of the clean latents."""
+        return z_0
 
-    def start(self, noise: Latents, schedule: Schedule, times: Times) -> Latents:
-        """Latents at the first of the times; the result if no times are left."""
+    def initial_latents(self, noise: Latents, schedule: Schedule, times: Times) -> Latents:
+        """Return the latents at the first of the times; the result, if there are no times."""
         return noise
 
-    def sampler(self, name: str, noise: SeededNoise) -> Callable[..., Latents]:
+    def find_sampler(self, name: str, noise: SeededNoise) -> Sampler:
+        """Return the sampler of a name, or a variant that the task needs.
+
+        Raises:
+            UserError: there is none of this name, or it does not go with the task.
+        """
         return find_sampler(name)
 
-    def rounds(self) -> int:
-        """How often a step is taken."""
+    def repeats_per_step(self) -> int:
+        """Return how often each step is taken."""
         return 1
 
-    def finish(self, picture: Image.Image) -> Image.Image:
-        """What becomes of the decoded picture."""
+    def postprocess(self, picture: Image.Image) -> Image.Image:
+        """Change the decoded picture."""
         return picture
 
 
 TEXT_TO_IMAGE = Task()
 
 
-def last(times: Times, strength: float) -> Real[Tensor, " taken"]:
-    """This share of the times, rounded up to whole steps: those with the least noise."""
-    return times[len(times) - steps_taken(len(times), strength) :]
+@runtime_checkable
+class TaskPipeline(Protocol):
+    """What tasks need of a pipeline; `ldm.TextToImage` is one."""
+
+    unet: UNet
+    low_res: LowResSchedule
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def factor(self) -> int:
+        """What the sides of a picture must be a multiple of."""
+        ...
+
+    @property
+    def latent_factor(self) -> int:
+        """How many times the autoencoder shrinks both sides."""
+        ...
+
+    @property
+    def image_channels(self) -> int: ...
+
+    def encode(
+        self, images: Float[Tensor, "1 c h w"] | Image.Image
+    ) -> Float[Tensor, "1 c_latent h_latent w_latent"]: ...
+
+    def make_denoiser(self, window: int | None = None) -> Denoiser: ...
+
+    def condition_on(self, prompt: str) -> Sequence[tuple[Conditioning, float]]: ...
 
 
-def steps_taken(steps: int, strength: float) -> int:
+def last_times(times: Times, strength: float) -> Times:
+    """Return this share of the times, rounded up to whole steps: those with the least noise."""
+    return times[len(times) - count_steps(len(times), strength) :]
+
+
+def count_steps(steps: int, strength: float) -> int:
+    """Return how many of the steps are taken at this strength."""
     return math.ceil(strength * steps - 1e-9)  # 0.07 * 100 is a little above 7
 
 
 def check_share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:  # refuses NaN, too
+    """Refuse a parameter outside 0 to 1, NaN included."""
+    if not 0 <= value <= 1:
         raise UserError(f"{name} is {value:g}; it must be from 0 to 1.")
 
 
 def check_task(unet: UNet, task: Task) -> None:
-    """Refuses a U-Net that draws from more than the task gives it, or from less."""
-    more = extra_channels(unet.config)
-    levels = unet.class_embedding is not None and not knows_classes(unet)
-    if more != task.beside:
-        also = " and a noise level" * levels
+    """Refuse a U-Net that needs more inputs than the task gives it, or other ones."""
+    needed = extra_channels(unet.config)
+    takes_noise_level = unet.class_embedding is not None and not is_class_conditional(unet)
+    if needed != task.extra_channels:
+        level = " and a noise level" if takes_noise_level else ""
         raise UserError(
-            f"this U-Net wants {more} channels beside those of the latents{also} "
-            f"({UNET_KINDS.get(more, 'of an unknown kind')}), and this task gives {task.beside}. "
-            "The network itself can be called as pipeline.unet."
+            f"this U-Net takes {needed} channels besides those of the latents{level} "
+            f"({UNET_KINDS.get(needed, 'of an unknown kind')}), and this task gives "
+            f"{task.extra_channels}. The network itself can be called as pipeline.unet."
         )
-    if levels != (task.beside == 3):
+    if takes_noise_level != (task.extra_channels == 3):
+        takes = "takes a" if takes_noise_level else "takes no"
         raise UserError(
-            f"this U-Net is {'' if levels else 'not '}told a noise level beside the text, as those "
-            "are that upscale, whose latents have 3 channels of a small picture beside them."
+            f"this U-Net {takes} noise level besides the text. Only models for upscaling take one; "
+            "they take 3 channels of a small picture besides the latents."
         )

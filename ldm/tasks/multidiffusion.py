@@ -1,52 +1,65 @@
-"""Pictures larger than a network was trained on, through overlapping windows of the size it knows.
+"""Pictures larger than those of the training, through overlapping windows of the trained size.
 
-MultiDiffusion, Bar-Tal et al. 2023 (arXiv:2302.08113): at every time the network sees one window
-after the other, and where they overlap, the mean of what it says is taken. So memory is that of a
-window, and neighbors agree, since they were agreed upon at every step.
+MultiDiffusion, Bar-Tal et al. 2023 (arXiv:2302.08113): in every step the network sees one window
+after the other, and where they overlap, the mean of its outputs is taken. So memory is that of one
+window, and neighbors fit together, since they are averaged in every step.
 """
 
 from itertools import product
-from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor
 
 from foundation.errors import UserError
-from foundation.shapes import Estimates, Network, Timesteps
+from foundation.shapes import Estimates, Timesteps
 from foundation.tiling import blend_ramp, tile_starts
+from ldm.denoiser import BoundNetwork
 
 
-def windowed(network: Network, side: int, overlap: int) -> Network:
-    """The same network for latents of any size.
+class WindowedNetwork:
+    """A bound network for latents of any size, called window by window."""
 
-    Args:
-        side: of a window, in latent pixels; what is smaller is seen whole.
-        overlap: that neighbors share at least, in latent pixels. The mean is weighted by a ramp
-            over it, so that a window's border, where it sees least, counts least.
-    """
-    if not 0 <= overlap < side:
-        raise UserError(
-            f"windows of {side} latent pixels cannot overlap by {overlap}; give 0 to {side - 1}."
-        )
+    def __init__(self, network: BoundNetwork, side: int, overlap: int):
+        """
+        Args:
+            side: that of a window, in latent pixels; smaller latents are seen whole.
+            overlap: what neighbors share at least, in latent pixels. The mean is weighted by a ramp
+                over it, so that the border of a window, where it sees least, counts least.
 
-    def call(latents: Float[Tensor, "b c_in h w"], t: Timesteps, *more: Any) -> Estimates:
+        Raises:
+            UserError: an overlap that is not smaller than the side.
+        """
+        if not 0 <= overlap < side:
+            raise UserError(
+                f"windows of {side} latent pixels cannot overlap by {overlap}; give 0 to "
+                f"{side - 1}."
+            )
+        self.network, self.side, self.overlap = network, side, overlap
+
+    def __call__(
+        self,
+        latents: Float[Tensor, "b c_in h w"],
+        t: Timesteps,
+        class_labels: Real[Tensor, " b"] | None = None,
+    ) -> Estimates:
+        more = () if class_labels is None else (class_labels,)
         height, width = latents.shape[-2:]
+        side, overlap = self.side, self.overlap
         if max(height, width) <= side:
-            return network(latents, t, *more)
-        weight = torch.outer(
-            blend_ramp(min(side, height), overlap), blend_ramp(min(side, width), overlap)
-        )
-        weight, total, weights = weight.to(latents), 0.0, latents.new_zeros(height, width)
+            return self.network(latents, t, *more)
+        rows, columns = (blend_ramp(min(side, x), overlap) for x in (height, width))
+        weight = torch.outer(rows, columns).to(latents)
+        weights = latents.new_zeros(height, width)
+        total: Tensor | None = None
         tops = tile_starts(height, side, overlap, evenly=True)
         lefts = tile_starts(width, side, overlap, evenly=True)
         for top, left in product(tops, lefts):
-            rows, columns = slice(top, top + side), slice(left, left + side)
-            output = network(latents[:, :, rows, columns].contiguous(), t, *more)
-            if isinstance(total, float):
+            window = slice(top, top + side), slice(left, left + side)
+            output = self.network(latents[:, :, *window].contiguous(), t, *more)
+            if total is None:
                 total = output.new_zeros(*output.shape[:2], height, width)
-            total[:, :, rows, columns] += output * weight
-            weights[rows, columns] += weight
+            total[:, :, *window] += output * weight
+            weights[window] += weight
+        assert total is not None  # there is at least one window
         return total / weights
-
-    return call

@@ -1,11 +1,9 @@
-"""Small pictures to large ones: by a model made for it, or in two passes by any model.
+"""Super-resolution: with a model trained for it, or in two passes with any model.
 
 In two passes the picture is enlarged by a filter, and image to image adds the detail; what it
 changed at the size of the small picture is taken back at the end. Windows
 (`ldm.tasks.multidiffusion`) bound the memory.
 """
-
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,89 +12,151 @@ from PIL import Image
 from torch import Tensor
 
 from foundation.errors import UserError
-from foundation.shapes import Estimates, Latents, Network, Timesteps
+from foundation.shapes import Estimates, Latents, Timesteps
+from ldm.denoiser import BoundNetwork
+from ldm.pipeline.compatibility import extra_channels
+from ldm.pipeline.image_processor import check_image_size, check_pixel_count, image_to_tensor
 from ldm.pipeline.scheduler_config import LowResSchedule
 from ldm.samplers.noise import SeededNoise
-from ldm.tasks.base import Task
+from ldm.tasks.base import Task, TaskPipeline
 from ldm.tasks.img2img import ImageToImage
 
-PROJECTIONS = 3  # after which what is left lies below a gray level, but for clipped colors
+DEFAULT_NOISE_LEVEL = 20  # on the small picture
+ITERATIONS = 3  # of back-projection; what is left is below a gray level, but for clipped colors
+
+
+def upscale(
+    pipeline: TaskPipeline,
+    picture: Image.Image,
+    scale: int | None = None,
+    strength: float | None = None,
+    *,
+    noise_level: int | None = None,
+) -> Task:
+    """Make the task of enlarging a picture.
+
+    Give the pipeline a `window`, so that the network sees pieces of a size it was trained on and
+    memory is bounded.
+
+    Args:
+        scale: factor by which both sides grow; a model for upscaling has a fixed one.
+        strength: in two passes, how much is drawn anew; 0.3 if left out.
+        noise_level: for a model for upscaling, the noise on the small picture, from 0 to the
+            highest level in its training (x4 upscaler: 350); 20 if left out.
+
+    Raises:
+        UserError: parameters of the other way, or a picture that the model cannot take.
+    """
+    if extra_channels(pipeline.unet.config) == NativeUpscaling.extra_channels:
+        if strength is not None:
+            raise UserError(
+                "this model begins with noise alone: give a noise_level in place of strength."
+            )
+        return native_upscaling(pipeline, picture, scale, noise_level)
+    if noise_level is not None:
+        raise UserError("noise_level is for models trained for upscaling; give a strength.")
+    scale = 4 if scale is None else scale
+    if scale < 2:
+        raise UserError(f"the scale is {scale}; a picture is enlarged 2 times or more.")
+    check_pixel_count(scale * picture.width, scale * picture.height)
+    enlarged = picture.resize(
+        (picture.width * scale, picture.height * scale), Image.Resampling.LANCZOS
+    )
+    check_image_size(enlarged, pipeline.factor, pipeline.factor)
+    strength = 0.3 if strength is None else strength
+    return TwoPassUpscaling(pipeline.encode(enlarged), picture, scale, strength)
+
+
+def native_upscaling(
+    pipeline: TaskPipeline, picture: Image.Image, scale: int | None, noise_level: int | None
+) -> Task:
+    """Make the task for a model that was trained for upscaling."""
+    factor = pipeline.latent_factor
+    if scale not in (None, factor):
+        raise UserError(f"this model enlarges {factor} times, not {scale} times.")
+    check_image_size(picture, pipeline.factor // factor, 1)
+    small = image_to_tensor(picture, 3).to(pipeline.device)
+    size = (picture.height * factor, picture.width * factor)
+    noise_level = DEFAULT_NOISE_LEVEL if noise_level is None else noise_level
+    levels = pipeline.unet.config.num_class_embeds
+    if levels is not None and noise_level >= levels:
+        raise UserError(
+            f"the noise level is {noise_level}; this U-Net knows levels below {levels}."
+        )
+    return NativeUpscaling(small, size, noise_level, pipeline.low_res)
 
 
 class NativeUpscaling(Task):
-    """By a model that sees the small picture, with some noise, beside the latents.
+    """Upscaling with a model that takes the small picture, with some noise, as an input.
 
-    The x4 upscaler of Stable Diffusion 2. Noise on the small picture, of which the model is told
-    the level, gives it leave to invent.
+    The x4 upscaler of Stable Diffusion 2. The model is also given the level of the noise; more of
+    it lets the model invent more.
     """
 
-    beside = 3
+    extra_channels = 3
 
     def __init__(
         self,
         small: Float[Tensor, "1 c h w"],
         size: tuple[int, int],
-        level: int,
+        noise_level: int,
         low_res: LowResSchedule,
     ):
         """
         Args:
-            small: in [-1, 1]; has as many pixels as the latents.
-            size: of the large picture.
-            level: of the noise on the small one: a time of the schedule in low_res.
+            small: the small picture in [-1, 1], as large as the latents.
+            size: height and width of the large picture.
+            noise_level: timestep of the schedule in low_res.
         """
-        if not 0 <= level <= low_res.max_noise_level:
+        if not 0 <= noise_level <= low_res.max_noise_level:
             raise UserError(
-                f"the noise level is {level}; for this model it must be from 0 to "
+                f"the noise level is {noise_level}; for this model it must be from 0 to "
                 f"{low_res.max_noise_level}."
             )
-        self.small, self.size, self.level = small, size, level
-        self.alpha, self.sigma = (x[0] for x in low_res.schedule.exact(torch.tensor([level])))
+        self.small, self.size, self.noise_level = small, size, noise_level
+        level = torch.tensor([noise_level])
+        self.alpha, self.sigma = (x[0] for x in low_res.schedule.exact(level))
 
-    def network(self, network: Network, noise: SeededNoise) -> Network:
+    def add_inputs(self, network: BoundNetwork, noise: SeededNoise) -> BoundNetwork:
         shape = tuple(self.small.shape[1:])
-        fresh = noise.shaped(shape).stream(0).initial()
-        beside = self.alpha * self.small + self.sigma * fresh
+        unit_noise = noise.with_shape(shape).stream(0).initial()
+        noisy = self.alpha * self.small + self.sigma * unit_noise
 
-        def told(z_t: Latents, t: Timesteps, *more: Any) -> Estimates:
-            channels = beside.to(z_t).repeat(len(z_t) // len(beside), 1, 1, 1)
-            levels = torch.full((len(z_t),), self.level, device=z_t.device)
-            return network(torch.cat([z_t, channels], dim=1), t, *more, levels)
+        def network_with_small_picture(z_t: Latents, t: Timesteps) -> Estimates:
+            inputs = noisy.to(z_t).repeat(len(z_t) // len(noisy), 1, 1, 1)
+            levels = torch.full((len(z_t),), self.noise_level, device=z_t.device)
+            return network(torch.cat([z_t, inputs], dim=1), t, levels)
 
-        return told
+        return network_with_small_picture
 
 
-class TwoPass(ImageToImage):
-    """By any model: image to image from the enlarged picture."""
+class TwoPassUpscaling(ImageToImage):
+    """Upscaling with any model: image to image from the picture enlarged by a filter."""
 
     def __init__(
         self, latents: Float[Tensor, "1 c h w"], small: Image.Image, scale: int, strength: float
     ):
-        """latents: of the enlarged picture."""
+        """latents: those of the enlarged picture."""
         super().__init__(latents, (small.height * scale, small.width * scale), strength)
         self.small = small
 
-    def finish(self, picture: Image.Image) -> Image.Image:
-        return consistent(picture, self.small)
+    def postprocess(self, picture: Image.Image) -> Image.Image:
+        return back_project(picture, self.small)
 
 
-def enlarged(small: Image.Image, scale: int) -> Image.Image:
-    size = (small.width * scale, small.height * scale)
-    return small.resize(size, Image.Resampling.LANCZOS)
-
-
-def consistent(picture: Image.Image, small: Image.Image) -> Image.Image:
-    """The picture, changed so that made small it is the small one: iterative back-projection.
+def back_project(picture: Image.Image, small: Image.Image) -> Image.Image:
+    """Change a picture so that, made small, it is the small one: iterative back-projection.
 
     Irani & Peleg 1991 (10.1016/1049-9652(91)90045-L). Details, which a small picture does not have,
     stay.
     """
-    bands = []
-    for band, wanted in zip(picture.split(), small.convert(picture.mode).split(), strict=True):
-        large, wanted = band.convert("F"), np.asarray(wanted, np.float32)
-        for _ in range(PROJECTIONS):
+    bands: list[Image.Image] = []
+    small_bands = small.convert(picture.mode).split()
+    for band, small_band in zip(picture.split(), small_bands, strict=True):
+        large, wanted = band.convert("F"), np.asarray(small_band, np.float32)
+        for _ in range(ITERATIONS):
             missing = wanted - np.asarray(large.resize(small.size, Image.Resampling.BOX))
-            missing = Image.fromarray(missing).resize(large.size, Image.Resampling.BICUBIC)
-            large = Image.fromarray((np.asarray(large) + np.asarray(missing)).clip(0, 255))
+            added = Image.fromarray(missing).resize(large.size, Image.Resampling.BICUBIC)
+            large = Image.fromarray((np.asarray(large) + np.asarray(added)).clip(0, 255))
         bands.append(Image.fromarray(np.asarray(large).round().astype(np.uint8)))
     return Image.merge(picture.mode, bands)

@@ -4,7 +4,8 @@ It knows no schedule, no sampler and no text: it must not import them, nor autoe
 conditioning.
 """
 
+from ldm.unet.cached import CachedUNet
 from ldm.unet.config import PRESETS, UNetConfig
-from ldm.unet.unet import Prepared, UNet
+from ldm.unet.unet import UNet
 
-__all__ = ["PRESETS", "Prepared", "UNet", "UNetConfig"]
+__all__ = ["PRESETS", "CachedUNet", "UNet", "UNetConfig"]

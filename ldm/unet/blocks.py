@@ -1,171 +1,180 @@
-"""The U-Net's ways down and up: what lies at one size of the feature maps, and at all of them.
+"""The blocks of the U-Net: the layers at one size of the feature maps, and all blocks of a side.
 
 Attribute names make the `state_dict` keys of diffusers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import zip_longest
-from typing import Any
+from typing import Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.backends import cuda
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
-from foundation.shapes import Context
-from ldm.unet.config import UNetConfig, per_level
-from ldm.unet.layers import (
-    Downsample,
-    Features,
-    Kernel,
-    ResidualBlock,
-    Shift,
-    SpatialTransformer,
-    Text,
-    TimeFeatures,
-    Upsample,
-    as_many,
-)
+from foundation.shapes import Context, Features
+from ldm.unet.config import BlockOptions, UNetConfig, per_level
+from ldm.unet.layers import Downsample, ResidualBlock, SpatialTransformer, TimeFeatures, Upsample
+
+AnyFeatures = Float[Tensor, "b _ h w"]  # of any number of channels
 
 
-def directly(function: Callable, *args: Any) -> Any:
-    """A `call` of a stage: without gradient checkpointing. (operator.call stops the compiler.)"""
-    return function(*args)
-
-
-def layer(
-    resnet: ResidualBlock,
-    transformer: SpatialTransformer | None,
-    x: Features,
-    shift: Shift,
-    text: Text | None,
-) -> Float[Tensor, "_ _ h w"]:
-    x = resnet(x, shift)
-    return x if transformer is None else transformer(x, text)
-
-
-class Stage(nn.Module):
-    """The layers at one size: residual blocks, a transformer after each as long as these last.
+class UNetBlock(nn.Module):
+    """Residual blocks at one size, each followed by a transformer as long as these last.
 
     widths_in: channels that each residual block receives; all of them give `width`.
-    Subclasses say how features enter and leave. They take time and context as they are, or what
-    their layers make of them, by `shifts` and `read`. Their `call` runs a function, as it is or
-    with gradient checkpointing.
+    Subclasses say how features enter and leave.
     """
+
+    def __init__(
+        self, widths_in: list[int], width: int, transformers: int, **options: Unpack[BlockOptions]
+    ):
+        super().__init__()
+        self.gradient_checkpointing = False
+        self.resnets = nn.ModuleList(
+            ResidualBlock(
+                width_in,
+                width,
+                time_width=options["time_width"],
+                groups=options["groups"],
+                dropout=options["dropout"],
+            )
+            for width_in in widths_in
+        )
+        self.attentions = nn.ModuleList(
+            SpatialTransformer(
+                width,
+                options["context_width"],
+                options["heads"],
+                groups=options["groups"],
+                linear_projection=options["linear_projection"],
+                only_cross_attention=options["only_cross_attention"],
+            )
+            for _ in range(transformers)
+        )
+
+    def layers(self) -> Iterator[tuple[ResidualBlock, SpatialTransformer | None]]:
+        """Yield (residual block, transformer or None) in the order in which features pass."""
+        for resnet, attention in zip_longest(self.resnets, self.attentions):
+            assert isinstance(resnet, ResidualBlock)
+            assert isinstance(attention, SpatialTransformer | None)
+            yield resnet, attention
+
+    def run_layer(
+        self,
+        resnet: ResidualBlock,
+        attention: SpatialTransformer | None,
+        x: AnyFeatures,
+        time: TimeFeatures,
+        context: Context | None,
+    ) -> AnyFeatures:
+        """Apply a residual block and the transformer after it; checkpointed if that is set."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            # Autocast is restored by `checkpoint`, the kernels of attention on a CPU are not.
+            options = {"context_fn": same_attention} if x.device.type == "cpu" else {}
+            return checkpoint(
+                apply_layer, resnet, attention, x, time, context, use_reentrant=False, **options
+            )
+        return apply_layer(resnet, attention, x, time, context)
+
+
+class DownBlock(UNetBlock):
+    """A block of the contracting side; all but the last halve the feature map at their end."""
 
     def __init__(
         self,
         widths_in: list[int],
         width: int,
         transformers: int,
-        *,
-        heads: int,
-        time_width: int,
-        context_width: int,
-        groups: int,
-        dropout: float,
-        linear_projection: bool,
-        only_cross_attention: bool,
+        last: bool,
+        **options: Unpack[BlockOptions],
     ):
-        super().__init__()
-        self.resnets = nn.ModuleList(
-            ResidualBlock(width_in, width, time_width=time_width, groups=groups, dropout=dropout)
-            for width_in in widths_in
-        )
-        self.attentions = nn.ModuleList(
-            SpatialTransformer(
-                width,
-                context_width,
-                heads,
-                groups=groups,
-                linear_projection=linear_projection,
-                only_cross_attention=only_cross_attention,
-            )
-            for _ in range(transformers)
-        )
-
-    def shifts(self, time: TimeFeatures) -> list[Shift]:
-        return [resnet.shift(time) for resnet in self.resnets]
-
-    def read(self, context: Context | None) -> list[Text]:
-        return [transformer.read(context) for transformer in self.attentions]
-
-    def kernels(self) -> list[Kernel]:
-        return []
-
-    def layers(
-        self, time: TimeFeatures | list[Shift], text: Context | list[Text] | None
-    ) -> Iterator[tuple[ResidualBlock, SpatialTransformer | None, Shift, Text | None]]:
-        """With what each of them is told, ready for `layer` but for the features."""
-        # By the class: where weights are spread, those of the instance gather and release them.
-        shifts = time if isinstance(time, list) else Stage.shifts(self, time)
-        texts = text if isinstance(text, list) else Stage.read(self, text)
-        return zip_longest(self.resnets, self.attentions, shifts, texts)
-
-
-class DownStage(Stage):
-    def __init__(self, widths_in: list[int], width: int, *args, last: bool, **kwargs):
-        super().__init__(widths_in, width, *args, **kwargs)
+        super().__init__(widths_in, width, transformers, **options)
         self.downsamplers = nn.ModuleList([] if last else [Downsample(width)])
 
     def forward(
-        self,
-        x: Features,
-        time: TimeFeatures | list[Shift],
-        text: Context | list[Text] | None,
-        call: Callable,
-    ) -> list[Float[Tensor, "_ _ _ _"]]:
-        """The output of every layer, for the way up; the last one goes on."""
-        outputs = []
-        for resnet, transformer, shift, told in self.layers(time, text):
-            x = call(layer, resnet, transformer, x, shift, told)
+        self, x: Features, time: TimeFeatures, context: Context | None
+    ) -> list[Float[Tensor, "b c_out _ _"]]:
+        """Return the output of every layer, for the skip connections; the last one goes on."""
+        outputs: list[Tensor] = []
+        for resnet, attention in self.layers():
+            x = self.run_layer(resnet, attention, x, time, context)
             outputs.append(x)
-        return outputs + [downsample(x) for downsample in self.downsamplers]
+        outputs += [downsample(x) for downsample in self.downsamplers]
+        return outputs
 
 
-class MidStage(Stage):
-    def forward(
-        self,
-        x: Features,
-        time: TimeFeatures | list[Shift],
-        text: Context | list[Text] | None,
-        call: Callable,
-    ) -> Float[Tensor, "_ c h w"]:
-        for resnet, transformer, shift, told in self.layers(time, text):
-            x = call(layer, resnet, transformer, x, shift, told)
+class MidBlock(UNetBlock):
+    """The block at the smallest feature map."""
+
+    def forward(self, x: Features, time: TimeFeatures, context: Context | None) -> Features:
+        for resnet, attention in self.layers():
+            x = self.run_layer(resnet, attention, x, time, context)
         return x
 
 
-class UpStage(Stage):
-    def __init__(self, widths_in: list[int], width: int, *args, last: bool, **kwargs):
-        super().__init__(widths_in, width, *args, **kwargs)
+class UpBlock(UNetBlock):
+    """A block of the expanding side; all but the last double the feature map at their end."""
+
+    def __init__(
+        self,
+        widths_in: list[int],
+        width: int,
+        transformers: int,
+        last: bool,
+        **options: Unpack[BlockOptions],
+    ):
+        super().__init__(widths_in, width, transformers, **options)
         self.upsamplers = nn.ModuleList([] if last else [Upsample(width)])
 
-    def kernels(self) -> list[Kernel]:
-        """For calls without gradient on a CPU, where they make the doubling faster."""
-        return [upsample.kernel() for upsample in self.upsamplers]
-
     def forward(
         self,
         x: Features,
-        skips: list[Float[Tensor, "_ _ _ _"]],
-        time: TimeFeatures | list[Shift],
-        text: Context | list[Text] | None,
-        call: Callable,
-        kernels: Sequence[Kernel] = (),
-    ) -> Float[Tensor, "_ _ _ _"]:
-        """skips: outputs of the way down, one for each layer, the last first."""
-        layers = zip(skips, self.layers(time, text), strict=True)
-        for skip, (resnet, transformer, shift, told) in layers:
-            rows = max(len(x), len(skip))
-            x = torch.cat([as_many(x, rows), as_many(skip, rows)], dim=1)
-            x = call(layer, resnet, transformer, x, shift, told)
-        for upsample, kernel in zip_longest(self.upsamplers, kernels):
-            x = upsample(x, kernel)
+        skips: list[Float[Tensor, "b _ h w"]],
+        time: TimeFeatures,
+        context: Context | None,
+    ) -> Float[Tensor, "b c_out h_out w_out"]:
+        """skips: outputs of the contracting side, one for each layer, the last first."""
+        for skip, (resnet, attention) in zip(skips, self.layers(), strict=True):
+            x = self.run_layer(resnet, attention, torch.cat([x, skip], dim=1), time, context)
+        for upsample in self.upsamplers:
+            x = upsample(x)
         return x
 
 
-def down_blocks(config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:
-    """And the channels of all outputs that the way up gets to see."""
+def apply_layer(
+    resnet: ResidualBlock,
+    attention: SpatialTransformer | None,
+    x: AnyFeatures,
+    time: TimeFeatures,
+    context: Context | None,
+) -> AnyFeatures:
+    """Apply a residual block and the transformer after it, if there is one."""
+    x = resnet(x, time)
+    return x if attention is None else attention(x, context)
+
+
+def same_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return contexts for the forward pass and for its repetition in the backward pass.
+
+    Kernels of attention keep different tensors for the gradient, so the repetition must use the
+    kernels that are allowed now, though the caller's own context may have ended by then.
+    """
+    is_enabled: dict[SDPBackend, Callable[[], bool]] = {
+        SDPBackend.FLASH_ATTENTION: cuda.flash_sdp_enabled,
+        SDPBackend.EFFICIENT_ATTENTION: cuda.mem_efficient_sdp_enabled,
+        SDPBackend.CUDNN_ATTENTION: cuda.cudnn_sdp_enabled,
+        SDPBackend.MATH: cuda.math_sdp_enabled,
+    }
+    allowed = [kernel for kernel, enabled in is_enabled.items() if enabled()]
+    return nullcontext(), sdpa_kernel(allowed)
+
+
+def make_down_blocks(config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:
+    """Make the blocks of the contracting side; also return the channels of all skip connections."""
     widths = config.block_out_channels
     blocks, skips = nn.ModuleList(), [widths[0]]
     depths = per_level(config.layers_per_block, len(widths))
@@ -174,26 +183,29 @@ def down_blocks(config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:
         widths_in = [skips[-1]] + [width] * (depth - 1)
         transformers = depth if "CrossAttn" in kind else 0
         last = level == len(widths) - 1
-        blocks.append(DownStage(widths_in, width, transformers, last=last, **config.stage(level)))
+        options = config.block_options(level)
+        blocks.append(DownBlock(widths_in, width, transformers, last, **options))
         skips += [width] * (depth if last else depth + 1)
     return blocks, skips
 
 
-def mid_block(config: UNetConfig) -> MidStage:
+def make_mid_block(config: UNetConfig) -> MidBlock:
+    """Make the block between both sides; it always has self-attention where it attends to text."""
     width, attends = config.block_out_channels[-1], "CrossAttn" in config.mid_block_type
-    options = config.stage(-1) | {"only_cross_attention": False}
-    return MidStage([width] * (1 + attends), width, int(attends), **options)
+    options = config.block_options(-1)
+    options["only_cross_attention"] = False
+    return MidBlock([width] * (1 + attends), width, int(attends), **options)
 
 
-def up_blocks(config: UNetConfig, skips: list[int]) -> nn.ModuleList:
-    """skips: as `down_blocks` gives them."""
-    skips, blocks, arriving = list(skips), nn.ModuleList(), config.block_out_channels[-1]
+def make_up_blocks(config: UNetConfig, skips: list[int]) -> nn.ModuleList:
+    """Make the blocks of the expanding side; skips: as `make_down_blocks` returns them."""
+    skips, blocks, width_in = list(skips), nn.ModuleList(), config.block_out_channels[-1]
     depths = per_level(config.layers_per_block, len(config.block_out_channels))
     for level, kind in zip(reversed(range(len(depths))), config.up_block_types, strict=True):
         width, depth = config.block_out_channels[level], depths[level] + 1
-        widths_in = [x + skips.pop() for x in [arriving] + [width] * (depth - 1)]
+        widths_in = [x + skips.pop() for x in [width_in] + [width] * (depth - 1)]
         transformers = depth if "CrossAttn" in kind else 0
-        last = level == 0
-        blocks.append(UpStage(widths_in, width, transformers, last=last, **config.stage(level)))
-        arriving = width
+        options = config.block_options(level)
+        blocks.append(UpBlock(widths_in, width, transformers, level == 0, **options))
+        width_in = width
     return blocks

@@ -1,36 +1,53 @@
-"""The architecture of the U-Net, in numbers; by the names of diffusers' config.json."""
+"""The architecture of the U-Net as a config, with the field names of diffusers' config.json."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypedDict, TypeVar
 
 from foundation.errors import UserError
+
+T = TypeVar("T", int, bool)
+
+
+class BlockOptions(TypedDict):
+    """What the down block and the up block of a level share."""
+
+    heads: int
+    time_width: int
+    context_width: int
+    groups: int
+    dropout: float
+    linear_projection: bool
+    only_cross_attention: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
-    """Field names are those of diffusers' config.json, so that either side reads the other's file.
+    """Architecture of a U-Net, in the fields of diffusers' config.json.
 
-    Levels go from the largest feature maps to the smallest; each next one has half the size.
+    Levels go from the largest feature maps to the smallest; each next level halves both sides.
+
+    Raises:
+        UserError: the fields do not fit each other.
     """
 
-    in_channels: int = 4  # the autoencoder's latent_channels, and those of what is put beside them
-    out_channels: int = 4  # of the prediction
-    sample_size: int | tuple[int, int] | None = 64  # of the latents trained on; a note, no limit
+    in_channels: int = 4  # those of the latents, and of what a task concatenates to them
+    out_channels: int = 4  # those of the latents
+    sample_size: int | tuple[int, int] | None = 64  # side of the latents in training; not a limit
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)  # per level
     layers_per_block: int | tuple[int, ...] = 2  # residual blocks per level, on the way down
-    # Which stages look at the text: those with CrossAttn in their name.
+    # Blocks with CrossAttn in their name attend to the text.
     down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
     mid_block_type: str = "UNetMidBlock2DCrossAttn"
     up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3  # smallest first
-    only_cross_attention: bool | tuple[bool, ...] = False  # pixels look at the text alone; not mid
-    cross_attention_dim: int | None = 768  # width of the text embedding; None: it reads no text
-    attention_head_dim: int | tuple[int, ...] = 8  # number of heads (!), per level or for all
+    only_cross_attention: bool | tuple[bool, ...] = False  # no self-attention, but in the middle
+    cross_attention_dim: int | None = 768  # width of the text embedding; None: not conditional
+    attention_head_dim: int | tuple[int, ...] = 8  # NUMBER of heads, per level or for all
     use_linear_projection: bool = False  # shape of two weights: SD 1.x False, SD 2.x True
-    upcast_attention: bool = False  # a note: the attention used here always accumulates in fp32
-    norm_num_groups: int = 32  # of the group norms; divides the channels of every level
-    dropout: float = 0.0  # chance to drop a feature inside a residual block
-    num_class_embeds: int | None = None  # class labels that have an embedding, added to the time's
-    class_embed_type: str | None = None  # "timestep": labels are numbers, embedded like the time
+    upcast_attention: bool = False  # ignored: attention here always accumulates in fp32
+    norm_num_groups: int = 32  # of each group norm; divides the channels of every level
+    dropout: float = 0.0  # probability to drop a feature inside a residual block
+    num_class_embeds: int | None = None  # number of class labels with a learned embedding
+    class_embed_type: str | None = None  # "timestep": labels are embedded like timesteps
 
     def __post_init__(self):
         levels = len(self.block_out_channels)
@@ -39,7 +56,7 @@ class UNetConfig:
             if levels == 0 or (isinstance(value, tuple) and len(value) != levels):
                 raise UserError(
                     f"{name}={value} does not fit block_out_channels={self.block_out_channels}, "
-                    f"which is for {levels} levels; give one value for each."
+                    f"which has {levels} levels; give one value per level."
                 )
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
@@ -50,10 +67,10 @@ class UNetConfig:
         if self.cross_attention_dim is None:
             if self.conditional:
                 raise UserError(
-                    "cross_attention_dim is None, for a U-Net that reads no text, but some of its "
-                    "blocks look at one: those with CrossAttn in their name."
+                    "cross_attention_dim is None, which means no text, but some blocks attend to "
+                    "text: those with CrossAttn in their name."
                 )
-            # A number that nothing looks at, without which diffusers does not open the folder.
+            # No layer uses the number, but diffusers does not open a folder without it.
             object.__setattr__(self, "cross_attention_dim", type(self).cross_attention_dim)
         heads_per_level = per_level(self.attention_head_dim, levels)
         for channels, heads in zip(self.block_out_channels, heads_per_level, strict=True):
@@ -70,22 +87,23 @@ class UNetConfig:
 
     @property
     def conditional(self) -> bool:
-        """Whether any block looks at a text; without, the network takes no context."""
+        """Whether any block attends to text; if none does, the network takes no context."""
         types = (*self.down_block_types, self.mid_block_type, *self.up_block_types)
         return any("CrossAttn" in block for block in types)
 
-    def stage(self, level: int) -> dict[str, Any]:
-        """What the blocks of a level share, on the way down and up."""
+    def block_options(self, level: int) -> BlockOptions:
+        """Return what the down block and the up block of a level share."""
         levels = len(self.block_out_channels)
-        return {
-            "heads": per_level(self.attention_head_dim, levels)[level],
-            "time_width": 4 * self.block_out_channels[0],
-            "context_width": self.cross_attention_dim,
-            "groups": self.norm_num_groups,
-            "dropout": self.dropout,
-            "linear_projection": self.use_linear_projection,
-            "only_cross_attention": per_level(self.only_cross_attention, levels)[level],
-        }
+        assert self.cross_attention_dim is not None  # see __post_init__
+        return BlockOptions(
+            heads=per_level(self.attention_head_dim, levels)[level],
+            time_width=4 * self.block_out_channels[0],
+            context_width=self.cross_attention_dim,
+            groups=self.norm_num_groups,
+            dropout=self.dropout,
+            linear_projection=self.use_linear_projection,
+            only_cross_attention=per_level(self.only_cross_attention, levels)[level],
+        )
 
 
 PER_LEVEL = (
@@ -103,7 +121,8 @@ CHOICES = {
 }
 
 
-def per_level(value: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
+def per_level(value: T | tuple[T, ...], levels: int) -> tuple[T, ...]:
+    """Return one value per level from a field that holds one value or one per level."""
     return value if isinstance(value, tuple) else (value,) * levels
 
 

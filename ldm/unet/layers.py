@@ -1,4 +1,8 @@
-"""The building blocks of the U-Net. Attribute names make the `state_dict` keys of diffusers.
+"""The layers of the U-Net. Attribute names make the `state_dict` keys of diffusers.
+
+Two layers depend on more than the feature map, and can be called in two ways. `forward` takes the
+time features or the context. `forward_shifted` and `forward_attending` take what the layer makes of
+them, which is the same in many calls of a sampler (see `ldm.unet.cached`).
 
 Feature maps keep the memory format that they come in. In channels_last, which the U-Net chooses on
 GPUs, a pixel's channels lie together and the transformers' (b, h*w, c) is a view. On CPUs the
@@ -12,38 +16,43 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from foundation.shapes import Context, Timesteps
+from foundation.shapes import Context, Features, Timesteps
 
-Features = Float[Tensor, "b c h w"]
 Tokens = Float[Tensor, "b n c"]
-TimeFeatures = Float[Tensor, "_ e"]
-
-# What a layer makes of time and text, which for all steps of a sampler can be computed once.
-Shift = Float[Tensor, "_ _"]  # of a residual block's features
-KeysValues = tuple[Float[Tensor, "_ _ l _"], Float[Tensor, "_ _ l _"]]  # b, heads, l, c
-Text = list[KeysValues]  # of a transformer's layers that look at the text, in their order
-Kernel = Float[Tensor, "_ _ 4 4"]  # that doubles feature maps, see Upsample
+TimeFeatures = Float[Tensor, "rows e"]  # the time embedding, shared by all residual blocks
+# What a layer computes from time or context alone. Lists of these hold other sizes per layer, which
+# is why most axes have no name.
+TimeShift = Float[Tensor, "_ _"]  # rows, channels: what a residual block adds to its features
+CrossAttentionKV = tuple[  # rows, heads, tokens, width: keys and values of a context
+    Float[Tensor, "_ _ l _"], Float[Tensor, "_ _ l _"]
+]
+UpsampleKernel = Float[Tensor, "_ _ 4 4"]  # channels in, channels out
 
 
 def silu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Overwrites its argument where no gradient needs it; only for fresh tensors."""
+    """Apply SiLU; overwrites its argument where no gradient needs it, so only for fresh tensors."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
-def as_many(x: Float[Tensor, "..."], rows: int) -> Float[Tensor, "..."]:
-    """Repeated to so many rows: what several contexts share is computed once, up to the text."""
+def repeat_rows(x: Float[Tensor, "..."], rows: int) -> Float[Tensor, "..."]:
+    """Repeat a batch to `rows` rows; a batch that has as many is returned as it is.
+
+    Several prompts for the same latents share their features up to the first cross-attention; there
+    the features get one row per image and prompt.
+    """
     return x if len(x) == rows else x.repeat(rows // len(x), *[1] * (x.ndim - 1))
 
 
 def zero_init(module: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
-    """For the end of a residual branch, which then starts as the identity."""
+    """Set the last layer of a residual branch to zero, so that the branch starts as identity."""
     nn.init.zeros_(module.weight)
-    nn.init.zeros_(module.bias)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
     return module
 
 
 def sinusoids(timesteps: Timesteps, width: int) -> Float[Tensor, "b {width}"]:
-    """cos and sin of t at geometrically falling frequencies, 1 to almost 1/10000; fp32.
+    """Compute cos and sin of t at geometrically falling frequencies, 1 to almost 1/10000; fp32.
 
     Order (cos first) and frequencies as in the U-Nets of Stable Diffusion; Vaswani et al. 2017
     (arXiv:1706.03762), section 3.5, for the idea.
@@ -56,6 +65,8 @@ def sinusoids(timesteps: Timesteps, width: int) -> Float[Tensor, "b {width}"]:
 
 
 class TimeEmbedding(nn.Module):
+    """Sinusoids of the timestep, then two linear layers."""
+
     def __init__(self, width_in: int, width: int):
         super().__init__()
         self.linear_1 = nn.Linear(width_in, width)
@@ -67,7 +78,7 @@ class TimeEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """norm, SiLU, conv, plus the time; norm, SiLU, dropout, conv; plus the input."""
+    """Norm, SiLU, conv, plus a shift by the time; norm, SiLU, dropout, conv; plus the input."""
 
     def __init__(self, width_in: int, width: int, *, time_width: int, groups: int, dropout: float):
         super().__init__()
@@ -79,19 +90,24 @@ class ResidualBlock(nn.Module):
         self.conv2 = zero_init(nn.Conv2d(width, width, 3, padding=1))
         self.conv_shortcut = nn.Conv2d(width_in, width, 1) if width_in != width else nn.Identity()
 
-    def shift(self, time: TimeFeatures) -> Shift:
-        """time: the embedding after its SiLU, which is the same in every block."""
+    def forward(self, x: Features, time: TimeFeatures) -> Float[Tensor, "b width h w"]:
+        return self.forward_shifted(x, self.time_shift(time))
+
+    def time_shift(self, time: TimeFeatures) -> TimeShift:
+        """Project the time features (after their SiLU) to one value per channel."""
         return self.time_emb_proj(time)
 
-    def forward(self, x: Features, shift: Float[Tensor, "_ width"]) -> Float[Tensor, "b width h w"]:
+    def forward_shifted(
+        self, x: Features, shift: Float[Tensor, "rows width"]
+    ) -> Float[Tensor, "b width h w"]:
         h = self.conv1(silu(self.norm1(x)))
-        h = h + (shift if len(shift) == 1 else as_many(shift, len(h)))[:, :, None, None]
+        h = h + (shift if len(shift) == 1 else repeat_rows(shift, len(h)))[:, :, None, None]
         h = self.conv2(self.dropout(silu(self.norm2(h))))
         return self.conv_shortcut(x) + h
 
 
 class Attention(nn.Module):
-    """Multi-head attention of tokens to keys and values: of themselves, or of the context."""
+    """Multi-head attention of tokens to themselves, or to the keys and values of a context."""
 
     def __init__(self, width: int, source_width: int, heads: int):
         super().__init__()
@@ -101,15 +117,17 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(source_width, width, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
-    def keys_values(self, source: Float[Tensor, "b l d"]) -> KeysValues:
-        return self.split(self.to_k(source)), self.split(self.to_v(source))
+    def project(self, source: Float[Tensor, "b l d"]) -> CrossAttentionKV:
+        """Compute keys and values of the tokens that are attended to."""
+        return self.split_heads(self.to_k(source)), self.split_heads(self.to_v(source))
 
-    def split(self, x: Tokens) -> Float[Tensor, "b heads n _"]:
+    def split_heads(self, x: Tokens) -> Float[Tensor, "b heads n head_width"]:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def forward(self, x: Tokens, keys_values: KeysValues | None = None) -> Tokens:
-        q = self.split(self.to_q(x))
-        attended = F.scaled_dot_product_attention(q, *(keys_values or self.keys_values(x)))
+    def forward(self, x: Tokens, keys_values: CrossAttentionKV | None = None) -> Tokens:
+        queries = self.split_heads(self.to_q(x))
+        keys, values = self.project(x) if keys_values is None else keys_values
+        attended = F.scaled_dot_product_attention(queries, keys, values)
         return self.to_out[0](attended.transpose(1, 2).flatten(2))
 
 
@@ -120,15 +138,17 @@ class GatedLinear(nn.Module):
         super().__init__()
         self.proj = nn.Linear(width_in, 2 * width)
 
-    def forward(self, x: Tokens) -> Float[Tensor, "b n _"]:
+    def forward(self, x: Tokens) -> Float[Tensor, "b n width"]:
         value, gate = self.proj(x).chunk(2, dim=-1)
         return value * F.gelu(gate)
 
 
 class FeedForward(nn.Module):
+    """Two linear layers with a gate between, four times as wide inside."""
+
     def __init__(self, width: int):
         super().__init__()
-        # Place 1 is a dropout in other code, without weights.
+        # Index 1 is a dropout in diffusers; it has no weights, but it counts in the names.
         layers = GatedLinear(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)
         self.net = nn.Sequential(*layers)
 
@@ -137,9 +157,9 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Pixels look at each other, then at the text, then each at itself.
+    """Self-attention of the pixels, cross-attention to the text, then a feed-forward layer.
 
-    only_cross_attention: they look at the text twice, and never at each other.
+    only_cross_attention: the first attention attends to the text, too.
     """
 
     def __init__(self, width: int, context_width: int, heads: int, only_cross_attention: bool):
@@ -152,18 +172,22 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width)
         self.ff = FeedForward(width)
 
-    def read(self, context: Context) -> Text:
-        looking = [self.attn1, self.attn2] if self.only_cross_attention else [self.attn2]
-        return [attention.keys_values(context) for attention in looking]
+    def project_context(self, context: Context) -> list[CrossAttentionKV]:
+        """Compute the keys and values of each attention layer that attends to the text."""
+        layers = [self.attn1, self.attn2] if self.only_cross_attention else [self.attn2]
+        return [layer.project(context) for layer in layers]
 
-    def forward(self, x: Tokens, text: Text) -> Float[Tensor, "_ n c"]:
+    def forward(
+        self, x: Tokens, keys_values: list[CrossAttentionKV]
+    ) -> Float[Tensor, "more_rows n c"]:
+        rows = len(keys_values[-1][0])
         if self.only_cross_attention:
-            x = as_many(x, len(text[0][0]))
-            x = x + self.attn1(self.norm1(x), text[0])
+            x = repeat_rows(x, rows)
+            x = x + self.attn1(self.norm1(x), keys_values[0])
         else:
             x = x + self.attn1(self.norm1(x))
-        x = as_many(x, len(text[-1][0]))
-        x = x + self.attn2(self.norm2(x), text[-1])
+        x = repeat_rows(x, rows)
+        x = x + self.attn2(self.norm2(x), keys_values[-1])
         return x + self.ff(self.norm3(x))
 
 
@@ -183,52 +207,69 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(groups, width, eps=1e-6)
         # The same product either way; SD 1.x stores it as a 1x1 convolution, SD 2.x as a matrix.
-        projection = nn.Linear if linear_projection else lambda n, m: nn.Conv2d(n, m, 1)
-        self.proj_in = projection(width, width)
+        self.proj_in = projection(width, linear_projection)
         self.transformer_blocks = nn.ModuleList(
             [TransformerBlock(width, context_width, heads, only_cross_attention)]
         )
-        self.proj_out = zero_init(projection(width, width))
+        self.proj_out = zero_init(projection(width, linear_projection))
 
-    def read(self, context: Context) -> Text:
-        return self.transformer_blocks[0].read(context)
+    def forward(self, x: Features, context: Context) -> Features:
+        return self.forward_attending(x, self.project_context(context))
 
-    def forward(self, x: Features, text: Text) -> Float[Tensor, "_ c h w"]:
+    def project_context(self, context: Context) -> list[CrossAttentionKV]:
+        """Compute the keys and values of each attention layer that attends to the text."""
+        block = self.transformer_blocks[0]
+        assert isinstance(block, TransformerBlock)
+        return block.project_context(context)
+
+    def forward_attending(
+        self, x: Features, keys_values: list[CrossAttentionKV]
+    ) -> Float[Tensor, "more_rows c h w"]:
         tokens = self.norm(x).flatten(2).mT  # (b, h w, c); in channels_last a view
         tokens = F.linear(tokens, self.proj_in.weight.flatten(1), self.proj_in.bias)
-        tokens = self.transformer_blocks[0](tokens, text)
+        tokens = self.transformer_blocks[0](tokens, keys_values)
         tokens = F.linear(tokens, self.proj_out.weight.flatten(1), self.proj_out.bias)
-        return as_many(x, len(tokens)) + tokens.mT.unflatten(-1, x.shape[-2:])
+        return repeat_rows(x, len(tokens)) + tokens.mT.unflatten(-1, x.shape[-2:])
+
+
+def projection(width: int, linear: bool) -> nn.Conv2d | nn.Linear:
+    """Make a matrix that mixes channels, stored as a linear layer or as a 1x1 convolution."""
+    return nn.Linear(width, width) if linear else nn.Conv2d(width, width, 1)
 
 
 class Downsample(nn.Module):
+    """Halve both sides by a convolution of stride 2."""
+
     def __init__(self, width: int):
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, stride=2, padding=1)
 
-    def forward(self, x: Features) -> Float[Tensor, "b c _ _"]:
+    def forward(self, x: Features) -> Float[Tensor, "b c h_half w_half"]:
         return self.conv(x)
 
 
 class Upsample(nn.Module):
-    """Doubles both sides: nearest neighbor, then a 3x3 convolution.
-
-    With a `kernel`, as the transposed convolution that it equals: each pair of doubled pixels sees
-    one input pixel, so the 3x3 kernel acts as a 4x4 one of stride 2, with 16 products per input
-    pixel instead of 36 and no enlarged copy. It pays where the kernel serves many calls.
-    """
+    """Double both sides: nearest neighbor, then a 3x3 convolution."""
 
     def __init__(self, width: int):
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
-    def kernel(self) -> Kernel:
-        # A tap of it is the sum of those of the 3x3 one, which a transposed convolution wants
-        # flipped, that see the same input pixel: two in each direction, one at the ends.
+    def forward(self, x: Features) -> Float[Tensor, "b c h_twice w_twice"]:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+    def transposed_kernel(self) -> UpsampleKernel:
+        """Return the kernel with which a transposed convolution does the same as `forward`.
+
+        Each pair of doubled pixels sees one input pixel, so the 3x3 kernel acts as a 4x4 one of
+        stride 2: 16 products per input pixel instead of 36, and no enlarged copy. A tap of it is
+        the sum of those taps of the 3x3 kernel (flipped, as a transposed convolution wants it) that
+        see the same input pixel: two in each direction, one at the ends.
+        """
         flipped = self.conv.weight.flip(2, 3)
         return 4 * F.avg_pool2d(flipped, 2, stride=1, padding=1).transpose(0, 1).contiguous()
 
-    def forward(self, x: Features, kernel: Kernel | None = None) -> Float[Tensor, "b c _ _"]:
-        if kernel is None:
-            return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+    def forward_transposed(
+        self, x: Features, kernel: UpsampleKernel
+    ) -> Float[Tensor, "b c h_twice w_twice"]:
         return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)

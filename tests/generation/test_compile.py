@@ -9,40 +9,42 @@ from pathlib import Path
 import pytest
 import torch
 
-from generation import compile_ahead as ahead
-from generation.compile import as_written, check_compiler, compile_unet, is_compiled
-from generation.compile_ahead import Ahead, layouts_of, nested, outline_of, tensors_of
+import generation.compile
+from foundation.errors import UserError
+from generation.compile import AheadCompiledForward, check_compiler, compile_unet
+from ldm.unet import CachedUNet
 from tests.helpers.peer_settings import SMALL_UNET
-from tests.ldm.test_cached_unet import make_unet, randn
+from tests.helpers.sampling import make_unet, randn
 
 ROOT = Path(__file__).parents[2]
 COMPILED = """
 import sys
 import torch
-from generation.compile import as_written, compile_unet
-from tests.ldm.test_cached_unet import SMALL_UNET, make_unet, randn
+from generation.compile import compile_unet
+from ldm.unet import CachedUNet
+from tests.helpers.peer_settings import SMALL_UNET
+from tests.helpers.sampling import make_unet, randn
 unet = make_unet(SMALL_UNET)
 
-def draw():
+def draw(forward):
     results = []
     for contexts in sys.argv[1:]:
-        prepared = unet.prepare(randn(2 * int(contexts), 5, 24))
+        cached = CachedUNet(unet, randn(2 * int(contexts), 5, 24), forward)
         times = (torch.tensor([t, t]) for t in (999, 500))
-        results += [unet(randn(2, 4, 8, 8, seed=1), t, prepared) for t in times]
+        results += [cached(randn(2, 4, 8, 8, seed=1), t) for t in times]
     return results
 
 def compare():
-    for result, value in zip(draw(), expected, strict=True):
+    for result, value in zip(draw(compiled), expected, strict=True):
         torch.testing.assert_close(result, value, rtol=0, atol=1e-5 * value.std().item())
 
 with torch.inference_mode():
-    expected = draw()
-    compile_unet(unet)
+    expected = draw(None)
+    compiled = compile_unet(unet)
     compare()
     unet.conv_out.weight = torch.nn.Parameter(torch.zeros_like(unet.conv_out.weight))
-    compare()  # the code has its own
-    as_written(unet)
-    assert (draw()[0] == unet.conv_out.bias[:, None, None]).all()
+    compare()  # the code has weights of its own
+    assert (draw(None)[0] == unet.conv_out.bias[:, None, None]).all()
 """
 
 
@@ -75,34 +77,28 @@ def test_a_compiled_unet_computes_the_same(contexts):
     assert not second
 
 
-def test_arguments_survive_becoming_a_list_of_tensors():
-    x, y, z = torch.zeros(1), torch.zeros(3, 2).mT, torch.zeros(4)
-    arguments = (x, [None, [], [y]], [(z, x)])
-    outline = outline_of(arguments)
-    tensors = list(tensors_of(arguments))
-    assert [*layouts_of(outline)] == [(tuple(t.shape), t.stride()) for t in tensors]
-    assert nested(outline, iter(tensors)) == [x, [None, [], [y]], [[z, x]]]
-
-
 def test_code_is_made_once_for_the_same_weights_shapes_and_threads(monkeypatch):
     made, used = [], []
-    monkeypatch.setattr(ahead, "make", lambda job, file: (made.append(str(file)), file.touch()))
+    monkeypatch.setattr(
+        generation.compile,
+        "compile_in_subprocess",
+        lambda job, file: (made.append(str(file)), file.touch()),
+    )
     monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda file: partial(pretend, file))
 
-    def pretend(file, *tensors):
+    def pretend(file, *arguments):
         used.append(file)
-        return tensors[0]
+        return arguments[0]
 
     def run(unet, rows=2):
-        unet.run(randn(rows, 4, 8, 8), [], [])
+        compiled[unet](unet, randn(rows, 4, 8, 8), [], [])
         return used[-1]
 
     same = make_unet(SMALL_UNET), make_unet(SMALL_UNET)
     other = make_unet(SMALL_UNET)
     torch.nn.init.ones_(other.conv_in.bias)
     half = make_unet(SMALL_UNET).bfloat16()
-    for unet in (*same, other, half):
-        unet.run = Ahead(unet)
+    compiled = {unet: AheadCompiledForward(unet) for unet in (*same, other, half)}
     assert run(same[0]) == run(same[1]) == run(same[0]) == made[0]
     assert len(made) == 1
     files = [run(same[0], rows=4), run(other), run(half)]
@@ -116,20 +112,17 @@ def test_the_weights_of_a_compiled_unet_lie_in_a_file(tmp_path):
     unet = make_unet(SMALL_UNET)
     weights = {name: weight.clone() for name, weight in unet.state_dict().items()}
     compile_unet(unet)
-    assert is_compiled(unet)
     (stored,) = tmp_path.rglob("*.safetensors")
     assert str(stored) in Path("/proc/self/maps").read_text()
     for name, weight in unet.state_dict().items():
         assert weight.equal(weights[name])
-    as_written(unet)
-    assert not is_compiled(unet)
 
 
 def test_a_compiler_that_fails_has_the_last_word_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "false")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     unet = make_unet(SMALL_UNET)
-    compile_unet(unet)
-    with torch.no_grad(), pytest.raises(ValueError, match=r"(?s)cannot be compiled.*without --com"):
-        unet(randn(2, 4, 8, 8), torch.tensor([5, 5]), unet.prepare(randn(2, 5, 24)))
+    cached = CachedUNet(unet, randn(2, 5, 24), compile_unet(unet))
+    with torch.no_grad(), pytest.raises(UserError):
+        cached(randn(2, 4, 8, 8), torch.tensor([5, 5]))
     assert not list((tmp_path / "latentsmith").rglob("*.pt2"))

@@ -28,42 +28,42 @@ def draw(pipeline: TextToImage, prompt: str, scale: float = 3.0, **how) -> np.nd
 
 def test_signs_are_read_only_if_asked_for(pipeline):
     plain = draw(pipeline, "a red cat")
-    assert np.array_equal(draw(pipeline, "a (red:1) cat", signs=True), plain)
-    assert not np.array_equal(draw(pipeline, "a (red:3) cat", signs=True), plain)
+    assert np.array_equal(draw(pipeline, "a (red:1) cat", prompt_weights=True), plain)
+    assert not np.array_equal(draw(pipeline, "a (red:3) cat", prompt_weights=True), plain)
     as_words = draw(pipeline, "a (red:3) cat")
-    assert not np.array_equal(as_words, draw(pipeline, "a (red:3) cat", signs=True))
-    assert np.array_equal(as_words, draw(pipeline, r"a \(red:3\) cat", signs=True))
+    assert not np.array_equal(as_words, draw(pipeline, "a (red:3) cat", prompt_weights=True))
+    assert np.array_equal(as_words, draw(pipeline, r"a \(red:3\) cat", prompt_weights=True))
 
 
 def test_a_prompt_of_no_weight_is_the_empty_prompt(pipeline):
     """But for its end token, which has seen the words: with all of it at 0, guidance is idle."""
     text_encoder = pipeline.text_encoder
-    ((context, share),) = pipeline.conditions("(red cat:0)", signs=True)
+    ((context, share),) = pipeline.condition_on("(red cat:0)", prompt_weights=True)
     torch.testing.assert_close(context[:, :3], text_encoder([""])[:, :3])
     assert share == 1
 
 
 def test_two_prompts_in_one_picture(pipeline):
-    both = draw(pipeline, "a cat AND a dog", signs=True)
-    assert np.array_equal(both, draw(pipeline, "a cat :0.5 AND a dog :0.5", signs=True))
+    both = draw(pipeline, "a cat AND a dog", prompt_weights=True)
+    assert np.array_equal(both, draw(pipeline, "a cat :0.5 AND a dog :0.5", prompt_weights=True))
     cat = draw(pipeline, "a cat")
     assert not np.array_equal(both, cat)
-    twice = draw(pipeline, "a cat :0.25 AND a cat :0.75", signs=True)
+    twice = draw(pipeline, "a cat :0.25 AND a cat :0.75", prompt_weights=True)
     assert np.abs(twice - cat).max() <= 1
 
 
 def test_pictures_of_one_and_of_two_prompts_in_one_call(pipeline):
     prompts = ["a cat AND a dog", "a cat", "(a:2) dog", "a cat AND a dog"]
     sampling = Sampling(steps=3, guidance=Guidance(scale=3.0))
-    together = pipeline(prompts, sampling=sampling, seed=5, signs=True)
+    together = pipeline(prompts, sampling=sampling, seed=5, prompt_weights=True)
     for k in (3, 1):
-        alone = pipeline([prompts[k]], sampling=sampling, seed=5 + k, signs=True)[0]
+        alone = pipeline([prompts[k]], sampling=sampling, seed=5 + k, prompt_weights=True)[0]
         assert np.array_equal(np.asarray(together[k]), np.asarray(alone))
 
 
 def test_a_negative_prompt_is_one(pipeline):
     with pytest.raises(ValueError, match="AND parts prompts"):
-        draw(pipeline, "a cat", negative_prompt="a AND b", signs=True)
+        draw(pipeline, "a cat", negative_prompt="a AND b", prompt_weights=True)
 
 
 def test_notes_say_how_a_prompt_is_read(pipeline):

@@ -275,7 +275,7 @@ def test_names(tmp_path):
 def test_latents_are_those_of_the_picture(world, tmp_path):
     drawn(world, tmp_path, "--save-latents")
     latents = load_file(tmp_path / "00000.safetensors")["latents"]
-    image = TextToImage.load(world / "ldm").picture(latents)
+    image = TextToImage.load(world / "ldm").to_picture(latents)
     with Image.open(tmp_path / "00000.png") as written:
         assert image.tobytes() == written.tobytes()
 

@@ -13,7 +13,7 @@ import train_ldm
 from autoencoder import PRESETS, Autoencoder
 from conditioning import TextEncoder
 from foundation.hashing import tensors_sha256
-from interop.model_card import CARD, training_section
+from interop.model_card import CARD, training
 from ldm.schedule import ScheduleConfig
 from ldm.unet import UNet, UNetConfig
 from tests.conditioning.test_encoder import small_encoder
@@ -36,21 +36,17 @@ def read(folder: Path) -> str:
     text = (folder / CARD).read_text(encoding="utf-8")
     data = ModelCard(text, ignore_metadata_errors=False).data
     assert data.library_name in ("diffusers", "transformers") and "latentsmith" in data.tags
-    assert data.license is None and "## License" in text
+    assert data.license is None and "author of the weights to choose" in text
     assert str(folder) not in text
     return text
-
-
-def saved_in_current_folder(autoencoder, tmp_path, monkeypatch, provenance=None) -> Path:
-    autoencoder.save(tmp_path / "vae", provenance)
-    monkeypatch.chdir(tmp_path / "vae")
-    return tmp_path / "vae"
 
 
 @pytest.fixture
 def vae(tmp_path, monkeypatch) -> Path:
     torch.manual_seed(0)
-    return saved_in_current_folder(Autoencoder(PRESETS["tiny-32"]), tmp_path, monkeypatch, TRAINED)
+    Autoencoder(PRESETS["tiny-32"]).save(tmp_path / "vae", TRAINED)
+    monkeypatch.chdir(tmp_path / "vae")
+    return tmp_path / "vae"
 
 
 def test_autoencoder_card_has_the_numbers_beside_it(vae):
@@ -88,10 +84,11 @@ def test_autoencoder_snippets_run_and_agree(vae):
     ],
     ids=["scale", "scale and shift", "statistics"],
 )
-def test_a_scale_that_is_not_folded_in_is_in_the_snippet(scale, tmp_path, monkeypatch):
+def test_a_scale_that_is_not_folded_in_is_in_the_snippet(vae, scale):
     torch.manual_seed(0)
-    autoencoder = Autoencoder(replace(PRESETS["tiny-32"], **scale))
-    text = read(saved_in_current_folder(autoencoder, tmp_path, monkeypatch))
+    config = replace(PRESETS["tiny-32"], **scale)
+    Autoencoder(config).save(vae)
+    text = read(vae)
     assert "unit variance" not in text and "not recorded here" in text
     first, second = python_blocks(text.replace(".sample()", ".mode()"))
     ours = run(first)
@@ -209,4 +206,4 @@ def test_a_text_encoder_opened_from_inside_finds_its_own_tokenizer(tmp_path, mon
 
 @pytest.mark.parametrize("provenance", [{}, {"config": "by hand"}, {"config": {}, "step": 3}])
 def test_unknown_provenance_is_said_to_be_unknown(provenance):
-    assert "not recorded" in training_section(provenance)
+    assert "not recorded" in training(provenance)

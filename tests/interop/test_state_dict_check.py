@@ -13,7 +13,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from interop.state_dict_check import class_hint, identify_weights
+from interop.state_dict_check import named_class, seems_to_be
 
 SMALL = {"block_out_channels": (8, 16), "norm_num_groups": 8, "layers_per_block": 1}
 UNET = {
@@ -54,7 +54,7 @@ MODELS = {
     "the U-Net of the x4 upscaler of Stable Diffusion 2 with 7 input channels": lambda: unet(
         **UPSCALER
     ),
-    "the U-Net of a text-to-image model with text embeddings of width 24": lambda: unet(
+    "the U-Net of a text-to-image model with text vectors of width 24": lambda: unet(
         cross_attention_dim=24
     ),
     "an AutoencoderKL with latents of 16 channels": lambda: diffusers.AutoencoderKL(
@@ -84,7 +84,7 @@ def test_models_of_other_libraries(content):
     with torch.device("meta"):
         model = MODELS[content]()
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    assert identify_weights(shapes).startswith(content)
+    assert seems_to_be(shapes).startswith(content)
 
 
 ATTENTION = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
@@ -125,8 +125,8 @@ INPAINTING = {"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)}
             {**WHOLE, **INPAINTING},
             "a single-file checkpoint of Stable Diffusion 1.x with 9 input channels (inpainting)",
         ),
-        (COMPVIS_UNET, "the U-Net of Stable Diffusion 1.x with CompVis' names"),
-        (COMPVIS_VAE, "an autoencoder with CompVis' names with latents of 4 channels"),
+        (COMPVIS_UNET, "the U-Net of Stable Diffusion 1.x under CompVis' names"),
+        (COMPVIS_VAE, "an autoencoder under CompVis' names with latents of 4 channels"),
         ({**COMPVIS_VAE, "quantize.embedding.weight": (8192, 4)}, "a VQ autoencoder"),
         ({"transformer.resblocks.0.ln_1.weight": (512,)}, "a text encoder of open_clip"),
         ({"unet.down_blocks.0.attn1.to_q.lora_A.weight": (4, 320)}, "a LoRA"),
@@ -135,22 +135,22 @@ INPAINTING = {"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)}
         ({"0/state/3/exp_avg": (8, 8)}, "the state of an optimizer"),
         ({"emb_params": (2, 768)}, "an embedding of textual inversion"),
         ({"model.diffusion_model.joint_blocks.0.x": (1,)}, "a transformer of Stable Diffusion 3"),
-        ({"time_embedding.linear_1.weight": (2,)}, "a U-Net without text"),
-        ({"conv.weight": (1,)}, "no model that is supported"),
+        ({"time_embedding.linear_1.weight": (2,)}, "a U-Net that reads no text"),
+        ({"conv.weight": (1,)}, "no model that is known here"),
         ({}, "empty"),
     ],
 )
 def test_public_names(shapes, content):
-    assert identify_weights(shapes).startswith(content)
+    assert seems_to_be(shapes).startswith(content)
 
 
 def test_the_class_that_a_folder_names(tmp_path):
-    assert class_hint(tmp_path) == ""
+    assert named_class(tmp_path) == ""
     (tmp_path / "config.json").write_text('{"steps": 3}')  # of a run of ours
-    assert class_hint(tmp_path) == ""
+    assert named_class(tmp_path) == ""
     (tmp_path / "config.json").write_text("not JSON")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    assert class_hint(tmp_path) == " Its model/model_index.json names the class FluxPipeline."
+    assert named_class(tmp_path) == " Its model/model_index.json names the class FluxPipeline."
     (tmp_path / "config.json").write_text('{"architectures": null, "model_type": "t5"}')
-    assert class_hint(tmp_path) == " Its config.json names the class t5."
+    assert named_class(tmp_path) == " Its config.json names the class t5."

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
-from ldm.denoiser import Denoiser
-from ldm.guidance import Guidance, guide
+from foundation.errors import UserError
+from ldm.denoiser import BindNetwork, Conditioning, Denoiser, concatenate
+from ldm.guidance import Guidance, GuidedDenoiser
 from ldm.samplers import SAMPLERS
 from ldm.schedule import ScheduleConfig, make_schedule
-from ldm.unet import UNet, UNetConfig
+from ldm.unet import CachedUNet, UNet, UNetConfig
 from tests.helpers.peer_settings import ODD_UNETS, SMALL_UNET
+from tests.helpers.sampling import make_unet, randn, sample, text_conds
 
 ROOT = Path(__file__).parents[2]
 FLOW, TABLE = ScheduleConfig(noise_schedule="flow"), ScheduleConfig()
@@ -28,17 +29,8 @@ KINDS = {
 }
 
 
-def make_unet(settings: dict) -> UNet:
-    torch.manual_seed(0)
-    unet = UNet(UNetConfig(**settings)).eval().requires_grad_(False)
-    for weight in unet.parameters():  # zero-initialized layers would hide every mistake
-        if not weight.any():
-            nn.init.normal_(weight, std=0.05)
-    return unet
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+def cache_network(unet: UNet) -> BindNetwork:
+    return lambda conditionings: CachedUNet(unet, concatenate(conditionings).text)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -49,17 +41,17 @@ def test_a_prepared_context_gives_what_the_context_gives(kind, contexts):
     latents = randn(2, unet.config.in_channels, 8, 8)
     context = randn(2 * contexts, 5, unet.config.cross_attention_dim)
     labels = None if unet.class_embedding is None else torch.tensor([20, 300])
-    prepared = unet.prepare(context)
+    cached = CachedUNet(unet, context)
     for t in (999, 37.5, 999):
         times = torch.tensor([t, t])
         again = [x.repeat(contexts, *[1] * (x.ndim - 1)) for x in (latents, times)]
         many = None if labels is None else labels.repeat(contexts)
         expected = unet(*again, context, many)
-        result = unet(latents, times, prepared, labels)
+        result = cached(latents, times, labels)
         assert result.shape == expected.shape
         scale = expected.std().item()
         torch.testing.assert_close(result, expected, rtol=0, atol=1e-5 * scale)
-    assert len(prepared.known) == (2 if labels is None else 0)
+    assert len(cached.shifts_at) == (2 if labels is None else 0)
 
 
 def test_a_context_is_read_once_and_a_time_embedded_once():
@@ -70,10 +62,14 @@ def test_a_context_is_read_once_and_a_time_embedded_once():
             module.register_forward_hook(
                 lambda *_, name=name: counts.update({name: counts.get(name, 0) + 1})
             )
-    denoiser = Denoiser(unet, make_schedule(FLOW), "flow", unet.prepare)
+    denoiser = Denoiser(unet, make_schedule(FLOW), "flow", cache_network(unet))
     context, empty = (randn(2, 5, unet.config.cross_attention_dim, seed=s) for s in (1, 2))
-    denoise = guide(denoiser, [(context, 1.0)], empty, Guidance(scale=3.0))
-    SAMPLERS["heun"](denoise, randn(2, 4, 8, 8), denoiser.schedule, 4)  # calls most times twice
+    denoise = GuidedDenoiser(
+        denoiser, text_conds((context, 1.0)), Conditioning(empty), Guidance(scale=3.0)
+    )
+    sample(
+        SAMPLERS["heun"], denoise, randn(2, 4, 8, 8), denoiser.schedule, 4
+    )  # calls most times twice
     assert {count for name, count in counts.items() if "to_k" in name} == {1}
     assert {count for name, count in counts.items() if "time" in name} == {4}
 
@@ -82,36 +78,37 @@ def test_a_context_is_read_once_and_a_time_embedded_once():
 def test_sampling_with_a_prepared_unet_is_the_same(config):
     unet = make_unet(SMALL_UNET)
     prediction = "flow" if config is FLOW else "velocity"
-    conds = [(randn(2, 5, 24, seed=1), 0.7), (randn(2, 5, 24, seed=2), 0.3)]
+    conds = text_conds((randn(2, 5, 24, seed=1), 0.7), (randn(2, 5, 24, seed=2), 0.3))
+    uncond = Conditioning(randn(2, 5, 24, seed=3))
     drawn = []
-    for prepare in (None, unet.prepare):
-        denoiser = Denoiser(unet, make_schedule(config), prediction, prepare)
-        denoise = guide(denoiser, conds, randn(2, 5, 24, seed=3), EVERYTHING)
+    for bind_network in (None, cache_network(unet)):
+        denoiser = Denoiser(unet, make_schedule(config), prediction, bind_network)
+        denoise = GuidedDenoiser(denoiser, conds, uncond, EVERYTHING)
         noise = randn(2, 4, 8, 8, seed=4)
-        drawn.append(SAMPLERS["dpmpp_2m"](denoise, noise, denoiser.schedule, 4))
+        drawn.append(sample("dpmpp_2m", denoise, noise, denoiser.schedule, 4))
     torch.testing.assert_close(*drawn, rtol=0, atol=1e-4)
 
 
-def test_what_a_prepared_context_is_not_for_is_refused():
+def test_a_cached_unet_refuses_what_it_was_not_made_for():
     unet = make_unet(SMALL_UNET)
-    prepared = unet.prepare(randn(2, 5, 24))
-    unet(randn(2, 4, 8, 8), torch.tensor([1, 1]), prepared)
-    with pytest.raises(ValueError, match="one time a call"):
-        unet(randn(2, 4, 8, 8), torch.tensor([1, 2]), prepared)
-    with pytest.raises(ValueError, match="2 rows for 3 images"):
-        unet(randn(3, 4, 8, 8), torch.tensor([1, 1, 1]), prepared)
-    with pytest.raises(ValueError, match="width 20"):
-        unet.prepare(randn(2, 5, 20))
+    cached = CachedUNet(unet, randn(2, 5, 24))
+    cached(randn(2, 4, 8, 8), torch.tensor([1, 1]))
+    with pytest.raises(UserError):  # two timesteps in a call
+        cached(randn(2, 4, 8, 8), torch.tensor([1, 2]))
+    with pytest.raises(UserError, match="2 rows for 3 images"):
+        cached(randn(3, 4, 8, 8), torch.tensor([1, 1, 1]))
+    with pytest.raises(UserError, match="width 20"):
+        CachedUNet(unet, randn(2, 5, 20))
 
 
 def on_meta(sampler: str, denoiser: Denoiser, weak: Denoiser | None) -> None:
     """Draws on the meta device, whose tensors have no values: whoever looks at one fails."""
     with torch.device("meta"):
         noise, (context, empty) = torch.empty(2, 4, 8, 8), torch.empty(2, 2, 5, 24)
-    conds = [(context, 0.7), (context, 0.3)]
-    denoise = guide(denoiser, conds, empty, EVERYTHING, weak)
+    conds = text_conds((context, 0.7), (context, 0.3))
+    denoise = GuidedDenoiser(denoiser, conds, Conditioning(empty), EVERYTHING, weak)
     fresh = lambda *_: torch.empty_like(noise)  # noqa: E731
-    latents = SAMPLERS[sampler](denoise, noise, denoiser.schedule, 3, fresh)
+    latents = sample(sampler, denoise, noise, denoiser.schedule, 3, fresh)
     assert latents.device.type == "meta" and latents.shape == noise.shape
 
 
@@ -125,28 +122,31 @@ def test_no_sampler_and_no_guidance_waits_for_the_device(sampler, config):
 def test_no_network_waits_for_the_device():
     with torch.device("meta"):
         unet = UNet(UNetConfig(**SMALL_UNET)).eval().requires_grad_(False)
-    denoiser = Denoiser(unet, make_schedule(FLOW), "flow", unet.prepare)
+    denoiser = Denoiser(unet, make_schedule(FLOW), "flow", cache_network(unet))
     on_meta("dpmpp_2m", denoiser, weak=denoiser)
 
 
 COMPILED = """
 import torch
-from tests.ldm.test_cached_unet import SMALL_UNET, make_unet, randn
+from ldm.unet import CachedUNet
+from ldm.unet.cached import forward_cached
+from tests.helpers.peer_settings import SMALL_UNET
+from tests.helpers.sampling import make_unet, randn
 unet, graphs = make_unet(SMALL_UNET), []
 
 def backend(graph, _):
     graphs.append(graph)
     return graph.forward
 
-def draw():
+def draw(forward=None):
     for seed in (1, 2):
-        prepared = unet.prepare(randn(4, 5, 24, seed=seed))
-        yield from (unet(randn(2, 4, 8, 8), torch.tensor([t, t]), prepared) for t in (999, 500))
+        cached = CachedUNet(unet, randn(4, 5, 24, seed=seed), forward)
+        yield from (cached(randn(2, 4, 8, 8), torch.tensor([t, t])) for t in (999, 500))
 
 with torch.no_grad():
     expected = list(draw())
-    unet.run = torch.compile(unet.run, fullgraph=True, backend=backend)
-    for result, value in zip(draw(), expected, strict=True):
+    compiled = torch.compile(forward_cached, fullgraph=True, backend=backend)
+    for result, value in zip(draw(compiled), expected, strict=True):
         torch.testing.assert_close(result, value)
 assert len(graphs) == 1, len(graphs)
 """

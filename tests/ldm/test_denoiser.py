@@ -6,8 +6,8 @@ from typing import get_args
 import pytest
 import torch
 
-from ldm.denoiser import Denoiser, Prediction, combine, convert
-from ldm.guidance import Guidance, guide
+from ldm.denoiser import Conditioning, Denoiser, Prediction, combine, convert
+from ldm.guidance import Guidance, GuidedDenoiser
 from ldm.schedule import ScheduleConfig, make_schedule
 
 FLOW, TABLE = ScheduleConfig(noise_schedule="flow"), ScheduleConfig()
@@ -118,7 +118,8 @@ def test_maths_stays_in_fp32_under_autocast():
 
 
 def guided(denoiser, cond, uncond, scale):
-    return guide(denoiser, [(cond, 1.0)], uncond, Guidance(scale=scale))
+    conds = [(Conditioning(cond), 1.0)]
+    return GuidedDenoiser(denoiser, conds, Conditioning(uncond), Guidance(scale=scale))
 
 
 class Text(torch.nn.Module):

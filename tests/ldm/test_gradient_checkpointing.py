@@ -5,7 +5,7 @@ import torch
 
 from ldm.unet import UNet
 from tests.helpers.peer_settings import SMALL_UNET
-from tests.ldm.test_cached_unet import make_unet, randn
+from tests.helpers.sampling import make_unet, randn
 from training.precision import Precision
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ldm.denoiser import Denoiser
-from ldm.guidance import Guidance, guide
+from ldm.denoiser import Conditioning, Denoiser
+from ldm.guidance import Guidance, GuidedDenoiser
 from ldm.schedule import ScheduleConfig, make_schedule
 
 SCHEDULE = make_schedule(ScheduleConfig())
@@ -33,9 +33,10 @@ def context(number: int) -> torch.Tensor:
 def draw(guidance: Guidance, conds=((1, 1.0),), t=T, weak=None, prediction="sample", network=None):
     network = network or Lookup()
     denoiser = Denoiser(network, SCHEDULE, prediction)
-    prompts = [(context(number), weight) for number, weight in conds]
+    prompts = [(Conditioning(context(number)), weight) for number, weight in conds]
     z_t = torch.randn(SHAPE, generator=torch.Generator().manual_seed(5))
-    return guide(denoiser, prompts, context(0), guidance, weak)(z_t, t), network
+    denoise = GuidedDenoiser(denoiser, prompts, Conditioning(context(0)), guidance, weak)
+    return denoise(z_t, t), network
 
 
 def test_prompts_are_drawn_together():
@@ -98,7 +99,9 @@ def test_momentum_remembers_within_a_run_only():
     empty, a = network.patterns[:2]
     z_t, guidance = torch.zeros(SHAPE), Guidance(scale=2.0, momentum=-0.5)
     for _ in range(2):  # each run anew
-        denoise = guide(denoiser, [(context(1), 1.0)], context(0), guidance)
+        denoise = GuidedDenoiser(
+            denoiser, [(Conditioning(context(1)), 1.0)], Conditioning(context(0)), guidance
+        )
         first, second = denoise(z_t, T), denoise(z_t, T)
         torch.testing.assert_close(first[0], a + (a - empty))
         torch.testing.assert_close(second[0], a + 0.5 * (a - empty))

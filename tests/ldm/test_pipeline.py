@@ -26,7 +26,7 @@ def pipeline() -> TextToImage:
 def test_an_image_does_not_depend_on_its_batch(pipeline, sampler):
     """Equal to the last bit on a CPU, whichever images are drawn along and in whatever order."""
     prompts = (PROMPTS * 4)[:16]
-    requests = pipeline.requests(prompts, seed=range(100, 116))
+    requests = pipeline.make_requests(prompts, seed=range(100, 116))
     guidance = Guidance(scale=3.0, rescale=0.5, parallel=0.5, max_norm=9.0, momentum=-0.5)
     sampling = Sampling(sampler=sampler, steps=3, guidance=guidance)
     together = pipeline.draw(requests, sampling, height=32, width=32)
@@ -40,7 +40,7 @@ def test_an_image_does_not_depend_on_its_batch(pipeline, sampler):
 @pytest.mark.parametrize("size", [1, 5, 16])
 def test_nor_does_it_in_batches_of_a_size_of_ones_own(pipeline, size):
     """Of another size the pictures are the same up to rounding."""
-    requests, sampling = pipeline.requests(PROMPTS * 2, seed=100), Sampling(steps=3)
+    requests, sampling = pipeline.make_requests(PROMPTS * 2, seed=100), Sampling(steps=3)
     together = pipeline.draw(requests, sampling, batch_size=size)
     (alone,) = pipeline.draw(requests[-1:], sampling, batch_size=size)
     assert torch.equal(alone, together[-1])

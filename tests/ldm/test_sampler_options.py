@@ -6,7 +6,7 @@ import torch
 import sample
 from generation.options import Options
 from ldm.pipeline.sampling import Sampling
-from ldm.samplers import SAMPLERS, find_sampler
+from ldm.samplers import SAMPLERS, NoiseLevels, find_sampler
 from ldm.samplers.noise import SeededNoise
 from ldm.schedule import RectifiedFlow, ScheduleConfig, make_schedule
 
@@ -38,9 +38,9 @@ def drawn(sampling: Sampling, kind: str) -> torch.Tensor:
     def denoise(z_t, t):
         return schedule(t)[0] * torch.tanh(z_t)
 
-    run = find_sampler(sampling.sampler)
-    times = sampling.along(schedule)
-    return run(denoise, noise.initial(), schedule, times, noise.between, **sampling.options())
+    sampler = find_sampler(sampling.sampler)
+    levels = NoiseLevels(schedule, sampling.timesteps(schedule))
+    return sampler(denoise, noise.initial(), levels, **sampling.sampler_options(noise.between))
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
@@ -62,12 +62,12 @@ def test_an_option_is_refused_or_changes_the_result(sampler, option, kind):
 
 def test_a_shift_is_that_of_the_flow():
     shifted = Sampling(steps=9, shift=3.0)
-    assert torch.equal(shifted.along(SCHEDULES["flow"]), RectifiedFlow(3.0).timesteps(9))
+    assert torch.equal(shifted.timesteps(SCHEDULES["flow"]), RectifiedFlow(3.0).timesteps(9))
     assert not torch.equal(drawn(shifted, "flow"), drawn(Sampling(steps=9), "flow"))
     with pytest.raises(ValueError, match="a shift is for flows"):
-        shifted.along(SCHEDULES["table"])
+        shifted.timesteps(SCHEDULES["table"])
     for other in ({"spacing": "karras"}, {"times": (999.0, 5.0)}):
-        with pytest.raises(ValueError, match="moves the times of the spacing trailing"):
+        with pytest.raises(ValueError, match="moves the timesteps of the spacing trailing"):
             Sampling(shift=3.0, **other)
 
 

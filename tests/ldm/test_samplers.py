@@ -20,6 +20,7 @@ from ldm.samplers import (
 )
 from ldm.samplers.noise import SeededNoise
 from ldm.schedule import ScheduleConfig, make_schedule
+from tests.helpers.sampling import sample
 
 STD = 0.5  # of the data: z_0 ~ N(0, STD^2), for which E[z_0 | z_t] is a Wiener filter
 SCHEDULES = {
@@ -65,7 +66,7 @@ def error_at(sampler, config: ScheduleConfig, steps: int, time: int) -> float:
     """Relative error at a time on the way, which must be one of the sampler's."""
     schedule = make_schedule(config)
     denoise, noise = Gaussian(schedule), randn(2, 4, 8, 8).double()
-    sampler(denoise, noise, schedule, steps)
+    sample(sampler, denoise, noise, schedule, steps)
     t, z_t = denoise.visited[time]
     exact = noise * denoise.spread(t) / denoise.spread(START)
     return ((z_t - exact).norm() / exact.norm()).item()
@@ -77,7 +78,7 @@ def test_solves_the_gaussian_case(sampler, config):
     schedule = make_schedule(config)
     denoise, noise = Gaussian(schedule), randn(2, 4, 8, 8)
     exact = noise * STD / denoise.spread(START)
-    result = SAMPLERS[sampler](denoise, noise, schedule, 500)
+    result = sample(sampler, denoise, noise, schedule, 500)
     assert (result - exact).norm() / exact.norm() < 0.01
 
 
@@ -131,7 +132,7 @@ def test_more_steps_along_one_brownian_path_change_less_and_less(sampler, config
     schedule = make_schedule(config)
     seeded = SeededNoise((4, 8, 8), range(16), torch.device("cpu"))
     noise, denoise = seeded.initial(), Gaussian(schedule)
-    results = [sampler(denoise, noise, schedule, n, seeded.between) for n in (50, 100, 200)]
+    results = [sample(sampler, denoise, noise, schedule, n, seeded.between) for n in (50, 100, 200)]
     changes = [(a - b).std() for a, b in pairwise(results)]
     assert changes[0] < 0.3 * STD and changes[1] < 0.75 * changes[0]
     assert results[-1].std().item() == pytest.approx(STD, rel=0.05)
@@ -141,7 +142,8 @@ def test_more_steps_along_one_brownian_path_change_less_and_less(sampler, config
 def test_ancestral_sampling_gives_the_variance_of_the_data(config):
     schedule, shape = make_schedule(config), (16, 4, 16, 16)
     off = [
-        ddpm(Gaussian(schedule), randn(*shape), schedule, steps, fresh(*shape)).std().item() / STD
+        sample(ddpm, Gaussian(schedule), randn(*shape), schedule, steps, fresh(*shape)).std().item()
+        / STD
         for steps in (50, 500)
     ]
     assert off[1] == pytest.approx(1, abs=0.02)
@@ -151,8 +153,8 @@ def test_ancestral_sampling_gives_the_variance_of_the_data(config):
 def test_ddpm_is_ddim_with_eta_1():
     schedule, shape = make_schedule(ScheduleConfig()), (2, 4, 8, 8)
     denoise = Gaussian(schedule)
-    one = ddpm(denoise, randn(*shape), schedule, 20, fresh(*shape))
-    other = ddim(denoise, randn(*shape), schedule, 20, fresh(*shape), eta=1.0)
+    one = sample(ddpm, denoise, randn(*shape), schedule, 20, fresh(*shape))
+    other = sample(ddim, denoise, randn(*shape), schedule, 20, fresh(*shape), eta=1.0)
     torch.testing.assert_close(one, other)
 
 
@@ -160,7 +162,7 @@ def test_ddpm_is_ddim_with_eta_1():
 def test_one_step_is_the_estimate_from_noise(sampler):
     for config in SCHEDULES.values():
         schedule, noise = make_schedule(config), randn(2, 4, 8, 8)
-        result = SAMPLERS[sampler](lambda z, t: 0.3 * z, noise, schedule, 1)
+        result = sample(sampler, lambda z, t: 0.3 * z, noise, schedule, 1)
         torch.testing.assert_close(result, 0.3 * noise)
 
 
@@ -175,9 +177,9 @@ def test_an_image_does_not_depend_on_the_others(sampler):
         generators = [torch.Generator().manual_seed(row) for row in rows]
         return lambda *_: torch.stack([torch.randn(4, 8, 8, generator=g) for g in generators])
 
-    together = SAMPLERS[sampler](denoise, noise, schedule, 7, draw([0, 1, 2]))
+    together = sample(sampler, denoise, noise, schedule, 7, draw([0, 1, 2]))
     for k in range(3):
-        alone = SAMPLERS[sampler](denoise, noise[k : k + 1], schedule, 7, draw([k]))
+        alone = sample(sampler, denoise, noise[k : k + 1], schedule, 7, draw([k]))
         assert torch.equal(alone[0], together[k])
 
 
@@ -189,7 +191,7 @@ def test_samplers_keep_the_dtype_and_count_their_calls(name):
         calls.append(t.tolist())
         return 0.5 * z_t
 
-    result = SAMPLERS[name](denoise, noise, schedule, 3, fresh(2, 4, 8, 8))
+    result = sample(name, denoise, noise, schedule, 3, fresh(2, 4, 8, 8))
     assert result.dtype == torch.float32
     assert [t for t in calls if t[0] in (999, 666, 332)][:1] == [[999, 999]]
     # two calls a step, but one in the last; PLMS makes two in its first

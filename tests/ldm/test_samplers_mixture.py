@@ -8,6 +8,7 @@ import torch
 from benchmarks.mixture import MEANS, STD, WEIGHTS, IdealDenoiser, exact
 from ldm.samplers import SAMPLERS, STOCHASTIC, dpmpp_2m_sde, dpmpp_3m_sde, unipc
 from ldm.schedule import ScheduleConfig, make_schedule
+from tests.helpers.sampling import sample
 
 TABLE, FLOW = ScheduleConfig(), ScheduleConfig(noise_schedule="flow")
 SOLVERS = {name: SAMPLERS[name] for name in sorted(SAMPLERS.keys() - STOCHASTIC)}
@@ -31,7 +32,7 @@ def error(sampler, config: ScheduleConfig, steps: int, time: int) -> float:
     """Relative error on the way, at the time nearest to this that the sampler calls."""
     schedule, noise = make_schedule(config), randn(64)
     denoise = IdealDenoiser(schedule)
-    sampler(denoise, noise, schedule, steps)
+    sample(sampler, denoise, noise, schedule, steps)
     t = min(denoise.visited, key=lambda visited: abs(visited - time))
     expected = exact(noise, schedule, max(denoise.visited), t)
     return ((denoise.visited[t] - expected).norm() / expected.norm()).item()
@@ -53,7 +54,7 @@ def test_halving_the_steps_divides_the_error_by_two_to_the_order(name, config, t
 def test_solvers_end_in_the_same_points(name, config):
     schedule, noise = make_schedule(config), randn(64)
     expected = exact(noise, schedule, 999, None)
-    result = SOLVERS[name](IdealDenoiser(schedule), noise, schedule, 250)
+    result = sample(SOLVERS[name], IdealDenoiser(schedule), noise, schedule, 250)
     assert (result - expected).norm() / expected.norm() < 0.01
 
 
@@ -63,7 +64,8 @@ def test_samplers_with_noise_draw_from_the_mixture(name, config):
     """As often from each component, and as widely."""
     schedule, count = make_schedule(config), 4000
     generator = torch.Generator().manual_seed(1)
-    points = SAMPLERS[name](
+    points = sample(
+        SAMPLERS[name],
         IdealDenoiser(schedule),
         randn(count),
         schedule,

@@ -14,6 +14,7 @@ from ldm.denoiser import Denoiser
 from ldm.pipeline.scheduler_config import SCHEDULER_CLASSES, from_diffusers, to_diffusers
 from ldm.samplers import ddim, dpmpp_2m
 from ldm.schedule import ScheduleConfig, make_schedule
+from tests.helpers.sampling import sample
 
 # diffusers has not followed NumPy here
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -55,7 +56,7 @@ def test_diffusers_samples_as_we_do_with_the_written_config(config, prediction, 
     for t in scheduler.timesteps:
         z = scheduler.step(network(z, t.expand(2)), t, z).prev_sample
     sampler = dpmpp_2m if config.noise_schedule == "flow" else ddim
-    ours = sampler(Denoiser(network, schedule, prediction), noise, schedule, 20)
+    ours = sample(sampler, Denoiser(network, schedule, prediction), noise, schedule, 20)
     torch.testing.assert_close(ours, z, rtol=1e-4, atol=1e-4)
 
 

@@ -5,18 +5,17 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.guidance import Guidance
 from ldm.pipeline.sampling import Sampling
-from ldm.samplers import SAMPLERS, ddim, ddpm
-from ldm.samplers.interpolation import NoiseBetween, slerp
-from ldm.samplers.noise import SeededNoise
+from ldm.samplers import SAMPLERS, NoiseLevels, ddim, ddpm
+from ldm.samplers.noise import InterpolatedNoise, SeededNoise, slerp
 from ldm.schedule import ScheduleConfig, make_schedule
-from ldm.tasks.base import Task, last, steps_taken
-from ldm.tasks.inpaint import composite, matched, pinned, repaint
+from ldm.tasks.base import Task, count_steps, last_times
+from ldm.tasks.inpaint import Inpainting, composite, match_colors, repaint
 from ldm.tasks.inversion import invert
-from ldm.tasks.multidiffusion import windowed
-from ldm.tasks.upscale import consistent
+from ldm.tasks.multidiffusion import WindowedNetwork
+from ldm.tasks.upscale import back_project
 from ldm.timesteps import trailing
+from tests.helpers.sampling import sample
 
 STD = 0.5  # of Gaussian data, whose ideal denoiser is known
 CPU = torch.device("cpu")
@@ -46,13 +45,15 @@ def gaussian(schedule):
 
 def test_strength_takes_the_last_steps_and_rounds_up():
     times = torch.arange(9, -1, -1)
-    assert last(times, 0.3).tolist() == [2, 1, 0]
-    assert last(times, 0.31).tolist() == [3, 2, 1, 0]
-    assert len(last(times, 1.0)) == 10 and len(last(times, 0.0)) == 0
-    assert [steps_taken(100, share) for share in (0.07, 0.29, 0.001)] == [7, 29, 1]
+    assert last_times(times, 0.3).tolist() == [2, 1, 0]
+    assert last_times(times, 0.31).tolist() == [3, 2, 1, 0]
+    assert len(last_times(times, 1.0)) == 10 and len(last_times(times, 0.0)) == 0
+    assert [count_steps(100, share) for share in (0.07, 0.29, 0.001)] == [7, 29, 1]
     task = Task()
     task.strength = 0.5
-    assert Sampling(steps=5, sampler="heun").calls(task) == 5  # three steps, the last of one call
+    assert (
+        Sampling(steps=5, sampler="heun").network_calls(task) == 5
+    )  # three steps, the last of one call
 
 
 # Inversion.
@@ -66,7 +67,7 @@ def test_inversion_is_undone_by_ddim(kind):
     denoise, errors = gaussian(schedule), []
     for rounds in (1, 3, 6):
         z_t = invert(denoise, z_0, schedule, times, rounds)
-        back = ddim(denoise, z_t, schedule, times)
+        back = sample(ddim, denoise, z_t, schedule, times)
         errors.append(((back - z_0).norm() / z_0.norm()).item())
     assert errors[0] > errors[1] > errors[2]
     assert errors[1] < 0.1 and errors[2] < 0.02, errors
@@ -85,13 +86,20 @@ def test_inverted_data_are_noise():
 @pytest.mark.parametrize("kind", ["table", "flow"])
 def test_every_sampler_ends_in_what_is_known(sampler, kind):
     schedule, known = SCHEDULES[kind], 3 * randn(1, 4, 4, 4)
-    cells = (randn(1, 1, 4, 4) > 0).float()
-    denoise = pinned(gaussian(schedule), known, cells)
+    mask = (randn(1, 1, 4, 4) > 0).float()
+    task = Inpainting(known, Image.new("RGB", (4, 4)), mask)
+    free_denoise = gaussian(schedule)
+
+    def denoise(z_t, t):
+        return task.constrain(free_denoise(z_t, t))
+
     noise = SeededNoise((4, 4, 4), [1, 2], CPU)
-    z = SAMPLERS[sampler](denoise, noise.initial(), schedule, 6, noise.between)
-    outside = (cells == 0).expand_as(z)
+    z = sample(sampler, denoise, noise.initial(), schedule, 6, noise.between)
+    outside = (mask == 0).expand_as(z)
     torch.testing.assert_close(z[outside], known.expand_as(z)[outside], rtol=0, atol=1e-4)
-    free = SAMPLERS[sampler](gaussian(schedule), noise.initial(), schedule, 6, noise.between)
+    free = sample(
+        SAMPLERS[sampler], gaussian(schedule), noise.initial(), schedule, 6, noise.between
+    )
     torch.testing.assert_close(z[~outside], free[~outside])
 
 
@@ -103,9 +111,10 @@ def test_resampled_steps_keep_the_distribution():
     def stream(k):
         return noise.stream(k).between
 
-    once = repaint(denoise, start, schedule, times, noise.between, rounds=1, stream=stream)
-    assert torch.equal(once, ddpm(denoise, start, schedule, times, noise.between))
-    thrice = repaint(denoise, start, schedule, times, noise.between, rounds=3, stream=stream)
+    levels = NoiseLevels(schedule, times)
+    once = repaint(denoise, start, levels, noise.between, repeats=1, streams=stream)
+    assert torch.equal(once, sample(ddpm, denoise, start, schedule, times, noise.between))
+    thrice = repaint(denoise, start, levels, noise.between, repeats=3, streams=stream)
     assert not torch.equal(thrice, once)
     assert thrice.std().item() == pytest.approx(once.std().item(), rel=0.1)
 
@@ -133,9 +142,9 @@ def test_a_seam_is_blended_and_the_outside_untouched():
     assert abs(np.asarray(soft)[:, 44:].mean() - 120) < 1
 
 
-def test_without_an_outside_nothing_is_matched():
+def test_without_an_outside_nothing_is_match_colors():
     drawn, original = randn(3, 16, 16), randn(3, 16, 16, seed=1)
-    assert torch.equal(matched(drawn, original, torch.zeros(16, 16, dtype=bool), 4.0), drawn)
+    assert torch.equal(match_colors(drawn, original, torch.zeros(16, 16, dtype=bool), 4.0), drawn)
 
 
 # Windows.
@@ -145,18 +154,19 @@ def test_without_an_outside_nothing_is_matched():
 def test_windows_change_nothing_where_a_network_sees_one_pixel(overlap):
     seen = []
 
-    def network(z, t, context):
+    def network(z, t, labels):
         seen.append(z.shape[-2:])
-        return 3 * z + t[:, None, None, None] + context.mean()
+        return 3 * z + t[:, None, None, None] + labels.mean()
 
-    given = randn(2, 9, 8, 30), torch.tensor([1.0, 2.0]), randn(2, 1, 1)
-    torch.testing.assert_close(windowed(network, 8, overlap)(*given), network(*given))
+    arguments = randn(2, 9, 8, 30), torch.tensor([1.0, 2.0]), randn(2)
+    windowed = WindowedNetwork(network, 8, overlap)
+    torch.testing.assert_close(windowed(*arguments), network(*arguments))
     assert set(seen[:-1]) == {(8, 8)} and len(seen) > 4
 
 
 def test_windows_that_overlap_by_their_whole_side_are_refused():
     with pytest.raises(ValueError, match=r"windows of 8 .* cannot overlap by 8"):
-        windowed(lambda z: z, 8, 8)
+        WindowedNetwork(lambda z: z, 8, 8)
 
 
 # Interpolation.
@@ -176,7 +186,7 @@ def test_slerp_turns_evenly_and_keeps_the_length():
 def test_noise_on_the_way_between_seeds():
     shape, steps = (4, 16, 16), (0.8, 0.2)
     a, b = SeededNoise(shape, [1], CPU), SeededNoise(shape, [2], CPU)
-    ways = [NoiseBetween(a, b, [share]) for share in (0.0, 0.5, 1.0)]
+    ways = [InterpolatedNoise(a, b, [share]) for share in (0.0, 0.5, 1.0)]
     assert torch.equal(ways[0].initial(), a.initial())
     assert torch.equal(ways[2].between(*steps), b.between(*steps))
     assert ways[1].between(*steps).std().item() == pytest.approx(1, rel=0.1)
@@ -191,13 +201,13 @@ def test_back_projection_gives_the_small_picture(mode):
     rng = np.random.default_rng(0)
     small = Image.fromarray(rng.integers(60, 190, (16, 12, 3), np.uint8)).convert(mode)
     detail = Image.fromarray(rng.integers(0, 256, (64, 48, 3), np.uint8)).convert(mode)
-    again = consistent(detail, small).resize(small.size, Image.Resampling.BOX)
+    again = back_project(detail, small).resize(small.size, Image.Resampling.BOX)
     assert np.abs(np.asarray(again).astype(int) - np.asarray(small)).mean() < 4
-    assert consistent(detail, small).mode == mode
+    assert back_project(detail, small).mode == mode
 
 
 def test_guidance_needs_no_task():
     """A plain task leaves everything alone."""
     noise, task = randn(1, 4, 8, 8), Task()
-    assert task.start(noise, SCHEDULES["flow"], torch.tensor([999.0])) is noise
-    assert task.bind(Guidance) is Guidance and task.rounds() == 1
+    assert task.initial_latents(noise, SCHEDULES["flow"], torch.tensor([999.0])) is noise
+    assert task.constrain(noise) is noise and task.repeats_per_step() == 1

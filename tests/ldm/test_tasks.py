@@ -10,7 +10,7 @@ from PIL import Image
 from autoencoder.tiling import decode_tiled
 from ldm import TextToImage, tasks
 from ldm.guidance import Guidance
-from ldm.pipeline.batching import Request, between, draw_in_batches
+from ldm.pipeline.batching import Request, draw_in_batches, interpolate
 from ldm.pipeline.sampling import Sampling
 from ldm.tasks.base import TEXT_TO_IMAGE
 from tests.helpers.random_models import PROMPT, SIDE, make_pipeline, pixels, with_unet
@@ -40,19 +40,19 @@ def psnr(a: Image.Image, b: Image.Image) -> float:
 
 def test_strength_0_is_the_reconstruction_and_strength_1_text_to_image(pipeline):
     given = picture()
-    (nothing,) = pipeline(PROMPT, task=tasks.image_to_image(pipeline, given, 0.0), sampling=GUIDED)
-    assert np.array_equal(pixels(nothing), pixels(pipeline.picture(pipeline.encode(given))))
-    (all_new,) = pipeline(PROMPT, task=tasks.image_to_image(pipeline, given, 1.0), sampling=GUIDED)
+    (nothing,) = pipeline(PROMPT, task=tasks.img2img(pipeline, given, 0.0), sampling=GUIDED)
+    assert np.array_equal(pixels(nothing), pixels(pipeline.to_picture(pipeline.encode(given))))
+    (all_new,) = pipeline(PROMPT, task=tasks.img2img(pipeline, given, 1.0), sampling=GUIDED)
     assert np.array_equal(pixels(all_new), pixels(pipeline(PROMPT, sampling=GUIDED)[0]))
 
 
 def test_strength_in_between_begins_with_the_noised_picture(pipeline):
     seen = []
-    task = tasks.image_to_image(pipeline, picture(), 0.5)
+    task = tasks.img2img(pipeline, picture(), 0.5)
     bind = task.bind
     task.bind = lambda denoise: lambda z, t: seen.append((z, t)) or bind(denoise)(z, t)
     pipeline(["a cat", "a dog"], task=task, sampling=GUIDED)
-    assert len(seen) == 2 == GUIDED.calls(task)  # half of the four steps
+    assert len(seen) == 2 == GUIDED.network_calls(task)  # half of the four steps
     z_t, t = seen[0]
     alpha, sigma = pipeline.denoiser.schedule.exact(t[:1])
     noise = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -63,7 +63,7 @@ def test_strength_in_between_begins_with_the_noised_picture(pipeline):
 def test_a_strength_that_is_no_share_is_refused(pipeline):
     for strength in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=r"strength is .* from 0 to 1"):
-            tasks.image_to_image(pipeline, picture(), strength)
+            tasks.img2img(pipeline, picture(), strength)
 
 
 # Inpainting.
@@ -86,7 +86,7 @@ def test_resampling_takes_the_steps_of_ddpm_again(pipeline):
     plain, resampled = (
         tasks.inpaint(pipeline, picture(), half_mask(), resample=rounds) for rounds in (1, 3)
     )
-    assert ancestral.calls(resampled) == 3 * 3 + 1
+    assert ancestral.network_calls(resampled) == 3 * 3 + 1
     calls = []
     (one,) = pipeline(PROMPT, task=plain, sampling=ancestral)
     (three,) = pipeline(PROMPT, task=resampled, sampling=ancestral, progress=calls.append)
@@ -143,18 +143,18 @@ def test_outpainting_grows_the_canvas(pipeline):
 
 def test_an_inverted_picture_comes_back_and_another_prompt_changes_it(pipeline):
     sampling = Sampling(sampler="ddim", steps=10, guidance=Guidance(scale=1.0))
-    task = tasks.restyle(pipeline, picture(), 0.5, shows="a cat")
-    (z,) = pipeline.draw(pipeline.requests(["a cat"]), sampling, task=task)
+    task = tasks.edit(pipeline, picture(), 0.5, source_prompt="a cat")
+    (z,) = pipeline.draw(pipeline.make_requests(["a cat"]), sampling, task=task)
     latents = pipeline.encode(picture())
     assert (z - latents).norm() < 0.05 * latents.norm()
-    (other,) = pipeline.draw(pipeline.requests(["a dog"]), sampling, task=task)
+    (other,) = pipeline.draw(pipeline.make_requests(["a dog"]), sampling, task=task)
     assert (other - latents).norm() > 2 * (z - latents).norm()
 
 
 def test_variations_of_a_picture(pipeline):
     def drawn(variation: float) -> list[torch.Tensor]:
-        task = tasks.restyle(pipeline, picture(), 0.75, variation=variation)
-        return pipeline.draw(pipeline.requests(PROMPT * 2), GUIDED, task=task)
+        task = tasks.edit(pipeline, picture(), 0.75, variation=variation)
+        return pipeline.draw(pipeline.make_requests(PROMPT * 2), GUIDED, task=task)
 
     assert torch.equal(*drawn(0.0))
     apart = [(a - b).norm() for a, b in (drawn(0.2), drawn(0.8))]
@@ -194,8 +194,8 @@ def test_an_upscaling_model_sees_the_small_picture_with_noise(pipeline):
     small = picture(16, 16)
     drawn = {}
     for level in (20, 300):
-        task = tasks.upscale(native, small, level=level)
-        (drawn[level],) = native.draw(native.requests(PROMPT, seed=[5]), GUIDED, task=task)
+        task = tasks.upscale(native, small, noise_level=level)
+        (drawn[level],) = native.draw(native.make_requests(PROMPT, seed=[5]), GUIDED, task=task)
     assert drawn[20].shape == (1, 4, 16, 16) and not torch.equal(drawn[20], drawn[300])
     latents, _, _, levels = seen[0]
     assert set(levels.tolist()) == {20}
@@ -203,19 +203,19 @@ def test_an_upscaling_model_sees_the_small_picture_with_noise(pipeline):
     pixels_in = torch.tensor(np.asarray(small)).permute(2, 0, 1) / 127.5 - 1
     noise = (latents[0, 4:] - alpha[0] * pixels_in) / sigma[0]
     assert noise.std() == pytest.approx(1, rel=0.1) and abs(noise.mean()) < 0.1
-    both = native.draw(native.requests(PROMPT * 2, seed=[4, 5]), GUIDED, task=task)
+    both = native.draw(native.make_requests(PROMPT * 2, seed=[4, 5]), GUIDED, task=task)
     assert torch.equal(both[1], drawn[300])
-    four, five = native.requests(PROMPT * 2, seed=[4, 5])
-    (there,) = native.draw([between(four, five, 1.0)], GUIDED, task=task)
+    four, five = native.make_requests(PROMPT * 2, seed=[4, 5])
+    (there,) = native.draw([interpolate(four, five, 1.0)], GUIDED, task=task)
     assert torch.equal(there, drawn[300])  # noise on the small picture goes along
-    (seen_by_windows,) = native.draw(native.requests(PROMPT), GUIDED, task=task, window=SIDE)
+    (seen_by_windows,) = native.draw(native.make_requests(PROMPT), GUIDED, task=task, window=SIDE)
     assert seen_by_windows.shape == (1, 4, 16, 16) and seen[-1][0].shape[-2:] == (8, 8)
     with pytest.raises(ValueError, match="give a noise level, no strength"):
         tasks.upscale(native, small, strength=0.5)
     with pytest.raises(ValueError, match="noise level is for models made for upscaling"):
-        tasks.upscale(pipeline, small, 2, level=20)
+        tasks.upscale(pipeline, small, 2, noise_level=20)
     with pytest.raises(ValueError, match="level is 351"):
-        tasks.upscale(native, small, level=351)
+        tasks.upscale(native, small, noise_level=351)
 
 
 # Wide pictures.
@@ -238,15 +238,15 @@ def test_wide_pictures_through_windows_depend_on_nothing_else(pipeline):
 
 
 def test_interpolation_ends_in_the_pictures(pipeline):
-    a, b = pipeline.requests(["a cat", "a dog"], seed=[3, 9])
-    frames = [between(a, b, share) for share in (0.0, 0.5, 1.0)]
+    a, b = pipeline.make_requests(["a cat", "a dog"], seed=[3, 9])
+    frames = [interpolate(a, b, share) for share in (0.0, 0.5, 1.0)]
     drawn = pipeline.draw(frames, GUIDED)
     ends = pipeline.draw([a, b], GUIDED)
     assert torch.equal(drawn[0], ends[0]) and torch.equal(drawn[2], ends[1])
     assert all((drawn[1] - end).norm() > 0.1 * end.norm() for end in ends)
     long = Request([*a.conds, *a.conds], a.uncond, 0)
     with pytest.raises(ValueError, match="as many parts"):
-        between(a, long, 0.5)
+        interpolate(a, long, 0.5)
 
 
 # Memory.
@@ -313,15 +313,15 @@ def test_batches_become_smaller_until_they_fit(capsys):
 
 
 def test_the_kind_of_task_must_fit_the_model(pipeline):
-    assert TEXT_TO_IMAGE.beside == 0
+    assert TEXT_TO_IMAGE.extra_channels == 0
     with pytest.raises(ValueError, match=r"37x32 pixels.*multiples of 8.*40x32"):
-        tasks.image_to_image(pipeline, picture(37, 32))
+        tasks.img2img(pipeline, picture(37, 32))
     with pytest.raises(ValueError, match="2x2 pixels; both sides must be at least 8"):
-        tasks.image_to_image(pipeline, picture(2, 2))
+        tasks.img2img(pipeline, picture(2, 2))
     with pytest.raises(ValueError, match="this task is 32x32; leave out height and width"):
-        pipeline(PROMPT, task=tasks.image_to_image(pipeline, picture()), height=64)
+        pipeline(PROMPT, task=tasks.img2img(pipeline, picture()), height=64)
     with pytest.raises(ValueError, match="mode L; this model takes 3 channels"):
-        tasks.image_to_image(pipeline, picture().convert("L"))
+        tasks.img2img(pipeline, picture().convert("L"))
     with pytest.raises(ValueError, match="the mask is 16x32, the picture 32x32"):
         tasks.inpaint(pipeline, picture(), half_mask(16, 32))
     with pytest.raises(ValueError, match="the mask is all black"):

@@ -122,7 +122,7 @@ def test_a_training_sees_all_contexts_and_its_model_says_so(trained):
     for place in ("", "unet"):
         told = read_json(run / "model" / place / "latentsmith.json")
         assert (told.get("provenance") if place else told)["text_chunks"] == 2
-    ((context, _),) = TextToImage.load(run).conditions(LONG)
+    ((context, _),) = TextToImage.load(run).condition_on(LONG)
     torch.testing.assert_close(context, context_of(encoder, LONG))
 
 

@@ -16,6 +16,7 @@ from ldm.timesteps import (
     linspace,
     trailing,
 )
+from tests.helpers.sampling import sample
 
 TABLE, FLOW = ScheduleConfig(), ScheduleConfig(noise_schedule="flow")
 ZERO = ScheduleConfig(zero_terminal_snr=True)
@@ -72,7 +73,7 @@ def test_every_sampler_accepts_a_list_of_timesteps(name):
     def draw(steps):
         fresh = torch.Generator().manual_seed(1)
         noises = iter([torch.randn(1, 4, 2, 2, generator=fresh) for _ in range(30)])
-        return SAMPLERS[name](lambda z, t: z.sin(), noise, schedule, steps, lambda *_: next(noises))
+        return sample(name, lambda z, t: z.sin(), noise, schedule, steps, lambda *_: next(noises))
 
     torch.testing.assert_close(draw(10), draw(trailing(schedule, 10)))
     assert not torch.equal(draw(10), draw(karras(schedule, 10)))

@@ -52,7 +52,9 @@ def test_classes_by_name(tmp_path, text_encoder):
     assert (tmp_path / "model" / "text_encoder").exists() == text_encoder
     model = TextToImage.load(tmp_path)
     cat, dog, guided = (
-        model.draw(model.requests([name], seed=[0]), Sampling(steps=2, guidance=Guidance(scale=w)))
+        model.draw(
+            model.make_requests([name], seed=[0]), Sampling(steps=2, guidance=Guidance(scale=w))
+        )
         for name, w in (("cat", 1.0), ("dog", 1.0), ("dog", 3.0))
     )
     assert not torch.equal(cat[0], dog[0]) and not torch.equal(dog[0], guided[0])
@@ -119,7 +121,7 @@ def test_a_weaker_model_is_all_that_guides_a_model_without_text():
     def drawn(**options) -> torch.Tensor:
         how = Sampling(steps=2, guidance=Guidance(**options))
         beside = {"weak": weak} if options.get("scale", 4.0) == 3.0 else {}
-        return strong.draw(strong.requests([""]), how, **beside)[0]
+        return strong.draw(strong.make_requests([""]), how, **beside)[0]
 
     assert torch.equal(drawn(scale=1.0), drawn())
     with pytest.raises(ValueError, match="nothing to lead away from but a weaker model"):

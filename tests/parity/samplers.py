@@ -38,6 +38,7 @@ from ldm.samplers import (
     unipc,
 )
 from ldm.schedule import NoiseSchedule, RectifiedFlow, rescale_zero_terminal_snr, scaled_linear
+from tests.helpers.sampling import sample
 
 SHAPE = (2, 4, 6, 6)
 NAMES = {
@@ -112,7 +113,7 @@ def run_peer(scheduler, network, steps: int, **options) -> Tensor:
 def against_ddim(zero: bool, prediction: str, steps: int, eta: float = 0.0) -> float:
     network, denoiser = parts(NoiseSchedule(table(zero)), prediction)
     scheduler = peer(DDIMScheduler, zero, prediction, clip_sample=False)
-    ours = ddim(denoiser, randn(), denoiser.schedule, steps, fresh_noise(), eta=eta)
+    ours = sample(ddim, denoiser, randn(), denoiser.schedule, steps, fresh_noise(), eta=eta)
     generator = torch.Generator().manual_seed(5)
     return difference(ours, run_peer(scheduler, network, steps, eta=eta, generator=generator))
 
@@ -123,7 +124,7 @@ def against_ddpm(zero: bool, prediction: str, steps: int) -> float:
     alpha_bar = table(zero)
     scheduler.betas = 1 - alpha_bar / torch.cat([torch.ones(1), alpha_bar[:-1]])
     scheduler.one = torch.ones((), dtype=torch.float64)
-    ours = ddpm(denoiser, randn(), denoiser.schedule, steps, fresh_noise())
+    ours = sample(ddpm, denoiser, randn(), denoiser.schedule, steps, fresh_noise())
     generator = torch.Generator().manual_seed(5)
     return difference(ours, run_peer(scheduler, network, steps, generator=generator))
 
@@ -131,7 +132,7 @@ def against_ddpm(zero: bool, prediction: str, steps: int) -> float:
 def against_euler(prediction: str, steps: int) -> float:
     network, denoiser = parts(NoiseSchedule(table(False)), prediction)
     scheduler = peer(EulerDiscreteScheduler, False, prediction)
-    ours = euler(denoiser, randn(), denoiser.schedule, steps, start_at_sigma=True)
+    ours = sample(euler, denoiser, randn(), denoiser.schedule, steps, start_at_sigma=True)
     return difference(ours, run_peer(scheduler, network, steps))
 
 
@@ -142,7 +143,7 @@ def against_dpm_solver(samplers: list, order: int, zero: bool, prediction: str, 
     scheduler = peer(DPMSolverMultistepScheduler, zero, prediction, solver_order=order)
     scheduler.alphas_cumprod = alpha_bar
     theirs = run_peer(scheduler, network, steps)
-    ours = [sampler(denoiser, randn(), denoiser.schedule, steps) for sampler in samplers]
+    ours = [sample(sampler, denoiser, randn(), denoiser.schedule, steps) for sampler in samplers]
     return max(difference(z, theirs) for z in ours)
 
 
@@ -155,7 +156,7 @@ def against_flow(samplers: list, order: int, prediction: str, shift: float, step
         solver_order=order,
     )
     theirs = run_peer(scheduler, network, steps)
-    ours = [sampler(denoiser, randn(), denoiser.schedule, steps) for sampler in samplers]
+    ours = [sample(sampler, denoiser, randn(), denoiser.schedule, steps) for sampler in samplers]
     return max(difference(z, theirs) for z in ours)
 
 
@@ -165,7 +166,7 @@ def against_scheduler(
     """On the table of Stable Diffusion. options: of our sampler; theirs: of the scheduler."""
     network, denoiser = parts(NoiseSchedule(table(False)), prediction)
     scheduler = peer(kind, False, prediction, **theirs)
-    ours = sampler(denoiser, randn(), denoiser.schedule, steps, fresh_noise(), **options)
+    ours = sample(sampler, denoiser, randn(), denoiser.schedule, steps, fresh_noise(), **options)
     drawn = {"generator": torch.Generator().manual_seed(5)} if sampler in STOCHASTIC else {}
     return difference(ours, run_peer(scheduler, network, steps, **drawn))
 
@@ -250,7 +251,7 @@ def against_dpm_solver_of_k_diffusion(sampler, kind: str, schedule, prediction, 
         return denoiser((a * x).float(), t.float().expand(len(x))).double()
 
     theirs = dpm_solver_of_k_diffusion(denoise, torch.cat([sigma / alpha, torch.zeros(1)]), kind)
-    ours = sampler(denoiser, randn(), schedule, steps, fresh_noise(), start_at_sigma=True)
+    ours = sample(sampler, denoiser, randn(), schedule, steps, fresh_noise(), start_at_sigma=True)
     return difference(ours, theirs)
 
 
@@ -288,8 +289,15 @@ def against_k_diffusion(samplers: dict, schedule, prediction: str, steps: int, *
     theirs = k_diffusion(denoise, torch.cat([sigma / alpha, torch.zeros(1)]), **kind)
     return max(
         difference(
-            sampler(
-                denoiser, randn(), schedule, steps, fresh_noise(), start_at_sigma=True, **options
+            sample(
+                sampler,
+                denoiser,
+                randn(),
+                schedule,
+                steps,
+                fresh_noise(),
+                start_at_sigma=True,
+                **options,
             ),
             theirs,
         )

@@ -95,8 +95,8 @@ def test_native_inpainting_is_that_of_diffusers(tmp_path, kind, strength):
         width=SIDE,
     ).images[0]
     task = tasks.inpaint(ours, given, mask, strength)
-    (z,) = ours.draw(ours.requests(PROMPT, seed=[SEED]), sampling(sampler), task=task)
-    assert np.abs(pixels(ours.picture(z)) - pixels(drawn)).max() <= 1
+    (z,) = ours.draw(ours.make_requests(PROMPT, seed=[SEED]), sampling(sampler), task=task)
+    assert np.abs(pixels(ours.to_picture(z)) - pixels(drawn)).max() <= 1
     (finished,) = ours(PROMPT, sampling=sampling(sampler), seed=SEED, task=task)
     blended = composite(given, drawn, mask_to_tensor(mask, (SIDE, SIDE)), radius=2 * task.factor)
     assert np.abs(pixels(finished) - pixels(blended)).max() <= 1
@@ -156,9 +156,9 @@ def test_native_upscaling_is_that_of_diffusers(tmp_path, kind, level):
     of_small.set_state(state)
     z = theirs(PROMPT[0], small, generator=of_small, output_type="latent", **options).images
     task = tasks.upscale(again, small, level=level)
-    (mine,) = again.draw(again.requests(PROMPT, seed=[SEED]), sampling(sampler), task=task)
+    (mine,) = again.draw(again.make_requests(PROMPT, seed=[SEED]), sampling(sampler), task=task)
     torch.testing.assert_close(mine, z, rtol=0, atol=1e-4 * z.std().item())
-    assert np.abs(pixels(again.picture(mine, task)) - pixels(drawn)).max() <= 1
+    assert np.abs(pixels(again.to_picture(mine, task)) - pixels(drawn)).max() <= 1
     assert drawn.size == (64, 64) and pixels(drawn).std() > 5
     with pytest.raises(ValueError, match=r"noise level is 151; for this model .* from 0 to 150"):
         tasks.upscale(again, small, level=151)
