@@ -13,13 +13,13 @@ def uneven() -> None:
     with pytest.raises(ValueError, match=r"batch of 9 .* among 2 processes.*multiple of 2,.* 8"):
         distributed.check_batch_size(9)
     with pytest.raises(ValueError, match=r"into 2 parts.* multiple of 4"):
-        distributed.check_batch_size(10, parts=2)
-    distributed.check_batch_size(12, parts=3)
+        distributed.check_batch_size(10, accumulate=2)
+    distributed.check_batch_size(12, accumulate=3)
 
 
 def test_a_batch_that_does_not_divide_is_refused():
     on_ranks(uneven)
-    distributed.check_batch_size(9, parts=3)
+    distributed.check_batch_size(9, accumulate=3)
 
 
 def gradients(parts: int) -> list[torch.Tensor]:

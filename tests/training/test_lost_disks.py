@@ -39,7 +39,7 @@ def disk(tmp_path) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def no_tensorboard(monkeypatch):
     """Its open file would keep a disk from being remounted."""
-    monkeypatch.setattr("training.loop.open_boards", lambda *_: [])
+    monkeypatch.setattr("training.loop.open_loggers", lambda *_: [])
 
 
 class Ballast:
