@@ -78,6 +78,7 @@ class Run:
         self.config = to_json(config)
         overridden = {flag_of(text) for text in self.config.pop("override", ())}
         self.changed: Differences = {}  # by --override, since the last start
+        self.renamed = False  # whether config.json has flags under old names
         if collectives.rank() and not self.config_file.is_file():
             raise UserError(
                 f"rank 0 has begun a run in {self.path}, and rank {collectives.rank()} does not "
@@ -85,7 +86,9 @@ class Run:
             )
         make_folder(self.path)
         if self.config_file.is_file():
-            self._compare(with_current_names(read_json(self.config_file)), overridden)
+            old = read_json(self.config_file)
+            self.renamed = with_current_names(old) != old
+            self._compare(with_current_names(old), overridden)
         elif {file.name for file in self.path.iterdir()} - {partial_path(self.config_file).name}:
             raise UserError(
                 f"{self.path} is not empty and is not a run folder (no config.json in it). "
@@ -163,9 +166,11 @@ class Run:
             event = f"begun with the weights of {source}" if source else "begun with random weights"
             text = f"a fresh run in {self.path}, {event}."
         print(text)
+        if (self.changed or self.renamed) and not collectives.rank():
+            write_json(self.config_file, self.config)
+        if self.renamed:
+            print(f"note: some flags have new names; {self.config_file} has them from here on.")
         if self.changed:
-            if not collectives.rank():
-                write_json(self.config_file, self.config)
             changed = "; ".join(describe_differences(self.changed))
             print(f"changed from step {step} on: {changed}")
             event += f", changed: {changed}"

@@ -1,4 +1,4 @@
-"""A training in miniature, whose steps take no time."""
+"""A tiny training, whose steps take no time."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ PLAN = Plan(steps=12, images_per_step=4, save_every=5, evaluate_every=6, log_eve
 
 
 class Toy:
-    """A run in miniature: linear regression by AdamW with EMA, all randomness from the step."""
+    """Linear regression by AdamW with EMA; everything random depends on the step alone."""
 
     def __init__(self, folder: Path, config: dict | None = None):
         torch.manual_seed(0)
@@ -26,8 +26,7 @@ class Toy:
         self.update = OptimizerStep(
             {"optimizer": torch.optim.AdamW(self.model.parameters(), fused=True)}
         )
-        self.parts = {"model": self.model, "ema": self.ema, "update": self.update}
-        self.looked: list[int] = []
+        self.state = {"model": self.model, "ema": self.ema, "update": self.update}
 
     def batch(self, step: int) -> torch.Tensor:
         return torch.randn(4, 3, generator=generator(0, "train", step))
@@ -43,18 +42,19 @@ class Toy:
         return metrics
 
     def evaluate(self, step: int) -> dict[str, float]:
-        self.looked.append(step)
-        return {"looked": float(step)}
+        return {"evaluated": float(step)}
 
     def train(self, plan: Plan = PLAN) -> None:
-        train(self.run, plan, self.parts, self.step, self.evaluate, "toy")
+        train(self.run, plan, self.state, self.step, self.evaluate, "toy")
 
     def weights(self) -> list[torch.Tensor]:
+        """Return all tensors that training changes: weights, averages and moments."""
         moments = self.update.state_dict()["moments"]["optimizer"].values()
         moments = [value for state in moments for value in state.values()]
         return [*self.model.state_dict().values(), *self.ema.state_dict().values(), *moments]
 
     def metrics(self) -> list[dict]:
+        """Return the lines of metrics.jsonl without what depends on the clock."""
         lines = (self.run.path / "metrics.jsonl").read_text().splitlines()
         timeless = [json.loads(line) for line in lines]
         return [{k: v for k, v in m.items() if k != "images_per_second"} for m in timeless]

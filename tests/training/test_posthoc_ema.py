@@ -1,4 +1,4 @@
-"""Power-function averages against their closed form, and lengths reconstructed afterwards."""
+"""Power-function averages against their closed form, and lengths reconstructed from stored ones."""
 
 import re
 
@@ -7,6 +7,7 @@ import torch
 from scipy.integrate import quad
 from torch import nn
 
+from foundation.errors import UserError
 from training.posthoc_ema import (
     SIGMA_RELS,
     PowerAverages,
@@ -24,7 +25,7 @@ STEPS = 400
 
 
 class Walk:
-    """Weights that move as in a training: fast at first, then noisily around a drifting place."""
+    """Weights that move as in a training: fast at first, then with noise around a drifting mean."""
 
     def __init__(self, size: int = 64):
         random = torch.Generator().manual_seed(0)
@@ -49,9 +50,9 @@ def test_sigma_rel_is_the_standard_deviation_of_the_profile(sigma_rel):
     assert (moments[2] - moments[1] ** 2) ** 0.5 == pytest.approx(sigma_rel, rel=1e-6)
 
 
-def test_a_length_out_of_reach_is_refused():
+def test_a_length_out_of_range_is_refused():
     for wrong in (0.0, 0.3):
-        with pytest.raises(ValueError, match=r"at most 0\.28"):
+        with pytest.raises(UserError, match=rf"{wrong}.* 0\.28"):
             gamma_of(wrong)
 
 
@@ -59,8 +60,8 @@ def test_inner_products_are_integrals():
     a, b = Profile(gamma=3.5, step=60), Profile(gamma=16.0, step=90)
 
     def p(profile, x):
-        share = profile.step / 90
-        return (profile.gamma + 1) * x**profile.gamma / share ** (profile.gamma + 1)
+        end = profile.step / 90
+        return (profile.gamma + 1) * x**profile.gamma / end ** (profile.gamma + 1)
 
     integral = quad(lambda x: p(a, x) * p(b, x), 0, 60 / 90)[0]
     assert inner_products([a], [b])[0, 0] == pytest.approx(integral, rel=1e-6)
@@ -81,7 +82,7 @@ def test_the_tracked_average_has_the_closed_form(tmp_path):
 
 
 @pytest.mark.parametrize(("half", "tolerance"), [(False, 2e-4), (True, 7e-4)])
-def test_a_reconstructed_length_is_the_one_tracked_directly(tmp_path, half, tolerance):
+def test_a_reconstructed_length_is_near_the_one_tracked_directly(tmp_path, half, tolerance):
     """From 16 stored files; the weights are about 1 in size, and half precision rounds to 5e-4."""
     lengths = (0.04, 0.07, 0.15)
     walk = Walk()
@@ -96,7 +97,7 @@ def test_a_reconstructed_length_is_the_one_tracked_directly(tmp_path, half, tole
         wanted = direct.averages[length]["weight"]
         assert rms(weights["weight"] - wanted) < tolerance
         assert error < 0.02
-        for near in SIGMA_RELS:  # as they are, the two that were tracked are far from it
+        for near in SIGMA_RELS:  # both stored lengths are farther from it
             assert rms(stored.averages[near]["weight"] - wanted) > 2 * tolerance
 
 
@@ -104,7 +105,7 @@ def rms(x: torch.Tensor) -> float:
     return x.square().mean().sqrt().item()
 
 
-def test_a_stored_length_and_an_earlier_step_come_back_as_stored(tmp_path):
+def test_a_stored_length_is_reconstructed_as_stored(tmp_path):
     walk = Walk()
     averages = PowerAverages(walk.module, tmp_path, every=100, steps=STEPS, half=False)
     walk.track([averages])
@@ -115,8 +116,8 @@ def test_a_stored_length_and_an_earlier_step_come_back_as_stored(tmp_path):
     assert (earlier["weight"] - weights["weight"]).abs().max() > 0.01
 
 
-def test_weights_that_stand_still_are_reproduced(tmp_path):
-    """Also where the profile is met badly: the coefficients sum to 1."""
+def test_weights_that_never_move_are_reproduced(tmp_path):
+    """Also where the profile is approximated badly, as the coefficients sum to 1."""
     module = nn.Linear(3, 2)
     averages = PowerAverages(module, tmp_path, every=10, steps=30, half=False)
     for step in range(30):
@@ -127,7 +128,7 @@ def test_weights_that_stand_still_are_reproduced(tmp_path):
     assert weights.keys() == dict(module.named_parameters()).keys()
 
 
-def test_more_stored_files_meet_a_profile_better():
+def test_more_stored_files_approximate_a_profile_better():
     errors = []
     for count in (4, 8, 16, 32):
         stored = [Profile(gamma_of(s), k) for k in range(1, count + 1) for s in SIGMA_RELS]
@@ -163,11 +164,11 @@ def test_size_on_disk_is_as_stated(tmp_path):
         assert size == pytest.approx(bytes_per_file(module.parameters(), half), rel=0.02)
 
 
-def test_what_half_precision_cannot_hold_is_refused_whole(tmp_path):
+def test_a_weight_too_large_for_half_precision_is_refused(tmp_path):
     module = nn.Linear(1, 1, bias=False)
     nn.init.constant_(module.weight, 1e5)
     averages = PowerAverages(module, tmp_path, every=1, steps=1)
-    with pytest.raises(ValueError, match="--no-averages-half"):
+    with pytest.raises(UserError, match="--no-averages-half"):
         averages.update(module, 0)
     assert not list(tmp_path.iterdir())
 
@@ -177,5 +178,5 @@ def test_the_best_length_is_chosen_and_drawn():
     assert choose(scores, higher_is_better=False) == 0.10
     assert choose(scores, higher_is_better=True) == 0.05
     assert choose({0.1: float("nan")}, higher_is_better=True) is None
-    picture = draw_curve("loss", scores, score_of_run=1.5, best=0.10)
-    assert len(re.findall("<circle", picture)) == 2 and "best at 0.1" in picture
+    svg = draw_curve("loss", scores, score_of_run=1.5, best=0.10)
+    assert len(re.findall("<circle", svg)) == 2 and "best at 0.1" in svg

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM at every moment: the first ends a run in order, the second at once."""
+"""SIGINT and SIGTERM at any moment: the first ends a run cleanly, the second at once."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def names(run: Path) -> list[str]:
     return [folder.name for folder in saved_states(run / "state")]
 
 
-def test_during_a_step(tmp_path):
+def test_a_signal_during_a_step_stops_after_it(tmp_path):
     toy = Toy(tmp_path / "run")
     whole_step = toy.step
 
@@ -38,42 +38,43 @@ def test_during_a_step(tmp_path):
 
     toy.step = step
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt, match="stopped after step 7, with the state saved"):
+    with pytest.raises(KeyboardInterrupt, match="step 7"):
         toy.train()
     assert names(toy.run.path) == ["step-0000005", "step-0000007"]
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_during_validation(tmp_path):
-    """It is finished first: its numbers belong to the step that is saved."""
+def test_a_signal_during_an_evaluation_stops_after_it(tmp_path):
+    """Its numbers belong to the step that is saved."""
     toy = Toy(tmp_path / "run")
     evaluate = toy.evaluate
     toy.evaluate = lambda step: (send(signal.SIGINT), evaluate(step))[1]
-    with pytest.raises(KeyboardInterrupt, match="stopped after step 6"):
+    with pytest.raises(KeyboardInterrupt, match="step 6"):
         toy.train()
     assert names(toy.run.path)[-1] == "step-0000006"
-    assert toy.metrics()[-1] == {"step": 6, "looked": 6.0}
+    assert toy.metrics()[-1] == {"step": 6, "evaluated": 6.0}
 
 
-def test_during_a_save(tmp_path):
-    """The save is finished, and one step more is done and saved."""
+def test_a_signal_during_a_save_stops_after_one_more_step(tmp_path):
+    """That step is saved, too."""
     toy = Toy(tmp_path / "run")
     state = toy.ema.state_dict
     toy.ema.state_dict = lambda: (send() if not names(toy.run.path) else None, state())[1]
-    with pytest.raises(KeyboardInterrupt, match="stopped after step 6"):
+    with pytest.raises(KeyboardInterrupt, match="step 6"):
         toy.train()
     assert names(toy.run.path) == ["step-0000005", "step-0000006"]
 
 
-def stopped(capsys: pytest.CaptureFixture, main) -> str:
+def message_of_stopped(capsys: pytest.CaptureFixture, main) -> str:
+    """Run a script, expect the exit status of a stopped one, and return its message."""
     with pytest.raises(SystemExit) as status:
         run_main(main)
     assert status.value.code == 130
     return capsys.readouterr().err
 
 
-def test_while_the_cache_is_built(world, tmp_path, capsys, monkeypatch):
-    """What is done stays, apart from what is whole, and the same command builds the rest."""
+def test_a_signal_while_the_cache_is_built(world, tmp_path, capsys, monkeypatch):
+    """What is done is kept in a folder of its own, and the same command builds the rest."""
     given = command(train_ldm, world, tmp_path / "run")
     rows = iter(range(1))
     whole = train_ldm.TextEncoder.encode
@@ -85,19 +86,19 @@ def test_while_the_cache_is_built(world, tmp_path, capsys, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr("stages.latents.TextEncoder.encode", interrupted)
-        message = stopped(capsys, lambda: train_ldm.main(given))
-    assert "stopped by SIGTERM" in message and "same command" in message
+        message = message_of_stopped(capsys, lambda: train_ldm.main(given))
+    assert "SIGTERM" in message
     assert {path.split("/")[1] for path in tree(tmp_path)} == {"config.json", "cache.partial"}
     train_ldm.main(given)
     assert (tmp_path / "run" / "cache").is_dir()
     assert not (tmp_path / "run" / "cache.partial").exists()
 
 
-def test_while_the_model_is_written(world, tmp_path, capsys, monkeypatch):
+def test_a_signal_while_the_model_is_written(world, tmp_path, capsys, monkeypatch):
     given = command(train_clip, world, tmp_path / "run")
     with monkeypatch.context() as patched:
         patched.setattr(Clip, "save", lambda clip, folder: send(signal.SIGINT))
-        assert "stopped by SIGINT" in stopped(capsys, lambda: train_clip.main(given))
+        assert "SIGINT" in message_of_stopped(capsys, lambda: train_clip.main(given))
     assert not [path for path in (tmp_path / "run").iterdir() if "model" in path.name]
     train_clip.main(given)
     assert "is finished" not in capsys.readouterr().out
@@ -105,14 +106,14 @@ def test_while_the_model_is_written(world, tmp_path, capsys, monkeypatch):
     assert "is finished" in capsys.readouterr().out
 
 
-def child(code: str) -> subprocess.CompletedProcess:
+def run_child(code: str) -> subprocess.CompletedProcess:
     code = f"import os, signal, time\nfrom training.signals import *\n{code}"
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("context", ["stop_requests", "interruptible"])
-def test_the_second_ends_the_process_at_once(context):
-    done = child(f"""
+def test_the_second_signal_ends_the_process_at_once(context):
+    done = run_child(f"""
 with {context}():
     try:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -123,12 +124,12 @@ with {context}():
     print("second", flush=True)
 """)
     assert done.stdout == "first\n" and done.returncode == -signal.SIGINT
-    assert ("once more stops at once" in done.stderr) == (context == "stop_requests")
+    assert ("SIGTERM" in done.stderr) == (context == "stop_requests"), "the first one is announced"
 
 
-def test_workers_wait_for_their_parent():
-    """Ctrl-C reaches them, too: they neither stop nor speak."""
-    done = child("""
+def test_worker_processes_ignore_the_first_signal():
+    """Ctrl-C reaches them, too. They go on until their parent ends them, and print nothing."""
+    done = run_child("""
 with stop_requests() as stop:
     worker = os.fork()
     if not worker:

@@ -11,7 +11,6 @@ from PIL import Image
 from torch import nn
 
 from training.logging.loggers import open_loggers
-from training.logging.metrics import MetricsFile, read_metrics
 from training.loop import Plan, train
 from training.run import Run
 
@@ -120,26 +119,3 @@ def test_metrics_are_written_without_tensorboard(tmp_path, monkeypatch):
     train_toy(tmp_path / "run", {})
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert {"step": 4, "psnr": 24.0, "verdict": "balanced"} in map(json.loads, lines)
-
-
-def test_later_lines_are_removed_on_resuming(tmp_path):
-    Run(tmp_path, {})
-    file = MetricsFile(tmp_path, 0)
-    file.write(2, {"psnr": 1.0, "verdict": "dead"})
-    file.write(4, {"psnr": float("nan"), "verdict": "balanced"})
-    kept = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[1])
-    assert kept == {"step": 4, "psnr": None, "verdict": "balanced"}
-    MetricsFile(tmp_path, 2)
-    assert "balanced" not in (tmp_path / "metrics.jsonl").read_text()
-
-
-def test_resuming_a_run_with_old_metric_names_says_so_once(tmp_path, capsys):
-    Run(tmp_path, {})
-    line = json.dumps({"step": 1, "share_of_nothing": 0.9}) + "\n"
-    (tmp_path / "metrics.jsonl").write_text(line + line)
-    MetricsFile(tmp_path, 1).write(2, {"val_loss_relative": 0.8})
-    (note,) = capsys.readouterr().out.splitlines()
-    assert "share_of_nothing" in note and "val_loss_relative" in note
-    lines = read_metrics(tmp_path / "metrics.jsonl")
-    assert [line["val_loss_relative"] for line in lines] == [0.9, 0.9, 0.8]
-    assert (tmp_path / "metrics.jsonl").read_text().startswith(line), "old lines stay as they are"

@@ -1,4 +1,4 @@
-"""Resuming, beginning afresh, beginning from weights, and changing a flag: told apart, and told."""
+"""Run folders: starting, resuming, starting from weights, changing a flag, and what is refused."""
 
 import json
 import re
@@ -8,6 +8,7 @@ import torch
 
 import train_vae
 from autoencoder import Autoencoder
+from foundation.errors import UserError
 from tests.helpers.bad_calls import command, refusal, unchanged
 from tests.helpers.toy_training import Toy
 from training.cli import parse
@@ -20,36 +21,36 @@ def history(run) -> list[tuple[int, str]]:
 
 
 def train(world, out, capsys, *flags) -> str:
-    """Runs stage 1 and returns what it printed."""
+    """Train stage 1, and return what it printed."""
     capsys.readouterr()
     train_vae.main(command(train_vae, world, out, "--held-out", 0, *flags))
     return capsys.readouterr().out
 
 
-def test_the_log_says_how_a_run_began(world, tmp_path, capsys):
+def test_output_and_history_say_how_a_run_began(world, tmp_path, capsys):
     run, again = tmp_path / "run", ("--save-every", 1)
-    assert f"a fresh run in {run}, begun with random weights." in train(world, run, capsys, *again)
+    assert f"{run}, begun with random weights" in train(world, run, capsys, *again)
     (run / "history.jsonl").write_text((run / "history.jsonl").read_text().split("\n")[0] + "\n")
     text = train(world, run, capsys, *again)
-    assert f"resuming {run} at step 2." in text and "fresh" not in text
+    assert f"resuming {run} at step 2." in text and "begun" not in text
     steps = [(0, "begun with random weights"), (2, "resumed from step-0000002"), (2, "finished")]
     assert history(run) == steps
     assert f"{run} is finished: 2 steps" in train(world, run, capsys, *again)
     assert history(run) == steps
 
 
-def test_weights_to_begin_with_are_not_a_state_to_resume(world, tmp_path, capsys):
+def test_initial_weights_are_not_a_state_to_resume(world, tmp_path, capsys):
     given = ("--init-from", world / "vae")
     text = train(world, tmp_path, capsys, *given)
     event = f"begun with the weights of {world / 'vae'}"
-    assert f"a fresh run in {tmp_path}, {event}." in text
+    assert f"{tmp_path}, {event}." in text
     assert history(tmp_path)[0] == (0, event)
     (tmp_path / "history.jsonl").unlink()
     text = train(world, tmp_path, capsys, *given)
-    assert f"resuming {tmp_path} at step 2; {world / 'vae'} was read at its beginning" in text
+    assert f"resuming {tmp_path} at step 2; {world / 'vae'} was read" in text
 
 
-def test_a_flag_is_changed_only_by_name(world, tmp_path, capsys):
+def test_a_flag_is_changed_only_by_override(world, tmp_path, capsys):
     train(world, tmp_path, capsys)
     other = ("--steps", 3, "--learning-rate", 0.01)
     with unchanged(tmp_path):
@@ -64,7 +65,7 @@ def test_a_flag_is_changed_only_by_name(world, tmp_path, capsys):
     assert "learning_rate: 0.003 -> 0.01" in message and "steps" not in message
 
 
-def test_a_change_by_name_takes_effect_and_is_recorded(world, tmp_path, capsys):
+def test_an_override_takes_effect_and_is_recorded(world, tmp_path, capsys):
     train(world, tmp_path, capsys)
     flags = ("--override", "steps=4", "loss.kl-weight=1e-4", "skip_unusable=true")
     text = train(world, tmp_path, capsys, *flags)
@@ -93,20 +94,20 @@ def test_a_change_by_name_takes_effect_and_is_recorded(world, tmp_path, capsys):
     assert Autoencoder.load(tmp_path).config.scaling_factor == 1
 
 
-def test_a_change_that_the_state_cannot_follow_is_refused(world, tmp_path, capsys):
+def test_an_override_that_does_not_fit_the_state_is_refused(world, tmp_path, capsys):
     train(world, tmp_path, capsys)
     with unchanged(tmp_path):
         late = ("--override", "adversarial_weight=0.5")
         text = train(world, tmp_path, capsys, *late)
-        assert "is finished" in text and "so the override changes nothing" in text
+        assert f"{tmp_path} is finished" in text and "override" in text
         flags = (*late, "discriminator_layers=2", "steps=3")
         given = command(train_vae, world, tmp_path, "--held-out", 0, *flags)
         message = refusal(capsys, train_vae, given)
-    assert re.search("it holds the parts .*, this run has .*discriminator", message)
+    assert re.search(r"step-0000002.*discriminator", message)
 
 
 def test_settings_of_an_optimizer_can_be_changed(tmp_path):
-    """They are not in the state, which would bring back the old ones."""
+    """They are not in the state; loading it would restore the old ones."""
     first, second = Toy(tmp_path / "run"), Toy(tmp_path / "run")
     first.train()
     (group,) = second.update.optimizers["optimizer"].param_groups
@@ -119,14 +120,14 @@ def test_settings_of_an_optimizer_can_be_changed(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", ["steps", "stepz=3", "steps=many"])
-def test_an_override_that_is_none_is_refused(world, tmp_path, capsys, wrong):
+def test_a_wrong_override_is_refused(world, tmp_path, capsys, wrong):
     given = command(train_vae, world, tmp_path / "run", "--override", wrong)
     message = refusal(capsys, train_vae, given)
     assert re.search("NAME=VALUE|stepz|many", message)
     assert not (tmp_path / "run").exists()
 
 
-def test_overrides_set_flags_wherever_they_stand():
+def test_overrides_win_over_flags_in_any_order():
     for argv in (
         ["--override", "steps=7", "seed=3", "--data", "d", "--out", "o"],
         ["--data", "d", "--out", "o", "--steps", "5", "--override", "steps=7", "seed=3"],
@@ -135,7 +136,36 @@ def test_overrides_set_flags_wherever_they_stand():
         assert (config.steps, config.seed) == (7, 3)
 
 
-def test_free_flags_may_differ_without_a_word(tmp_path):
+def test_flags_that_change_no_result_may_differ(tmp_path):
     Run(tmp_path, {"seed": 0, "workers": 4, "accumulate": 1})
     run = Run(tmp_path, {"seed": 0, "workers": 0, "accumulate": 2})
     assert run.changed == {}
+
+
+def test_other_settings_are_refused_with_the_difference(tmp_path):
+    Run(tmp_path / "run", {"rate": 0.1, "device": "cpu", "out": "a"})
+    Run(tmp_path / "run", {"rate": 0.1, "device": "cuda", "out": "b"})  # says how, not what
+    with pytest.raises(UserError, match=r"rate: 0\.1 -> 0\.2"):
+        Run(tmp_path / "run", {"rate": 0.2, "device": "cpu", "out": "a"})
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    (tmp_path / "holiday.txt").write_text("mine")
+    with pytest.raises(UserError, match=str(tmp_path)):
+        Run(tmp_path, {})
+    assert [file.name for file in tmp_path.iterdir()] == ["holiday.txt"]
+
+
+def test_a_run_with_old_flag_names_is_resumed_under_the_new_ones(tmp_path, capsys):
+    """`--evaluate-every` was `--look-every` once."""
+    (tmp_path / "config.json").write_text(json.dumps({"seed": 0, "look_every": 500}))
+    config = {"seed": 0, "evaluate_every": 500}
+    Run(tmp_path, config)  # opening it changes nothing
+    assert "look_every" in (tmp_path / "config.json").read_text()
+    Run(tmp_path, config).resume({})
+    assert "note: " in capsys.readouterr().out
+    assert json.loads((tmp_path / "config.json").read_text()) == config
+    Run(tmp_path, config).resume({})
+    assert "note: " not in capsys.readouterr().out
+    with pytest.raises(UserError, match="evaluate_every: 500 -> 100"):
+        Run(tmp_path, {**config, "evaluate_every": 100})

@@ -13,7 +13,6 @@ from training.logging.progress import (
     progress_bar,
     progress_counter,
 )
-from training.memory import describe_peak_memory
 
 
 class Clock:
@@ -98,10 +97,6 @@ def test_results_of_an_evaluation_are_printed(capsys):
 )
 def test_durations(seconds, text):
     assert format_duration(seconds) == text
-
-
-def test_peak_memory_as_text():
-    assert re.match(r"memory \d", describe_peak_memory())
 
 
 def test_a_counter_shows_in_lines_or_a_bar(clock, monkeypatch, capsys):

@@ -1,0 +1,58 @@
+"""Memory of this process: what it is, and that freed memory stays in it."""
+
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training.memory import (
+    available_host_memory,
+    describe_peak_memory,
+    format_bytes,
+    peak_host_memory,
+)
+
+ROOT = Path(__file__).parents[2]
+FREED = """
+import sys
+from training.memory import keep_freed_memory, release_freed_memory
+if sys.argv[1] != "return":
+    keep_freed_memory()
+import torch
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+before = resident()
+x = torch.ones(2**25)
+del x
+if sys.argv[1] == "release":
+    release_freed_memory()
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is not glibc's")
+def test_a_large_freed_block_is_kept_until_it_is_released():
+    kept, released, returned = (
+        int(subprocess.check_output([sys.executable, "-c", FREED, mode], cwd=ROOT))
+        for mode in ("keep", "release", "return")
+    )
+    assert kept > 2**26 > max(released, returned)  # of 2**27 bytes
+
+
+def test_the_memory_of_the_system_is_plausible():
+    assert 10e6 < peak_host_memory() < 1e12
+    assert available_host_memory() is None or available_host_memory() > 0
+
+
+@pytest.mark.parametrize(("size", "text"), [(3.5e8, "350 MB"), (1.234e9, "1.23 GB")])
+def test_bytes_as_text(size, text):
+    assert format_bytes(size) == text
+
+
+def test_peak_memory_as_text():
+    assert re.match(r"memory \d", describe_peak_memory())
