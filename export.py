@@ -27,8 +27,7 @@ from foundation.errors import UserError
 from foundation.files import atomic_folder
 from interop.safetensors_io import write_tensors
 from interop.single_file.compvis_autoencoder import STABLE_DIFFUSION
-from interop.single_file.misread import misread
-from interop.single_file.reader import to_single_file
+from interop.single_file.writer import header_only_settings, to_single_file
 from ldm import TextToImage
 from ldm.pipeline.scheduler_config import LowResSchedule, to_diffusers
 from ldm.unet import UNet
@@ -78,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tensors = {name: rounded(x, name, DTYPES[config.dtype]) for name, x in tensors.items()}
         write_tensors(config.out, tensors, metadata)
     print(f"wrote {config.out}: {', '.join(NAMES[part] for part in parts_of(model))}")
-    if config.format == "single-file" and (lines := misread(config.out)):
+    if config.format == "single-file" and (lines := header_only_settings(config.out)):
         print(
             "its header holds the whole config, so that it can be read here. Tools that look at "
             "names and shapes only would not know:\n  " + "\n  ".join(lines)

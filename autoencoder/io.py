@@ -18,19 +18,24 @@ from torch import Tensor
 from autoencoder.model_card import model_card_text
 from foundation.errors import MissingFileError
 from foundation.files import read_json
-from interop.diffusers_autoencoder import DOWN_BLOCK, UP_BLOCK, autoencoder_fields, current_names
+from interop.diffusers_configs import (
+    AUTOENCODER_CLASS,
+    DOWN_BLOCK,
+    UP_BLOCK,
+    autoencoder_fields,
+)
+from interop.key_mapping import update_attention_keys
 from interop.model_card import CARD
 from interop.safetensors_io import (
-    has_weights,
-    in_memory,
+    aligned_copy,
+    find_weights,
+    pickle_hint,
     read_folder,
-    require,
-    told_of_pickles,
     weights_file,
-    write_files,
+    write_folder as write_weights_folder,
 )
 from interop.single_file import reader as single_file
-from interop.state_dict_check import named_class
+from interop.state_dict_check import check_state_dict, class_hint
 
 CONFIG = "config.json"
 STEM = "diffusion_pytorch_model"  # file name of the weights, without its ending
@@ -44,22 +49,21 @@ def find_model_folder(folder: Path) -> Path:
     Raises:
         MissingFileError: there is no autoencoder in any of these places.
     """
+    candidates = [folder / "model", folder / "model" / "vae", folder / "vae", folder]
+    if found := find_weights(candidates, STEM):
+        return found
     if not folder.is_dir():
         raise MissingFileError(
             f"{folder} is not a folder. Give a run folder, a pipeline folder with vae/ in it, or "
             f"the folder of an autoencoder ({CONFIG} and {WEIGHTS})."
         )
-    candidates = [folder / "model", folder / "model" / "vae", folder / "vae", folder]
-    for candidate in candidates:
-        if has_weights(candidate, STEM):
-            return candidate
     message = (
         f"{folder} holds no autoencoder: there is no {WEIGHTS} in it, in model/ or in vae/. "
         f"It holds: {', '.join(sorted(path.name for path in folder.iterdir())[:8]) or 'nothing'}."
     )
     if (folder / "state").is_dir():
         message += " It is a run that has not ended; the same command again continues it."
-    raise MissingFileError(message + named_class(folder) + told_of_pickles(STEM, *candidates))
+    raise MissingFileError(message + class_hint(folder) + pickle_hint(STEM, *candidates))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -69,10 +73,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_weights(folder: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Read all weights in float32; they must have exactly the names and shapes of `expected`."""
-    weights = current_names(read_folder(folder, STEM))
+    weights = update_attention_keys(read_folder(folder, STEM))
     what = f"the autoencoder that {CONFIG} in the same folder describes"
-    require(weights, expected, weights_file(folder, STEM), what)
-    return {key: in_memory(value) for key, value in weights.items()}
+    check_state_dict(weights, expected, weights_file(folder, STEM), what)
+    return {key: aligned_copy(value) for key, value in weights.items()}
 
 
 def write_folder(
@@ -92,7 +96,7 @@ def write_folder(
         PROVENANCE: json.dumps(provenance, indent=2) + "\n",
         CARD: model_card_text(config, weights, provenance),
     }
-    write_files(folder, WEIGHTS, weights, header, texts)
+    write_weights_folder(folder, WEIGHTS, weights, header, texts)
 
 
 def diffusers_config(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +106,7 @@ def diffusers_config(fields: Mapping[str, Any]) -> dict[str, Any]:
     """
     levels = len(fields["block_out_channels"])
     return {
-        "_class_name": "AutoencoderKL",
+        "_class_name": AUTOENCODER_CLASS,
         **fields,
         "act_fn": "silu",
         "down_block_types": [DOWN_BLOCK] * levels,

@@ -17,7 +17,7 @@ from autoencoder.posterior import Posterior
 from foundation.errors import UserError
 from foundation.hashing import tensors_sha256
 from foundation.shapes import Images, Latents, Moments, PerChannel
-from interop.diffusers_autoencoder import autoencoder_fields
+from interop.diffusers_configs import autoencoder_fields
 from interop.single_file.reader import read_autoencoder
 
 RANGE_TOLERANCE = 1e-3  # rounding of a resize or of a half-precision image; far below a gray level
@@ -226,7 +226,7 @@ class Autoencoder(nn.Module):
         source = Path(source)
         if source.is_file():
             part = read_autoencoder(source)
-            fields, read_weights = autoencoder_fields(part.config, source), part.fit
+            fields, read_weights = autoencoder_fields(part.config, source), part.state_dict_for
         else:
             folder = io.find_model_folder(source)
             fields, read_weights = io.read_config(folder), partial(io.read_weights, folder)

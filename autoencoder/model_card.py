@@ -6,7 +6,14 @@ from typing import Any
 from torch import Tensor
 
 from foundation.hashing import tensors_sha256
-from interop.model_card import bullets, mapping, millions, model_card, training, writer
+from interop.model_card import (
+    as_mapping,
+    bullet_list,
+    parameter_count,
+    program_name,
+    render_card,
+    training_section,
+)
 
 USE = """## Use
 
@@ -41,15 +48,15 @@ def model_card_text(
         provenance: as in latentsmith.json.
     """
     factor = 2 ** (len(config["block_out_channels"]) - 1)
-    statistics = mapping(provenance.get("latent_statistics_folded_in"))
+    statistics = as_mapping(provenance.get("latent_statistics_folded_in"))
     sections = [
-        f"A KL autoencoder of {millions(weights)} in diffusers' layout of `AutoencoderKL`, "
-        f"written by {writer()}.\n\n{bullets(facts_about(config, weights, provenance))}",
+        f"A KL autoencoder of {parameter_count(weights)} in diffusers' layout of `AutoencoderKL`, "
+        f"written by {program_name()}.\n\n{bullet_list(facts_about(config, weights, provenance))}",
         usage(config),
         *([statistics_section(statistics)] if statistics else []),
-        training(provenance),
+        training_section(provenance),
     ]
-    return model_card(
+    return render_card(
         f"Autoencoder: images to latents {factor} times smaller, and back",
         sections,
         library="diffusers",
@@ -62,7 +69,7 @@ def facts_about(
 ) -> dict[str, str]:
     """Return the facts that the card lists, by name."""
     factor = 2 ** (len(config["block_out_channels"]) - 1)
-    standardized = mapping(provenance.get("latent_statistics_folded_in"))
+    standardized = as_mapping(provenance.get("latent_statistics_folded_in"))
     statistics = "zero mean and unit variance in every channel, " if standardized else ""
     facts = {
         "images": f"{config['in_channels']} channels, values in [-1, 1], sides multiples of "
@@ -74,7 +81,7 @@ def facts_about(
     if "largest_activation" in provenance:
         room = "float16 has room" if provenance.get("fits_float16") else "too much for float16"
         facts["activations"] = f"up to {provenance['largest_activation']:.3g} measured, {room}"
-    if pixels := mapping(provenance.get("pixels")):
+    if pixels := as_mapping(provenance.get("pixels")):
         low, high = pixels["value_range"]
         facts["numbers in the files"] = f"{pixels['dtype']}; {low:g} became -1, {high:g} became 1"
     return facts
@@ -126,7 +133,7 @@ def statistics_section(statistics: Mapping[str, Any]) -> str:
     return (
         f"## Latent statistics\n\nOver {statistics['images']} training images, before they were "
         "folded into `quant_conv` and `post_quant_conv`, channel by channel:\n\n"
-        f"{bullets(measured)}\n\nThey are history, not to be applied again. Before training "
+        f"{bullet_list(measured)}\n\nThey are history, not to be applied again. Before training "
         "on latents of other pictures, check that their standard deviation lies in [0.8, 1.25]."
     )
 

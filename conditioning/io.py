@@ -18,11 +18,11 @@ from conditioning.tokenizer_io import (
 )
 from foundation.errors import MissingFileError, UserError
 from foundation.files import read_json
-from interop.clip_text import text_tower
+from interop.key_mapping import clip_text_weights
 from interop.model_card import CARD
-from interop.safetensors_io import read_folder, require, weights_file, write_files
+from interop.safetensors_io import read_folder, weights_file, write_folder
 from interop.single_file import reader as single_file
-from interop.state_dict_check import named_class
+from interop.state_dict_check import check_state_dict, class_hint
 
 STEM = "model"
 
@@ -34,7 +34,7 @@ def find_text_encoder(source: Path) -> Path:
         content = read_json(folder / "config.json", default={})
         if content.get("model_type") in ("clip_text_model", "clip"):
             return folder
-    seems = named_class(source)
+    seems = class_hint(source)
     if (source / "state").is_dir():
         seems = " It looks like a run that has not finished; start the same command again."
     raise MissingFileError(
@@ -48,10 +48,10 @@ def read_text_encoder(folder: Path) -> tuple[TextTowerConfig, dict[str, Tensor]]
     """The config and the weights in open_clip's names, complete and of the right shapes."""
     content = read_json(folder / "config.json")
     config = TextTowerConfig.from_dict(content.get("text_config", content))
-    weights = text_tower(read_folder(folder, STEM))
+    weights = clip_text_weights(read_folder(folder, STEM))
     expected = to_hugging_face(empty_tower(config).state_dict())
     what = "the CLIPTextModel that config.json beside it describes"
-    require(weights, expected, weights_file(folder, STEM), what)
+    check_state_dict(weights, expected, weights_file(folder, STEM), what)
     return config, from_hugging_face(weights, config.num_hidden_layers)
 
 
@@ -72,9 +72,11 @@ def read_single_file(file: Path) -> tuple[TextTowerConfig, dict[str, Tensor], To
     config = TextTowerConfig.from_dict(part.config)
     tower = empty_tower(config).state_dict()
     if "token_embedding.weight" in part.weights:  # already open_clip's
-        weights = part.fit(tower)
+        weights = part.state_dict_for(tower)
     else:
-        weights = from_hugging_face(part.fit(to_hugging_face(tower)), config.num_hidden_layers)
+        weights = from_hugging_face(
+            part.state_dict_for(to_hugging_face(tower)), config.num_hidden_layers
+        )
     tokenizer = tokenizer_from(part.config["tokenizer"], config.max_position_embeddings)
     return config, weights, tokenizer, part.config
 
@@ -119,4 +121,4 @@ def write_text_encoder(
     content |= {**asdict(config), "dtype": "float32", "torch_dtype": "float32"}
     header = {"format": "pt", "latentsmith": json.dumps(facts)}
     texts = {"config.json": dump(content), "latentsmith.json": dump(facts), CARD: readme}
-    write_files(folder, f"{STEM}.safetensors", to_hugging_face(weights), header, texts)
+    write_folder(folder, f"{STEM}.safetensors", to_hugging_face(weights), header, texts)

@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from interop.model_card import bullets, mapping, model_card, training, writer
+from interop.model_card import (
+    as_mapping,
+    bullet_list,
+    program_name,
+    render_card,
+    training_section,
+)
 
 USE = """## Use
 
@@ -39,18 +45,18 @@ def card(config: Mapping[str, Any], facts: Mapping[str, Any], *, tokens: int, pa
         "activation": f"`{config['hidden_act']}`",
         "sha256 of the tensors": f"`{facts['sha256']}`",
     }
-    return model_card(
+    return render_card(
         "Text encoder: a prompt to one vector per token",
         [
             "The text tower of a CLIP in the layout of transformers' `CLIPTextModel`, written by "
-            f"{writer()}. A U-Net attends to all of its vectors, padding included.\n\n"
-            f"{bullets(read)}",
+            f"{program_name()}. A U-Net attends to all of its vectors, padding included.\n\n"
+            f"{bullet_list(read)}",
             USE.format(
                 tokens=tokens,
                 width=config["hidden_size"],
                 states="last_hidden_state" if facts["final_norm"] else hidden,
             ),
-            training(mapping(facts.get("provenance"))),
+            training_section(as_mapping(facts.get("provenance"))),
         ],
         library="transformers",
         tags=["clip", "text-encoder"],

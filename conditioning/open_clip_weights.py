@@ -17,7 +17,8 @@ from conditioning.tokenizer import Tokenizer
 from conditioning.tokenizer_io import OPEN_CLIP_PAD, clip_tokenizer
 from foundation.errors import MissingFileError, UserError, did_you_mean
 from foundation.files import read_json
-from interop.safetensors_io import read_tensors, require
+from interop.safetensors_io import read_tensors
+from interop.state_dict_check import check_state_dict
 
 TEXT_KEYS = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.")
 BESIDE_THE_TOWER = (  # the image tower, what joins the two, and numbers of OpenAI's first files
@@ -53,7 +54,7 @@ def read_pretrained(source: str) -> tuple[TextTowerConfig, dict[str, Tensor], To
     check_activation(name, pretrained, config)
     file = find_weights(name, pretrained)
     weights = read_text_weights(file)
-    require(weights, empty_tower(config).state_dict(), file, f"the text tower of {name}")
+    check_state_dict(weights, empty_tower(config).state_dict(), file, f"the text tower of {name}")
     tokenizer = clip_tokenizer(config.max_position_embeddings, pad=OPEN_CLIP_PAD)
     return config, weights, tokenizer
 

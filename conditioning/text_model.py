@@ -8,7 +8,7 @@ from open_clip.transformer import LayerNorm, QuickGELU, TextTransformer
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from interop.safetensors_io import in_memory
+from interop.safetensors_io import aligned_copy
 
 ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
 PARTS_OF_A_LAYER = {  # Hugging Face -> open_clip
@@ -83,7 +83,7 @@ def empty_tower(config: TextTowerConfig) -> TextTransformer:
 def build_tower(config: TextTowerConfig, weights: dict[str, Tensor]) -> TextTransformer:
     """weights: open_clip's names, exactly those of the tower."""
     tower = empty_tower(config)
-    tower.load_state_dict({k: in_memory(v) for k, v in weights.items()}, assign=True)
+    tower.load_state_dict({k: aligned_copy(v) for k, v in weights.items()}, assign=True)
     # The causal mask is derived, so it is in no file; the empty tower's holds no numbers.
     tower.attn_mask = tower.build_causal_mask()
     return tower

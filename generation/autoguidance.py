@@ -6,7 +6,8 @@ from typing import Any
 from foundation.errors import MissingFileError, UserError
 from foundation.files import read_json
 from foundation.hashing import tensors_sha256
-from interop.safetensors_io import read_tensors, require
+from interop.safetensors_io import read_tensors
+from interop.state_dict_check import check_state_dict
 from ldm import TextToImage
 from ldm.pipeline import scheduler_config
 from ldm.unet import UNet
@@ -51,7 +52,9 @@ def from_state(folder: Path, like: UNet) -> tuple[UNet, dict[str, Any]]:
         )
     weights = {name.removeprefix("/"): value for name, value in read_tensors(file).items()}
     unet = UNet(like.config)
-    require(weights, unet.state_dict(), file, "a U-Net of the stronger model's architecture")
+    check_state_dict(
+        weights, unet.state_dict(), file, "a U-Net of the stronger model's architecture"
+    )
     unet.load_state_dict(weights)
     config = read_json(folder.parents[1] / "config.json")
     names = {"vae_sha256": "autoencoder_sha256", "text_encoder_sha256": "text_encoder_sha256"}

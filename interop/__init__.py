@@ -1,5 +1,6 @@
-"""Foreign weights and configs: every quirk of another codebase lives here and only here.
+"""Read and write the weights, configs and model cards of other codebases.
 
-The lowest of our packages: plain dicts of tensors and of config fields, in and out. It imports
-nothing of ours; the libraries import it, so that their `load` opens what others have saved.
+Every quirk of another codebase is handled here and nowhere else, on plain dicts of tensors and of
+config fields. The libraries import this package, so that their `load` opens what others have saved;
+it must not import any other package of this project but foundation.
 """

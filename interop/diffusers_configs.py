@@ -1,18 +1,47 @@
-"""What a config.json of diffusers' UNet2DConditionModel means."""
+"""The config.json of diffusers' AutoencoderKL and UNet2DConditionModel, as fields of our configs.
 
-from collections.abc import Collection
+A setting that would make a network different from ours is refused, never ignored.
+"""
+
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from foundation.errors import UserError
 
-CLASS_NAME = "UNet2DConditionModel"
+AUTOENCODER_CLASS = "AutoencoderKL"
+DOWN_BLOCK, UP_BLOCK = "DownEncoderBlock2D", "UpDecoderBlock2D"
 
-# Fields whose meaning, when a config.json leaves them out, is not our own default.
-DEFAULTS = {"cross_attention_dim": 1280, "sample_size": None}
+# The values that diffusers uses for fields that a config.json leaves out. The scale of Stable
+# Diffusion 1.x, 0.18215, is one of them, because its files are older than the field. Autoencoders
+# trained here always state a scale, which is 1 (see autoencoder/training/latent_statistics.py).
+AUTOENCODER_DEFAULTS = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": (64,),
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+    "mid_block_add_attention": True,
+    "scaling_factor": 0.18215,
+    "shift_factor": None,
+    "latents_mean": None,
+    "latents_std": None,
+    "sample_size": 32,
+    "force_upcast": True,
+}
 
-# What diffusers' class can do beyond the U-Nets of SD 1.x and 2.x, with the values these have.
-FIXED = {
+UNET_CLASS = "UNet2DConditionModel"
+
+# Fields of UNetConfig whose default differs from the value that diffusers uses when a config.json
+# leaves them out.
+UNET_DEFAULTS = {"cross_attention_dim": 1280, "sample_size": None}
+
+# Settings of diffusers' class that UNetConfig lacks, with their values in every U-Net of Stable
+# Diffusion 1.x and 2.x.
+UNET_CONSTANTS = {
     "act_fn": "silu",
     "addition_embed_type": None,
     "addition_embed_type_num_heads": 64,
@@ -47,28 +76,75 @@ FIXED = {
 }
 
 
-def unet_fields(content: dict[str, Any], fields: Collection[str], source: Path) -> dict[str, Any]:
-    """The entries that a UNetConfig has. All others must be as in every SD 1.x and 2.x U-Net.
+def autoencoder_fields(content: dict[str, Any], source: Path) -> dict[str, Any]:
+    """Return the fields of an AutoencoderConfig from the content of a config.json.
 
-    fields: the names of UNetConfig's. source: the config.json, for messages.
+    source: the file, for error messages.
+
+    Raises:
+        UserError: it describes another network, or has a setting that may make it another one.
     """
-    if content.get("_class_name", CLASS_NAME) != CLASS_NAME:
-        raise UserError(f"{source} describes a {content['_class_name']}, not a {CLASS_NAME}.")
-    known = {name: value for name, value in DEFAULTS.items() if name in fields}
-    unsupported = []
+    settings = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+    check_autoencoder_settings(settings, source)
+    fields = {name: settings.get(name, default) for name, default in AUTOENCODER_DEFAULTS.items()}
+    if isinstance(fields["sample_size"], tuple):  # informative only; diffusers also allows (h, w)
+        fields["sample_size"] = max(fields["sample_size"])
+    return fields
+
+
+def check_autoencoder_settings(settings: Mapping[str, Any], source: Path) -> None:
+    """Refuse settings that would give a network, or latents, unlike ours."""
+    widths = settings.get("block_out_channels", AUTOENCODER_DEFAULTS["block_out_channels"])
+    supported = {
+        "_class_name": (AUTOENCODER_CLASS,),
+        "act_fn": ("silu", "swish"),
+        "down_block_types": ((DOWN_BLOCK,) * len(widths),),
+        "up_block_types": ((UP_BLOCK,) * len(widths),),
+    }
+    for name, choices in supported.items():
+        if name in settings and settings[name] not in choices:
+            needed = " or ".join(map(repr, choices))
+            raise UserError(f"{source}: {name} is {settings[name]!r}; only {needed} is supported.")
+    for name, value in settings.items():
+        if name not in (*AUTOENCODER_DEFAULTS, *supported) and not name.startswith("_"):
+            raise UserError(
+                f"{source}: unknown setting {name} = {value!r}, which may change the network or "
+                "its latents. If it has no effect, remove it from the file."
+            )
+
+
+def unet_fields(content: dict[str, Any], fields: Collection[str], source: Path) -> dict[str, Any]:
+    """Return the fields of a UNetConfig from the content of a config.json.
+
+    fields: names of the fields of UNetConfig. source: the file, for error messages.
+
+    Raises:
+        UserError: it describes another class, or has a setting that U-Nets of Stable Diffusion 1.x
+            and 2.x do not have.
+    """
+    if content.get("_class_name", UNET_CLASS) != UNET_CLASS:
+        raise UserError(f"{source} describes a {content['_class_name']}, not a {UNET_CLASS}.")
+    known = {name: value for name, value in UNET_DEFAULTS.items() if name in fields}
+    unsupported: list[str] = []
     for name, value in content.items():
-        values = value if isinstance(value, list) else [value]
         if name in fields:
             known[name] = tuple(value) if isinstance(value, list) else value
-        elif not name.startswith("_") and any(
-            name not in FIXED or one != FIXED[name] for one in values
-        ):
+        elif not name.startswith("_") and not is_unet_constant(name, value):
             unsupported.append(f"{name}={value!r}")
     if unsupported:
-        xl = content.get("addition_embed_type") == "text_time"
+        is_xl = content.get("addition_embed_type") == "text_time"
         raise UserError(
-            f"{source}: the U-Net here is that of Stable Diffusion 1.x and 2.x, which has no "
-            + ", ".join(unsupported)
-            + ". This seems to be the U-Net of Stable Diffusion XL." * xl
+            f"{source}: only U-Nets of Stable Diffusion 1.x and 2.x are supported, and they have "
+            f"no {', '.join(unsupported)}."
+            + " This seems to be the U-Net of Stable Diffusion XL."
+            * is_xl
         )
     return known
+
+
+def is_unet_constant(name: str, value: Any) -> bool:
+    """Return whether Stable Diffusion 1.x and 2.x have this value, or each value of this list."""
+    values: list[Any] = value if isinstance(value, list) else [value]
+    return not values or (
+        name in UNET_CONSTANTS and all(each == UNET_CONSTANTS[name] for each in values)
+    )

@@ -1,17 +1,17 @@
-"""LoRA: changes of low rank, W + scale up down, to the matrices of a network that stays as it is.
+"""LoRA files: low-rank updates of weight matrices, W + scale * up @ down.
 
-Hu et al. 2021 (arXiv:2106.09685). Read are the files of diffusers, peft and kohya's scripts:
+Hu et al. 2021 (arXiv:2106.09685). Files of diffusers, peft and kohya's scripts are read:
 
     unet.MODULE.lora_A.weight, .lora_B.weight              down and up, as peft names them
-    unet.MODULE.lora.down.weight, .lora.up.weight          the same, as diffusers writes them
+    unet.MODULE.lora.down.weight, .lora.up.weight          the same, as diffusers names them
     text_encoder.MODULE.lora_linear_layer.down.weight ...
-    lora_unet_MODULE.lora_down.weight, .lora_up.weight     kohya, with _ for every dot
+    lora_unet_MODULE.lora_down.weight, .lora_up.weight     kohya, with _ instead of every dot
     lora_te_MODULE...
-    MODULE.alpha                                           the change counts alpha / rank times
+    MODULE.alpha                                           the update is scaled by alpha / rank
 
-MODULE has the name that diffusers and transformers give it. Written is the first of these, where
-`StableDiffusionPipeline.load_lora_weights` finds it, and with alpha / rank multiplied into `up`:
-then there is no scale that anyone could forget.
+MODULE is the name of the module in diffusers or transformers. Files are written with the names of
+peft, which `StableDiffusionPipeline.load_lora_weights` opens, and with alpha / rank multiplied into
+`up`, so that no reader has to know a scale.
 """
 
 import json
@@ -25,19 +25,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foundation.errors import MissingFileError, UserError
-from interop.safetensors_io import read_header, read_tensors, write_files
+from foundation.files import restore
+from interop.safetensors_io import read_header, read_tensors, write_folder
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 PROVENANCE = "latentsmith.json"
-METADATA = "lora_adapter_metadata"  # diffusers' own, in the header
-PARTS = {  # prefix -> part of the pipeline
+DIFFUSERS_METADATA = "lora_adapter_metadata"  # an entry of the header that newer versions write
+COMPONENTS = {  # start of a key -> component of the pipeline
     "unet.": "unet",
     "text_encoder.": "text_encoder",
     "lora_unet_": "unet",
     "lora_te_": "text_encoder",
     "lora_te1_": "text_encoder",
 }
-ENDINGS = {
+ROLES = {  # end of a key -> what the tensor is
     ".lora_A.weight": "down",
     ".lora_B.weight": "up",
     ".lora.down.weight": "down",
@@ -51,139 +52,165 @@ ENDINGS = {
 
 
 @dataclass(frozen=True)
-class LowRank:
-    """A change of one matrix, or of a convolution's weight as a matrix."""
+class LowRankUpdate:
+    """The update of one matrix, or of the weight of a convolution, flattened to a matrix."""
 
     down: Float[Tensor, "rank ..."]
-    up: Float[Tensor, "_ rank ..."]
+    up: Float[Tensor, "out rank ..."]
     alpha: float | None = None  # None: the rank
 
-    def change(self) -> Float[Tensor, "_ _"]:
-        """What is added to the weight, its last axes flattened."""
-        rank = len(self.down)
-        scale = 1 if self.alpha is None else self.alpha / rank
-        return scale * (self.up.float().flatten(1) @ self.down.float().flatten(1))
+    @property
+    def scale(self) -> float:
+        """alpha / rank."""
+        return 1 if self.alpha is None else self.alpha / len(self.down)
+
+    def delta(self) -> Float[Tensor, "out in"]:
+        """Compute the matrix that is added to the weight."""
+        return self.scale * (self.up.float().flatten(1) @ self.down.float().flatten(1))
 
 
-Changes = dict[str, LowRank]  # by module
+LoraUpdates = dict[str, LowRankUpdate]  # by module name
 
 
 def find_lora(source: Path) -> Path:
-    """The file in a run folder of train_ldm.py --lora, in a folder, or the file itself."""
+    """Return the LoRA file of a run folder of train_ldm.py, of a folder, or `source` itself.
+
+    Raises:
+        MissingFileError: there is none.
+    """
     if source.is_file():
         return source
     for folder in (source / "model", source):
+        restore(folder)
         if (folder / WEIGHTS).is_file():
             return folder / WEIGHTS
     raise MissingFileError(
         f"there is no LoRA in {source}: looked for {WEIGHTS} there and in {source / 'model'}. Give "
-        "a run folder of train_ldm.py --lora, a folder with that file, or a .safetensors file."
+        "the folder of a run that trained a LoRA, a folder with that file, or a .safetensors file."
     )
 
 
-def read_lora(source: Path) -> dict[str, Changes]:
-    """Part ("unet", "text_encoder") -> its changes. Modules keep the names they have in the file.
+def read_lora(source: Path) -> dict[str, LoraUpdates]:
+    """Read a LoRA: component ("unet", "text_encoder") -> its updates.
+
+    Modules keep the names that they have in the file.
 
     Raises:
-        ValueError: it is none, or of a kind that more than adds a product of two matrices.
+        UserError: it is not a LoRA, or one that is more than a product of two matrices.
     """
     file = find_lora(source)
-    found: dict[str, dict[str, dict[str, Tensor]]] = {}
-    unknown = []
+    components: dict[str, dict[str, dict[str, Tensor]]] = {}
+    unknown: list[str] = []
     for key, tensor in read_tensors(file).items():
-        part, module, role = parsed(key)
-        if role is None:
+        parsed = parse_key(key)
+        if parsed is None:
             unknown.append(key)
         else:
-            found.setdefault(part, {}).setdefault(module, {})[role] = tensor
-    halves = [name for part in found.values() for name, pair in part.items() if half(pair)]
-    if unknown or halves or not found:
-        told = f"it has {(unknown or halves)[0]}" if unknown or halves else "it is empty"
+            component, module, role = parsed
+            components.setdefault(component, {}).setdefault(module, {})[role] = tensor
+    incomplete = [
+        module
+        for modules in components.values()
+        for module, tensors in modules.items()
+        if not is_complete(tensors)
+    ]
+    if unknown or incomplete or not components:
+        reason = f"it has {(unknown or incomplete)[0]}" if unknown or incomplete else "it is empty"
         raise UserError(
-            f"{file} is no LoRA that is known here: {told}. Known are those of diffusers, peft and "
-            "kohya's scripts, for U-Net and text encoder of Stable Diffusion 1.x and 2.x, without "
-            "the extras of DoRA and LyCORIS."
+            f"{file} is not a LoRA that is supported: {reason}. Supported are those of diffusers, "
+            "peft and kohya's scripts for the U-Net and the text encoder of Stable Diffusion 1.x "
+            "and 2.x, without the extras of DoRA and LyCORIS."
         )
-    alphas = recorded_alphas(file)
+    alphas = read_alphas(file)
     return {
-        part: {
-            name: LowRank(
-                pair["down"],
-                pair["up"],
-                float(pair["alpha"]) if "alpha" in pair else alphas.get(part),
+        component: {
+            module: LowRankUpdate(
+                tensors["down"],
+                tensors["up"],
+                float(tensors["alpha"]) if "alpha" in tensors else alphas.get(component),
             )
-            for name, pair in modules.items()
+            for module, tensors in modules.items()
         }
-        for part, modules in found.items()
+        for component, modules in components.items()
     }
 
 
-def parsed(key: str) -> tuple[str | None, str, str | None]:
-    """Part, module and role of a tensor; role None: unknown."""
-    prefix = next((prefix for prefix in PARTS if key.startswith(prefix)), None)
-    ending = next((ending for ending in ENDINGS if key.endswith(ending)), None)
+def parse_key(key: str) -> tuple[str, str, str] | None:
+    """Split a key into component, module and role; return None if it has another form."""
+    prefix = next((prefix for prefix in COMPONENTS if key.startswith(prefix)), None)
+    ending = next((ending for ending in ROLES if key.endswith(ending)), None)
     if prefix is None or ending is None:
-        return None, key, None
-    return PARTS[prefix], key.removeprefix(prefix).removesuffix(ending), ENDINGS[ending]
+        return None
+    return COMPONENTS[prefix], key.removeprefix(prefix).removesuffix(ending), ROLES[ending]
 
 
-def half(pair: Mapping[str, Tensor]) -> bool:
-    return not {"down", "up"} <= pair.keys() or len(pair["down"]) != pair["up"].shape[1]
+def is_complete(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether a module has both matrices, with the same rank."""
+    return {"down", "up"} <= tensors.keys() and len(tensors["down"]) == tensors["up"].shape[1]
 
 
-def recorded_alphas(file: Path) -> dict[str, float]:
-    """Part -> alpha, as newer versions of diffusers record it for all modules alike."""
-    told = json.loads(read_header(file)[1].get(METADATA, "{}"))
-    odd = [
+def read_alphas(file: Path) -> dict[str, float]:
+    """Read component -> alpha, which newer versions of diffusers store once for all modules."""
+    metadata: dict[str, Any] = json.loads(read_header(file)[1].get(DIFFUSERS_METADATA, "{}"))
+    unsupported = [
         key
-        for key, value in told.items()
+        for key, value in metadata.items()
         if key.rpartition(".")[2] in ("use_dora", "use_rslora", "alpha_pattern") and value
     ]
-    if odd:
-        raise UserError(f"{file} is a LoRA with {odd[0]} = {told[odd[0]]}, which is not read here.")
+    if unsupported:
+        key = unsupported[0]
+        raise UserError(f"{file} is a LoRA with {key} = {metadata[key]}, which is not supported.")
     ending = ".lora_alpha"
     return {
         key.removesuffix(ending): float(value)
-        for key, value in told.items()
+        for key, value in metadata.items()
         if key.endswith(ending)
     }
 
 
 @torch.no_grad()
-def add_changes(
-    weights: Mapping[str, Tensor], changes: Changes, scale: float, source: Path, what: str
+def add_lora(
+    weights: Mapping[str, Tensor],
+    updates: LoraUpdates,
+    scale: float,
+    source: Path,
+    description: str,
 ) -> None:
-    """Adds them in place, `scale` times.
+    """Add `scale` times the updates to the weights of a network, in place.
 
-    what: the network is, for the message.
+    Args:
+        source: the file of the LoRA, for the message.
+        description: what the network is, for the message.
+
+    Raises:
+        UserError: an update has no matrix of its shape in the network; then nothing is changed.
     """
     modules = {name.removesuffix(".weight"): name for name in weights if name.endswith(".weight")}
-    modules |= {module.replace(".", "_"): name for module, name in modules.items()}
-    for module, low_rank in changes.items():
+    modules |= {module.replace(".", "_"): name for module, name in modules.items()}  # kohya
+    for module, update in updates.items():
         weight = weights.get(modules.get(module, ""))
-        shape = (len(low_rank.up), low_rank.down[0].numel())
+        shape = (len(update.up), update.down[0].numel())
         if weight is None or (len(weight), weight[0].numel()) != shape:
-            told = "there is none" if weight is None else f"that is {tuple(weight.shape)} here"
+            reason = "there is none" if weight is None else f"that is {tuple(weight.shape)} here"
             raise UserError(
-                f"{source} does not fit {what}: it changes a matrix of {shape} in {module}, and "
-                f"{told}. A LoRA goes with models of the architecture that it was trained on."
+                f"{source} does not fit {description}: it changes a matrix of {shape} in {module}, "
+                f"and {reason}. A LoRA fits models of the architecture that it was trained on."
             )
-    for module, low_rank in changes.items():
+    for module, update in updates.items():
         weight = weights[modules[module]]
-        change = scale * low_rank.change().to(weight.device)
+        change = scale * update.delta().to(weight.device)
         weight.copy_((weight.float() + change.view_as(weight)).to(weight.dtype))
 
 
 def write_lora(
-    folder: Path, parts: Mapping[str, Changes], provenance: Mapping[str, Any], card: str
+    folder: Path, components: Mapping[str, LoraUpdates], provenance: Mapping[str, Any], card: str
 ) -> None:
-    """The file of weights, what they were trained from and how, and their card."""
-    tensors = {}
-    for part, changes in parts.items():
-        for module, low_rank in changes.items():
-            scale = 1 if low_rank.alpha is None else low_rank.alpha / len(low_rank.down)
-            tensors[f"{part}.{module}.lora_A.weight"] = low_rank.down
-            tensors[f"{part}.{module}.lora_B.weight"] = low_rank.up * scale
+    """Write a folder with the weights, the provenance (JSON) and the model card, atomically."""
+    tensors: dict[str, Tensor] = {}
+    for component, updates in components.items():
+        for module, update in updates.items():
+            tensors[f"{component}.{module}.lora_A.weight"] = update.down
+            tensors[f"{component}.{module}.lora_B.weight"] = update.up * update.scale
     header = {"format": "pt", "latentsmith": json.dumps(provenance)}
     texts = {PROVENANCE: json.dumps({"provenance": provenance}, indent=2) + "\n", "README.md": card}
-    write_files(folder, WEIGHTS, tensors, header, texts)
+    write_folder(folder, WEIGHTS, tensors, header, texts)

@@ -1,23 +1,23 @@
-"""Model cards: the README.md beside weights, front matter and Markdown as Hugging Face reads them.
+"""Render model cards: the README.md of a folder of weights, as Hugging Face displays it.
 
-A card says no more than the other files of its folder do, and no date: the same model saved twice
-has the same card. Its snippets run where it lies.
+A card states only what the other files of its folder state, and no date: the same model saved twice
+has the same card. The code in a card runs in the folder that contains it.
 """
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
 CARD = "README.md"
-LICENCE = """## Licence
+LICENSE = """## License
 
-None is given here: it is for the author of the weights to choose. The licence of the data that \
-they were trained on may bind them."""
+No license is given here: choosing one is up to the author of the weights. The license of the \
+training data may restrict the choice."""
 
-# Flags of a training that say what was learned from what; the rest is in latentsmith.json.
-TOLD = (
+# Flags of a training that a card repeats; latentsmith.json has them all.
+TRAINING_FLAGS = (
     "data",
     "vae",
     "text_encoder",
@@ -30,43 +30,56 @@ TOLD = (
 )
 
 
-def model_card(
+def render_card(
     title: str, sections: Sequence[str], *, library: str, tags: Sequence[str], task: str = ""
 ) -> str:
-    """library, tags, task: those of Hugging Face. sections: Markdown; the licence comes last."""
-    front = ["---", f"library_name: {library}"]
-    front += [f"pipeline_tag: {task}"] if task else []
-    front += ["tags:", *(f"- {tag}" for tag in ("latentsmith", *tags)), "---"]
-    return "\n\n".join(["\n".join(front), f"# {title}", *sections, LICENCE]) + "\n"
+    """Return the text of a card: front matter, title, sections, and a note on the license.
+
+    Args:
+        sections: Markdown, each with its heading.
+        library, tags, task: as Hugging Face names libraries, tags and pipelines.
+    """
+    from huggingface_hub import ModelCardData  # takes longer to import than all of interop
+
+    front_matter = ModelCardData(
+        library_name=library, pipeline_tag=task or None, tags=["latentsmith", *tags]
+    )
+    head = f"---\n{front_matter.to_yaml()}\n---"
+    return "\n\n".join([head, f"# {title}", *sections, LICENSE]) + "\n"
 
 
-def bullets(facts: Mapping[str, Any]) -> str:
+def bullet_list(facts: Mapping[str, Any]) -> str:
+    """Return a Markdown list with one line per fact."""
     return "\n".join(f"- {name}: {value}" for name, value in facts.items())
 
 
-def training(provenance: Mapping[str, Any]) -> str:
-    """The section on where the weights come from, as far as `save` was told."""
-    flags = mapping(provenance.get("config"))
-    facts = {name.replace("_", " "): f"`{flags[name]}`" for name in TOLD if name in flags}
+def training_section(provenance: Mapping[str, Any]) -> str:
+    """Return the section on how the weights were trained, as far as `provenance` records it."""
+    flags = as_mapping(provenance.get("config"))
+    facts = {name.replace("_", " "): f"`{flags[name]}`" for name in TRAINING_FLAGS if name in flags}
     if "weights" in provenance:
         facts["weights"] = provenance["weights"]
-    told = bullets(facts) or "How these weights were trained is not recorded here."
-    return f"## Training\n\n{told}"
+    text = bullet_list(facts) or "How these weights were trained is not recorded here."
+    return f"## Training\n\n{text}"
 
 
-def mapping(value: Any) -> Mapping[str, Any]:
-    """Provenance is free JSON: what is expected to be a mapping may be absent or something else."""
-    return value if isinstance(value, Mapping) else {}
+def as_mapping(value: object) -> Mapping[str, Any]:
+    """Return the value, or an empty mapping if it is something else.
+
+    Provenance is JSON that users may write themselves, so an entry can have any type.
+    """
+    return cast(Mapping[str, Any], value) if isinstance(value, Mapping) else {}
 
 
-def writer() -> str:
-    """Who wrote the folder."""
+def program_name() -> str:
+    """Return the name and version of the program that writes the card."""
     try:
         return f"Latentsmith {version('latentsmith')}"
-    except PackageNotFoundError:  # run from a checkout that is not installed
+    except PackageNotFoundError:  # it runs from a checkout that is not installed
         return "Latentsmith"
 
 
-def millions(tensors: Mapping[str, Tensor]) -> str:
-    parameters = sum(tensor.numel() for tensor in tensors.values())
-    return f"{parameters / 1e6:.3g} million parameters"
+def parameter_count(tensors: Mapping[str, Tensor]) -> str:
+    """Return a number such as "12.3 million parameters"."""
+    count = sum(tensor.numel() for tensor in tensors.values())
+    return f"{count / 1e6:.3g} million parameters"

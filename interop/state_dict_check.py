@@ -1,16 +1,23 @@
-"""What a file or folder of weights is, in words for error messages."""
+"""Compare weights with the network they are for, and say what they are if they do not fit."""
 
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-Shapes = Mapping[str, tuple[int, ...]]
+from torch import Tensor
 
-# The first of these that occurs in any name tells what the file is.
-NO_MODELS = {
+from foundation.errors import UserError
+from interop.key_mapping import Shape
+
+Shapes = Mapping[str, Shape]
+SHOWN = 3  # names of each kind of difference that a message shows
+
+# Part of a name -> what the weights are; the first that occurs in any name decides.
+NOT_MODELS = {
     "exp_avg": "the state of an optimizer",
-    "lora": "a LoRA, which holds changes to a model and no model",
-    ".hada_w": "a LyCORIS, which holds changes to a model and no model",
+    "lora": "a LoRA, which changes a model and is none",
+    ".hada_w": "a LyCORIS, which changes a model and is none",
     "control_model.": "a ControlNet",
     "controlnet_": "a ControlNet",
     "ip_adapter.": "an IP-Adapter",
@@ -22,7 +29,7 @@ NO_MODELS = {
     "adaln_single.": "a diffusion transformer",
     "adaLN_modulation.": "a diffusion transformer",
 }
-PARTS = {
+COMPONENTS = {
     "quantize.": "a VQ autoencoder, which has a codebook; only KL autoencoders are supported",
     "visual.": "a CLIP of open_clip with both its towers",
     "transformer.resblocks.": "a text encoder of open_clip",
@@ -34,66 +41,128 @@ PARTS = {
 TIME_EMBEDDINGS = ("time_embed.", "time_embedding.")  # CompVis, diffusers
 VECTOR_EMBEDDINGS = ("label_emb.0.", "add_embedding.", "class_embedding.linear_1.")
 CLASS_EMBEDDINGS = ("label_emb.weight", "class_embedding.weight")
-CONTEXTS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x"}  # by width of the text
-VECTOR_CONTEXTS = {
+# Width of the text embedding -> model.
+CONTEXT_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x"}
+CONTEXT_WIDTHS_WITH_VECTORS = {
     1024: "Stable Diffusion 2.1 unCLIP",
     1280: "the refiner of Stable Diffusion XL",
     2048: "Stable Diffusion XL",
 }
 
 
-def seems_to_be(shapes: Shapes) -> str:
-    """What weights of these names and shapes are, such as "the U-Net of Stable Diffusion 1.x"."""
+def check_state_dict(
+    weights: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    source: Path,
+    description: str,
+    file_shapes: Shapes | None = None,
+) -> None:
+    """Refuse weights whose names, shapes or integer dtypes differ from those of a network.
+
+    Args:
+        weights: the tensors that were read.
+        expected: the network's state dict; its values are not used.
+        source: the file they come from, for the message.
+        description: what they should be, such as "the autoencoder".
+        file_shapes: shapes of all tensors in the file, if `weights` are only some of them.
+
+    Raises:
+        UserError: it lists the first differences, and says what the weights seem to be.
+    """
+    common = weights.keys() & expected.keys()
+    actual, needed = ({k: describe_tensor(w[k]) for k in common} for w in (weights, expected))
+    differences = {
+        "missing": [
+            f"{name} {describe_tensor(expected[name])}" for name in expected if name not in weights
+        ],
+        "different": [
+            f"{name} is {actual[name]}, expected {needed[name]}"
+            for name in expected
+            if name in common and actual[name] != needed[name]
+        ],
+        "unexpected": [
+            f"{name} {describe_tensor(weights[name])}" for name in weights if name not in expected
+        ],
+    }
+    count = sum(map(len, differences.values()))
+    if not count:
+        return
+    summary = "; ".join(
+        f"{len(lines)} {kind}: {', '.join(lines[:SHOWN])}" + ", ..." * (len(lines) > SHOWN)
+        for kind, lines in differences.items()
+        if lines
+    )
+    shapes = file_shapes or {name: tuple(value.shape) for name, value in weights.items()}
+    raise UserError(
+        f"{source} does not contain {description}. {count} difference{'s' * (count > 1)}, "
+        f"{summary}. It seems to be {identify_weights(shapes)}."
+    )
+
+
+def describe_tensor(tensor: Tensor) -> str:
+    """Return the shape, and the dtype if it is not floating-point (all of those are allowed)."""
+    shape = str(tuple(tensor.shape))
+    return shape if tensor.is_floating_point() else f"{shape} of {tensor.dtype}"
+
+
+def identify_weights(shapes: Shapes) -> str:
+    """Guess from names and shapes what weights are, such as "the U-Net of Stable Diffusion 1.x"."""
     if not shapes:
-        return "empty: there is no tensor in it"
-    for sign, content in NO_MODELS.items():
-        if occurs([sign], shapes):
-            return content
+        return "empty: it contains no tensor"
+    for part, description in NOT_MODELS.items():
+        if occurs([part], shapes):
+            return description
     if occurs(TIME_EMBEDDINGS, shapes):
-        return unet_kind(shapes)
-    for sign, content in PARTS.items():
-        if occurs([sign], shapes):
-            return content
+        return describe_unet(shapes)
+    for part, description in COMPONENTS.items():
+        if occurs([part], shapes):
+            return description
     if occurs(["encoder.down_blocks.0.resnets."], shapes):
-        return autoencoder_kind("an AutoencoderKL", shapes)
+        return describe_autoencoder("an AutoencoderKL", shapes)
     if occurs(["encoder.down.", "decoder.up."], shapes):
-        return autoencoder_kind("an autoencoder under CompVis' names", shapes)
-    return "no model that is known here"
+        return describe_autoencoder("an autoencoder with CompVis' names", shapes)
+    return "no model that is supported"
 
 
-def occurs(signs: Iterable[str], shapes: Shapes) -> bool:
-    return any(sign in name for sign in signs for name in shapes)
+def occurs(parts: Iterable[str], shapes: Shapes) -> bool:
+    """Return whether any of the parts occurs in any of the names."""
+    return any(part in name for part in parts for name in shapes)
 
 
-def unet_kind(shapes: Shapes) -> str:
-    width = inputs(shapes, "attn2.to_k.weight")
-    channels = inputs(shapes, "input_blocks.0.0.weight", "conv_in.weight")
+def describe_unet(shapes: Shapes) -> str:
+    """Describe a U-Net, or a single file that contains one."""
+    width = input_channels(shapes, "attn2.to_k.weight")
+    channels = input_channels(shapes, "input_blocks.0.0.weight", "conv_in.weight")
     if width is None:
-        family = "a U-Net that reads no text"
+        family = "a U-Net without text"
     elif occurs(CLASS_EMBEDDINGS, shapes):
         family = "the x4 upscaler of Stable Diffusion 2"
     else:
-        known = VECTOR_CONTEXTS if occurs(VECTOR_EMBEDDINGS, shapes) else CONTEXTS
-        family = known.get(width, f"a text-to-image model with text vectors of width {width}")
+        has_vectors = occurs(VECTOR_EMBEDDINGS, shapes)
+        known = CONTEXT_WIDTHS_WITH_VECTORS if has_vectors else CONTEXT_WIDTHS
+        family = known.get(width, f"a text-to-image model with text embeddings of width {width}")
     if channels not in (None, 4):
         family += f" with {channels} input channels" + " (inpainting)" * (channels == 9)
     if width is None:
         return family
     if occurs(["model.diffusion_model."], shapes) and occurs(["first_stage_model."], shapes):
         return f"a single-file checkpoint of {family}"
-    compvis = occurs(["input_blocks."], shapes)
-    return f"the U-Net of {family}" + " under CompVis' names" * compvis
+    return f"the U-Net of {family}" + " with CompVis' names" * occurs(["input_blocks."], shapes)
 
 
-def autoencoder_kind(name: str, shapes: Shapes) -> str:
+def describe_autoencoder(kind: str, shapes: Shapes) -> str:
+    """Add the number of latent channels to the kind of an autoencoder."""
     if any(len(shape) == 5 for shape in shapes.values()):
         return "an autoencoder of videos"
-    channels = inputs(shapes, "decoder.conv_in.weight")
-    return name + (f" with latents of {channels} channels" if channels else "")
+    channels = input_channels(shapes, "decoder.conv_in.weight")
+    return kind + (f" with latents of {channels} channels" if channels else "")
 
 
-def inputs(shapes: Shapes, *endings: str) -> int | None:
-    """How many inputs the first layer has whose weight's name ends so; early endings first."""
+def input_channels(shapes: Shapes, *endings: str) -> int | None:
+    """Return the size of axis 1 of the first weight whose name has one of the endings.
+
+    Earlier endings are tried first.
+    """
     for ending in endings:
         for name, shape in shapes.items():
             if name.endswith(ending) and len(shape) > 1:
@@ -101,24 +170,24 @@ def inputs(shapes: Shapes, *endings: str) -> int | None:
     return None
 
 
-def named_class(folder: Path) -> str:
-    """A sentence with the class that the folder's own JSON names, if it has any."""
+def class_hint(folder: Path) -> str:
+    """Return a sentence with the class that a JSON file of the folder names, or ""."""
     for place in (".", "model", "text_encoder", "model/text_encoder"):
         for name in ("model_index.json", "config.json"):
             try:
-                content = json.loads((folder / place / name).read_text(encoding="utf-8"))
+                content: Any = json.loads((folder / place / name).read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 continue
             if not isinstance(content, dict):
                 continue
-            named = [content.get("_class_name"), *(content.get("architectures") or [])]
-            if kind := next(filter(None, named), None) or content.get("model_type"):
+            classes = [content.get("_class_name"), *(content.get("architectures") or [])]
+            if kind := next(filter(None, classes), None) or content.get("model_type"):
                 return f" Its {Path(place) / name} names the class {kind}."
     return ""
 
 
-def visible_damage(file: Path) -> str:
-    """What is wrong with a file that cannot be read, where its first bytes tell; else ""."""
+def damage_hint(file: Path) -> str:
+    """Return a sentence about an unreadable file, if its first bytes show what it is; else ""."""
     size = file.stat().st_size
     with open(file, "rb") as stream:
         head = stream.read(64)
@@ -127,16 +196,16 @@ def visible_damage(file: Path) -> str:
     if head.startswith(b"version https://git-lfs"):
         return "It is a Git LFS pointer and not the file itself: run git lfs pull."
     if head.lstrip().startswith(b"<"):
-        return "It is a web page that was saved in place of the file."
+        return "It is a web page that was saved instead of the file."
     if head.startswith(b"PK"):
-        return "It begins as an archive of torch.save, such as a .ckpt."
+        return "It starts like an archive of torch.save, such as a .ckpt."
     if head[8:9] == b"{":
-        return f"It begins as a safetensors file{shortage(file)}."
+        return f"It starts like a safetensors file{missing_bytes(file)}."
     return ""
 
 
-def shortage(file: Path) -> str:
-    """By how much a safetensors file is too short, if it is."""
+def missing_bytes(file: Path) -> str:
+    """Return how many bytes a safetensors file has and should have, if it is too short; else ""."""
     size = file.stat().st_size
     with open(file, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -144,7 +213,7 @@ def shortage(file: Path) -> str:
             return f", whose header should have {length} bytes; the whole file has {size}"
         try:
             header = json.loads(stream.read(length))
-            ends = [entry["data_offsets"][1] for key, entry in header.items() if key[:2] != "__"]
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__"]
             needed = 8 + length + max(ends, default=0)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError):
             return ""

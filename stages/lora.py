@@ -9,8 +9,14 @@ from torch import Tensor, nn
 
 from conditioning.text_model import from_hugging_face, to_hugging_face
 from foundation.errors import UserError
-from interop.lora import LowRank, add_changes, find_lora, read_lora, write_lora
-from interop.model_card import bullets, mapping, model_card, training, writer
+from interop.lora import LowRankUpdate, add_lora, find_lora, read_lora, write_lora
+from interop.model_card import (
+    as_mapping,
+    bullet_list,
+    program_name,
+    render_card,
+    training_section,
+)
 from interop.safetensors_io import read_header
 from ldm import TextToImage
 from ldm.unet.io import TEXT_CHUNKS, read_text_chunks
@@ -62,9 +68,9 @@ def changed_modules(network: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in network.named_modules() if hasattr(module, "lora_A")}
 
 
-def changes_of(network: nn.Module) -> dict[str, LowRank]:
+def changes_of(network: nn.Module) -> dict[str, LowRankUpdate]:
     return {
-        name: LowRank(
+        name: LowRankUpdate(
             module.lora_A[ADAPTER].weight.detach(),
             module.lora_B[ADAPTER].weight.detach(),
             module.scaling[ADAPTER] * module.r[ADAPTER],
@@ -114,13 +120,13 @@ def save_lora(network: nn.Module, folder: Path, provenance: dict[str, Any]) -> N
         "matrices changed": len(changes),
         "trained on": f"a U-Net of sha256 `{provenance['config'].get('init_sha256')}`",
     }
-    card = model_card(
+    card = render_card(
         "LoRA for a latent diffusion model",
         [
-            f"Changes of low rank to the attention of a U-Net, written by {writer()}.\n\n"
-            f"{bullets(facts)}",
+            f"Changes of low rank to the attention of a U-Net, written by {program_name()}.\n\n"
+            f"{bullet_list(facts)}",
             USE.format(folder="."),
-            training(provenance),
+            training_section(provenance),
         ],
         library="diffusers",
         tags=["lora", "latent-diffusion"],
@@ -135,18 +141,20 @@ def apply_lora(pipeline: TextToImage, source: Path, scale: float = 1.0) -> None:
     """
     parts = read_lora(source)
     if unet := parts.get("unet"):
-        add_changes(pipeline.unet.state_dict(), unet, scale, source, "this model's U-Net")
+        add_lora(pipeline.unet.state_dict(), unet, scale, source, "this model's U-Net")
     if text := parts.get("text_encoder"):
         encoder = pipeline.text_encoder
         if encoder is None:
             raise UserError(f"{source} changes a text encoder, and this model has none.")
         weights = to_hugging_face(encoder.tower.state_dict())
         weights = {name: weight.clone() for name, weight in weights.items()}
-        add_changes(weights, text, scale, source, "this model's text encoder")
+        add_lora(weights, text, scale, source, "this model's text encoder")
         layers = encoder.config.num_hidden_layers
         encoder.tower.load_state_dict(from_hugging_face(weights, layers))
     told = json.loads(read_header(find_lora(source))[1].get("latentsmith", "{}"))
-    chunks = read_text_chunks({TEXT_CHUNKS: pipeline.chunks, **mapping(told.get("config"))}, source)
+    chunks = read_text_chunks(
+        {TEXT_CHUNKS: pipeline.chunks, **as_mapping(told.get("config"))}, source
+    )
     if chunks != pipeline.chunks:
         print(f"note: {source} was trained with --text-chunks {chunks}; so prompts are read, too.")
     pipeline.chunks = chunks

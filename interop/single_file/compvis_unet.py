@@ -1,11 +1,12 @@
-"""The U-Net under CompVis' names, which count the blocks of all levels through:
+"""The keys of a U-Net in CompVis' codebase, which numbers the blocks of all levels in sequence:
 
     input_blocks.0.0      the first convolution
-    input_blocks.N.0, .1  a residual block and its transformer, or a step down (0.op)
+    input_blocks.N.0, .1  a residual block and its transformer, or a downsampling layer (0.op)
     middle_block.0, 1, 2  residual block, transformer, residual block
-    output_blocks.N       a residual block, its transformer, and after a level's last a step up
+    output_blocks.N       a residual block, its transformer, and at a level's end upsampling
 
-Names without the prefix that a single file has before them. Values are tensors or their shapes.
+Keys come without the prefix that they have in a single file. Values may be tensors, their shapes,
+or their names elsewhere.
 """
 
 import re
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foundation.errors import UserError
-from interop.key_mapping import Shape, Value, inverted, renamed, size
+from interop.key_mapping import Shape, Value, axis_size, invert, rename_keys
 
 OUTSIDE_BLOCKS = {  # diffusers -> CompVis
     "time_embedding.linear_1": "time_embed.0",
@@ -39,25 +40,27 @@ RESIDUAL_BLOCK = {
 
 @dataclass(frozen=True)
 class Level:
-    """What happens at one size of the feature maps, on the way down or up."""
+    """The blocks at one resolution, of the downsampling or the upsampling half."""
 
     layers: int  # residual blocks
-    attends: bool  # a transformer after each
-    resamples: bool  # then a step to the next size
+    attends: bool  # there is a transformer after each
+    resamples: bool  # the level ends with a change of resolution
 
 
 def to_compvis(weights: Mapping[str, Value]) -> dict[str, Value]:
-    down, up = (levels_in_diffusers(weights, way) for way in ("down", "up"))
-    return renamed(weights, dict(modules(down, up)))
+    """Rename diffusers' keys to CompVis'."""
+    down, up = (levels_in_diffusers(weights, half) for half in ("down", "up"))
+    return rename_keys(weights, dict(module_names(down, up)))
 
 
 def from_compvis(weights: Mapping[str, Value]) -> dict[str, Value]:
-    down, up = (levels_in_compvis(weights, way) for way in ("input", "output"))
-    return renamed(weights, inverted(dict(modules(down, up))))
+    """Rename CompVis' keys to diffusers'."""
+    down, up = (levels_in_compvis(weights, half) for half in ("input", "output"))
+    return rename_keys(weights, invert(dict(module_names(down, up))))
 
 
-def modules(down: list[Level], up: list[Level]) -> Iterator[tuple[str, str]]:
-    """Every module's name in diffusers, and in CompVis."""
+def module_names(down: list[Level], up: list[Level]) -> Iterator[tuple[str, str]]:
+    """Yield the name of every module in diffusers and in CompVis."""
     yield from OUTSIDE_BLOCKS.items()
     for layer in (0, 1):
         yield from residual_block(f"mid_block.resnets.{layer}", f"middle_block.{2 * layer}")
@@ -78,63 +81,70 @@ def modules(down: list[Level], up: list[Level]) -> Iterator[tuple[str, str]]:
                 yield f"up_blocks.{i}.attentions.{layer}", f"output_blocks.{index}.1"
             index += 1
         if level.resamples:
-            place = f"output_blocks.{index - 1}.{1 + level.attends}"
-            yield f"up_blocks.{i}.upsamplers.0.conv", f"{place}.conv"
+            upsampler = f"output_blocks.{index - 1}.{1 + level.attends}"
+            yield f"up_blocks.{i}.upsamplers.0.conv", f"{upsampler}.conv"
 
 
-def residual_block(theirs: str, compvis: str) -> Iterator[tuple[str, str]]:
-    for name, place in RESIDUAL_BLOCK.items():
-        yield f"{theirs}.{name}", f"{compvis}.{place}"
+def residual_block(diffusers_name: str, compvis_name: str) -> Iterator[tuple[str, str]]:
+    """Yield the name of every module of one residual block in diffusers and in CompVis."""
+    for in_diffusers, in_compvis in RESIDUAL_BLOCK.items():
+        yield f"{diffusers_name}.{in_diffusers}", f"{compvis_name}.{in_compvis}"
 
 
-def levels_in_diffusers(names: Iterable[str], way: str) -> list[Level]:
-    """way: "down" or "up"."""
-    pattern = re.compile(rf"{way}_blocks\.(\d+)\.([a-z]+)\.(\d+)\.")
-    found = {(int(m[1]), m[2], int(m[3])) for name in names if (m := pattern.match(name))}
+def levels_in_diffusers(names: Iterable[str], half: str) -> list[Level]:
+    """Derive the levels from diffusers' keys; half: "down" or "up"."""
+    pattern = re.compile(rf"{half}_blocks\.(\d+)\.([a-z]+)\.(\d+)\.")
+    modules = {(int(m[1]), m[2], int(m[3])) for name in names if (m := pattern.match(name))}
     return [
         Level(
-            layers=sum(1 for i, kind, _ in found if (i, kind) == (level, "resnets")),
-            attends=any((i, kind) == (level, "attentions") for i, kind, _ in found),
-            resamples=any((i, kind) == (level, f"{way}samplers") for i, kind, _ in found),
+            layers=sum(1 for i, kind, _ in modules if (i, kind) == (level, "resnets")),
+            attends=any((i, kind) == (level, "attentions") for i, kind, _ in modules),
+            resamples=any((i, kind) == (level, f"{half}samplers") for i, kind, _ in modules),
         )
-        for level in range(1 + max((i for i, _, _ in found), default=-1))
+        for level in range(1 + max((i for i, _, _ in modules), default=-1))
     ]
 
 
-def levels_in_compvis(names: Iterable[str], way: str) -> list[Level]:
-    """way: "input" or "output". A step to another size ends a level."""
-    pattern = re.compile(rf"{way}_blocks\.(\d+)\.\d+\.([a-z_]+)\.")
+def levels_in_compvis(names: Iterable[str], half: str) -> list[Level]:
+    """Derive the levels from CompVis' keys; half: "input" or "output".
+
+    A change of resolution ends a level.
+    """
+    pattern = re.compile(rf"{half}_blocks\.(\d+)\.\d+\.([a-z_]+)\.")
     blocks: dict[int, set[str]] = {}
     for name in names:
         if match := pattern.match(name):
             blocks.setdefault(int(match[1]), set()).add(match[2])
-    levels, layers, attends = [], 0, False
-    for _, parts in sorted(blocks.items()):
-        layers += "in_layers" in parts
-        attends |= "transformer_blocks" in parts
-        if parts & {"op", "conv"}:
+    levels: list[Level] = []
+    layers, attends = 0, False
+    for _, modules in sorted(blocks.items()):
+        layers += "in_layers" in modules
+        attends |= "transformer_blocks" in modules
+        if modules & {"op", "conv"}:
             levels.append(Level(layers, attends, resamples=True))
             layers, attends = 0, False
-    return levels + [Level(layers, attends, resamples=False)] * (layers > 0)
+    if layers:
+        levels.append(Level(layers, attends, resamples=False))
+    return levels
 
 
 def infer_config(shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    """What config.json would say, as far as the U-Nets of Stable Diffusion show it in shapes.
+    """Infer the content of config.json, for a U-Net of Stable Diffusion, from shapes.
 
-    shapes: by diffusers' names.
+    shapes: by diffusers' keys.
 
     Raises:
-        ValueError: it is not to be told; the message is the reason.
+        UserError: the shapes do not determine it; the message is the reason, without a file name.
     """
-    down, up = (levels_in_diffusers(shapes, way) for way in ("down", "up"))
+    down, up = (levels_in_diffusers(shapes, half) for half in ("down", "up"))
     widths = tuple(
-        size(shapes, f"down_blocks.{i}.resnets.0.conv1.weight", 0) for i in range(len(down))
+        axis_size(shapes, f"down_blocks.{i}.resnets.0.conv1.weight", 0) for i in range(len(down))
     )
     layers = tuple(level.layers for level in down)
     mid = "mid_block.attentions.0.norm.weight" in shapes
     return {
-        "in_channels": size(shapes, "conv_in.weight", 1),
-        "out_channels": size(shapes, "conv_out.weight", 0),
+        "in_channels": axis_size(shapes, "conv_in.weight", 1),
+        "out_channels": axis_size(shapes, "conv_out.weight", 0),
         "block_out_channels": widths,
         "layers_per_block": layers[0] if len(set(layers)) == 1 else layers,
         "down_block_types": tuple("CrossAttn" * x.attends + "DownBlock2D" for x in down),
@@ -146,36 +156,41 @@ def infer_config(shapes: Mapping[str, Shape]) -> dict[str, Any]:
 
 
 def infer_attention(shapes: Mapping[str, Shape], widths: tuple[int, ...]) -> dict[str, Any]:
-    """Which of the known families it is, and what only that tells."""
-    crossing = [name for name in shapes if name.endswith("attn2.to_k.weight")]
-    if not crossing:
+    """Infer which family of U-Nets it is, and the settings that only the family determines.
+
+    No shape shows the number of attention heads.
+    """
+    text_keys = [name for name in shapes if name.endswith("attn2.to_k.weight")]
+    if not text_keys:
         return {"sample_size": None}
-    context = size(shapes, crossing[0], 1)
+    context = axis_size(shapes, text_keys[0], 1)
     linear = all(
         len(shape) == 2 for name, shape in shapes.items() if name.endswith("proj_in.weight")
     )
-    found = {"cross_attention_dim": context, "use_linear_projection": linear}
+    fields: dict[str, Any] = {"cross_attention_dim": context, "use_linear_projection": linear}
     labels = shapes.get("class_embedding.weight")
-    alone = tuple(looks_at_text_alone(shapes, level) for level in range(len(widths)))
-    if (context, linear, labels, any(alone)) == (768, False, None, False):
-        return found | {"attention_head_dim": 8, "sample_size": 64}
+    text_only = tuple(attends_to_text_only(shapes, level) for level in range(len(widths)))
+    if (context, linear, labels, any(text_only)) == (768, False, None, False):
+        return fields | {"attention_head_dim": 8, "sample_size": 64}
     if (context, linear) == (1024, True) and labels:  # the x4 upscaler
-        found |= {"attention_head_dim": 8, "sample_size": 128, "num_class_embeds": labels[0]}
-        return found | {"only_cross_attention": alone if any(alone) else False}
+        fields |= {"attention_head_dim": 8, "sample_size": 128, "num_class_embeds": labels[0]}
+        return fields | {"only_cross_attention": text_only if any(text_only) else False}
     heads = tuple(1 if width % 64 else width // 64 for width in widths)
-    attending = {size(shapes, name, 0) for name in crossing}
-    if (context, linear, any(alone)) == (1024, True, False) and not any(w % 64 for w in attending):
-        # The sample size depends on what it predicts; in half precision 2.1 overflows in attention.
-        return found | {"attention_head_dim": heads, "sample_size": None, "upcast_attention": True}
+    attending = {axis_size(shapes, name, 0) for name in text_keys}
+    is_sd2 = (context, linear, any(text_only)) == (1024, True, False)
+    if is_sd2 and not any(width % 64 for width in attending):
+        # The sample size depends on what the U-Net predicts. In half precision, attention of 2.1
+        # overflows.
+        return fields | {"attention_head_dim": heads, "sample_size": None, "upcast_attention": True}
     raise UserError(
-        f"the number of its attention heads shows in no shape, and text vectors of width {context} "
-        f"with {'matrices' if linear else '1x1 convolutions'} around the transformers are of no "
-        "known family (Stable Diffusion 1.x: 768, convolutions, 8 heads; 2.x: 1024, matrices, 64 "
-        "channels a head)"
+        "the number of its attention heads shows in no shape, and no known family has text "
+        f"embeddings of width {context} with "
+        f"{'linear layers' if linear else '1x1 convolutions'} around the transformers (Stable "
+        "Diffusion 1.x: 768, convolutions, 8 heads; 2.x: 1024, linear layers, 64 channels a head)"
     )
 
 
-def looks_at_text_alone(shapes: Mapping[str, Shape], level: int) -> bool:
-    """Whether what else is attention of pixels to each other takes text vectors in this level."""
+def attends_to_text_only(shapes: Mapping[str, Shape], level: int) -> bool:
+    """Return whether the self-attention of a level is cross-attention to the text instead."""
     name = f"down_blocks.{level}.attentions.0.transformer_blocks.0.attn1.to_k.weight"
     return name in shapes and shapes[name][0] != shapes[name][1]

@@ -1,4 +1,4 @@
-"""The noise that the U-Net in a single file was trained on, as far as the file tells."""
+"""Read the noise schedule and the prediction type of the U-Net in a single file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,39 +6,40 @@ from typing import Any
 
 from torch import Tensor
 
-from interop.single_file.reader import SingleFile, config_of, open_file
+from interop.single_file.reader import SingleFile, component_config, open_file
 
-BETAS = (0.00085, 0.012)  # first and last, their roots evenly spaced
+BETAS = (0.00085, 0.012)  # first and last beta of the scaled_linear schedule
 UPSCALER_BETAS = (0.0001, 0.02)
 
 
 @dataclass(frozen=True)
-class Noise:
-    """Each as far as it is told."""
+class NoiseSettings:
+    """What a single file records, or its family implies, about noise."""
 
-    scheduler: dict[str, Any] | None  # a whole scheduler_config.json; what is written here has one
-    betas: tuple[float, float]  # first and last of its family
+    scheduler: dict[str, Any] | None  # a whole scheduler_config.json; only in files written here
+    betas: tuple[float, float]  # first and last beta of the family's scaled_linear schedule
     alpha_bar: Tensor | None  # the stored table
-    prediction: str | None  # diffusers' prediction_type; None is not told
+    prediction: str | None  # diffusers' prediction_type; None if it is unknown
 
 
-def read_noise(path: Path) -> Noise:
+def read_noise_settings(path: Path) -> NoiseSettings:
+    """Read what a single file says about noise."""
     file = open_file(path)
-    config = config_of(file, "unet")
-    upscaler = bool(config.get("num_class_embeds"))
+    config = component_config(file, "unet")
+    is_upscaler = bool(config.get("num_class_embeds"))
     prediction = file.prediction
-    if prediction is None and upscaler:
+    if prediction is None and is_upscaler:
         prediction = "v_prediction"
     if prediction is None and config.get("cross_attention_dim") == 768:
         prediction = "epsilon"
-    betas = UPSCALER_BETAS if upscaler else BETAS
-    return Noise(file.header.get("scheduler"), betas, stored_table(file), prediction)
+    betas = UPSCALER_BETAS if is_upscaler else BETAS
+    return NoiseSettings(file.header.get("scheduler"), betas, stored_table(file), prediction)
 
 
 def stored_table(file: SingleFile) -> Tensor | None:
-    """alpha_bar, the squared share of the image that is left at each time; in float64."""
+    """Return alpha_bar in float64: the share of the image's variance that is left at each step."""
     for name in ("alphas_cumprod", "betas"):
         if name in file.shapes:
-            table = file.tensors({name: name})[name].double()
+            table = file.read({name: name})[name].double()
             return table if name == "alphas_cumprod" else (1 - table).cumprod(dim=0)
     return None

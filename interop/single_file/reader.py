@@ -1,15 +1,15 @@
-"""One file with a whole Stable Diffusion model in it, or with a part of one, under CompVis' names.
+"""Read the components of a Stable Diffusion model from one file with CompVis' names.
 
     model.diffusion_model.   U-Net                 cond_stage_model.    text encoder
     first_stage_model.       autoencoder           model_ema.           U-Net, averaged in training
 
-What is written here says the whole config of every part in the header, so that reading it is
-exact. Of other files the config is inferred from the shapes, where these are of a known family.
-A bare U-Net or autoencoder, without the prefix, is read as well.
+Files written here contain the whole config of every component in their header, so that reading them
+is exact. For other files the config is inferred from the shapes, if these are of a known family.
+A U-Net or an autoencoder alone, without its prefix, is read as well.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,174 +17,245 @@ from typing import Any
 from torch import Tensor
 
 from foundation.errors import UserError
-from interop.key_mapping import Shape, inverted
-from interop.safetensors_io import read_header, read_tensors
+from interop.key_mapping import Shape, invert
+from interop.safetensors_io import aligned_copy, read_header, read_tensors
 from interop.single_file import compvis_autoencoder, compvis_text, compvis_unet
-from interop.single_file.part import Part
-from interop.state_dict_check import seems_to_be
+from interop.state_dict_check import check_state_dict, identify_weights
 
-HEADER = "latentsmith_model"  # the entry of the metadata that holds the configs, as JSON
-PREDICTION = "modelspec.prediction_type"  # and a known one of other tools
-PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}  # there -> in diffusers
+HEADER = "latentsmith_model"  # the entry of the metadata that contains the configs, as JSON
+PREDICTION = "modelspec.prediction_type"  # an entry that other tools write
+PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}  # its values -> diffusers' names
 UNET, EMA, AUTOENCODER = "model.diffusion_model.", "model_ema.", "first_stage_model."
-HARMLESS = (  # what no sampling needs: averages, losses, tables of the noise schedule, counters
-    *(UNET, EMA, AUTOENCODER, "cond_stage_model.", "loss.", "low_scale_model."),
+NOT_SAMPLED = (  # tensors beside the U-Net's that do not change it: other components, averages,
+    *(UNET, EMA, AUTOENCODER, "cond_stage_model.", "loss.", "low_scale_model."),  # losses, tables
     *("alphas_cumprod", "betas", "global_step", "log_one_minus_alphas_cumprod", "logvar"),
     *("lvlb_weights", "posterior_", "scale_factor", "sqrt_"),
 )
-SAMPLE_SIZES = {"epsilon": 64, "v_prediction": 96}  # of Stable Diffusion 2.x, by what it predicts
+SAMPLE_SIZES = {"epsilon": 64, "v_prediction": 96}  # of Stable Diffusion 2.x, by its prediction
 
 
 @dataclass(frozen=True)
 class SingleFile:
+    """The header of a single file."""
+
     path: Path
     shapes: dict[str, Shape]
-    header: dict[str, Any]  # part -> config, and facts besides; empty unless written here
-    prediction: str | None  # what another tool's header says about it
+    header: dict[str, Any]  # component -> config, and further facts; empty in foreign files
+    prediction: str | None  # diffusers' prediction_type, if another tool recorded it
 
-    def holds(self, prefix: str) -> bool:
+    def has(self, prefix: str) -> bool:
+        """Return whether any name starts so."""
         return any(name.startswith(prefix) for name in self.shapes)
 
-    def prefix(self, usual: str) -> str:
-        """Of a part's names; none in a file of nothing else."""
-        return usual if self.holds(usual) else ""
+    def actual_prefix(self, usual: str) -> str:
+        """Return the usual prefix of a component, or "" in a file that contains only it."""
+        return usual if self.has(usual) else ""
 
-    def beneath(self, usual: str) -> dict[str, str]:
-        """Name -> name without the prefix; all names where there is no such prefix."""
-        prefix = self.prefix(usual)
+    def bare_names(self, usual: str) -> dict[str, str]:
+        """Return name -> name without the component's prefix, for all tensors of the component."""
+        prefix = self.actual_prefix(usual)
         return {n: n.removeprefix(prefix) for n in self.shapes if n.startswith(prefix)}
 
-    def error(self, reason: str) -> ValueError:
-        return ValueError(f"{self.path}: {reason}. It seems to be {seems_to_be(self.shapes)}.")
+    def error(self, reason: str) -> UserError:
+        """Return the error that names the file, the reason, and what the file seems to be."""
+        return UserError(f"{self.path}: {reason}. It seems to be {identify_weights(self.shapes)}.")
 
-    def lacks(self, part: str) -> ValueError:
-        reason = f"there is no {part} under CompVis' names in it"
-        of_a_folder = "_blocks.0.resnets.", "_model.encoder.layers."
-        if any(sign in name for name in self.shapes for sign in of_a_folder):
-            reason += f". It has the names of diffusers, which go with a folder: {self.path.parent}"
+    def missing(self, component: str) -> UserError:
+        """Return the error for a component that is not in the file."""
+        reason = f"there is no {component} with CompVis' names in it"
+        diffusers_names = "_blocks.0.resnets.", "_model.encoder.layers."
+        if any(part in name for name in self.shapes for part in diffusers_names):
+            reason += (
+                ". Its names are those of diffusers, which belong in a folder: give "
+                f"{self.path.parent}"
+            )
         return self.error(reason)
 
-    def tensors(self, names: Mapping[str, str]) -> dict[str, Tensor]:
-        """names: in the file -> wanted."""
-        found = read_tensors(self.path, names.__contains__)
-        return {names[name]: value for name, value in found.items()}
+    def read(self, names: Mapping[str, str]) -> dict[str, Tensor]:
+        """Read some tensors; names: name in the file -> name in the result."""
+        tensors = read_tensors(self.path, names.__contains__)
+        return {names[name]: value for name, value in tensors.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """A component of a single file, with the names that it has in a diffusers folder."""
+
+    source: Path
+    description: str  # for error messages, such as "the U-Net"
+    config: dict[str, Any]  # the content of config.json
+    weights: dict[str, Tensor]
+    stored_names: Mapping[str, str]  # name in a folder -> name in the file
+    prefix: str  # of its names in the file
+    compvis_keys: Callable[[Mapping[str, str]], Mapping[str, str]]  # renames keys of a folder
+    file_shapes: Mapping[str, Shape]  # of all tensors in the file
+
+    def state_dict_for(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights with the dtypes of a network's state dict.
+
+        Raises:
+            UserError: names or shapes differ; the message uses the names in the file.
+        """
+        names = self.compvis_keys({name: name for name in expected})
+        file_names = {name: self.prefix + bare for bare, name in names.items()}
+        file_names |= self.stored_names
+        weights, needed = (
+            {file_names.get(name, name): value for name, value in tensors.items()}
+            for tensors in (self.weights, expected)
+        )
+        check_state_dict(weights, needed, self.source, self.description, self.file_shapes)
+        # Once more by the names in a folder, in case two of them were mapped to one.
+        check_state_dict(self.weights, expected, self.source, self.description)
+        return {
+            name: aligned_copy(value, expected[name].dtype) for name, value in self.weights.items()
+        }
 
 
 def open_file(path: Path) -> SingleFile:
+    """Read the header of a single file."""
     shapes, metadata = read_header(path)
     try:
         header = json.loads(metadata.get(HEADER, "{}"))
     except ValueError as error:
-        raise UserError(f"{path}: {HEADER} in its header is no JSON ({error}).") from None
+        raise UserError(f"{path}: {HEADER} in its header is not JSON ({error}).") from None
     prediction = metadata.get(PREDICTION)
     if prediction is not None and prediction not in PREDICTIONS:
         raise UserError(
-            f"{path}: {PREDICTION} in its header is {prediction!r}; known are "
-            f"{' and '.join(PREDICTIONS)}."
+            f"{path}: {PREDICTION} in its header is {prediction!r}; it must be "
+            f"{' or '.join(PREDICTIONS)}."
         )
     return SingleFile(path, shapes, header, prediction and PREDICTIONS[prediction])
 
 
-def config_of(file: SingleFile, part: str) -> dict[str, Any]:
-    """What config.json would say of a part of the file, by its name in PARTS."""
-    names_of, infer = PARTS[part]
-    names = names_of(file)
-    if told := file.header.get(part):
-        return told
+def component_config(file: SingleFile, component: str) -> dict[str, Any]:
+    """Return the content of a component's config.json, from the header or else from the shapes.
+
+    component: a key of COMPONENTS.
+
+    Raises:
+        UserError: the component is not in the file, or its shapes do not determine the config.
+    """
+    select, infer = COMPONENTS[component]
+    names = select(file)
+    if config := file.header.get(component):
+        return config
     try:
         return infer(file, names)
-    except ValueError as reason:
+    except UserError as reason:
         raise file.error(
-            f"its {part} cannot be built: {reason}. Give a diffusers folder, whose config.json "
-            "says what the network is"
+            f"its {component} cannot be built: {reason}. Give a diffusers folder, whose "
+            "config.json describes the network"
         ) from None
 
 
-def read_unet(path: Path, ema: bool = False) -> Part:
-    """ema: the weights averaged in training, which must then be in the file."""
+# U-Net --------------------------------------------------------------------------------------------
+
+
+def read_unet(path: Path, ema: bool = False) -> Component:
+    """Read the U-Net.
+
+    ema: the weights that were averaged in training, which must then be in the file.
+    """
     file = open_file(path)
-    names = unet_names(file)
+    names = select_unet(file)
     if ema:
-        names = averaged(file, names)
-    return Part(
+        names = averaged_names(file, names)
+    return Component(
         source=path,
-        what="the U-Net" + " (EMA)" * ema,
-        config=config_of(file, "unet"),
-        weights=compvis_unet.from_compvis(file.tensors(names)),
-        stored=compvis_unet.from_compvis(inverted(names)),
-        prefix=file.prefix(UNET),
-        bare=compvis_unet.to_compvis,
-        around=file.shapes,
+        description="the U-Net" + " (EMA)" * ema,
+        config=component_config(file, "unet"),
+        weights=compvis_unet.from_compvis(file.read(names)),
+        stored_names=compvis_unet.from_compvis(invert(names)),
+        prefix=file.actual_prefix(UNET),
+        compvis_keys=compvis_unet.to_compvis,
+        file_shapes=file.shapes,
     )
 
 
-def unet_names(file: SingleFile) -> dict[str, str]:
-    names = file.beneath(UNET)
+def select_unet(file: SingleFile) -> dict[str, str]:
+    """Return the names of the U-Net's tensors, with and without prefix.
+
+    Raises:
+        UserError: there is none, or there are tensors whose meaning is unknown.
+    """
+    names = file.bare_names(UNET)
     if "input_blocks.0.0.weight" not in names.values():
-        raise file.lacks("U-Net")
-    if unknown := [n for n in file.shapes if n not in names and not n.startswith(HARMLESS)]:
+        raise file.missing("U-Net")
+    if unknown := [n for n in file.shapes if n not in names and not n.startswith(NOT_SAMPLED)]:
         raise file.error(
-            f"there are {len(unknown)} tensors in it whose meaning is not known, such as "
+            f"there are {len(unknown)} tensors in it whose meaning is unknown, such as "
             f"{', '.join(sorted(unknown)[:3])}; without them it may be another model"
         )
     return names
 
 
 def infer_unet(file: SingleFile, names: Mapping[str, str]) -> dict[str, Any]:
+    """Infer the config of the U-Net from its shapes."""
     shapes = {bare: file.shapes[name] for name, bare in names.items()}
     return compvis_unet.infer_config(compvis_unet.from_compvis(shapes))
 
 
-def averaged(file: SingleFile, names: Mapping[str, str]) -> dict[str, str]:
-    """The same by the names of the averaged weights, in which all dots are left out."""
-    found = {
+def averaged_names(file: SingleFile, names: Mapping[str, str]) -> dict[str, str]:
+    """Replace the names of the U-Net's tensors by those of the averaged ones, without dots."""
+    averaged = {
         EMA + name.removeprefix("model.").replace(".", ""): bare for name, bare in names.items()
     }
-    missing = [name for name in found if name not in file.shapes]
-    if len(missing) == len(found):
+    missing = [name for name in averaged if name not in file.shapes]
+    if len(missing) == len(averaged):
         raise file.error(f"there are no averaged weights ({EMA}*) in it; leave ema out")
     if missing:
         raise file.error(f"{len(missing)} of the averaged weights are missing, first {missing[0]}")
-    return found
+    return averaged
 
 
-def read_autoencoder(path: Path) -> Part:
+# Autoencoder --------------------------------------------------------------------------------------
+
+
+def read_autoencoder(path: Path) -> Component:
+    """Read the autoencoder."""
     file = open_file(path)
-    names = autoencoder_names(file)
-    return Part(
+    names = select_autoencoder(file)
+    return Component(
         source=path,
-        what="the autoencoder",
-        config=config_of(file, "vae"),
-        weights=compvis_autoencoder.from_compvis(file.tensors(names)),
-        stored=compvis_autoencoder.diffusers_names(inverted(names)),
-        prefix=file.prefix(AUTOENCODER),
-        bare=compvis_autoencoder.compvis_names,
-        around=file.shapes,
+        description="the autoencoder",
+        config=component_config(file, "vae"),
+        weights=compvis_autoencoder.from_compvis(file.read(names)),
+        stored_names=compvis_autoencoder.diffusers_keys(invert(names)),
+        prefix=file.actual_prefix(AUTOENCODER),
+        compvis_keys=compvis_autoencoder.compvis_keys,
+        file_shapes=file.shapes,
     )
 
 
-def autoencoder_names(file: SingleFile) -> dict[str, str]:
-    """In a checkpoint of its training, what the loss and the averaging need lies beside it."""
-    names = file.beneath(AUTOENCODER)
+def select_autoencoder(file: SingleFile) -> dict[str, str]:
+    """Return the names of the autoencoder's tensors, with and without prefix.
+
+    A checkpoint of its training also contains the loss and averages, which are left out.
+    """
+    names = file.bare_names(AUTOENCODER)
     if "encoder.down.0.block.0.conv1.weight" not in names.values():
-        raise file.lacks("autoencoder")
-    return {name: bare for name, bare in names.items() if not bare.startswith(HARMLESS)}
+        raise file.missing("autoencoder")
+    return {name: bare for name, bare in names.items() if not bare.startswith(NOT_SAMPLED)}
 
 
 def infer_autoencoder(file: SingleFile, names: Mapping[str, str]) -> dict[str, Any]:
+    """Infer the config of the autoencoder from its shapes and from what else is in the file."""
     shapes = {bare: file.shapes[name] for name, bare in names.items()}
-    config = compvis_autoencoder.infer_config(compvis_autoencoder.diffusers_names(shapes))
+    config = compvis_autoencoder.infer_config(compvis_autoencoder.diffusers_keys(shapes))
     return config | latent_scale(file, config)
 
 
 def latent_scale(file: SingleFile, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Told by what else is in the file. A bare autoencoder of Stable Diffusion XL cannot be known
-    from one of Stable Diffusion 1.x, which is assumed."""
+    """Infer the scale of the latents from what else is in the file.
+
+    An autoencoder of Stable Diffusion XL alone looks like one of Stable Diffusion 1.x, which is
+    assumed.
+    """
     if "scale_factor" in file.shapes:  # measured in training (`scale_by_std` of CompVis)
-        measured = file.tensors({"scale_factor": "scale_factor"})["scale_factor"]
+        measured = file.read({"scale_factor": "scale_factor"})["scale_factor"]
         digits = f"{measured.item():.7g}"  # float32 has no more
         return {"scaling_factor": float(digits), "shift_factor": None}
-    if file.holds("conditioner."):
+    if file.has("conditioner."):
         return compvis_autoencoder.STABLE_DIFFUSION_XL
     if any("joint_blocks." in name for name in file.shapes):
         return compvis_autoencoder.STABLE_DIFFUSION_3
@@ -194,81 +265,73 @@ def latent_scale(file: SingleFile, config: Mapping[str, Any]) -> dict[str, Any]:
         return compvis_autoencoder.STABLE_DIFFUSION
     raise UserError(
         f"the scale of its latents of {config['latent_channels']} channels shows in no shape; "
-        "those of Stable Diffusion 3 and of FLUX look alike and differ in it"
+        "those of Stable Diffusion 3 and of FLUX have the same shapes and different scales"
     )
 
 
-def read_text_encoder(path: Path) -> Part:
-    """Weights under Hugging Face's names (`text_model.`) or open_clip's, as they are stored.
+# Text encoder -------------------------------------------------------------------------------------
 
-    config: besides the entries of config.json, those of tokenizer_config.json under "tokenizer".
+
+def read_text_encoder(path: Path) -> Component:
+    """Read the text encoder, with Hugging Face's keys ("text_model.") or open_clip's, as stored.
+
+    Its config has the entries of config.json, and under "tokenizer" those of tokenizer_config.json.
     """
     file = open_file(path)
-    names, prefix = text_names(file), compvis_text.prefix_of(file.shapes)
-    config, weights = config_of(file, "text_encoder"), file.tensors(names)
+    names, prefix = select_text_encoder(file), text_prefix(file)
+    config, weights = component_config(file, "text_encoder"), file.read(names)
     if prefix == compvis_text.OPEN_CLIP:
-        weights = compvis_text.used_layers(weights, config["num_hidden_layers"])
-    return Part(
+        weights = compvis_text.first_layers(weights, config["num_hidden_layers"])
+    return Component(
         source=path,
-        what="the text encoder",
+        description="the text encoder",
         config=config,
         weights=weights,
-        stored=inverted(names),
+        stored_names=invert(names),
         prefix=prefix,
-        bare=dict,
-        around=file.shapes,
+        compvis_keys=dict,
+        file_shapes=file.shapes,
     )
 
 
-def text_names(file: SingleFile) -> dict[str, str]:
-    prefix = compvis_text.prefix_of(file.shapes)
+def text_prefix(file: SingleFile) -> str:
+    """Return the prefix of the text encoder's names."""
+    prefix = compvis_text.find_prefix(file.shapes)
     if prefix is None:
-        raise file.lacks("text encoder of Stable Diffusion 1.x or 2.x")
-    return compvis_text.tower_names(file.shapes, prefix)
+        raise file.missing("text encoder of Stable Diffusion 1.x or 2.x")
+    return prefix
+
+
+def select_text_encoder(file: SingleFile) -> dict[str, str]:
+    """Return name in the file -> key in the text tower, for the text encoder's tensors."""
+    return compvis_text.tower_keys(file.shapes, text_prefix(file))
 
 
 def infer_text_encoder(file: SingleFile, names: Mapping[str, str]) -> dict[str, Any]:
-    shapes = {ours: file.shapes[name] for name, ours in names.items()}
-    return compvis_text.infer_config(shapes, compvis_text.prefix_of(file.shapes))
+    """Infer the config of the text encoder from its shapes."""
+    shapes = {key: file.shapes[name] for name, key in names.items()}
+    return compvis_text.infer_config(shapes, text_prefix(file))
 
 
-PARTS = {  # which names it has in a file, and its config where the header does not say it
-    "unet": (unet_names, infer_unet),
-    "vae": (autoencoder_names, infer_autoencoder),
-    "text_encoder": (text_names, infer_text_encoder),
+Select = Callable[[SingleFile], dict[str, str]]
+Infer = Callable[[SingleFile, Mapping[str, str]], dict[str, Any]]
+# Which tensors belong to a component, and its config where the header does not contain it.
+COMPONENTS: dict[str, tuple[Select, Infer]] = {
+    "unet": (select_unet, infer_unet),
+    "vae": (select_autoencoder, infer_autoencoder),
+    "text_encoder": (select_text_encoder, infer_text_encoder),
 }
 
 
-def read_provenance(path: Path, part: str = "unet") -> dict[str, Any]:
-    """What whoever wrote the file recorded of the model, or of the "autoencoder" or "text_encoder"
-    in it; empty for a foreign file."""
-    header = open_file(path).header
-    told = header.get("provenance", {})
-    whole = "unet" in header
-    return told.get(part, {}) if whole and part != "unet" else told
+def read_provenance(path: Path, component: str = "unet") -> dict[str, Any]:
+    """Read what was recorded about a model or a component when the file was written.
 
+    component: "unet" (the whole model), or "autoencoder" or "text_encoder" of a whole model.
 
-def to_single_file(
-    parts: Mapping[str, tuple[dict[str, Any], Mapping[str, Tensor]]], facts: Mapping[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file, for `interop.safetensors_io.write_tensors`.
-
-    Args:
-        parts: config and weights of "unet" and "vae", by diffusers' names, and of "text_encoder",
-            by Hugging Face's or open_clip's; all or some of them.
-        facts: "provenance" (JSON), and of a whole model its scheduler_config.json as "scheduler".
+    Returns:
+        Free JSON; empty for a foreign file.
     """
-    tensors: dict[str, Tensor] = {}
-    for part, (_, weights) in parts.items():
-        if part == "unet":
-            tensors |= {UNET + k: v for k, v in compvis_unet.to_compvis(weights).items()}
-        elif part == "vae":
-            named = compvis_autoencoder.to_compvis(weights)
-            tensors |= {AUTOENCODER + k: v for k, v in named.items()}
-        else:
-            tensors |= compvis_text.to_single_file(weights)
-    configs = {part: config for part, (config, _) in parts.items()}
-    metadata = {"format": "pt", HEADER: json.dumps({**configs, **facts}, sort_keys=True)}
-    predicted = facts.get("scheduler", {}).get("prediction_type")
-    names = {theirs: told for told, theirs in PREDICTIONS.items()}
-    return tensors, metadata | ({PREDICTION: names[predicted]} if predicted in names else {})
+    header = open_file(path).header
+    provenance = header.get("provenance", {})
+    is_whole_model = "unet" in header
+    return provenance.get(component, {}) if is_whole_model and component != "unet" else provenance

@@ -26,7 +26,7 @@ from foundation.shapes import Context
 from interop.lora import WEIGHTS as LORA
 from interop.model_card import CARD
 from interop.single_file import reader as single_file
-from interop.state_dict_check import named_class
+from interop.state_dict_check import class_hint
 from ldm.denoiser import Prediction
 from ldm.pipeline import scheduler_config
 from ldm.pipeline.compatibility import (
@@ -102,7 +102,7 @@ def find_pipeline(folder: Path) -> Path:
         hint = " The run is not finished: start the same command again."
     raise MissingFileError(
         f"no model in {folder}: looked for {INDEX} there and in {folder / 'model'}."
-        f"{named_class(folder)}{hint} Give the folder of a training run or a pipeline folder."
+        f"{class_hint(folder)}{hint} Give the folder of a training run or a pipeline folder."
     )
 
 

@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from interop.model_card import bullets, mapping, model_card, training, writer
+from interop.model_card import (
+    as_mapping,
+    bullet_list,
+    program_name,
+    render_card,
+    training_section,
+)
 from ldm.denoiser import Prediction
 from ldm.schedule import TRAIN_TIMESTEPS, ScheduleConfig
 from ldm.unet.model_card import bindings_section, height_and_width, trained_size
@@ -87,19 +93,19 @@ def pipeline_card(
     parts = "A U-Net" if context_tokens is None else "A text encoder, a U-Net"
     sections = [
         f"{parts} and an autoencoder in the layout of a Stable Diffusion pipeline, written by "
-        f"{writer()}.\n\n{bullets(facts)}"
+        f"{program_name()}.\n\n{bullet_list(facts)}"
     ]
     if text_to_image and context_tokens is not None:
-        caption_dropout = mapping(provenance.get("config")).get("caption_dropout")
+        caption_dropout = as_mapping(provenance.get("config")).get("caption_dropout")
         guidance = 1.0 if caption_dropout == 0 else 4.0
         sections.append(USE.format(guidance=guidance))
         if chunks != 1:
             long = LONG_PROMPTS.format(tokens=context_tokens, chunks=chunks, guidance=guidance)
             sections.append(long)
         sections.append(guidance_section(caption_dropout))
-    return model_card(
+    return render_card(
         "Text to image by latent diffusion",
-        [*sections, *bindings_section(bindings), training(provenance)],
+        [*sections, *bindings_section(bindings), training_section(provenance)],
         library="diffusers",
         tags=["latent-diffusion", "stable-diffusion", "text-to-image"],
         task="text-to-image",

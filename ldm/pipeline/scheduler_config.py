@@ -13,7 +13,7 @@ import torch
 
 from foundation.errors import UserError
 from foundation.files import read_json
-from interop.single_file.noise import read_noise
+from interop.single_file.noise import read_noise_settings
 from ldm.denoiser import Prediction
 from ldm.schedule import TRAIN_TIMESTEPS, NoiseSchedule, ScheduleConfig, make_schedule
 
@@ -141,7 +141,7 @@ def from_single_file(file: Path) -> tuple[ScheduleConfig, Prediction | None]:
     Raises:
         UserError: the file holds a table of noise that is not Stable Diffusion's.
     """
-    stored = read_noise(file)
+    stored = read_noise_settings(file)
     if stored.scheduler is not None:
         return from_diffusers(stored.scheduler)
     prediction = PREDICTIONS[stored.prediction] if stored.prediction else None

@@ -17,20 +17,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from foundation.errors import MissingFileError, UserError
-from foundation.files import read_json, restore
-from interop.diffusers_configs import CLASS_NAME, unet_fields
+from foundation.files import read_json
+from interop.diffusers_configs import UNET_CLASS, unet_fields
 from interop.model_card import CARD
 from interop.safetensors_io import (
-    has_weights,
-    in_memory,
+    aligned_copy,
+    find_weights,
+    pickle_hint,
     read_folder,
-    require,
-    told_of_pickles,
     weights_file,
-    write_files,
+    write_folder,
 )
 from interop.single_file import reader as single_file
-from interop.state_dict_check import named_class
+from interop.state_dict_check import check_state_dict, class_hint
 from ldm.unet.model_card import unet_card
 
 CONFIG = "config.json"
@@ -43,11 +42,9 @@ TEXT_CHUNKS = "text_chunks"  # entry with the contexts that the U-Net was traine
 def find_folder(folder: Path) -> Path:
     """The U-Net's folder in a run folder, in a pipeline folder, or the folder itself."""
     candidates = [folder / "model" / "unet", folder / "unet", folder / "model", folder]
-    for candidate in candidates:
-        restore(candidate.absolute())
-        if has_weights(candidate, STEM):
-            return candidate
-    told = named_class(folder) + told_of_pickles(STEM, *candidates)
+    if found := find_weights(candidates, STEM):
+        return found
+    told = class_hint(folder) + pickle_hint(STEM, *candidates)
     raise MissingFileError(
         f"no U-Net in {folder}: looked for {WEIGHTS} in {', '.join(map(str, candidates))}.{told} "
         "Give a run folder of train_ldm.py, a pipeline folder with unet/ in it, or a unet folder."
@@ -63,8 +60,8 @@ def read_weights(folder: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]
     """The weights in fp32, checked against the names and shapes of `expected`."""
     weights = read_folder(folder, STEM)
     what = f"the U-Net that {CONFIG} beside it describes"
-    require(weights, expected, weights_file(folder, STEM), what)
-    return {name: in_memory(weights[name]) for name in expected}
+    check_state_dict(weights, expected, weights_file(folder, STEM), what)
+    return {name: aligned_copy(weights[name]) for name in expected}
 
 
 def write(folder: Path, network: nn.Module, config: dict, provenance: dict) -> None:
@@ -72,11 +69,11 @@ def write(folder: Path, network: nn.Module, config: dict, provenance: dict) -> N
     header = {"format": "pt", "latentsmith": json.dumps(provenance)}
     weights = network.state_dict()
     texts = {
-        CONFIG: json.dumps({"_class_name": CLASS_NAME, **config}, indent=2),
+        CONFIG: json.dumps({"_class_name": UNET_CLASS, **config}, indent=2),
         PROVENANCE: json.dumps({"provenance": provenance}, indent=2),
         CARD: unet_card(config, weights, provenance, provenance.get(TEXT_CHUNKS, 1)),
     }
-    write_files(folder, WEIGHTS, weights, header, texts)
+    write_folder(folder, WEIGHTS, weights, header, texts)
 
 
 def read_provenance(folder: Path) -> dict:

@@ -6,7 +6,13 @@ from typing import Any
 from torch import Tensor
 
 from foundation.hashing import tensors_sha256
-from interop.model_card import bullets, millions, model_card, training, writer
+from interop.model_card import (
+    bullet_list,
+    parameter_count,
+    program_name,
+    render_card,
+    training_section,
+)
 
 USE = """## Use
 
@@ -59,19 +65,19 @@ def unet_card(
         "text": text if reads_text else "none",
         "sha256 of the tensors": f"`{tensors_sha256(weights)}`",
     }
-    kind = f"A U-Net of {millions(weights)} in diffusers' layout of `UNet2DConditionModel`"
+    kind = f"A U-Net of {parameter_count(weights)} in diffusers' layout of `UNet2DConditionModel`"
     use = USE.format(
         latents=", ".join(map(str, (1, config["in_channels"], *(size or (64, 64))))),
         context=f"torch.randn(1, 77, {width})" if reads_text else "None",
         labels=", class_labels=torch.tensor([20])" if has_labels else "",
     )
-    return model_card(
+    return render_card(
         "U-Net of a latent diffusion model",
         [
-            f"{kind}, written by {writer()}.\n\n{bullets(facts)}",
+            f"{kind}, written by {program_name()}.\n\n{bullet_list(facts)}",
             use,
             *bindings_section(provenance),
-            training(provenance),
+            training_section(provenance),
         ],
         library="diffusers",
         tags=["unet", "latent-diffusion"],
@@ -109,5 +115,5 @@ def bindings_section(facts: Mapping[str, Any]) -> list[str]:
     return [
         "## Bound to\n\nThe U-Net was trained on the latents of one autoencoder and the vectors of "
         "one text encoder. With others it gives noise, so `TextToImage.load` refuses them. The "
-        f"sha256 of their tensors (not of their files):\n\n{bullets(hashes)}"
+        f"sha256 of their tensors (not of their files):\n\n{bullet_list(hashes)}"
     ]

@@ -178,7 +178,7 @@ class UNet(nn.Module):
         source, names = Path(source), {entry.name for entry in fields(UNetConfig)}
         if source.is_file():
             part = read_unet(source, ema)
-            config, fit = unet_fields(part.config, names, source), part.fit
+            config, fit = unet_fields(part.config, names, source), part.state_dict_for
         elif ema:
             raise UserError(
                 f"{source} is no single file, and only these may hold a second U-Net, averaged in "

@@ -22,8 +22,8 @@ import train_vae
 from autoencoder import PRESETS as AUTOENCODERS
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
-from interop.single_file.misread import misread
 from interop.single_file.reader import HEADER
+from interop.single_file.writer import header_only_settings
 from ldm import TextToImage
 from ldm.schedule import ScheduleConfig
 from ldm.unet import UNet
@@ -193,8 +193,8 @@ def test_what_other_tools_would_not_know_is_said(run, tmp_path, capsys):
     assert "U-Net, autoencoder, text encoder" in printed
     told = ("rectified flow", "unet: .*heads", "vae: norm_num_groups is 8", "padded with <.*not !")
     for expected in told:
-        assert any(re.search(expected, line) for line in misread(file)), expected
-    assert all(line in printed for line in misread(file))
+        assert any(re.search(expected, line) for line in header_only_settings(file)), expected
+    assert all(line in printed for line in header_only_settings(file))
     assert f"python export.py {file} FOLDER --format diffusers" in printed
     assert TextToImage.load(file).denoiser.prediction == "flow"
 
@@ -202,7 +202,9 @@ def test_what_other_tools_would_not_know_is_said(run, tmp_path, capsys):
 def test_nothing_is_said_of_a_file_that_everybody_reads(tmp_path):
     tensors = compvis.compvis_unet(compvis.make_unet("SD 2.x"))
     source = compvis.written(tmp_path, tensors)
-    assert not misread(exported(source, tmp_path / "again", "single-file", "--part", "unet"))
+    assert not header_only_settings(
+        exported(source, tmp_path / "again", "single-file", "--part", "unet")
+    )
 
 
 def test_the_header_says_what_the_model_predicts(tmp_path):

@@ -13,7 +13,7 @@ from autoencoder import PRESETS as AUTOENCODERS
 from autoencoder import Autoencoder, AutoencoderConfig
 from conditioning.text_model import TextTowerConfig, empty_tower, to_hugging_face
 from interop.single_file import compvis_autoencoder, compvis_text, compvis_unet
-from interop.single_file.reader import to_single_file
+from interop.single_file.writer import to_single_file
 from ldm.unet import PRESETS as UNETS
 from ldm.unet import UNet, UNetConfig
 from tests.helpers.compvis_files import AUTOENCODER, UNET
@@ -98,10 +98,10 @@ def test_every_name_of_the_text_encoder_is_known_to_diffusers(act, width, layers
         read = peer.convert_ldm_clip_checkpoint(dict(file))
         assert len(read) == len(file)
     else:
-        assert compvis_text.stored_layers(file) == layers + 1
+        assert compvis_text.count_layers(file) == layers + 1
         read = peer.convert_open_clip_checkpoint(theirs, dict(file))
-    prefix = compvis_text.prefix_of(shapes(file))
-    names = compvis_text.tower_names(shapes(file), prefix)
+    prefix = compvis_text.find_prefix(shapes(file))
+    names = compvis_text.tower_keys(shapes(file), prefix)
     inferred = compvis_text.infer_config({names[k]: v.shape for k, v in file.items()}, prefix)
     assert settings.items() <= inferred.items()
     read = {name.removeprefix("text_model."): value for name, value in read.items()}

@@ -13,7 +13,7 @@ import train_ldm
 from autoencoder import PRESETS, Autoencoder
 from conditioning import TextEncoder
 from foundation.hashing import tensors_sha256
-from interop.model_card import CARD, training
+from interop.model_card import CARD, training_section
 from ldm.schedule import ScheduleConfig
 from ldm.unet import UNet, UNetConfig
 from tests.conditioning.test_encoder import small_encoder
@@ -206,4 +206,4 @@ def test_a_text_encoder_opened_from_inside_finds_its_own_tokenizer(tmp_path, mon
 
 @pytest.mark.parametrize("provenance", [{}, {"config": "by hand"}, {"config": {}, "step": 3}])
 def test_unknown_provenance_is_said_to_be_unknown(provenance):
-    assert "not recorded" in training(provenance)
+    assert "not recorded" in training_section(provenance)

@@ -19,7 +19,7 @@ from conditioning import TextEncoder
 from conditioning.clip import PRESETS as CLIPS
 from conditioning.clip import Clip
 from conditioning.text_model import to_hugging_face
-from interop.clip_text import text_tower
+from interop.key_mapping import clip_text_weights
 from ldm.unet import PRESETS as UNETS
 from ldm.unet import UNet
 
@@ -54,7 +54,7 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     if isinstance(model, TextEncoder):
         return to_hugging_face(model.tower.state_dict())
     weights = model.state_dict()
-    return text_tower(weights) if isinstance(model, CLIPTextModel) else weights
+    return clip_text_weights(weights) if isinstance(model, CLIPTextModel) else weights
 
 
 @pytest.mark.parametrize("form", FORMS)

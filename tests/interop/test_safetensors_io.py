@@ -18,10 +18,10 @@ from interop.safetensors_io import (
     read_folder,
     read_header,
     read_tensors,
-    require,
     weights_file,
     write_tensors,
 )
+from interop.state_dict_check import check_state_dict
 
 TENSORS = {"b": torch.arange(6.0).view(2, 3), "a": torch.ones(4), "half": torch.ones(3).half()}
 
@@ -279,13 +279,13 @@ def test_json_files(tmp_path):
 def test_differences_are_told_in_one_message():
     expected = {f"layer.{k}.weight": torch.ones(3, k + 1, device="meta") for k in range(8)}
     found = {key: torch.ones(value.shape).half() for key, value in expected.items()}
-    require(found, expected, Path("x.safetensors"), "the model")
+    check_state_dict(found, expected, Path("x.safetensors"), "the model")
     for k in range(5):
         del found[f"layer.{k}.weight"]
     found |= {"layer.5.weight": torch.ones(6, 3), "layer.6.weight": torch.ones(3, 7).int()}
     found |= {"to_q.lora_A.weight": torch.ones(4, 4)}
     with pytest.raises(ValueError) as error:
-        require(found, expected, Path("x.safetensors"), "the model")
+        check_state_dict(found, expected, Path("x.safetensors"), "the model")
     assert str(error.value) == (
         "x.safetensors does not hold the model. 8 differences, 5 missing: layer.0.weight (3, 1), "
         "layer.1.weight (3, 2), layer.2.weight (3, 3), ...; 2 different: layer.5.weight is (6, 3), "

@@ -13,7 +13,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from interop.state_dict_check import named_class, seems_to_be
+from interop.state_dict_check import class_hint, identify_weights
 
 SMALL = {"block_out_channels": (8, 16), "norm_num_groups": 8, "layers_per_block": 1}
 UNET = {
@@ -84,7 +84,7 @@ def test_models_of_other_libraries(content):
     with torch.device("meta"):
         model = MODELS[content]()
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    assert seems_to_be(shapes).startswith(content)
+    assert identify_weights(shapes).startswith(content)
 
 
 ATTENTION = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
@@ -141,16 +141,16 @@ INPAINTING = {"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)}
     ],
 )
 def test_public_names(shapes, content):
-    assert seems_to_be(shapes).startswith(content)
+    assert identify_weights(shapes).startswith(content)
 
 
 def test_the_class_that_a_folder_names(tmp_path):
-    assert named_class(tmp_path) == ""
+    assert class_hint(tmp_path) == ""
     (tmp_path / "config.json").write_text('{"steps": 3}')  # of a run of ours
-    assert named_class(tmp_path) == ""
+    assert class_hint(tmp_path) == ""
     (tmp_path / "config.json").write_text("not JSON")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    assert named_class(tmp_path) == " Its model/model_index.json names the class FluxPipeline."
+    assert class_hint(tmp_path) == " Its model/model_index.json names the class FluxPipeline."
     (tmp_path / "config.json").write_text('{"architectures": null, "model_type": "t5"}')
-    assert named_class(tmp_path) == " Its config.json names the class t5."
+    assert class_hint(tmp_path) == " Its config.json names the class t5."

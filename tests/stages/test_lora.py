@@ -15,7 +15,7 @@ from torch import Tensor
 import sample
 import train_ldm
 from foundation.files import read_json
-from interop.lora import WEIGHTS, LowRank, read_lora
+from interop.lora import WEIGHTS, LowRankUpdate, read_lora
 from ldm import TextToImage
 from ldm.unet import UNet
 from stages.lora import TARGETS, add_adapter, apply_lora, changes_of, save_lora
@@ -74,8 +74,8 @@ def trained(base, tmp_path_factory) -> tuple[Path, Tensor]:
 
 def test_a_change_is_the_scaled_product():
     down, up = torch.randn(2, 5), torch.randn(4, 2)
-    assert torch.equal(LowRank(down, up).change(), up @ down)
-    torch.testing.assert_close(LowRank(down, up, alpha=6.0).change(), 3 * up @ down)
+    assert torch.equal(LowRankUpdate(down, up).delta(), up @ down)
+    torch.testing.assert_close(LowRankUpdate(down, up, alpha=6.0).delta(), 3 * up @ down)
 
 
 def test_an_untrained_adapter_changes_nothing_and_learns_alone(base):
