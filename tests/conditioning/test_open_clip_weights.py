@@ -64,10 +64,10 @@ def test_saved_and_loaded_it_stays_the_same(checkpoint, tmp_path):
 
 def test_weights_of_another_architecture_are_refused(checkpoint):
     _, _, folder = checkpoint
-    with pytest.raises(ValueError, match="does not hold the text tower of ViT-B-32"):
+    with pytest.raises(ValueError, match="text tower of ViT-B-32"):
         TextEncoder.load(f"ViT-B-32:{folder / 'weights.safetensors'}")
     (folder / "weights.safetensors").write_bytes(b"not weights")
-    with pytest.raises(ValueError, match="no safetensors file"):
+    with pytest.raises(ValueError, match="safetensors"):
         TextEncoder.load(f"ViT-B-32:{folder / 'weights.safetensors'}")
 
 

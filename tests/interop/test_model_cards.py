@@ -36,17 +36,21 @@ def read(folder: Path) -> str:
     text = (folder / CARD).read_text(encoding="utf-8")
     data = ModelCard(text, ignore_metadata_errors=False).data
     assert data.library_name in ("diffusers", "transformers") and "latentsmith" in data.tags
-    assert data.license is None and "author of the weights to choose" in text
+    assert data.license is None and "## License" in text
     assert str(folder) not in text
     return text
+
+
+def saved_in_current_folder(autoencoder, tmp_path, monkeypatch, provenance=None) -> Path:
+    autoencoder.save(tmp_path / "vae", provenance)
+    monkeypatch.chdir(tmp_path / "vae")
+    return tmp_path / "vae"
 
 
 @pytest.fixture
 def vae(tmp_path, monkeypatch) -> Path:
     torch.manual_seed(0)
-    Autoencoder(PRESETS["tiny-32"]).save(tmp_path / "vae", TRAINED)
-    monkeypatch.chdir(tmp_path / "vae")
-    return tmp_path / "vae"
+    return saved_in_current_folder(Autoencoder(PRESETS["tiny-32"]), tmp_path, monkeypatch, TRAINED)
 
 
 def test_autoencoder_card_has_the_numbers_beside_it(vae):
@@ -84,11 +88,10 @@ def test_autoencoder_snippets_run_and_agree(vae):
     ],
     ids=["scale", "scale and shift", "statistics"],
 )
-def test_a_scale_that_is_not_folded_in_is_in_the_snippet(vae, scale):
+def test_a_scale_that_is_not_folded_in_is_in_the_snippet(scale, tmp_path, monkeypatch):
     torch.manual_seed(0)
-    config = replace(PRESETS["tiny-32"], **scale)
-    Autoencoder(config).save(vae)
-    text = read(vae)
+    autoencoder = Autoencoder(replace(PRESETS["tiny-32"], **scale))
+    text = read(saved_in_current_folder(autoencoder, tmp_path, monkeypatch))
     assert "unit variance" not in text and "not recorded here" in text
     first, second = python_blocks(text.replace(".sample()", ".mode()"))
     ours = run(first)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from foundation.files import read_json
+from foundation.errors import MissingFileError, UserError
 from interop.safetensors_io import (
     has_weights,
     read_folder,
@@ -125,7 +125,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, archive):
     path, marker = tmp_path / "model.ckpt", tmp_path / "executed"
     content = {"state_dict": TENSORS, "extra": Malicious(marker)}
     torch.save(content, path, _use_new_zipfile_serialization=archive)
-    with pytest.raises(ValueError, match=r"model\.ckpt holds code .*calls for .*exec"):
+    with pytest.raises(UserError, match=r"model\.ckpt .*\bexec\b"):
         read_tensors(path)
     assert not marker.exists()
 
@@ -137,34 +137,34 @@ def test_other_pickles_are_named(tmp_path):
     linear(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     torch.save(optimizer.state_dict(), path)
-    with pytest.raises(ValueError, match=r"no tensors under .*seems to be the state of an optim"):
+    with pytest.raises(UserError, match=r"model\.pt .*param_groups.* optimizer"):
         read_tensors(path)
     torch.save([torch.ones(1)], path)
-    with pytest.raises(ValueError, match="no tensors under their names, only list"):
+    with pytest.raises(UserError, match=r"model\.pt .*\blist\b"):
         read_tensors(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model/constants.pkl", b"")  # what only TorchScript has
-    with pytest.raises(ValueError, match="TorchScript"):
+    with pytest.raises(UserError, match="TorchScript"):
         read_tensors(path)
 
 
 def test_damaged_files_tell_what_they_are(file):
     whole = file.read_bytes()
     damaged = {
-        whole[:-5]: rf"should have {len(whole)} bytes and has {len(whole) - 5}",
-        whole[:20]: r"header should have \d+ bytes; the whole file has 20",
-        (10**6).to_bytes(8, "little") + whole[8:]: "header should have 1000000 bytes",
-        whole + b"more": "damaged or no safetensors file",
-        b"": "It is empty",
+        whole[:-5]: rf"{len(whole)} bytes .*{len(whole) - 5}",
+        whole[:20]: r"header .*\d+ bytes.* 20\b",
+        (10**6).to_bytes(8, "little") + whole[8:]: "header .*1000000 bytes",
+        whole + b"more": "not fully covered",
+        b"": "empty",
         b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n": "Git LFS pointer",
-        b"\n<!DOCTYPE html><html>": "a web page",
-        b"PK\x03\x04" + bytes(100): "archive of torch.save",
-        b"\xff" * 100: "damaged or no safetensors file",
+        b"\n<!DOCTYPE html><html>": "web page",
+        b"PK\x03\x04" + bytes(100): "torch.save",
+        b"\xff" * 100: "header",
     }
     for content, pattern in damaged.items():
         file.write_bytes(content)
         for read in (read_tensors, read_header):
-            with pytest.raises(ValueError, match=rf"model\.safetensors .*{pattern}.* again\."):
+            with pytest.raises(UserError, match=rf"model\.safetensors .*{pattern}"):
                 read(file)
 
 
@@ -175,20 +175,20 @@ def test_damaged_pickles_are_refused(tmp_path):
     flipped = whole.replace(b"ctorch._utils", b"ctorch._utilz")
     for content in (whole[:-300], whole[:100], b"", b"\x80\x02", b"not weights", flipped):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"model\.ckpt (is damaged|holds code)") as error:
+        with pytest.raises(UserError, match=r"model\.ckpt ") as error:
             read_tensors(path)
         assert "weights_only" not in str(error.value)  # torch's own advice is to run the code
     write_tensors(tmp_path / "model.safetensors", TENSORS, {})
     path.write_bytes((tmp_path / "model.safetensors").read_bytes())
-    with pytest.raises(ValueError, match="begins as a safetensors file"):
+    with pytest.raises(UserError, match="safetensors file"):
         read_tensors(path)
 
 
 def test_other_files_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no file"):
+    with pytest.raises(MissingFileError, match=r"nowhere\.safetensors"):
         read_tensors(tmp_path / "nowhere.safetensors")
     (tmp_path / "picture.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"no weights file; those end in \.safetensors"):
+    with pytest.raises(UserError, match=r"picture\.png .*\.safetensors"):
         read_tensors(tmp_path / "picture.png")
 
 
@@ -218,7 +218,7 @@ def test_plain_weights_come_before_variants(tmp_path):
     save_file({"fp16": torch.ones(1)}, tmp_path / "model.fp16.safetensors")
     assert read_folder(tmp_path, "model").keys() == {"fp16"}
     save_file({"other": torch.ones(1)}, tmp_path / "model.non_ema.safetensors")
-    with pytest.raises(ValueError, match=r"2 variants.*model\.fp16\.saf.*model\.non_ema\.saf"):
+    with pytest.raises(UserError, match=r"\b2 .*model\.fp16\.saf.*model\.non_ema\.saf"):
         read_folder(tmp_path, "model")
     assert has_weights(tmp_path, "model") and not has_weights(tmp_path, "mode")
     parts = {FIRST: {"plain": torch.ones(1)}, SECOND: {"too": torch.ones(1)}}
@@ -241,36 +241,25 @@ def test_missing_and_wrong_shards(sharded):
     index = sharded / "model.safetensors.index.json"
     assert read_folder(sharded, "model").keys() == {"a", "b"}
     save_file({"a": TENSORS["a"]}, sharded / SECOND)
-    with pytest.raises(ValueError, match=r"index\.json: a is in two of the shards"):
+    with pytest.raises(UserError, match=r"index\.json: a "):
         read_folder(sharded, "model")
     (sharded / SECOND).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{SECOND} is missing, though {index.name}"):
+    with pytest.raises(MissingFileError, match=rf"{SECOND} .*{index.name}"):
         read_folder(sharded, "model")
     wrong = ["{", "[]", "{}", '{"weight_map": {"a": "../a.safetensors"}}', '{"weight_map": "a"}']
     for content in wrong:
         index.write_text(content)
-        with pytest.raises(ValueError, match=rf"{index.name} .*again\."):
+        with pytest.raises(UserError, match=index.name):
             read_folder(sharded, "model")
     index.unlink()
-    with pytest.raises(FileNotFoundError, match=r"there is no model\.safetensors"):
+    with pytest.raises(MissingFileError, match=r"model\.safetensors"):
         read_folder(sharded, "model")
 
 
 def test_pickles_in_folders_are_not_opened(tmp_path):
     torch.save(TENSORS, tmp_path / "pytorch_model.bin")
-    with pytest.raises(FileNotFoundError, match=r"pytorch_model\.bin, but pickles are not opened"):
+    with pytest.raises(MissingFileError, match=r"pytorch_model\.bin"):
         read_folder(tmp_path, "model")
-
-
-def test_json_files(tmp_path):
-    path = tmp_path / "config.json"
-    assert read_json(path, default={}) == {}
-    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
-        read_json(path)
-    for content, pattern in ((b"{", "not JSON"), (b"\xff", "not JSON"), (b"[1]", "no JSON object")):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"config\.json .*{pattern}"):
-            read_json(path, default={})
 
 
 # What weights must be.
@@ -284,12 +273,14 @@ def test_differences_are_told_in_one_message():
         del found[f"layer.{k}.weight"]
     found |= {"layer.5.weight": torch.ones(6, 3), "layer.6.weight": torch.ones(3, 7).int()}
     found |= {"to_q.lora_A.weight": torch.ones(4, 4)}
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         check_state_dict(found, expected, Path("x.safetensors"), "the model")
-    assert str(error.value) == (
-        "x.safetensors does not hold the model. 8 differences, 5 missing: layer.0.weight (3, 1), "
-        "layer.1.weight (3, 2), layer.2.weight (3, 3), ...; 2 different: layer.5.weight is (6, 3), "
-        "expected (3, 6), layer.6.weight is (3, 7) of torch.int32, expected (3, 7); 1 unexpected: "
-        "to_q.lora_A.weight (4, 4). It seems to be a LoRA, which holds changes to a model and no "
-        "model."
-    )
+    for expected_text in (
+        "x.safetensors does not contain the model. 8 differences",
+        "5 missing: layer.0.weight (3, 1), layer.1.weight (3, 2), layer.2.weight (3, 3), ...;",
+        "2 different: layer.5.weight is (6, 3), expected (3, 6), layer.6.weight is (3, 7) of "
+        "torch.int32, expected (3, 7);",
+        "1 unexpected: to_q.lora_A.weight (4, 4).",
+        "a LoRA",
+    ):
+        assert expected_text in str(error.value)

@@ -1,4 +1,4 @@
-"""Single files under CompVis' names give the networks of diffusers and transformers, or none."""
+"""Single files with CompVis' names give the same networks as diffusers and transformers."""
 
 import diffusers
 import pytest
@@ -175,14 +175,14 @@ def test_averaged_weights(whole, tmp_path):
     for name, value in plain.state_dict().items():
         assert torch.equal(ema.state_dict()[name], value + 1)
     averaged.pop("model_ema.diffusion_modelinput_blocks00weight")
-    with pytest.raises(ValueError, match="1 of the averaged weights are missing, first model_ema"):
+    with pytest.raises(ValueError, match=r"\b1 .*model_ema\.diffusion_modelinput_blocks00weight"):
         UNet.load(written(tmp_path, unet | averaged), ema=True)
-    with pytest.raises(ValueError, match=r"no averaged weights .* leave ema out"):
+    with pytest.raises(ValueError, match=r"model_ema\.\*.*\bema\b"):
         UNet.load(written(tmp_path, unet), ema=True)
 
 
 def test_averaged_weights_of_a_folder_are_refused(whole):
-    with pytest.raises(ValueError, match="is no single file"):
+    with pytest.raises(ValueError, match=str(whole[0])):
         TextToImage.load(whole[0], ema=True)
 
 
@@ -219,7 +219,7 @@ def test_a_stored_table_of_noise(unet_of_sd2, config, dtype, kind, tmp_path):
 def test_another_table_is_refused(unet_of_sd2, tmp_path):
     linear = ScheduleConfig(noise_schedule="linear", beta_start=0.0001, beta_end=0.02)
     table = {"alphas_cumprod": make_schedule(linear).alpha_bar.float()}
-    with pytest.raises(ValueError, match="not that of Stable Diffusion"):
+    with pytest.raises(ValueError, match="Stable Diffusion"):
         from_single_file(written(tmp_path, unet_of_sd2 | table))
 
 
@@ -228,20 +228,21 @@ def test_a_prediction_that_the_header_tells(unet_of_sd2, told, prediction, tmp_p
     file = written(tmp_path, unet_of_sd2, **{"modelspec.prediction_type": told})
     assert from_single_file(file) == (ScheduleConfig(), prediction)
     file = written(tmp_path, unet_of_sd2, **{"modelspec.prediction_type": "score"})
-    with pytest.raises(ValueError, match=r"is 'score'; known are epsilon and v"):
+    with pytest.raises(ValueError, match=r"'score'.* epsilon or v\b"):
         from_single_file(file)
 
 
-class Fake(torch.nn.Module):
-    """The ideal network for latents that are Gaussian around `mean`, with 5 channels beside them.
+class IdealUNet(UNet):
+    """The ideal inpainting network for Gaussian latents of unit variance around `mean`.
 
-    E[noise | z_t] = sigma (z_t - alpha mean) for a unit variance, and so on."""
+    It predicts E[noise | z_t] = sigma (z_t - alpha mean), or the velocity that follows from it.
+    """
 
     def __init__(self, prediction: str, mean: float):
-        super().__init__()
+        torch.nn.Module.__init__(self)  # without the layers of a U-Net
         self.config = UNetConfig(in_channels=9)
         self.prediction, self.mean = prediction, mean
-        self.conv_in = torch.nn.Conv2d(9, 1, 1)  # says where the network lies
+        self.conv_in = torch.nn.Conv2d(9, 1, 1)  # its device is the network's
 
     def forward(self, z_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
         assert z_t.shape == (1, 9, 32, 32) and t.tolist() == [999]
@@ -254,7 +255,7 @@ class Fake(torch.nn.Module):
 @pytest.mark.parametrize("mean", [0.0, 0.5, -2.0])
 @pytest.mark.parametrize("prediction", ["noise", "velocity"])
 def test_the_prediction_is_measured(prediction, mean):
-    assert infer_prediction(Fake(prediction, mean), torch.zeros(1, 77, 1024)) == prediction
+    assert infer_prediction(IdealUNet(prediction, mean), torch.zeros(1, 77, 1024)) == prediction
 
 
 def test_a_whole_sd2_file_measures_and_takes_the_size_that_goes_with_it(whole, tmp_path):
@@ -280,7 +281,7 @@ def test_an_inpainting_model_opens_and_says_what_it_needs(whole, tmp_path):
     theirs = compvis.make_unet(in_channels=9)
     rest = {name: value for name, value in whole[1].items() if not name.startswith(UNET)}
     pipeline = TextToImage.load(written(tmp_path, rest | compvis.compvis_unet(theirs)))
-    with pytest.raises(ValueError, match=r"wants 5 channels .* \(inpaints: .*mask"):
+    with pytest.raises(ValueError, match=r"\b5 channels .*mask"):
         pipeline(["a cat"])
 
 

@@ -54,7 +54,7 @@ MODELS = {
     "the U-Net of the x4 upscaler of Stable Diffusion 2 with 7 input channels": lambda: unet(
         **UPSCALER
     ),
-    "the U-Net of a text-to-image model with text vectors of width 24": lambda: unet(
+    "the U-Net of a text-to-image model with text embeddings of width 24": lambda: unet(
         cross_attention_dim=24
     ),
     "an AutoencoderKL with latents of 16 channels": lambda: diffusers.AutoencoderKL(
@@ -125,8 +125,8 @@ INPAINTING = {"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)}
             {**WHOLE, **INPAINTING},
             "a single-file checkpoint of Stable Diffusion 1.x with 9 input channels (inpainting)",
         ),
-        (COMPVIS_UNET, "the U-Net of Stable Diffusion 1.x under CompVis' names"),
-        (COMPVIS_VAE, "an autoencoder under CompVis' names with latents of 4 channels"),
+        (COMPVIS_UNET, "the U-Net of Stable Diffusion 1.x with CompVis' names"),
+        (COMPVIS_VAE, "an autoencoder with CompVis' names with latents of 4 channels"),
         ({**COMPVIS_VAE, "quantize.embedding.weight": (8192, 4)}, "a VQ autoencoder"),
         ({"transformer.resblocks.0.ln_1.weight": (512,)}, "a text encoder of open_clip"),
         ({"unet.down_blocks.0.attn1.to_q.lora_A.weight": (4, 320)}, "a LoRA"),
@@ -135,8 +135,8 @@ INPAINTING = {"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)}
         ({"0/state/3/exp_avg": (8, 8)}, "the state of an optimizer"),
         ({"emb_params": (2, 768)}, "an embedding of textual inversion"),
         ({"model.diffusion_model.joint_blocks.0.x": (1,)}, "a transformer of Stable Diffusion 3"),
-        ({"time_embedding.linear_1.weight": (2,)}, "a U-Net that reads no text"),
-        ({"conv.weight": (1,)}, "no model that is known here"),
+        ({"time_embedding.linear_1.weight": (2,)}, "a U-Net without text"),
+        ({"conv.weight": (1,)}, "no model that is supported"),
         ({}, "empty"),
     ],
 )
