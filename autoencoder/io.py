@@ -32,7 +32,7 @@ from interop.safetensors_io import (
     pickle_hint,
     read_folder,
     weights_file,
-    write_folder as write_weights_folder,
+    write_weights_folder,
 )
 from interop.single_file import reader as single_file
 from interop.state_dict_check import check_state_dict, class_hint

@@ -19,7 +19,7 @@ from conditioning.open_clip_weights import TEXT_KEYS, text_tower_config
 from conditioning.tokenizer_io import clip_tokenizer, dump
 from foundation.errors import MissingFileError
 from foundation.files import read_json
-from interop.safetensors_io import read_tensors, write_folder
+from interop.safetensors_io import read_tensors, write_weights_folder
 from interop.state_dict_check import check_state_dict
 
 CONFIG_FILE = "open_clip_config.json"  # the names that open_clip's "local-dir:" schema looks for
@@ -114,7 +114,7 @@ class Clip(nn.Module):
         content = {"model_cfg": self.config, "preprocess_cfg": preprocess}
         texts = {CONFIG_FILE: dump(content)}
         weights = self.network.state_dict()
-        write_folder(Path(folder), WEIGHTS_FILE, weights, {"format": "pt"}, texts)
+        write_weights_folder(Path(folder), WEIGHTS_FILE, weights, {"format": "pt"}, texts)
 
 
 def load_clip(folder: str | Path, device: str | torch.device = "cpu") -> Clip:

@@ -20,7 +20,7 @@ from foundation.errors import MissingFileError, UserError
 from foundation.files import read_json
 from interop.key_mapping import clip_text_weights
 from interop.model_card import CARD
-from interop.safetensors_io import read_folder, weights_file, write_folder
+from interop.safetensors_io import read_folder, weights_file, write_weights_folder
 from interop.single_file import reader as single_file
 from interop.state_dict_check import check_state_dict, class_hint
 
@@ -121,4 +121,4 @@ def write_text_encoder(
     content |= {**asdict(config), "dtype": "float32", "torch_dtype": "float32"}
     header = {"format": "pt", "latentsmith": json.dumps(facts)}
     texts = {"config.json": dump(content), "latentsmith.json": dump(facts), CARD: readme}
-    write_folder(folder, f"{STEM}.safetensors", to_hugging_face(weights), header, texts)
+    write_weights_folder(folder, f"{STEM}.safetensors", to_hugging_face(weights), header, texts)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from foundation.errors import MissingFileError, UserError
 from foundation.files import restore
-from interop.safetensors_io import read_header, read_tensors, write_folder
+from interop.safetensors_io import read_header, read_tensors, write_weights_folder
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 PROVENANCE = "latentsmith.json"
@@ -213,4 +213,4 @@ def write_lora(
             tensors[f"{component}.{module}.lora_B.weight"] = update.up * update.scale
     header = {"format": "pt", "latentsmith": json.dumps(provenance)}
     texts = {PROVENANCE: json.dumps({"provenance": provenance}, indent=2) + "\n", "README.md": card}
-    write_folder(folder, WEIGHTS, tensors, header, texts)
+    write_weights_folder(folder, WEIGHTS, tensors, header, texts)

@@ -211,7 +211,7 @@ def shard_names(index: Path) -> list[str]:
     return sorted(set(weight_map.values()))
 
 
-def write_folder(
+def write_weights_folder(
     folder: Path,
     weights: str,
     tensors: Mapping[str, Tensor],

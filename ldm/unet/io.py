@@ -26,7 +26,7 @@ from interop.safetensors_io import (
     pickle_hint,
     read_folder,
     weights_file,
-    write_folder,
+    write_weights_folder,
 )
 from interop.single_file import reader as single_file
 from interop.state_dict_check import check_state_dict, class_hint
@@ -73,7 +73,7 @@ def write(folder: Path, network: nn.Module, config: dict, provenance: dict) -> N
         PROVENANCE: json.dumps({"provenance": provenance}, indent=2),
         CARD: unet_card(config, weights, provenance, provenance.get(TEXT_CHUNKS, 1)),
     }
-    write_folder(folder, WEIGHTS, weights, header, texts)
+    write_weights_folder(folder, WEIGHTS, weights, header, texts)
 
 
 def read_provenance(folder: Path) -> dict:
