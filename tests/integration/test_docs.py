@@ -1,4 +1,4 @@
-"""The programs in README.md and docs/ run as they stand there, on small models and pictures."""
+"""Run the programs in README.md and docs/ unchanged, with small models and images."""
 
 from pathlib import Path
 
@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[2]
 README, GUIDE = ROOT / "README.md", ROOT / "docs" / "autoencoder.md"
 SAMPLING, TASKS = ROOT / "docs" / "sampling.md", ROOT / "docs" / "tasks.md"
 PROMPTS = ROOT / "docs" / "prompts.md"
-NOTHING = 2.0  # loss of a flow that predicts nothing, on latents of unit variance
-LOGVAR = -10.0  # of the latents: little noise, as training would leave
-NOT_NORMALIZED = 0.1  # factor that makes the latents so
+LOSS_OF_ZERO = 2.0  # of a network that predicts 0, for a flow on latents of unit variance
+LOGVAR = -10.0  # log-variance of the latents: little noise, as after a training
+SHRINK = 0.1  # factor on the latents, so that their variance is not 1
 
 
 def blocks(file: Path) -> list[str]:
@@ -27,14 +27,14 @@ def blocks(file: Path) -> list[str]:
 
 
 def block_with(text: str) -> str:
-    """The one block of the guide that has this in it."""
+    """Return the one block of the guide that contains the text."""
     (code,) = (code for code in blocks(GUIDE) if text in code)
     return code
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """What the programs find: data/mine, runs/vae, runs/ldm. The autoencoder is not trained."""
+    """Make what the programs read: data/mine, runs/vae, runs/ldm. The weights are random."""
     root = tmp_path_factory.mktemp("docs")
     make_shapes(root / "data" / "mine", count=90)
     torch.manual_seed(0)
@@ -70,13 +70,13 @@ def test_short_programs_run(here, code):
     run(code)
 
 
-def test_latents_of_other_pictures_are_measured_anew(tmp_path, world, monkeypatch, capsys):
-    """The check on the page finds an autoencoder that does not fit, and mends it."""
+def test_statistics_of_other_images_are_measured_again(tmp_path, world, monkeypatch, capsys):
+    """The check on the page finds an autoencoder that does not fit, and repairs it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(world / "data")
     other = Autoencoder.load(world / "runs" / "vae")
     with torch.no_grad():
-        other.quant_conv.weight[:4] *= NOT_NORMALIZED
+        other.quant_conv.weight[:4] *= SHRINK
     other.save(tmp_path / "runs" / "vae")
     code = block_with("vae-refolded")
     before = run(code)["latents"].std()
@@ -87,12 +87,12 @@ def test_latents_of_other_pictures_are_measured_anew(tmp_path, world, monkeypatc
 
 
 def test_the_transformer_learns_and_draws(here):
-    """Below pi / 2 it knows more than mean and variance of the latents."""
+    """A loss below pi / 2 needs more than mean and variance of the latents."""
     small = {"SIDE": 32, "WIDTH": 64, "DEPTH": 2, "STEPS": 200, "BATCH": 32, "RATE": 3e-3}
     names = run(block_with("class Transformer"), **small)
     losses = torch.tensor(names["losses"])
-    assert losses[:5].mean() == pytest.approx(NOTHING, rel=0.1)
-    assert losses[-50:].mean() < 0.7 * NOTHING  # pi / 4 is 0.785
+    assert losses[:5].mean() == pytest.approx(LOSS_OF_ZERO, rel=0.1)
+    assert losses[-50:].mean() < 0.7 * LOSS_OF_ZERO  # pi / 4 is 0.785
     with Image.open("samples.png") as sheet:
         assert sheet.size == (128, 128)
         assert np.asarray(sheet).std() > 1  # not one flat color
@@ -100,7 +100,7 @@ def test_the_transformer_learns_and_draws(here):
 
 def test_the_diffusers_script_learns_and_draws(here):
     names = run(block_with("UNet2DModel"), SIDE=32, STEPS=20, BATCH=8)
-    assert names["loss"] < 0.9  # of 1, predicting nothing
+    assert names["loss"] < 0.9  # a network that predicts 0 has 1
     ours = Autoencoder.load("runs/vae").decode(names["latents"])
     torch.testing.assert_close(names["decoded"], ours)
     with Image.open("sample-3.png") as picture:
