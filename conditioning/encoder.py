@@ -24,7 +24,7 @@ from conditioning.text_model import TextTowerConfig, build_tower, to_hugging_fac
 from conditioning.tokenizer import Tokenizer
 from conditioning.tokenizer_io import save_tokenizer
 from foundation.errors import MissingFileError, UserError
-from foundation.files import read_json
+from foundation.files import atomic_folder, read_json
 
 Layer = Literal["last", "penultimate"]
 
@@ -184,8 +184,9 @@ class TextEncoder(nn.Module):
         facts |= {"sha256": self.sha256, "provenance": provenance or {}}
         readme = card(asdict(self.config), facts, tokens=self.tokens, pad=self.tokenizer.pad)
         weights = self.tower.state_dict()
-        write_text_encoder(Path(folder) / "text_encoder", self.config, weights, facts, readme)
-        save_tokenizer(self.tokenizer, Path(folder) / "tokenizer")
+        with atomic_folder(Path(folder), keep_others=True) as partial:
+            write_text_encoder(partial / "text_encoder", self.config, weights, facts, readme)
+            save_tokenizer(self.tokenizer, partial / "tokenizer")
 
 
 def without_last_layer(
