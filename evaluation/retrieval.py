@@ -1,4 +1,4 @@
-"""How well a CLIP tells which picture belongs to which text."""
+"""Recall: how often a CLIP finds the right text for an image, or the right image for a text."""
 
 from collections.abc import Hashable, Sequence
 
@@ -14,15 +14,19 @@ def recall_at(
     captions: Sequence[Hashable],
     ks: Sequence[int] = (1, 5, 10),
 ) -> dict[int, float]:
-    """Share of the queries whose own candidate is among the k most similar.
-
-    Args:
-        similarity: row i, the i-th query against every candidate; the i-th candidate is its own.
-            Images as rows ask "which text is it?", texts as rows "which image is it?".
-        captions: of the pairs. A candidate with the same caption as the query's is as good as its
-            own: a picture of a second red apple is no mistake.
+    """Return, for each k, the fraction of queries whose right candidate is among the k best.
 
     A tie counts as a miss, so a network that gives everything the same value scores 0, not 1.
+
+    Args:
+        similarity: entry [i, j] compares query i with candidate j; candidate i is the right one
+            for query i. Images as queries ask for their text, texts as queries for their image.
+        captions: of the pairs. A candidate with the same caption as the query is right, too: any
+            picture of a red apple is a right answer to "red apple".
+        ks: each at least 1.
+
+    Raises:
+        UserError: similarity is not square, or has another size than captions.
     """
     if similarity.shape != (len(captions), len(captions)):
         raise UserError(
@@ -33,6 +37,6 @@ def recall_at(
     labels = torch.tensor([numbers[caption] for caption in captions], device=similarity.device)
     right = labels[:, None] == labels[None, :]
     best = similarity.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
-    # Wrong candidates that come first. "Not less" rather than "more or equal": NaN is a miss too.
-    before = (~right & ~(similarity < best)).sum(dim=1)
-    return {k: (before < k).double().mean().item() for k in ks}
+    # Wrong candidates that are not worse. "Not less" instead of "at least": NaN counts as a miss.
+    ahead = (~right & ~(similarity < best)).sum(dim=1)
+    return {k: (ahead < k).double().mean().item() for k in ks}

@@ -1,5 +1,6 @@
-"""Stage 1: images -> autoencoder."""
+"""Stage 1: train an autoencoder on images."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -22,10 +23,11 @@ from dataset.members import Source
 from foundation import collectives
 from foundation.errors import UserError
 from foundation.hashing import derived_seed, generators
+from stages.autoencoder_evaluation import ReconstructionEvaluator, find_perceptual_distance
 from stages.data import Aspect
 from stages.finetune import load_autoencoder, save_with_frozen_encoder
-from stages.held_out import HeldOut, perceptual_at_hand
 from training import distributed
+from training.checkpoint import Stateful
 from training.config import EMATrainingConfig, extended
 from training.ema import EMA
 from training.flags import Groups, Positive
@@ -37,12 +39,14 @@ from training.precision import Precision
 from training.run import Run
 from training.watchdog import report_progress
 
-JUDGED = 256  # held-out images that are measured, at most
-SHOWN = 16  # of them in a preview
+EVAL_IMAGES = 256  # held-out images that an evaluation measures, at most
+PREVIEW_IMAGES = 16  # of these, in a preview
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(EMATrainingConfig):
+class AutoencoderTrainingConfig(EMATrainingConfig):
+    """Flags of train_vae.py."""
+
     GROUPS: ClassVar[Groups] = extended(
         EMATrainingConfig.GROUPS,
         {
@@ -67,15 +71,16 @@ class Config(EMATrainingConfig):
     discriminator_rate: Positive[float] = 1.0  # its learning rate, as a multiple of the other
     discriminator_width: Positive[int] = 64  # channels of its first layer
     discriminator_layers: int = 3  # 1, 2 or 3: it sees patches of 16, 34 or 70 pixels
-    statistics_images: Positive[int] = 4096  # to measure mean and variance of the latents at last
+    # training images on which mean and variance of the latents are measured at the end
+    statistics_images: Positive[int] = 4096
 
 
-# Each preset is an architecture of the same name (autoencoder/autoencoder.py) and a recipe for it.
+# Each preset is an architecture of the same name (autoencoder/model.py) and defaults for it.
 OFFLINE = LossConfig(reconstruction="l2", perceptual="none", adversarial_weight=0.0)
 PRESETS = {
     "tiny-32": {
         "size": 32,
-        "steps": 600,  # after 300 of them a color may still be another: 20 to 28 dB, here 33 to 36
+        "steps": 600,  # 33 to 36 dB; after 300 steps colors may still be wrong: 20 to 28 dB
         "learning_rate": 3e-3,
         "ema_halflife": 192,
         "loss": OFFLINE,
@@ -83,7 +88,7 @@ PRESETS = {
     "demo": {
         "size": 48,
         "steps": 1400,
-        "batch_size": 8,  # at equal time 2 dB better than 16, on CPUs without bf16
+        "batch_size": 8,  # in the same time 2 dB better than 16, on CPUs without bf16
         "learning_rate": 3e-3,
         "cooldown": 1.0,
         "ema_halflife": 224,
@@ -117,8 +122,12 @@ PRESETS = {
 }
 
 
-def build(config: Config, device: torch.device) -> AutoencoderTraining:
-    """Networks and losses, new or from `init_from`. Whatever is missing is reported here."""
+def build_networks(config: AutoencoderTrainingConfig, device: torch.device) -> AutoencoderTraining:
+    """Return autoencoder, discriminator and losses, with new weights or those of `init_from`.
+
+    Raises:
+        UserError: weights are missing, or do not go with the flags.
+    """
     torch.manual_seed(derived_seed(config.seed, "weights"))
     if config.init_from is None:
         channels = {"in_channels": config.channels, "out_channels": config.channels}
@@ -126,7 +135,7 @@ def build(config: Config, device: torch.device) -> AutoencoderTraining:
         autoencoder = Autoencoder(architecture)
     else:
         autoencoder = load_autoencoder(config.init_from, config.freeze == "encoder")
-    check(config, autoencoder)
+    check_autoencoder(config, autoencoder)
     shapes = shapes_up_to(config.max_aspect, config.size, autoencoder.factor)
     return prepare_training(
         autoencoder,
@@ -144,18 +153,10 @@ def build(config: Config, device: torch.device) -> AutoencoderTraining:
     )
 
 
-def transform_of(config: Config, example: Source) -> ImageTransform:
-    """example: one of the files, which all hold numbers of the same type; it is tried."""
-    dtype, _ = kind_of(inspect_image(example)[1])
-    pixels = choose_format(dtype, config.value_range, config.layout, example)
-    transform = ImageTransform(config.size, config.channels, format=pixels)
-    transform(example)
-    return transform
-
-
-def check(config: Config, autoencoder: Autoencoder) -> None:
+def check_autoencoder(config: AutoencoderTrainingConfig, autoencoder: Autoencoder) -> None:
+    """Raise UserError if the flags do not go with the autoencoder."""
     if config.freeze != "none" and config.init_from is None:
-        raise UserError("--freeze encoder keeps one that is there; say which: --init-from MODEL.")
+        raise UserError("--freeze encoder keeps the encoder of --init-from MODEL; name a model.")
     factor, architecture = autoencoder.factor, autoencoder.config
     if config.size % factor:
         raise UserError(
@@ -169,117 +170,145 @@ def check(config: Config, autoencoder: Autoencoder) -> None:
         )
 
 
-class Stage:
-    """What stage 1 does per step, at every look, and at the end."""
+def make_transform(config: AutoencoderTrainingConfig, example: Source) -> ImageTransform:
+    """Return the transform of the training images, after trying it on one of them.
+
+    example: any of the files; all hold numbers of the same type.
+    """
+    dtype, _ = kind_of(inspect_image(example)[1])
+    pixels = choose_format(dtype, config.value_range, config.layout, example)
+    transform = ImageTransform(config.size, config.channels, format=pixels)
+    transform(example)
+    return transform
+
+
+class AutoencoderTrainer:
+    """Networks, optimizers and data of stage 1: one step, one evaluation, the model at the end."""
 
     def __init__(
         self,
-        config: Config,
+        config: AutoencoderTrainingConfig,
         run: Run,
-        training: AutoencoderTraining,
+        networks: AutoencoderTraining,
         batches: ImageBatches,
-        judged: Tensor,
+        eval_images: Tensor,
     ):
-        self.config, self.run, self.training = config, run, training
-        self.batches, self.stream = batches, None
-        self.device = training.autoencoder.decoder.conv_out.weight.device
-        perceptual = training.loss.perceptual or perceptual_at_hand(config.size, self.device)
-        self.held_out = HeldOut(judged, config.batch_size, self.device, perceptual)
-        self.ema = EMA(training.autoencoder, config.ema_halflife_steps)
-        scaler = training.precision.scaler()
-        self.update = OptimizerStep(training.optimizers, config.clip_norm, scaler)
-        self.averages = track_averages(
+        """eval_images: pixels of held-out images, as `read_pixels` returns them."""
+        self.config, self.run, self.networks = config, run, networks
+        self.autoencoder = networks.autoencoder
+        self.batches = batches
+        self.stream: Iterator[tuple[Tensor, Any]] | None = None
+        self.device = self.autoencoder.decoder.conv_out.weight.device
+        perceptual = networks.loss.perceptual or find_perceptual_distance(config.size, self.device)
+        self.evaluator = ReconstructionEvaluator(
+            eval_images, config.batch_size, self.device, perceptual
+        )
+        self.ema = EMA(self.autoencoder, config.ema_halflife_steps)
+        scaler = networks.precision.scaler()
+        self.optimizer_step = OptimizerStep(networks.optimizers, config.clip_norm, scaler)
+        self.power_averages = track_averages(
             run.path,
-            training.autoencoder,
+            self.autoencoder,
             every=config.averages_every,
             steps=config.steps,
             half=config.averages_half,
-            evaluator="stages.autoencoder_averages",
+            evaluator="stages.averages",
         )
-        self.contest = RunningMeans()
-        self.parts = {**training.networks, "update": self.update, "ema": self.ema}
-        self.parts["contest"] = self.contest
-        if self.averages is not None:
-            self.parts["power_averages"] = self.averages
+        self.gan_balance = RunningMeans()
+        self.state: dict[str, Stateful] = {**networks.networks, "update": self.optimizer_step}
+        self.state["ema"] = self.ema
+        self.state["contest"] = self.gan_balance  # its name in states saved so far
+        if self.power_averages is not None:
+            self.state["power_averages"] = self.power_averages
         if self.device.type == "cuda":
-            training.autoencoder.compile_for_training()
+            self.autoencoder.compile_for_training()
 
     def step(self, step: int) -> dict[str, Tensor]:
+        """Do one optimizer step of autoencoder and discriminator; return its metrics."""
         config = self.config
         self.stream = self.stream or self.batches.stream(step)
         report_progress("reading images")
         images = to_model(next(self.stream)[0].to(self.device, non_blocking=True))
-        shape = self.training.autoencoder.latent_shape(images)[1:]
-        numbers = collectives.rank_share(step * config.batch_size, config.batch_size)
-        each = generators(config.seed, "posterior", numbers)
-        noise = torch.stack([torch.randn(shape, generator=random) for random in each])
-        noise = noise.to(self.device, non_blocking=True)
+        noise = self.posterior_noise(images, step).to(self.device, non_blocking=True)
         report_progress("computing gradients")
-        metrics = self.training.backward(images, noise, step, config.accumulate, self.update.scale)
+        scale = self.optimizer_step.scale
+        metrics = self.networks.backward(images, noise, step, config.accumulate, scale)
         report_progress("updating weights")
         metrics = collectives.mean_metrics(metrics)
         rate = config.rate(step)
         rates = {"optimizer": rate, "adversary": rate * config.discriminator_rate}
-        metrics |= self.update(metrics, rates)
-        self.ema.update(self.training.autoencoder, step, metrics["step_applied"])
-        if self.averages is not None:
-            self.averages.update(self.training.autoencoder, step)
+        metrics |= self.optimizer_step(metrics, rates)
+        self.ema.update(self.autoencoder, step, metrics["step_applied"])
+        if self.power_averages is not None:
+            self.power_averages.update(self.autoencoder, step)
         names = {"discriminator", "logits_real", "logits_fake"} & metrics.keys()
-        self.contest.add({name: metrics[name] for name in names})
+        self.gan_balance.add({name: metrics[name] for name in names})
         return metrics
 
+    def posterior_noise(self, images: Tensor, step: int) -> Tensor:
+        """Return the noise of the posterior: of each image its own, on the CPU."""
+        config = self.config
+        shape = self.autoencoder.latent_shape(images)[1:]
+        numbers = collectives.rank_share(step * config.batch_size, config.batch_size)
+        each = generators(config.seed, "posterior", numbers)
+        return torch.stack([torch.randn(shape, generator=random) for random in each])
+
     def evaluate(self, step: int) -> dict[str, float | str]:
-        """How well the averaged weights do on what was held out, and a picture of some of it."""
-        seen = self.held_out.judge(self.ema.module)
-        columns = 3 * min(4, len(self.held_out.pixels))
+        """Measure the averaged weights on held-out images, and write a preview of some."""
+        evaluation = self.evaluator.evaluate(self.ema.module)
+        columns = 3 * min(4, len(self.evaluator.pixels))
         if not collectives.rank():
-            image_grid(seen.pictures[: 3 * SHOWN], columns).save(self.run.preview(step))
-        words = {"verdict/channels": seen.channels.describe()}
-        if contest := self.contest.pop():
-            words["verdict/discriminator"] = (
-                f"discriminator: {describe_gan_balance(*contest.values())}"
-            )
-        return {**seen.numbers, **words}
+            preview = image_grid(evaluation.comparison[: 3 * PREVIEW_IMAGES], columns)
+            preview.save(self.run.preview(step))
+        verdicts = {"verdict/channels": evaluation.channels.describe()}
+        if means := self.gan_balance.pop():
+            balance = describe_gan_balance(*means.values())
+            verdicts["verdict/discriminator"] = f"discriminator: {balance}"
+        return {**evaluation.metrics, **verdicts}
 
     def save(self) -> None:
-        """Writes the model: the averaged weights."""
-        weights = "averaged over the last steps (EMA)"
-        write_model(self.run, self.config, self.ema.module, self.batches, {"weights": weights})
+        """Write the model: the averaged weights."""
+        provenance = {"weights": "averaged over the last steps (EMA)"}
+        write_model(self.run, self.config, self.ema.module, self.batches, provenance)
 
 
 def write_model(
     run: Run,
-    config: Config,
+    config: AutoencoderTrainingConfig,
     autoencoder: Autoencoder,
     batches: ImageBatches,
-    facts: dict[str, Any],
+    provenance: dict[str, Any],
     folder: Path | None = None,
 ) -> None:
-    """With latents of zero mean and unit variance over a sample of the training images.
+    """Write an autoencoder whose latents have zero mean and unit variance, on rank 0.
 
-    With a frozen encoder nothing is folded in, since its latents must not change.
+    Mean and variance are measured on a sample of the training images, by all ranks. With a frozen
+    encoder the latents must not change, so nothing is folded in.
+
+    folder: the run's `model` if None.
     """
     device = autoencoder.decoder.conv_out.weight.device
-    some = to_model(batches[0][0].to(device))
-    facts = {"config": run.config, **facts, RECORD: batches.transforms[0].format.describe()}
+    images = to_model(batches[0][0].to(device))
+    provenance = {"config": run.config, **provenance}
+    provenance[RECORD] = batches.transforms[0].format.describe()
     folder = folder or run.model
-    if config.freeze == "encoder":
+    if config.freeze == "encoder" and config.init_from is not None:
         if not collectives.rank():
-            save_with_frozen_encoder(autoencoder, config.init_from, some, folder, facts)
+            save_with_frozen_encoder(autoencoder, config.init_from, images, folder, provenance)
         return
     count = min(config.statistics_images, batches.order.count)
     steps = range(max(1, count // config.batch_size))
-    images = (to_model(batches[k][0].to(device)) for k in steps)
-    statistics = measure_statistics(autoencoder, images)  # over the images of all ranks
+    sample = (to_model(batches[k][0].to(device)) for k in steps)
+    statistics = measure_statistics(autoencoder, sample)
     if collectives.rank():
         return
     autoencoder = fold_statistics(autoencoder, statistics)
     activation = largest_activation(
-        autoencoder, lambda: autoencoder.decode(autoencoder.encode(some).mode())
+        autoencoder, lambda: autoencoder.decode(autoencoder.encode(images).mode())
     )
-    facts |= {
+    provenance |= {
         "latent_statistics_folded_in": asdict(statistics),
         "largest_activation": activation,  # over one batch, at any layer
         "fits_float16": fits_float16(activation),
     }
-    autoencoder.save(folder, facts)
+    autoencoder.save(folder, provenance)

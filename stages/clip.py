@@ -1,4 +1,4 @@
-"""Stage 0: a CLIP of your own, whose text tower then conditions stage 2."""
+"""Stage 0: train a CLIP, whose text encoder conditions stage 2, or which judges samples."""
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -24,19 +24,22 @@ from foundation import collectives
 from foundation.errors import UserError
 from foundation.hashing import derived_seed, generator
 from training import distributed
+from training.checkpoint import Stateful
 from training.config import TrainingConfig, extended
 from training.flags import Bound, Fraction, Groups, NonNegative, Positive
 from training.optimizer import OptimizerStep, restore_buffers
 from training.precision import Precision
 from training.watchdog import report_progress
 
-KS = (1, 5, 10)
+KS = (1, 5, 10)  # of recall@k
 Several = Annotated[int, Bound(lambda x: x > 1, "2 or more, to compare pairs", on_help_page=False)]
-LARGEST_RETRIEVAL = 4096  # pairs; every one is compared with every other
+LARGEST_RETRIEVAL = 4096  # pairs of a retrieval test, in which each is compared with all others
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainingConfig):
+class ClipTrainingConfig(TrainingConfig):
+    """Flags of train_clip.py."""
+
     GROUPS: ClassVar[Groups] = extended(
         TrainingConfig.GROUPS,
         {"data": ("augment",), "model": ("context_length",), "training": ("weight_decay",)},
@@ -54,26 +57,27 @@ class Config(TrainingConfig):
     def check(self) -> None:
         if self.accumulate > 1:
             raise UserError(
-                f"--accumulate {self.accumulate} is not possible here: every pair is told apart "
-                "from all others of its batch, and the image tower normalizes over the batch, so "
-                "parts of it teach something else. Leave the flag out; if memory does not suffice, "
-                "use a smaller --batch-size."
+                f"--accumulate {self.accumulate} is not possible here: every pair is compared with "
+                "all others of its batch, and the image encoder normalizes over the batch, so "
+                "smaller parts would teach something else. Leave the flag out; if the memory does "
+                "not suffice, use a smaller --batch-size."
             )
 
 
-# Each preset is an architecture of the same name (conditioning/clip.py) and a recipe for it.
-# Figures: recall@1 and @5 over the training pairs. More in docs/measurements.md.
+# Each preset is an architecture of the same name (conditioning/clip.py) and defaults for it.
+# Numbers in comments: recall@1 and @5 over the training pairs; more in docs/measurements.md.
 PRESETS = {
     "tiny-32": {"steps": 200, "batch_size": 32, "save_every": 100},
     "demo": {"steps": 300, "learning_rate": 2e-3},  # OpenMoji: 0.89, 0.99
     "small-64": {"steps": 600, "learning_rate": 1.5e-3},
-    # Among 256 training captions it finds that of the real image 98 times of 100, at 64, 48 and
+    # Finds the caption of a real image among 256 training captions 98 times in 100, at 64, 48 and
     # 32 pixels; without `augment` 99, 85 and 44 times. 390 CPU seconds.
     "judge-64": {"steps": 500, "learning_rate": 1.5e-3, "augment": True},
 }
 
 
-def build_clip(config: Config) -> Clip:
+def build_clip(config: ClipTrainingConfig) -> Clip:
+    """Return a CLIP of the preset with new weights."""
     architecture = deepcopy(ARCHITECTURES[config.preset])
     if config.context_length is not None:
         architecture["text_cfg"]["context_length"] = config.context_length
@@ -81,10 +85,10 @@ def build_clip(config: Config) -> Clip:
     return Clip(architecture)
 
 
-class Stage:
-    """All that one optimizer step touches."""
+class ClipTrainer:
+    """Network, optimizer and data of stage 0: one step, and its state."""
 
-    def __init__(self, config: Config, clip: Clip, batches: ImageBatches):
+    def __init__(self, config: ClipTrainingConfig, clip: Clip, batches: ImageBatches):
         self.config, self.clip, self.batches = config, clip, batches
         self.device = clip.network.logit_scale.device
         self.precision = Precision(self.device, config.precision)
@@ -92,11 +96,14 @@ class Stage:
         optimizer = torch.optim.AdamW(
             parameter_groups(clip, config.weight_decay), betas=(0.9, 0.98), eps=1e-6, fused=True
         )
-        self.update = OptimizerStep({"optimizer": optimizer}, scaler=self.precision.scaler())
-        self.parts = {"clip": clip, "update": self.update}
-        self.stream: Iterator | None = None
+        self.optimizer_step = OptimizerStep(
+            {"optimizer": optimizer}, scaler=self.precision.scaler()
+        )
+        self.state: dict[str, Stateful] = {"clip": clip, "update": self.optimizer_step}
+        self.stream: Iterator[tuple[Tensor, Sequence[str]]] | None = None
 
     def step(self, step: int) -> dict[str, Tensor]:
+        """Do one optimizer step; return its metrics."""
         config = self.config
         self.stream = self.stream or self.batches.stream(step)
         report_progress("reading images")
@@ -107,20 +114,27 @@ class Stage:
             images = degraded(images, generator(config.seed, "degrade", step), half)
         report_progress("computing gradients")
         self.clip.train()
-        before = [buffer.clone() for buffer in self.clip.buffers()]
+        buffers = [buffer.clone() for buffer in self.clip.buffers()]
         with self.precision:
             loss = self.loss(images, self.clip.tokenizer(captions))
-        (loss * self.update.scale).backward()
+        (loss * self.optimizer_step.scale).backward()
         report_progress("updating weights")
         metrics = collectives.mean_metrics({"loss": loss.detach()})
-        metrics |= self.update(metrics, {"optimizer": config.rate(step)})
-        restore_buffers(self.clip.buffers(), before, metrics["step_applied"])
+        metrics |= self.optimizer_step(metrics, {"optimizer": config.rate(step)})
+        restore_buffers(self.clip.buffers(), buffers, metrics["step_applied"])
         bound_logit_scale(self.clip)
         return metrics | {"logit_scale": self.clip.logit_scale}
 
 
-def recalls(config: Config, clip: Clip, pairs: Sequence[Pair], name: str) -> dict[str, float]:
-    """Retrieval among these pairs, or among a random choice of them if they are many."""
+def measure_recall(
+    config: ClipTrainingConfig, clip: Clip, pairs: Sequence[Pair], name: str
+) -> dict[str, float]:
+    """Return recall@k of finding texts by images among these pairs.
+
+    The ranks share the encoding. Of more than LARGEST_RETRIEVAL pairs a random choice is taken.
+
+    name: prefix of the metrics, "train" or "held_out".
+    """
     if not pairs:
         return {}
     chosen = torch.randperm(len(pairs), generator=generator(config.seed, "retrieval"))
@@ -130,13 +144,13 @@ def recalls(config: Config, clip: Clip, pairs: Sequence[Pair], name: str) -> dic
     pixels = read_pixels([pairs[k].path for k in own], ImageTransform(clip.size))
     size = -(-config.batch_size // collectives.world_size())
     clip.eval()
-    images = torch.cat([clip.encode_images(part) for part in pixels.split(size)])
+    images = torch.cat([clip.encode_images(batch) for batch in pixels.split(size)])
     texts = torch.cat(
         [
             clip.encode_texts([captions[k] for k in own[first : first + size]])
             for first in range(0, len(own), size)
         ]
     )
-    images, texts = (collectives.gather_rows(part, len(pairs)) for part in (images, texts))
-    found = recall_at(images @ texts.T, captions, KS)
-    return {f"{name}_recall@{k}": value for k, value in found.items()}
+    images, texts = (collectives.gather_rows(rows, len(pairs)) for rows in (images, texts))
+    recall = recall_at(images @ texts.T, captions, KS)
+    return {f"{name}_recall@{k}": value for k, value in recall.items()}

@@ -1,15 +1,19 @@
-"""The data of a training, read, checked, split, and given its shapes."""
+"""The data of a training: read, checked, split, and assigned to shapes; captions too long."""
 
 import hashlib
+from collections.abc import Sequence
+from textwrap import shorten
 from typing import Annotated, Any
 
 import numpy as np
 
+from conditioning import TextEncoder
+from conditioning.prompt_weighting import cut_off
 from dataset.buckets import Buckets, choose_buckets, shapes_up_to
 from dataset.folder import read_folder
 from dataset.images.numbers import the_type
 from dataset.split import split
-from dataset.table import Pairs
+from dataset.table import Pair, Pairs
 from foundation import collectives
 from foundation.errors import UserError
 from training import distributed
@@ -18,36 +22,45 @@ from training.flags import Bound
 from training.logging.progress import progress_bar
 from training.watchdog import report_progress
 
-Aspect = Annotated[float, Bound(lambda x: x >= 1, "1 or more, the longer side by the shorter")]
+ASPECT_WORDS = "1 or more, the longer side by the shorter"
+Aspect = Annotated[float, Bound(lambda x: x >= 1, ASPECT_WORDS, on_help_page=False)]
+CHECKED_PAIRS = 10_000  # whose captions are checked for their length, at most
+SHOWN_CHARACTERS = 200  # of a caption's end that is cut off
 
 
-def read_pairs(recipe: TrainingConfig, allow_missing_captions: bool = False) -> tuple[Pairs, Pairs]:
-    """(to train on, held out)"""
-    recipe.check()
+def read_pairs(config: TrainingConfig, allow_missing_captions: bool = False) -> tuple[Pairs, Pairs]:
+    """Read the data folder; return the pairs to train on and the held-out ones.
+
+    Raises:
+        UserError: flags do not go together, or files cannot be used.
+    """
+    config.check()
     report_progress("reading the data folder")
-    distributed.check_batch_size(recipe.batch_size, recipe.accumulate)
-    with collectives.rank_zero_first():  # which decodes and indexes; the others find the index
-        folder = read_folder(recipe.data, allow_missing_captions, progress_bar)
+    distributed.check_batch_size(config.batch_size, config.accumulate)
+    with collectives.rank_zero_first():  # it decodes and writes the index; the others read that
+        folder = read_folder(config.data, allow_missing_captions, progress_bar)
     for note in folder.notes:
         print(f"note: {note}")
-    if not recipe.skip_unusable:
+    if not config.skip_unusable:
         folder.require_all_usable()
     the_type(folder)
-    if recipe.overfit > len(folder.pairs):
-        raise UserError(f"--overfit {recipe.overfit}: there are {len(folder.pairs)} images.")
-    if recipe.overfit:
-        return folder.pairs[: recipe.overfit], folder.pairs[:0]
-    return split(folder, recipe.held_out)
+    if config.overfit > len(folder.pairs):
+        raise UserError(f"--overfit {config.overfit}: there are {len(folder.pairs)} images.")
+    if config.overfit:
+        return folder.pairs[: config.overfit], folder.pairs[:0]
+    return split(folder, config.held_out)
 
 
 def data_identity(pairs: Pairs, held_out: Pairs, captions: bool = True) -> dict[str, Any]:
-    """What a run is bound to besides its flags: with other images, or in another order, a step
-    would see others than before. Names are no part of it but for their order: folders move.
+    """Return what the run folder stores about the data, so that a run resumes with the same.
 
-    captions: whether they are trained on.
+    It changes with the content of the files and with their order, on which it depends what a step
+    sees. It does not change with the folder or the names.
+
+    captions: whether the captions are trained on.
     """
     digest = hashlib.sha256()
-    for column in ("sha256", "captions_hash")[: 1 + captions]:
+    for column in ("sha256", "captions_hash") if captions else ("sha256",):
         digest.update(np.ascontiguousarray((pairs + held_out).column(column)))
     counts = {"training": len(pairs), "held_out": len(held_out)}
     return {"data_files": {**counts, "sha256": digest.hexdigest()}}
@@ -56,14 +69,37 @@ def data_identity(pairs: Pairs, held_out: Pairs, captions: bool = True) -> dict[
 def read_shapes(
     pairs: Pairs, max_aspect: float, size: int, multiple: int, batch_size: int
 ) -> Buckets:
-    """The shapes that these images are cropped to; says how many take which if there are several.
+    """Return the shapes that the images are cropped to; print how many take which.
 
-    multiple: what all sides must be a multiple of.
+    Args:
+        size: side in pixels of the square shape; the others have about the same area.
+        multiple: of which all sides must be multiples.
     """
     buckets = choose_buckets(pairs, shapes_up_to(max_aspect, size, multiple), batch_size)
     if max_aspect > 1:
         counts = np.bincount(buckets.of(pairs), minlength=len(buckets.shapes))
-        shown = zip(buckets.shapes, counts.tolist(), strict=True)
-        text = ", ".join(f"{count} of {width}x{height}" for (width, height), count in shown)
+        by_shape = zip(buckets.shapes, counts.tolist(), strict=True)
+        text = ", ".join(f"{count} of {width}x{height}" for (width, height), count in by_shape)
         print(f"images by shape: {text}; a batch holds one of them.")
     return buckets
+
+
+def print_long_captions(pairs: Sequence[Pair], encoder: TextEncoder, chunks: int) -> None:
+    """Print how many captions are cut off, the lost end of one, and what would hold them all.
+
+    chunks: contexts of the text encoder that a caption fills.
+    """
+    captions = [(pair.path, caption) for pair in pairs[:CHECKED_PAIRS] for caption in pair.captions]
+    room = encoder.tokens - 2  # without start and end
+    lengths = [encoder.count_tokens(caption) - 2 for _, caption in captions]
+    too_long = [k for k, length in enumerate(lengths) if length > chunks * room]
+    if not too_long:
+        return
+    path, caption = captions[too_long[0]]
+    lost = shorten(cut_off(encoder, caption, chunks), SHOWN_CHARACTERS, placeholder=" ...")
+    print(
+        f"note: {len(too_long)} of {len(captions)} captions are longer than "
+        f"{chunks} context{'s' * (chunks > 1)} of {encoder.tokens} tokens, and lose their end: of "
+        f"that of {path} the model does not see {lost!r}. The longest would fit with --text-chunks "
+        f"{-(-max(lengths) // room)}."
+    )

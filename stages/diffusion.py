@@ -1,9 +1,10 @@
-"""Stage 2: latents and captions -> U-Net."""
+"""Stage 2: train a U-Net on latents and captions."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import UInt8
@@ -16,18 +17,22 @@ from dataset.order import BucketOrder
 from foundation import collectives
 from foundation.errors import UserError
 from foundation.hashing import derived_seed, generator, generators
+from foundation.shapes import Context, Latents, Scalar, Timesteps
 from ldm import TextToImage
 from ldm.denoiser import Denoiser
-from ldm.loss import denoising_loss, sample_timesteps_and_noise
-from ldm.schedule import make_schedule
+from ldm.loss import ObjectiveConfig, denoising_loss, sample_timesteps_and_noise
+from ldm.schedule import ScheduleConfig, make_schedule
 from ldm.unet import PRESETS as ARCHITECTURES
 from ldm.unet import UNet
 from ldm.validation import Validation, learning_status
-from stages.diffusion_config import Config
-from stages.finetune import check_process, load_unet
-from stages.lora import adapter_parts, add_adapter
+from stages.data import Aspect
+from stages.finetune import check_noise_process, load_unet
+from stages.lora import TARGETS, adapter_states, add_adapter
 from training import distributed
+from training.checkpoint import Stateful
+from training.config import EMATrainingConfig, extended
 from training.ema import EMA
+from training.flags import Finite, Fraction, Groups, NonNegative, Positive
 from training.logging.image_grid import image_grid, pil_to_tensor
 from training.optimizer import OptimizerStep
 from training.posthoc_ema import track_averages
@@ -35,22 +40,128 @@ from training.precision import DTYPES, Precision, compile_for, eager_mode
 from training.run import Run
 from training.watchdog import report_progress
 
-PREVIEWS = 8  # prompts that a preview shows, each drawn by averaged and by live weights
-JUDGED = 256  # training pairs that the validation loss is measured on if none are held out
-HELD_OUT = 1024  # held-out pairs that it is measured on, at most; their latents stay in memory
+PREVIEWS = 8  # prompts of a preview, each drawn by the averaged and by the live weights
+EVAL_PAIRS = 1024  # held-out pairs of the validation loss, at most; their latents stay in memory
+TRAINING_EVAL_PAIRS = 256  # training pairs of the validation loss, if none are held out
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionTrainingConfig(EMATrainingConfig):
+    """Flags of train_ldm.py."""
+
+    GROUPS: ClassVar[Groups] = extended(
+        EMATrainingConfig.GROUPS,
+        {
+            "data": ("size", "max_aspect", "allow_missing_captions", "verify_cache"),
+            "model": (
+                *("vae", "text_encoder", "text_chunks", "init_from"),
+                *("lora", "lora_alpha", "lora_targets"),
+            ),
+            "training": ("weight_decay", "clip_norm", "caption_dropout"),
+            "objective": ("objective",),
+            "noise schedule": ("schedule",),
+            "output": ("preview_prompts", "preview_guidance"),
+            "machine": ("gradient_checkpointing", "shard"),
+        },
+    )
+
+    vae: Path  # autoencoder: a run of train_vae.py, any AutoencoderKL folder, or a single file
+    # run of train_clip.py, CLIPTextModel folder, single file, or NAME:PRETRAINED of open_clip
+    text_encoder: str
+    init_from: Path | None = None  # begin with the weights of this U-Net, a folder or file
+    lora: Positive[int] | None = None  # train a LoRA of this rank on --init-from
+    lora_alpha: Positive[float] | None = None  # the LoRA counts alpha / rank times; left out: once
+    lora_targets: tuple[str, ...] = TARGETS  # ends of the names of the modules that get a LoRA
+    size: Positive[int] = 64  # side of the training images in pixels
+    max_aspect: Aspect = 1.0  # 1: squares; 2: also shapes up to 2:1 and 1:2, of the same area
+    batch_size: Positive[int] = 32  # images per step, over all GPUs
+    weight_decay: NonNegative[float] = 0.01  # of AdamW
+    clip_norm: Positive[float] = 1.0  # the gradient is scaled down to this norm
+    # contexts of the text encoder per caption, for long ones; left out: 1, or that of --init-from
+    text_chunks: Positive[int] | None = None
+    caption_dropout: Fraction = 0.1  # chance to train on the empty caption; guidance needs it
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    gradient_checkpointing: bool = False  # a third slower, much less memory
+    shard: bool = False  # spread weights and optimizer over the GPUs (FSDP), if one is too small
+    preview_prompts: tuple[str, ...] = ()  # drawn at each evaluation; left out: held-out captions
+    preview_guidance: Finite = 4.0  # guidance scale of the previews
+    allow_missing_captions: bool = False  # images without a caption get the empty one
+    verify_cache: bool = False  # check that the latent cache and all images are unchanged
+
+    def check(self) -> None:
+        super().check()
+        if self.averages_every and (self.shard or self.lora):
+            other = "--shard" if self.shard else "--lora"
+            raise UserError(f"--averages-every stores whole U-Nets, which {other} does not have.")
+        if self.shard and self.lora:
+            raise UserError("--lora trains too little to be spread; leave out --shard.")
+
+
+FLOW = {
+    "objective": ObjectiveConfig(prediction="flow", times="logit_normal"),
+    "schedule": ScheduleConfig(noise_schedule="flow"),
+}
+# Each preset is an architecture of the same name (ldm/unet) and defaults for it.
+PRESETS = {
+    "tiny-32": {
+        "size": 32,
+        "steps": 900,
+        "ema_halflife": 576,
+        "evaluate_every": 450,
+        "save_every": 450,
+        **FLOW,
+    },
+    "demo": {
+        "size": 48,
+        "steps": 2200,
+        "learning_rate": 1.2e-3,
+        "cooldown": 0.7,
+        "ema_halflife": 1408,
+        "evaluate_every": 550,
+        "save_every": 550,
+        **FLOW,
+    },
+    "small-64": {
+        "steps": 10_000,
+        "cooldown": 0.7,
+        "ema_halflife": 6400,
+        "evaluate_every": 1000,
+        **FLOW,
+    },
+    "sd15": {
+        "size": 512,
+        "steps": 500_000,
+        "batch_size": 256,
+        "learning_rate": 1e-4,
+        "warmup": 10_000,
+        "cooldown": 0.1,
+        "ema_halflife": 2_560_000,
+        "objective": ObjectiveConfig(prediction="noise"),
+        "schedule": ScheduleConfig(),
+        "gradient_checkpointing": True,
+    },
+}
 
 
 def side_multiple(unet: UNet, vae: Autoencoder) -> int:
-    """What the sides of an image must be a multiple of."""
+    """Return the number of which both sides of an image must be multiples, in pixels."""
     return vae.factor * 2 ** (len(unet.config.block_out_channels) - 1)
 
 
-def build_unet(config: Config, vae: Autoencoder, encoder: TextEncoder) -> UNet:
-    """That of `init_from`, or else the preset's, fitted to this autoencoder and text encoder."""
+def build_unet(
+    config: DiffusionTrainingConfig, vae: Autoencoder, text_encoder: TextEncoder
+) -> UNet:
+    """Return the U-Net of `init_from`, or a new one of the preset, for these latents and texts.
+
+    Raises:
+        UserError: the U-Net of `init_from` does not go with them or with the flags, or the size of
+            the images does not go with the U-Net.
+    """
     if config.init_from is not None:
-        unet = load_unet(config.init_from, config.size, vae, encoder)
+        unet = load_unet(config.init_from, config.size, vae, text_encoder)
         process = (config.schedule, config.objective.prediction)
-        check_process(config.init_from, unet, encoder, process)
+        check_noise_process(config.init_from, unet, text_encoder, process)
         check_size(config.size, vae.factor, levels=len(unet.config.block_out_channels))
     else:
         architecture = ARCHITECTURES[config.preset]
@@ -61,7 +172,7 @@ def build_unet(config: Config, vae: Autoencoder, encoder: TextEncoder) -> UNet:
                 architecture,
                 in_channels=vae.config.latent_channels,
                 out_channels=vae.config.latent_channels,
-                cross_attention_dim=encoder.width,
+                cross_attention_dim=text_encoder.width,
                 sample_size=config.size // vae.factor,
             )
         )
@@ -70,7 +181,13 @@ def build_unet(config: Config, vae: Autoencoder, encoder: TextEncoder) -> UNet:
 
 
 def check_size(size: int, shrink: int, levels: int) -> None:
-    """shrink: of the autoencoder. levels: of the U-Net, which halves at all but the last."""
+    """Raise UserError unless the U-Net can halve the latents at every level but the last.
+
+    Args:
+        size: side of the images in pixels.
+        shrink: how many times the autoencoder shrinks them.
+        levels: of the U-Net.
+    """
     halving = 2 ** (levels - 1)
     factor = shrink * halving
     if size % factor:
@@ -81,77 +198,86 @@ def check_size(size: int, shrink: int, levels: int) -> None:
         )
 
 
-def adapt(config: Config, unet: UNet) -> None:
-    """With --lora: from here on it is not the U-Net itself that learns."""
+def set_up_lora(config: DiffusionTrainingConfig, unet: UNet) -> None:
+    """With `--lora`, freeze the U-Net and add a LoRA to it, which is trained instead."""
     if config.lora is None:
         return
     if config.init_from is None:
         raise UserError("--lora changes a model that is there; say which one: --init-from MODEL.")
     torch.manual_seed(derived_seed(config.seed, "lora"))
     add_adapter(unet, config.lora, config.lora_alpha or config.lora, config.lora_targets)
-    learned = sum(weight.numel() for weight in unet.parameters() if weight.requires_grad)
-    print(f"LoRA of rank {config.lora}: {learned / 1e6:.3g} million parameters learn.")
+    trained = sum(weight.numel() for weight in unet.parameters() if weight.requires_grad)
+    print(f"LoRA of rank {config.lora}: {trained / 1e6:.3g} million parameters learn.")
 
 
-class Stage:
-    """All that one optimizer step of stage 2 touches: no autoencoder, no text tower."""
+class DiffusionTrainer:
+    """U-Net, optimizer and data of stage 2: one step, one evaluation, the model at the end."""
 
     def __init__(
         self,
-        config: Config,
+        config: DiffusionTrainingConfig,
         run: Run,
         unet: UNet,
         vae: Autoencoder,
-        encoder: TextEncoder,
+        text_encoder: TextEncoder,
         cache: LatentCache,
         order: BucketOrder,
         prompts: Sequence[str],
     ):
+        """
+        Args:
+            vae, text_encoder: for the previews; training itself reads the cache.
+            order: of the training pairs, which are the first ones of the cache.
+            prompts: of the previews.
+        """
         self.config, self.run, self.unet, self.cache, self.order = config, run, unet, cache, order
         self.device = unet.conv_in.weight.device
         self.precision = Precision(self.device, config.precision)
         self.ema = EMA(unet, config.ema_halflife_steps)
         if config.shard:
-            spread(unet, self.precision.name)
-            spread(self.ema.module, "fp32")  # previews are drawn in it
+            shard_unet(unet, self.precision.name)
+            shard_unet(self.ema.module, "fp32")  # previews are drawn with it
         optimizer = torch.optim.AdamW(
             unet.parameters(), betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
-        scaler = self.precision.scaler()
-        self.update = OptimizerStep({"optimizer": optimizer}, config.clip_norm, scaler)
-        self.parts = {"unet": unet, "ema": self.ema, "update": self.update}
-        self.parts |= adapter_parts(unet, self.ema)
-        self.averages = track_averages(
+        self.optimizer_step = OptimizerStep(
+            {"optimizer": optimizer}, config.clip_norm, self.precision.scaler()
+        )
+        self.state: dict[str, Stateful] = {"unet": unet, "ema": self.ema}
+        self.state["update"] = self.optimizer_step
+        self.state |= adapter_states(unet, self.ema)
+        self.power_averages = track_averages(
             run.path,
             unet,
             every=config.averages_every,
             steps=config.steps,
             half=config.averages_half,
-            evaluator="stages.diffusion_averages",
+            evaluator="stages.averages",
         )
-        if self.averages is not None:
-            self.parts["power_averages"] = self.averages
+        if self.power_averages is not None:
+            self.state["power_averages"] = self.power_averages
         schedule = make_schedule(config.schedule).to(self.device)
         self.network = unet if config.shard else distributed.data_parallel(unet)
         self.denoiser = Denoiser(self.network, schedule, config.objective.prediction)
-        self.whole = partial(
+        self.make_pipeline = partial(
             TextToImage,
             autoencoder=vae,
-            text_encoder=encoder,
+            text_encoder=text_encoder,
             schedule=config.schedule,
             prediction=config.objective.prediction,
             chunks=config.text_chunks,
         )
-        self.pipeline = self.whole(self.ema.module).to(self.device)
-        self.live = self.whole(unet).to(self.device)
-        self.pipeline.use_cache = self.live.use_cache = not config.shard
-        self.validation = held_out_loss(config, cache, order.count, len(schedule), self.device)
+        self.averaged_pipeline = self.make_pipeline(self.ema.module).to(self.device)
+        self.live_pipeline = self.make_pipeline(unet).to(self.device)
+        self.averaged_pipeline.use_cache = self.live_pipeline.use_cache = not config.shard
+        self.validation = make_validation(config, cache, order.count, len(schedule), self.device)
         self.prompts = prompts
         self.baseline = self.validation.baseline(self.denoiser, config.objective)
         if not config.shard:
             compile_for(self.device, unet)
 
     def step(self, step: int) -> dict[str, Tensor]:
+        """Do one optimizer step; return its metrics."""
         config = self.config
         report_progress("reading latents")
         numbers = collectives.rank_share(step * config.batch_size, config.batch_size)
@@ -170,44 +296,50 @@ class Stage:
         loss = self.backward(latents, context, t, noise)
         report_progress("updating weights")
         metrics = collectives.mean_metrics({"loss": loss})
-        metrics |= self.update(metrics, {"optimizer": config.rate(step)})
+        metrics |= self.optimizer_step(metrics, {"optimizer": config.rate(step)})
         self.ema.update(self.unet, step, metrics["step_applied"])
-        if self.averages is not None:
-            self.averages.update(self.unet, step)
+        if self.power_averages is not None:
+            self.power_averages.update(self.unet, step)
         return metrics
 
-    def backward(self, *batch: Tensor) -> Tensor:
-        """Adds the gradient of the batch's mean loss, and returns that loss. The batch (latents,
-        context, t, noise) is computed in equal parts, of which each adds its share."""
+    def backward(self, latents: Latents, context: Context, t: Timesteps, noise: Latents) -> Scalar:
+        """Add the gradient of the batch's mean loss to the weights; return that loss.
+
+        The batch is computed in `accumulate` equal parts, one after the other.
+        """
         parts, losses = self.config.accumulate, []
-        for latents, context, t, noise in zip(*(x.chunk(parts) for x in batch), strict=True):
+        chunks = (tensor.chunk(parts) for tensor in (latents, context, t, noise))
+        for latents, context, t, noise in zip(*chunks, strict=True):
             with distributed.gradient_sync(self.network, now=len(losses) == parts - 1):
                 with self.precision:
                     loss = denoising_loss(
                         self.denoiser, latents, context, self.config.objective, t=t, noise=noise
                     ).mean()
-                (loss * self.update.scale / parts).backward()
+                (loss * self.optimizer_step.scale / parts).backward()
             losses.append(loss.detach())
         return torch.stack(losses).mean()
 
     def evaluate(self, step: int) -> dict[str, float | str]:
-        """Validation loss of the averaged weights, its verdict, and a picture of each prompt: by
-        the averaged weights above, by the live ones below, as sample.py draws them."""
+        """Measure the validation loss of the averaged weights, and write a preview.
+
+        The preview has a picture of each prompt, as sample.py draws it: by the averaged weights
+        above, by the live ones below.
+        """
         with self.precision:
-            losses = self.validation.loss(self.pipeline.denoiser, self.config.objective)
-        seen = self.drawn(self.pipeline)
+            losses = self.validation.loss(self.averaged_pipeline.denoiser, self.config.objective)
+        pictures = self.draw_prompts(self.averaged_pipeline)
         self.unet.eval()
         with eager_mode(self.device):
-            seen = torch.cat([seen, self.drawn(self.live)])
+            pictures = torch.cat([pictures, self.draw_prompts(self.live_pipeline)])
         self.unet.train()
         columns = 4 if len(self.prompts) % 4 == 0 else len(self.prompts)
         if not collectives.rank():
-            image_grid(seen, columns).save(self.run.preview(step))
-        share = {"val_loss_relative": losses["val"] / self.baseline}
-        return {**losses, **share, "verdict": learning_status(losses, self.baseline)}
+            image_grid(pictures, columns).save(self.run.preview(step))
+        relative = {"val_loss_relative": losses["val"] / self.baseline}
+        return {**losses, **relative, "verdict": learning_status(losses, self.baseline)}
 
-    def drawn(self, pipeline: TextToImage) -> UInt8[Tensor, "n c h w"]:
-        """A picture of each prompt, on every rank."""
+    def draw_prompts(self, pipeline: TextToImage) -> UInt8[Tensor, "n c h w"]:
+        """Return a picture of each prompt, on every rank; the ranks share the work."""
         own = collectives.rank_rows(len(self.prompts)).tolist()
         pictures = pipeline(
             [self.prompts[k] for k in own],
@@ -217,7 +349,7 @@ class Stage:
         return collectives.gather_rows(pil_to_tensor(pictures), len(self.prompts))
 
     def save(self, provenance: dict[str, Any]) -> None:
-        """Writes the model: the averaged weights with all that is needed to draw."""
+        """Write the model: the averaged weights as a pipeline folder."""
         averages = self.ema.module.state_dict()
         weights = {name: distributed.full_tensor(each).cpu() for name, each in averages.items()}
         if collectives.rank():
@@ -225,31 +357,38 @@ class Stage:
         with torch.device("meta"):
             unet = UNet(self.unet.config)
         unet.load_state_dict(weights, assign=True)
-        self.whole(unet).save(self.run.model, provenance)
+        self.make_pipeline(unet).save(self.run.model, provenance)
 
 
-def spread(unet: UNet, precision: str) -> None:
-    """Shares its weights out among the ranks. precision: of what is computed with them."""
+def shard_unet(unet: UNet, precision: str) -> None:
+    """Spread the weights over the ranks. precision: of the arithmetic with them."""
     if precision == "fp16":
         raise UserError("--shard goes with --precision bf16 or fp32, not with fp16.")
     distributed.shard(unet, unet.blocks, DTYPES[precision])
 
 
-def held_out_loss(
-    config: Config, cache: LatentCache, trained: int, schedule_steps: int, device: torch.device
+def make_validation(
+    config: DiffusionTrainingConfig,
+    cache: LatentCache,
+    trained: int,
+    schedule_steps: int,
+    device: torch.device,
 ) -> Validation:
-    """On the pairs after the first `trained`; if there are none, on some that are trained on."""
-    held_out = torch.arange(trained, len(cache), max(1, -(-(len(cache) - trained) // HELD_OUT)))
-    judged = held_out if len(held_out) else torch.arange(min(trained, JUDGED))
-    judged = cache.of_one_shape(judged)
-    random = generators(config.seed, "validation", judged.tolist())
-    latents, context = cache.batch(judged, random, 0.0)
+    """Return the validation loss on held-out pairs, or on training pairs if none are held out.
+
+    trained: how many pairs are trained on; in the cache the held-out ones come after these.
+    """
+    held_out = torch.arange(trained, len(cache), max(1, -(-(len(cache) - trained) // EVAL_PAIRS)))
+    chosen = held_out if len(held_out) else torch.arange(min(trained, TRAINING_EVAL_PAIRS))
+    chosen = cache.of_one_shape(chosen)
+    random = generators(config.seed, "validation", chosen.tolist())
+    latents, context = cache.batch(chosen, random, 0.0)
     return Validation(
         latents.to(device),
         context.to(device),
         schedule_steps=schedule_steps,
         generator=generator(config.seed, "validation noise"),
         batch_size=config.batch_size,
-        indices=collectives.rank_rows(len(judged)),
+        indices=collectives.rank_rows(len(chosen)),
         gather=collectives.gather_rows,
     )

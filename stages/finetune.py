@@ -1,99 +1,127 @@
-"""Trainings that begin with weights of another model: those alone, and nothing of its run."""
+"""Trainings that begin with the weights of another model, and take nothing else of its run."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from autoencoder import Autoencoder
-from autoencoder.io import read_provenance as autoencoder_provenance
+from autoencoder.io import read_provenance as read_autoencoder_provenance
 from autoencoder.training.latent_statistics import fold_config_scale
 from conditioning import TextEncoder
 from dataset.images.pixel_format import RECORD, PixelFormat, recorded_format
 from foundation.errors import UserError
 from foundation.files import read_json
 from foundation.hashing import tensors_sha256
+from foundation.shapes import Images
 from ldm.denoiser import Prediction
 from ldm.pipeline import scheduler_config
 from ldm.pipeline.compatibility import SAME_LATENTS, check_components
 from ldm.pipeline.io import infer_prediction
 from ldm.schedule import ScheduleConfig
 from ldm.unet import UNet
-from ldm.unet import io as files
+from ldm.unet.io import read_provenance as read_unet_provenance
 from ldm.unet.io import read_text_chunks
 
-Process = tuple[ScheduleConfig, Prediction]  # what a U-Net was trained on, and to predict
+NoiseProcess = tuple[ScheduleConfig, Prediction]  # how noise is added, and what the U-Net predicts
+
+
+# Autoencoders.
 
 
 def load_autoencoder(source: Path, frozen_encoder: bool) -> Autoencoder:
-    """To be trained on. With a frozen encoder its latents stay what they are, to the last bit.
+    """Load an autoencoder to train on.
 
-    So nothing is folded into it then, neither the scale of its config now nor statistics at the
-    end: whatever reads its latents goes on reading them. Otherwise its scale is folded in.
+    frozen_encoder: keep the encoder and its latents, to the last bit. Then nothing is folded into
+        it, neither the scale in its config nor statistics at the end, so that a U-Net trained on
+        its latents still reads them. Otherwise the scale of the config is folded in.
     """
     autoencoder = Autoencoder.load(source)
     if not frozen_encoder:
         return fold_config_scale(autoencoder)
-    for part in (autoencoder.encoder, autoencoder.quant_conv):
-        part.requires_grad_(False)
+    for module in (autoencoder.encoder, autoencoder.quant_conv):
+        module.requires_grad_(False)
     return autoencoder
 
 
-def note_format(source: Path, pixels: PixelFormat) -> None:
-    """Says so if the numbers in the files are others than the autoencoder was trained on."""
-    told = autoencoder_provenance(source)
-    if RECORD in told and (known := recorded_format(told)) != pixels:
-        print(f"note: {source} was trained on other numbers: {known}; these are {pixels}.")
+def print_other_format(source: Path, pixels: PixelFormat) -> None:
+    """Print a note if the autoencoder at `source` was trained on another pixel format."""
+    provenance = read_autoencoder_provenance(source)
+    if RECORD not in provenance:
+        return
+    trained_on = recorded_format(provenance)
+    if trained_on != pixels:
+        print(f"note: {source} was trained on other numbers: {trained_on}; these are {pixels}.")
 
 
 @torch.no_grad()
-def verify_encoder(autoencoder: Autoencoder, source: Path, images: torch.Tensor) -> None:
-    """Stops unless it encodes as the one at `source` does, bit for bit.
+def verify_encoder(autoencoder: Autoencoder, source: Path, images: Images) -> None:
+    """Check that an autoencoder encodes exactly as the one at `source`.
 
-    images: in [-1, 1], to try it on; the weights are compared besides.
+    images: encoded by both; the weights are compared too.
+
+    Raises:
+        UserError: they differ.
     """
     original = Autoencoder.load(source, images.device)
-    ours, theirs = (encoding_weights(x) for x in (autoencoder, original))
+    ours, theirs = (encoder_weights(each) for each in (autoencoder, original))
     equal = ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
-    same_scale = all(
-        torch.equal(a, b)
-        for a, b in zip(
-            autoencoder.config.scale_and_shift(), original.config.scale_and_shift(), strict=True
-        )
+    scales = zip(
+        autoencoder.config.scale_and_shift(), original.config.scale_and_shift(), strict=True
     )
-    a, b = (x.encode(images, check=False) for x in (autoencoder, original))
+    same_scale = all(torch.equal(a, b) for a, b in scales)
+    a, b = (each.encode(images, check=False) for each in (autoencoder, original))
     if not (equal and same_scale and torch.equal(a.mean, b.mean) and torch.equal(a.std, b.std)):
         raise UserError(
-            f"the encoder was to stay that of {source}, and it encodes otherwise now. If the "
+            f"the encoder should be that of {source}, but it encodes differently now. If the "
             "autoencoder there was trained anew in the meantime, put the old one back. The "
             "training's state is untouched."
         )
     print(f"encodings of {len(images)} images are bit for bit those of {source}.")
 
 
-def encoding_weights(autoencoder: Autoencoder) -> dict[str, torch.Tensor]:
-    parts = ("encoder.", "quant_conv.")
-    return {k: v for k, v in autoencoder.state_dict().items() if k.startswith(parts)}
+def encoder_weights(autoencoder: Autoencoder) -> dict[str, Tensor]:
+    """Return the weights that the latents depend on."""
+    prefixes = ("encoder.", "quant_conv.")
+    return {k: v for k, v in autoencoder.state_dict().items() if k.startswith(prefixes)}
 
 
 def save_with_frozen_encoder(
-    autoencoder: Autoencoder, source: Path, images: torch.Tensor, folder: Path, provenance: dict
+    autoencoder: Autoencoder,
+    source: Path,
+    images: Images,
+    folder: Path,
+    provenance: Mapping[str, Any],
 ) -> None:
-    """Verified, and without anything folded in."""
+    """Save an autoencoder whose encoder is that of `source`, after checking that it still is.
+
+    The files record whose latents it decodes, so that a U-Net trained on those accepts it.
+    """
     verify_encoder(autoencoder.eval(), source, images)
-    kept = autoencoder_provenance(source)
-    same = [*kept.get(SAME_LATENTS, []), Autoencoder.load(source).sha256]
+    original = read_autoencoder_provenance(source)
     facts = {
         "encoder": f"frozen: encodings are bit for bit those of {source}",
-        SAME_LATENTS: same,
+        SAME_LATENTS: [*original.get(SAME_LATENTS, []), Autoencoder.load(source).sha256],
     }
-    if statistics := kept.get("latent_statistics_folded_in"):
+    if statistics := original.get("latent_statistics_folded_in"):
         facts["latent_statistics_folded_in"] = statistics
     autoencoder.save(folder, {**provenance, **facts})
 
 
-def load_unet(source: Path, size: int, vae: Autoencoder, encoder: TextEncoder) -> UNet:
-    """A U-Net of Stable Diffusion's kind, that goes with this autoencoder and text encoder."""
+# U-Nets.
+
+
+def load_unet(source: Path, size: int, vae: Autoencoder, text_encoder: TextEncoder) -> UNet:
+    """Load a U-Net to train on; print a note if it was trained with other encoders.
+
+    size: side of the training images in pixels.
+
+    Raises:
+        UserError: it takes more than noise and a text, or does not go with the encoders.
+    """
     unet = UNet.load(source)
     config = unet.config
     if config.in_channels != config.out_channels or unet.class_embedding is not None:
@@ -103,60 +131,77 @@ def load_unet(source: Path, size: int, vae: Autoencoder, encoder: TextEncoder) -
             "here."
         )
     try:
-        check_components(config, vae.config.latent_channels, context_width=encoder.width)
-    except ValueError as error:
+        check_components(config, vae.config.latent_channels, context_width=text_encoder.width)
+    except UserError as error:
         raise UserError(
             f"--init-from {source}: {error} Give its own --vae and --text-encoder, or train from "
             "the beginning."
         ) from error
-    bound = files.read_provenance(source)
-    for part, found in (("autoencoder", vae.sha256), ("text_encoder", encoder.sha256)):
-        told = bound.get(f"{part}_sha256", found)
-        if told != found:
+    provenance = read_unet_provenance(source)
+    for name, sha256 in (("autoencoder", vae.sha256), ("text_encoder", text_encoder.sha256)):
+        trained_with = provenance.get(f"{name}_sha256", sha256)
+        if trained_with != sha256:
             print(
-                f"note: --init-from {source} was trained with the {part.replace('_', ' ')} of "
-                f"sha256 {told[:12]}..., and here it gets another one, which it has to learn first."
+                f"note: --init-from {source} was trained with the {name.replace('_', ' ')} of "
+                f"sha256 {trained_with[:12]}..., and here it gets another one, which it has to "
+                "learn first."
             )
     unet.config = replace(config, sample_size=size // vae.factor)
     return unet
 
 
-def chunks_to_train(asked: int | None, source: Path | None) -> int:
-    """Contexts that captions fill: as asked for, or else as the U-Net of `source` was trained."""
-    known = 1 if source is None else read_text_chunks(files.read_provenance(source), source)
-    if asked is None and known > 1:
-        print(f"captions fill {known} contexts, one after the other, as {source} was trained.")
-    elif source is not None and asked not in (None, known):
+def choose_text_chunks(asked: int | None, source: Path | None) -> int:
+    """Return how many contexts of the text encoder a caption fills.
+
+    Args:
+        asked: the flag; None for what the U-Net of `source` was trained with.
+        source: U-Net to begin with; None for a new one.
+    """
+    trained = 1 if source is None else read_text_chunks(read_unet_provenance(source), source)
+    if asked is None and trained > 1:
+        print(f"captions fill {trained} contexts, one after the other, as {source} was trained.")
+    elif source is not None and asked not in (None, trained):
         print(
-            f"note: --init-from {source} was trained with --text-chunks {known}, and here it gets "
-            f"{asked} contexts one after the other, which it has to learn first."
+            f"note: --init-from {source} was trained with --text-chunks {trained}, and here it "
+            f"gets {asked} contexts one after the other, which it has to learn first."
         )
-    return known if asked is None else asked
+    return trained if asked is None else asked
 
 
-def check_process(source: Path, unet: UNet, encoder: TextEncoder, ours: Process) -> None:
-    """The flags must say what the U-Net was trained on; where it is not known, they are believed.
+def check_noise_process(
+    source: Path, unet: UNet, text_encoder: TextEncoder, ours: NoiseProcess
+) -> None:
+    """Check that the flags say what the U-Net of `source` was trained on.
+
+    Where its files do not say, the flags are believed, with a note.
 
     ours: schedule and prediction by the flags.
+
+    Raises:
+        UserError: they differ; names the flags that it was trained with.
     """
-    theirs = known_process(source, unet, encoder)
+    theirs = read_noise_process(source, unet, text_encoder)
     if theirs is None:
         print(
             f"note: {source} does not say what its U-Net predicts, nor on which noise; it is taken "
-            f"to be as the flags say: {flags_of(ours)}"
+            f"to be as the flags say: {noise_flags(ours)}"
         )
     elif comparable(theirs) != comparable(ours):
         raise UserError(
-            f"--init-from {source}: its U-Net was trained otherwise than the flags say. Give what "
-            f"it was trained with: {flags_of(theirs)}\nAs it is: {flags_of(ours)}"
+            f"--init-from {source}: its U-Net was trained with other flags: {noise_flags(theirs)}\n"
+            f"Give these. The command has: {noise_flags(ours)}"
         )
 
 
-def known_process(source: Path, unet: UNet, encoder: TextEncoder) -> Process | None:
+def read_noise_process(source: Path, unet: UNet, text_encoder: TextEncoder) -> NoiseProcess | None:
+    """Return what the files of a U-Net say that it was trained on; None if they do not say.
+
+    A single file that does not name the prediction shows it by what the network outputs.
+    """
     if source.is_file():
         schedule, prediction = scheduler_config.from_single_file(source)
         if prediction is None:
-            prediction = infer_prediction(unet.eval(), encoder([""]).cpu())
+            prediction = infer_prediction(unet.eval(), text_encoder([""]).cpu())
             unet.train()
         return schedule, prediction
     for folder in (source / "model", source, source.parent):
@@ -166,17 +211,18 @@ def known_process(source: Path, unet: UNet, encoder: TextEncoder) -> Process | N
     return None
 
 
-def comparable(process: Process) -> Process:
-    """Without what matters to samplers alone, and betas that a schedule does not have."""
+def comparable(process: NoiseProcess) -> NoiseProcess:
+    """Return a process without unused betas and without the shift, which only samplers use."""
     schedule, prediction = process
     schedule = replace(schedule, shift=1.0)
     if schedule.noise_schedule in ("flow", "cosine"):
-        usual = ScheduleConfig()
-        schedule = replace(schedule, beta_start=usual.beta_start, beta_end=usual.beta_end)
+        default = ScheduleConfig()
+        schedule = replace(schedule, beta_start=default.beta_start, beta_end=default.beta_end)
     return schedule, prediction
 
 
-def flags_of(process: Process) -> str:
+def noise_flags(process: NoiseProcess) -> str:
+    """Return the flags of train_ldm.py that stand for a process."""
     schedule, prediction = process
     flags = f"--prediction {prediction} --noise-schedule {schedule.noise_schedule}"
     if schedule.noise_schedule not in ("flow", "cosine"):
@@ -186,6 +232,9 @@ def flags_of(process: Process) -> str:
     return flags
 
 
-def origin(source: Path | None, unet: UNet) -> dict[str, str]:
-    """What the run is bound to besides: the path may come to hold other weights."""
+def init_identity(source: Path | None, unet: UNet) -> dict[str, str]:
+    """Return what identifies the initial weights, so that a run resumes with the same.
+
+    Their path does not: it may come to hold other weights. Empty for new weights.
+    """
     return {} if source is None else {"init_sha256": tensors_sha256(unet.state_dict())}

@@ -1,4 +1,4 @@
-"""What stage 2 is bound to, and the latents and contexts that it trains on."""
+"""The cache of latents and text contexts that stage 2 trains on, in its run folder."""
 
 from functools import partial
 from typing import Any
@@ -18,35 +18,46 @@ from dataset.latent_cache.build import Process, build_cache
 from dataset.latent_cache.cache import LatentCache, verify_cache
 from dataset.table import Pairs
 from foundation import collectives
-from stages.diffusion_config import Config
+from stages.diffusion import DiffusionTrainingConfig
 from training.logging.progress import progress_bar
 from training.run import Run
 from training.watchdog import report_progress
 
 
-def hashes(config: Config, vae: Autoencoder, encoder: TextEncoder) -> dict[str, Any]:
-    """What the U-Net is bound to from its first step on: paths may come to hold other weights."""
+def encoder_hashes(vae: Autoencoder, text_encoder: TextEncoder) -> dict[str, Any]:
+    """Return what identifies both encoders, so that a run resumes with the same weights.
+
+    Their paths do not: they may come to hold other weights.
+    """
     statistics = *(vae.config.latents_mean or ()), *(vae.config.latents_std or ())
     return {
         "vae_sha256": vae.sha256,
         "vae_scaling": [vae.config.scaling_factor, vae.config.shift_factor, *statistics],
-        "text_encoder_sha256": encoder.sha256,
+        "text_encoder_sha256": text_encoder.sha256,
     }
 
 
-def cached(
-    config: Config,
+def open_latent_cache(
+    config: DiffusionTrainingConfig,
     run: Run,
-    parts: dict[str, Any],
     pairs: Pairs,
     buckets: Buckets,
     vae: Autoencoder,
-    encoder: TextEncoder,
+    text_encoder: TextEncoder,
+    identity: dict[str, Any],
 ) -> LatentCache:
-    """Latents and contexts of all pairs, made on the first start, by all ranks, and reused."""
+    """Open the run's cache of latents and contexts; on the first start all ranks build it.
+
+    Args:
+        pairs: the training pairs, then the held-out ones.
+        identity: the encoders' hashes and what else the cache depends on.
+
+    Raises:
+        UserError: the folder holds a cache of something else.
+    """
     pixels = recorded_format(read_provenance(config.vae))
     transform = ImageTransform(config.size, vae.config.in_channels, format=pixels)
-    identity = {**parts, "transform": transform.describe(), "encoded_in": "float32"}
+    identity = {**identity, "transform": transform.describe(), "encoded_in": "float32"}
     identity |= {"shapes": buckets.shapes, "text_chunks": config.text_chunks}
     folder = run.path / "cache"
     report_progress("building the latent cache")
@@ -66,7 +77,7 @@ def cached(
         pairs,
         transform,
         encode_images,
-        partial(encode_chunks, encoder, chunks=config.text_chunks),
+        partial(encode_chunks, text_encoder, chunks=config.text_chunks),
         folder,
         identity,
         buckets=buckets,

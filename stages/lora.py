@@ -1,7 +1,10 @@
-"""LoRA in stage 2: a U-Net whose attention learns changes of low rank, and how they are used."""
+"""LoRA in stage 2: low-rank changes of a U-Net's attention are trained, saved, and applied.
+
+Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv:2106.09685).
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +25,9 @@ from ldm import TextToImage
 from ldm.unet.io import TEXT_CHUNKS, read_text_chunks
 from training.ema import EMA
 
-ADAPTER = "default"  # peft's name for the only one
+ADAPTER = "default"  # peft's name for the only adapter
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of every attention
-BYPASSED = ("proj_in", "proj_out")  # their weights are used without calling the module
+NEVER_CALLED = ("proj_in", "proj_out")  # modules whose weights are used without calling them
 USE = """## Use
 
 ```
@@ -40,16 +43,22 @@ BASE is the model that it was trained on, or another of the same architecture.""
 
 
 def add_adapter(network: nn.Module, rank: int, alpha: float, targets: Sequence[str]) -> None:
-    """Freezes the network, and gives every target a change to be trained, of which the end is 0.
+    """Freeze a network, and add trainable low-rank changes to its modules, which start at 0.
 
-    alpha: the change counts alpha / rank times. Draws from torch's own generator.
+    Random numbers come from PyTorch's global generator.
+
+    Args:
+        alpha: the changes are scaled by alpha / rank.
+        targets: ends of the names of the modules.
+
+    Raises:
+        UserError: a target is not there or cannot be changed, or peft is not installed.
     """
-    ends = [f".{target}" for target in targets]
     names = [name for name, module in network.named_modules() if hasattr(module, "weight")]
-    for target, end in zip(targets, ends, strict=True):
-        if end.endswith(BYPASSED):
+    for target in targets:
+        if f".{target}".endswith(NEVER_CALLED):
             raise UserError(f"--lora-targets: {target} cannot learn a change here. Leave it out.")
-        if not any(name.endswith(end) for name in names):
+        if not any(name.endswith(f".{target}") for name in names):
             raise UserError(
                 f"--lora-targets: no module of this U-Net is called {target}. Those of attention "
                 f"are {', '.join(TARGETS)}."
@@ -63,30 +72,31 @@ def add_adapter(network: nn.Module, rank: int, alpha: float, targets: Sequence[s
     peft.inject_adapter_in_model(config, network, ADAPTER)
 
 
-def changed_modules(network: nn.Module) -> dict[str, nn.Module]:
-    """Those that `add_adapter` gave a change, by the names they had before."""
+def adapted_modules(network: nn.Module) -> dict[str, Any]:
+    """Return the modules that `add_adapter` changed (peft's LoraLayer), by their former names."""
     return {name: module for name, module in network.named_modules() if hasattr(module, "lora_A")}
 
 
-def changes_of(network: nn.Module) -> dict[str, LowRankUpdate]:
+def low_rank_changes(network: nn.Module) -> dict[str, LowRankUpdate]:
+    """Return the trained changes by module."""
     return {
         name: LowRankUpdate(
             module.lora_A[ADAPTER].weight.detach(),
             module.lora_B[ADAPTER].weight.detach(),
             module.scaling[ADAPTER] * module.r[ADAPTER],
         )
-        for name, module in changed_modules(network).items()
+        for name, module in adapted_modules(network).items()
     }
 
 
 class AdapterState:
-    """The trained part of a network, as a training state holds it: the rest is not its own."""
+    """The state of an adapter alone, without the frozen weights of its network."""
 
     def __init__(self, network: nn.Module):
         self.layers = nn.ModuleDict(
             {
                 f"{name.replace('.', '/')}/{half}": getattr(module, half)[ADAPTER]
-                for name, module in changed_modules(network).items()
+                for name, module in adapted_modules(network).items()
                 for half in ("lora_A", "lora_B")
             }
         )
@@ -94,29 +104,30 @@ class AdapterState:
     def state_dict(self) -> dict[str, Tensor]:
         return self.layers.state_dict()
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
         self.layers.load_state_dict(state)
 
 
-def adapter_parts(network: nn.Module, ema: EMA) -> dict[str, AdapterState]:
-    """What takes the place of U-Net and average in the state of a LoRA run; else nothing.
+def adapter_states(network: nn.Module, ema: EMA) -> dict[str, AdapterState]:
+    """Return what replaces U-Net and EMA in the saved state of a LoRA training.
 
-    The average then shares the frozen weights with the network, instead of a copy of them.
+    Empty for a network without an adapter. Otherwise the EMA shares the frozen weights with the
+    network from here on, instead of keeping a copy.
     """
-    if not changed_modules(network):
+    if not adapted_modules(network):
         return {}
-    for mine, theirs in zip(ema.module.parameters(), network.parameters(), strict=True):
-        if not theirs.requires_grad:
-            mine.data = theirs.data
+    for average, weight in zip(ema.module.parameters(), network.parameters(), strict=True):
+        if not weight.requires_grad:
+            average.data = weight.data
     return {"unet": AdapterState(network), "ema": AdapterState(ema.module)}
 
 
-def save_lora(network: nn.Module, folder: Path, provenance: dict[str, Any]) -> None:
-    """The trained changes, in the file that diffusers' `load_lora_weights` opens."""
-    changes = changes_of(network)
-    one = next(iter(changes.values()))
+def save_lora(network: nn.Module, folder: Path, provenance: Mapping[str, Any]) -> None:
+    """Write the trained changes as diffusers' `load_lora_weights` reads them, with a model card."""
+    changes = low_rank_changes(network)
+    rank = len(next(iter(changes.values())).down)
     facts = {
-        "rank": len(one.down),
+        "rank": rank,
         "matrices changed": len(changes),
         "trained on": f"a U-Net of sha256 `{provenance['config'].get('init_sha256')}`",
     }
@@ -135,14 +146,20 @@ def save_lora(network: nn.Module, folder: Path, provenance: dict[str, Any]) -> N
 
 
 def apply_lora(pipeline: TextToImage, source: Path, scale: float = 1.0) -> None:
-    """Adds a LoRA, of whoever trained it, to the weights of the U-Net and the text encoder.
+    """Add a LoRA to the weights of the U-Net and the text encoder, whatever program trained it.
 
-    One that was trained here says how many contexts captions filled; so do prompts from here on.
+    If it records how many contexts captions filled when it was trained, prompts fill as many from
+    here on.
+
+    scale: multiplies the changes.
+
+    Raises:
+        UserError: the file is no LoRA, or not one for this model.
     """
-    parts = read_lora(source)
-    if unet := parts.get("unet"):
+    changes = read_lora(source)
+    if unet := changes.get("unet"):
         add_lora(pipeline.unet.state_dict(), unet, scale, source, "this model's U-Net")
-    if text := parts.get("text_encoder"):
+    if text := changes.get("text_encoder"):
         encoder = pipeline.text_encoder
         if encoder is None:
             raise UserError(f"{source} changes a text encoder, and this model has none.")
@@ -151,10 +168,9 @@ def apply_lora(pipeline: TextToImage, source: Path, scale: float = 1.0) -> None:
         add_lora(weights, text, scale, source, "this model's text encoder")
         layers = encoder.config.num_hidden_layers
         encoder.tower.load_state_dict(from_hugging_face(weights, layers))
-    told = json.loads(read_header(find_lora(source))[1].get("latentsmith", "{}"))
-    chunks = read_text_chunks(
-        {TEXT_CHUNKS: pipeline.chunks, **as_mapping(told.get("config"))}, source
-    )
+    provenance = json.loads(read_header(find_lora(source))[1].get("latentsmith", "{}"))
+    trained_with = {TEXT_CHUNKS: pipeline.chunks, **as_mapping(provenance.get("config"))}
+    chunks = read_text_chunks(trained_with, source)
     if chunks != pipeline.chunks:
-        print(f"note: {source} was trained with --text-chunks {chunks}; so prompts are read, too.")
+        print(f"note: {source} was trained with --text-chunks {chunks}; prompts are read so, too.")
     pipeline.chunks = chunks

@@ -22,7 +22,7 @@ import train_vae
 from autoencoder import PRESETS as AUTOENCODERS
 from conditioning.clip import PRESETS as CLIPS
 from ldm.unet import PRESETS as UNETS
-from tests.helpers.bad_calls import TRAININGS, command, tree
+from tests.helpers.bad_calls import CONFIGS, TRAININGS, command, tree
 from training.cli import parse, run_main
 
 ROOT = Path(__file__).parents[2]
@@ -35,8 +35,7 @@ RECIPES = [(script, name) for script in TRAININGS for name in script.PRESETS]
 
 def configuration(script: ModuleType, *arguments: str) -> Any:
     """What the script would run with."""
-    kind = check.Options if script is check else script.Config
-    return parse(kind, arguments, script.__doc__, getattr(script, "PRESETS", None))
+    return parse(CONFIGS[script], arguments, script.__doc__, getattr(script, "PRESETS", None))
 
 
 def required(script: ModuleType) -> tuple[str, ...]:
@@ -128,7 +127,7 @@ def test_every_recipe_has_an_architecture():
     for script, preset in RECIPES:
         assert preset in ARCHITECTURES[script]
     for script in TRAININGS:
-        default = next(f.default for f in dataclasses.fields(script.Config) if f.name == "preset")
+        default = next(f.default for f in dataclasses.fields(CONFIGS[script]) if f.name == "preset")
         assert default in script.PRESETS
 
 

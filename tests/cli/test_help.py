@@ -9,18 +9,13 @@ from typing import Annotated, ClassVar, Literal
 import pytest
 import tyro
 
-import check
-import evaluate
-import export
-import sample
-import train_clip
-import train_ldm
 import train_vae
 from foundation import __version__
+from tests.helpers.bad_calls import CONFIGS
 from training.cli import parse
 from training.flags import Fraction, Groups, help_page
 
-SCRIPTS = (check, train_clip, train_vae, train_ldm, sample, evaluate, export)
+SCRIPTS = tuple(CONFIGS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +65,6 @@ def page(script, capsys) -> str:
     return capsys.readouterr().out
 
 
-def config_of(script) -> type:
-    return check.Options if script is check else script.Config
-
-
 def flags(config: type) -> set[str]:
     """Every flag of a dataclass, nested ones included; positional arguments are left out."""
     found = set()
@@ -92,7 +83,7 @@ def test_every_flag_is_on_the_page_once_with_a_description(script, capsys, monke
     assert max(map(len, text.splitlines()[1:])) <= 80
     shown = re.findall(r"^  (?:-\w, )?--(?:\[no-\])?([\w-]+)(.*(?:\n {26}.*)*)", text, re.MULTILINE)
     names = ["--" + name for name, _ in shown]
-    assert sorted(names) == sorted({*flags(config_of(script)), "--help", "--version"})
+    assert sorted(names) == sorted({*flags(CONFIGS[script]), "--help", "--version"})
     for name, rest in shown:
         description = re.sub(r"^( (\{.*?\}|[A-Z|=]+))*( \.\.\.)?", "", rest)
         assert re.search(r"^\s+(?!\((default|required|from))\S", description), (
@@ -110,9 +101,11 @@ def test_version(script, capsys):
 
 
 def test_renamed_flags_keep_working_with_a_note(capsys):
-    words = ["--data", "d", "--out", "o"]
-    config = parse(train_vae.Config, [*words, "--look-every", "7"], "", train_vae.PRESETS)
+    words, kind = ["--data", "d", "--out", "o"], CONFIGS[train_vae]
+    config = parse(kind, [*words, "--look-every", "7"], "", train_vae.PRESETS)
     assert config.evaluate_every == 7
     assert capsys.readouterr().err == "note: --look-every is now --evaluate-every.\n"
-    config = parse(train_vae.Config, [*words, "--override", "look_every=9"], "", train_vae.PRESETS)
+    config = parse(
+        CONFIGS[train_vae], [*words, "--override", "look_every=9"], "", train_vae.PRESETS
+    )
     assert config.evaluate_every == 9 and config.override == ("evaluate-every=9",)

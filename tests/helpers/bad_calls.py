@@ -9,7 +9,9 @@ from types import ModuleType
 import pytest
 import torch
 
+import check
 import evaluate
+import export
 import sample
 import train_clip
 import train_ldm
@@ -22,10 +24,27 @@ from ldm import TextToImage
 from ldm.schedule import ScheduleConfig
 from ldm.unet import PRESETS as UNETS
 from ldm.unet import UNet
+from stages.autoencoder import AutoencoderTrainer, AutoencoderTrainingConfig
+from stages.clip import ClipTrainer, ClipTrainingConfig
+from stages.diffusion import DiffusionTrainer, DiffusionTrainingConfig
 from tests.helpers.images import captioned
 from training.cli import run_main
 
-TRAININGS = (train_clip, train_vae, train_ldm)
+CONFIGS: dict[ModuleType, type] = {
+    check: check.Options,
+    train_clip: ClipTrainingConfig,
+    train_vae: AutoencoderTrainingConfig,
+    train_ldm: DiffusionTrainingConfig,
+    sample: sample.Config,
+    evaluate: evaluate.Config,
+    export: export.Config,
+}
+TRAINERS = {
+    train_clip: ClipTrainer,
+    train_vae: AutoencoderTrainer,
+    train_ldm: DiffusionTrainer,
+}
+TRAININGS = tuple(TRAINERS)
 
 
 def make_world(root: Path) -> Path:

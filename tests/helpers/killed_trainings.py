@@ -76,7 +76,7 @@ def kill_stages(folder: Path, world: Path) -> dict[str, object]:
     import train_clip
     import train_ldm
     import train_vae
-    from tests.helpers.bad_calls import command
+    from tests.helpers.bad_calls import TRAINERS, command
 
     # Workers decode and augment the images.
     augmented = functools.partial(train_vae.ImageBatches, in_memory=0, flip=True)
@@ -103,14 +103,15 @@ def kill_stages(folder: Path, world: Path) -> dict[str, object]:
             train(run)
 
         def killed_in_step(run=run, train=train, script=script) -> None:
-            step = script.Stage.step
+            trainer = TRAINERS[script]
+            step = trainer.step
 
-            def until_4(stage, number):
+            def until_4(self, number):
                 if number == 4:
                     os.kill(os.getpid(), signal.SIGKILL)
-                return step(stage, number)
+                return step(self, number)
 
-            script.Stage.step = until_4
+            trainer.step = until_4
             train(run)
 
         assert forked(lambda train=train, unkilled=unkilled: train(unkilled))

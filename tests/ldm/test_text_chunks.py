@@ -23,8 +23,9 @@ from generation.autoguidance import open_weak
 from generation.notes import notes
 from ldm import TextToImage
 from ldm.unet import UNet
-from stages.captions import note_cut
-from stages.finetune import chunks_to_train
+from stages.data import print_long_captions
+from stages.diffusion import DiffusionTrainer
+from stages.finetune import choose_text_chunks
 from stages.lora import TARGETS, add_adapter, apply_lora, save_lora
 from tests.helpers.bad_calls import command, refusal
 from tests.helpers.images import picture, write_metadata
@@ -74,19 +75,19 @@ def training(world, data) -> Callable[..., list[str]]:
 
 
 @pytest.fixture(scope="module")
-def trained(training, tmp_path_factory) -> tuple[Path, train_ldm.Stage]:
+def trained(training, tmp_path_factory) -> tuple[Path, DiffusionTrainer]:
     """The run folder, and what was in memory at its end."""
-    out, stages = tmp_path_factory.mktemp("trained") / "run", []
+    out, trainers = tmp_path_factory.mktemp("trained") / "run", []
 
-    class Watched(train_ldm.Stage):
+    class Watched(DiffusionTrainer):
         def __init__(self, *parts):
             super().__init__(*parts)
-            stages.append(self)
+            trainers.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_ldm, "Stage", Watched)
+        patch.setattr(train_ldm, "DiffusionTrainer", Watched)
         train_ldm.main(training(out))
-    return out, stages[0]
+    return out, trainers[0]
 
 
 def context_of(encoder: TextEncoder, text: str, chunks: int = 2) -> torch.Tensor:
@@ -107,8 +108,8 @@ def test_captions_become_what_prompts_become(model):
 
 def test_a_training_sees_all_contexts_and_its_model_says_so(trained):
     """Cached captions, the empty one for caption dropout, validation and previews."""
-    run, stage = trained
-    encoder, cache = stage.pipeline.text_encoder, stage.cache
+    run, trainer = trained
+    encoder, cache = trainer.averaged_pipeline.text_encoder, trainer.cache
     order = [json.loads(line)["text"] for line in open_metadata(run)]
     assert order == [SHORT, LONG, f"{LONG} {LONG} {LONG}", ""] * 2
     for k, text in enumerate(order):
@@ -116,8 +117,8 @@ def test_a_training_sees_all_contexts_and_its_model_says_so(trained):
         for dropout, told in ((0.0, text), (1.0, "")):
             _, context = cache.batch(torch.tensor([k]), generators, dropout)
             torch.testing.assert_close(context, context_of(encoder, told), atol=2e-3, rtol=1e-3)
-    assert stage.validation.context.shape[1] == 2 * encoder.tokens
-    assert stage.pipeline.chunks == stage.live.chunks == 2
+    assert trainer.validation.context.shape[1] == 2 * encoder.tokens
+    assert trainer.averaged_pipeline.chunks == trainer.live_pipeline.chunks == 2
     assert read_json(run / "config.json")["text_chunks"] == 2
     for place in ("", "unet"):
         told = read_json(run / "model" / place / "latentsmith.json")
@@ -183,7 +184,7 @@ def test_captions_that_are_cut_are_told_with_the_number_that_holds_them(
     assert "4 of 8 captions are longer than 1 context of 24" in more and "'red cat'" in more
     assert activations(text) > activations(more)
     pairs = read_folder(data, allow_missing_captions=True).pairs
-    note_cut(pairs, TextEncoder.load(world / "clip"), 4)
+    print_long_captions(pairs, TextEncoder.load(world / "clip"), 4)
     assert capsys.readouterr().out == ""
 
 
@@ -232,9 +233,9 @@ def test_a_training_goes_on_as_the_model_it_begins_with(
     unet = tmp_path / "unet"
     export.main([str(single_file), str(unet), "--format", "diffusers", "--part", "unet"])
     for source in (saved, saved / "unet", single_file, unet):
-        assert chunks_to_train(None, source) == 2
+        assert choose_text_chunks(None, source) == 2
     capsys.readouterr()
-    assert chunks_to_train(3, saved) == 3
+    assert choose_text_chunks(3, saved) == 3
     assert "was trained with --text-chunks 2, and here it gets 3" in capsys.readouterr().out
     given = training(tmp_path / "run", "--vae", saved, "--text-encoder", saved,
                      "--init-from", saved, "--lora", 2, "--dry-run")  # fmt: skip

@@ -17,6 +17,7 @@ from autoencoder.io import read_provenance
 from ldm import TextToImage
 from ldm.schedule import ScheduleConfig
 from ldm.unet import UNet, UNetConfig
+from stages.autoencoder import AutoencoderTrainer
 from tests.helpers.bad_calls import refusal
 from tests.helpers.images import captioned
 from tests.helpers.random_models import make_pipeline
@@ -100,15 +101,15 @@ def test_an_encoder_that_is_another_now_stops_before_anything_is_written(
     data, tmp_path, monkeypatch, capsys
 ):
     vae(tmp_path / "source")
-    step = train_vae.Stage.step
+    step = AutoencoderTrainer.step
 
     def replaced(stage, number):
         other = Autoencoder(PRESETS["tiny-32"])
         other.save(tmp_path / "source")
         return step(stage, number)
 
-    monkeypatch.setattr(train_vae.Stage, "step", replaced)
-    with pytest.raises(ValueError, match="encodes otherwise now"):
+    monkeypatch.setattr(AutoencoderTrainer, "step", replaced)
+    with pytest.raises(ValueError, match="encodes differently now"):
         train_autoencoder(data, tmp_path / "source", tmp_path / "run", "--freeze", "encoder")
     assert not (tmp_path / "run" / "model").exists()
 

@@ -15,7 +15,7 @@ import train_ldm
 import train_vae
 from autoencoder import PRESETS, Autoencoder
 from ldm import TextToImage
-from stages.held_out import HeldOut, perceptual_at_hand
+from stages.autoencoder_evaluation import ReconstructionEvaluator, find_perceptual_distance
 from tests.helpers.bad_calls import command, tree
 
 CPU = torch.device("cpu")
@@ -35,12 +35,12 @@ def test_lpips_is_measured_only_where_its_weights_are_at_hand(hub, monkeypatch):
     monkeypatch.setattr(
         "autoencoder.training.lpips.PerceptualDistance", lambda net, device: asked.append(net)
     )
-    perceptual_at_hand(64, CPU)
+    find_perceptual_distance(64, CPU)
     assert not asked
     (hub / "vgg16-397923af.pth").touch()
-    perceptual_at_hand(16, CPU)  # too small for LPIPS
+    find_perceptual_distance(16, CPU)  # too small for LPIPS
     assert not asked
-    perceptual_at_hand(64, CPU)
+    find_perceptual_distance(64, CPU)
     assert asked == ["vgg"]
 
 
@@ -52,13 +52,16 @@ def test_images_are_judged_alike_in_any_batches():
     def distance(images, others):
         return (images - others).abs().mean(dim=(1, 2, 3))
 
-    whole, parts = (HeldOut(pixels, size, CPU, distance).judge(autoencoder) for size in (5, 2))
-    assert whole.numbers == pytest.approx(parts.numbers, rel=1e-4)
+    whole, parts = (
+        ReconstructionEvaluator(pixels, size, CPU, distance).evaluate(autoencoder)
+        for size in (5, 2)
+    )
+    assert whole.metrics == pytest.approx(parts.metrics, rel=1e-4)
     names = {"psnr", "ssim", "held_out_lpips", *(f"kl/channel{k}" for k in range(4))}
-    assert whole.numbers.keys() == names
-    assert len(whole.pictures) == 15 and torch.equal(whole.pictures[3], pixels[1])
-    difference = whole.pictures[4].float() - pixels[1].float()
-    shown = whole.pictures[5].float()
+    assert whole.metrics.keys() == names
+    assert len(whole.comparison) == 15 and torch.equal(whole.comparison[3], pixels[1])
+    difference = whole.comparison[4].float() - pixels[1].float()
+    shown = whole.comparison[5].float()
     assert ((shown - 127.5) * 2 - difference).abs().max() <= 2
 
 

@@ -18,7 +18,8 @@ from foundation.files import read_json
 from interop.lora import WEIGHTS, LowRankUpdate, read_lora
 from ldm import TextToImage
 from ldm.unet import UNet
-from stages.lora import TARGETS, add_adapter, apply_lora, changes_of, save_lora
+from stages.diffusion import DiffusionTrainer
+from stages.lora import TARGETS, add_adapter, apply_lora, low_rank_changes, save_lora
 from tests.helpers.images import captioned
 from tests.helpers.random_models import make_pipeline
 from tests.helpers.short_runs import killed_in_step
@@ -85,7 +86,7 @@ def test_an_untrained_adapter_changes_nothing_and_learns_alone(base):
     assert torch.equal(output(unet), before)
     learning = {name for name, weight in unet.named_parameters() if weight.requires_grad}
     assert learning and all("lora_" in name for name in learning)
-    assert len(learning) == 2 * len(changes_of(unet)) == 2 * len(TARGETS) * 2 * 4
+    assert len(learning) == 2 * len(low_rank_changes(unet)) == 2 * len(TARGETS) * 2 * 4
 
 
 def test_what_is_applied_is_what_was_trained(base, trained):
@@ -240,7 +241,7 @@ def train(data: Path, base: Path, out: Path, *flags: object, steps: int = 4) -> 
 
 def test_a_lora_run_resumes_exactly_and_samples(data, base, tmp_path, capsys):
     train(data, base, tmp_path / "whole")
-    with killed_in_step(train_ldm.Stage, 2):
+    with killed_in_step(DiffusionTrainer, 2):
         train(data, base, tmp_path / "parts")
     train(data, base, tmp_path / "parts")
     whole, parts = (load_file(tmp_path / x / "model" / WEIGHTS) for x in ("whole", "parts"))

@@ -8,7 +8,7 @@ import torch
 import train_clip
 import train_ldm
 import train_vae
-from tests.helpers.bad_calls import TRAININGS, command, refusal
+from tests.helpers.bad_calls import TRAINERS, TRAININGS, command, refusal
 from tests.helpers.short_runs import same_weights
 from training.checkpoint import flatten
 
@@ -20,7 +20,7 @@ FLAGS = {train_clip: (), train_vae: ADVERSARY, train_ldm: ("--preview-prompts", 
 def tensors(stage) -> dict[str, torch.Tensor]:
     """All that the stage would save, but for a mere measurement."""
     found = {}
-    for name, part in stage.parts.items():
+    for name, part in stage.state.items():
         flatten(part.state_dict(), found, name)
     return {name: value.clone() for name, value in found.items() if not name.startswith("contest")}
 
@@ -36,7 +36,7 @@ def test_what_a_step_leaves_alone(world, tmp_path, monkeypatch, script):
     of a norm."""
 
     def watch(stage, step, number):
-        network = next(part for part in stage.parts.values() if isinstance(part, torch.nn.Module))
+        network = next(part for part in stage.state.values() if isinstance(part, torch.nn.Module))
         before, generators = tensors(stage), global_generators()
         hook = next(network.parameters()).register_hook(lambda g: g * torch.nan if number else g)
         metrics = step(stage, number)
@@ -51,8 +51,8 @@ def test_what_a_step_leaves_alone(world, tmp_path, monkeypatch, script):
             assert [name for name in before if not torch.equal(before[name], after[name])] == []
         return metrics
 
-    step = script.Stage.step
-    monkeypatch.setattr(script.Stage, "step", lambda stage, k: watch(stage, step, k))
+    step = TRAINERS[script].step
+    monkeypatch.setattr(TRAINERS[script], "step", lambda stage, k: watch(stage, step, k))
     script.main(command(script, world, tmp_path, *FLAGS[script]))
 
 

@@ -8,7 +8,7 @@ import pytest
 import train_ldm
 import train_vae
 from tests.dataset.test_webdataset import shards
-from tests.helpers.bad_calls import command, refusal
+from tests.helpers.bad_calls import TRAINERS, command, refusal
 from tests.helpers.images import picture, write_metadata
 from tests.helpers.short_runs import killed_in_step
 from training.checkpoint import saved_states
@@ -42,7 +42,7 @@ def test_a_training_on_several_shapes_resumes_exactly(world, tmp_path, script, c
     run(script, world, tmp_path / "straight", *flags)
     text = capsys.readouterr().out
     assert "of 24x40" in text and "of 32x32" in text and "of 40x24" in text
-    with killed_in_step(script.Stage, 3):
+    with killed_in_step(TRAINERS[script], 3):
         run(script, world, tmp_path / "parts", *flags)
     run(script, world, tmp_path / "parts", *flags)
     assert state(tmp_path / "straight").keys()

@@ -167,14 +167,14 @@ def test_a_model_trained_on_two_ranks_draws(demo, tmp_path):
 
 def stopped(root: Path, out: Path, *flags: str) -> str:
     """Trains stage 2; in its second step, rank 1 gets a SIGTERM. What it ended with."""
-    import stages.diffusion
+    from stages.diffusion import DiffusionTrainer
 
-    def step(self, step: int, unchanged=stages.diffusion.Stage.step):
+    def step(self, step: int, unchanged=DiffusionTrainer.step):
         if step == 1 and collectives.rank() == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return unchanged(self, step)
 
-    stages.diffusion.Stage.step = step
+    DiffusionTrainer.step = step
     try:
         runs.ldm(root, out, root / "two", *flags)
     except KeyboardInterrupt as stop:

@@ -9,7 +9,7 @@ import torch
 import train_vae
 from autoencoder import Autoencoder
 from foundation.errors import UserError
-from tests.helpers.bad_calls import command, refusal, unchanged
+from tests.helpers.bad_calls import CONFIGS, command, refusal, unchanged
 from tests.helpers.toy_training import Toy
 from training.cli import parse
 from training.run import Run
@@ -132,7 +132,7 @@ def test_overrides_win_over_flags_in_any_order():
         ["--override", "steps=7", "seed=3", "--data", "d", "--out", "o"],
         ["--data", "d", "--out", "o", "--steps", "5", "--override", "steps=7", "seed=3"],
     ):
-        config = parse(train_vae.Config, argv, "", train_vae.PRESETS)
+        config = parse(CONFIGS[train_vae], argv, "", train_vae.PRESETS)
         assert (config.steps, config.seed) == (7, 3)
 
 

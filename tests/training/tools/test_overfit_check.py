@@ -8,7 +8,7 @@ import pytest
 import train_clip
 import train_ldm
 import train_vae
-from stages import overfit as stages_overfit
+from stages import before_training
 from tests.helpers.bad_calls import command, refusal, tree
 from training.tools.overfit_check import Target, describe_outcome, likely_cause
 
@@ -46,13 +46,13 @@ def test_the_outcome_states_the_target_and_the_value():
 
 def shortened(monkeypatch, name: str, **changes) -> None:
     """Change the target of a stage, so that it is reached in a few steps."""
-    monkeypatch.setattr(stages_overfit, name, replace(getattr(stages_overfit, name), **changes))
+    monkeypatch.setattr(before_training, name, replace(getattr(before_training, name), **changes))
 
 
 def test_an_autoencoder_learns_a_few_images_and_leaves_no_file(
     world, tmp_path, capsys, monkeypatch
 ):
-    shortened(monkeypatch, "VAE", steps=40, bound=13.0)
+    shortened(monkeypatch, "AUTOENCODER_TARGET", steps=40, bound=13.0)
     train_vae.main(command(train_vae, world, tmp_path / "out", "--overfit", 4))
     text = capsys.readouterr().out
     assert re.fullmatch(r"learned by heart: PSNR in dB on 4 images is [\d.]+ after 40 .*\n", text)
@@ -60,7 +60,7 @@ def test_an_autoencoder_learns_a_few_images_and_leaves_no_file(
 
 
 def test_an_autoencoder_that_cannot_learn_says_why(world, tmp_path, capsys, monkeypatch):
-    shortened(monkeypatch, "VAE", steps=8)
+    shortened(monkeypatch, "AUTOENCODER_TARGET", steps=8)
     given = command(train_vae, world, tmp_path / "out", "--overfit", 4, "--learning-rate", 1e-9)
     message = refusal(capsys, train_vae, given)
     assert "NOT learned by heart" in message and "hardly moved" in message
@@ -68,7 +68,8 @@ def test_an_autoencoder_that_cannot_learn_says_why(world, tmp_path, capsys, monk
 
 
 @pytest.mark.parametrize(
-    ("script", "name", "bound"), [(train_clip, "CLIP", 0.0), (train_ldm, "LDM", 9.0)]
+    ("script", "name", "bound"),
+    [(train_clip, "CLIP_TARGET", 0.0), (train_ldm, "DIFFUSION_TARGET", 9.0)],
 )
 def test_the_other_stages_have_it(world, tmp_path, capsys, monkeypatch, script, name, bound):
     shortened(monkeypatch, name, steps=4, bound=bound)

@@ -19,10 +19,8 @@ from dataset.images.transform import ImageTransform, to_model
 from dataset.loader import read_pixels
 from ldm import TextToImage
 from ldm.unet import UNet
-from stages import autoencoder as vae_stage
-from stages import autoencoder_averages as vae_averages
-from stages import diffusion_config as ldm_recipe
-from tests.helpers.bad_calls import command, unchanged
+from stages.averages import AutoencoderAverages
+from tests.helpers.bad_calls import CONFIGS, TRAINERS, command, unchanged
 from tests.helpers.short_runs import killed_in_step
 from training.cli import run_main
 from training.config_json import from_json, to_json
@@ -97,7 +95,7 @@ def test_an_autoencoder_of_another_length_has_standardized_latents(world, runs, 
 
 def test_averages_are_resumed_with_the_run(world, runs, tmp_path):
     given = command(train_vae, world, tmp_path / "run", *STORING, "--save-every", 3)
-    with killed_in_step(vae_stage.Stage, 5):
+    with killed_in_step(TRAINERS[train_vae], 5):
         train_vae.main(given)
     train_vae.main(given)
     assert stored_steps(tmp_path / "run" / "averages") == [2, 4, 6]
@@ -135,19 +133,19 @@ def check_refused(capsys, arguments: list[str], pattern: str) -> None:
     assert re.search(pattern, text), text
 
 
-@pytest.mark.parametrize("stage", [vae_stage, ldm_recipe], ids=["vae", "ldm"])
-def test_the_ema_halflife_of_presets_is_a_fiftieth_of_the_run(stage):
+@pytest.mark.parametrize("script", [train_vae, train_ldm], ids=["vae", "ldm"])
+def test_the_ema_halflife_of_presets_is_a_fiftieth_of_the_run(script):
     """The numbers in the documentation were measured with it."""
-    for name, preset in stage.PRESETS.items():
+    for name, preset in script.PRESETS.items():
         needed = {"data": Path("d"), "out": Path("o"), "preset": name}
-        if stage is ldm_recipe:
+        if script is train_ldm:
             needed |= {"vae": Path("v"), "text_encoder": "t"}
-        config = stage.Config(**needed, **preset)
+        config = CONFIGS[script](**needed, **preset)
         assert config.ema_halflife == 0.02 * config.steps * config.batch_size, name
-        assert from_json(stage.Config, json.loads(json.dumps(to_json(config)))) == config
+        assert from_json(CONFIGS[script], json.loads(json.dumps(to_json(config)))) == config
 
 
 def test_a_training_that_diverged_has_no_best_length(runs, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(vae_averages.AveragesEvaluator, "score", lambda self, weights: math.nan)
+    monkeypatch.setattr(AutoencoderAverages, "score", lambda self, weights: math.nan)
     check_refused(capsys, [str(runs / "train_vae"), "--out", str(tmp_path / "out")], "diverged")
     assert not (tmp_path / "out" / "model").exists()
