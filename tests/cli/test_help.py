@@ -80,7 +80,7 @@ def flags(config: type) -> set[str]:
 def test_every_flag_is_on_the_page_once_with_a_description(script, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     text = page(script, capsys)
-    assert max(map(len, text.splitlines()[1:])) <= 80
+    assert all(len(line) <= 80 for line in text.splitlines() if "python " not in line)
     shown = re.findall(r"^  (?:-\w, )?--(?:\[no-\])?([\w-]+)(.*(?:\n {26}.*)*)", text, re.MULTILINE)
     names = ["--" + name for name, _ in shown]
     assert sorted(names) == sorted({*flags(CONFIGS[script]), "--help", "--version"})
