@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoencoder import Autoencoder, AutoencoderConfig
-from autoencoder.training.latent_statistics import fold, measure
+from autoencoder.training.latent_statistics import fold_statistics, measure_statistics
 
 FOLDER = "runs/examples/autoencoder"
 CONFIG = AutoencoderConfig(  # 3x16x16 pixels to latents of 4x8x8
@@ -49,7 +49,7 @@ def main(steps: int = 200, folder: str = FOLDER) -> float:
             print(f"step {step + 1}: loss {loss.item():.3f}")
 
     # From here on the latents have zero mean and unit variance, which stage 2 needs.
-    autoencoder = fold(autoencoder, measure(autoencoder, images.split(128)))
+    autoencoder = fold_statistics(autoencoder, measure_statistics(autoencoder, images.split(128)))
     autoencoder.save(folder)
     new = squares(64)
     with torch.no_grad():
