@@ -91,8 +91,8 @@ def find_pipeline(folder: Path) -> Path:
         MissingFileError: there is no model_index.json in either.
     """
     candidates = (folder / "model", folder)
+    restore(*candidates)
     for candidate in candidates:
-        restore(candidate.absolute())
         if (candidate / INDEX).is_file():
             return candidate
     hint = ""

@@ -1,13 +1,9 @@
 """The whole model with random weights: one image at a time or many, saved, loaded, and refused."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
-from autoencoder import Autoencoder
-from autoencoder.model import PRESETS as AUTOENCODERS
 from ldm import TextToImage
 from ldm.guidance import Guidance
 from ldm.pipeline.sampling import Sampling
@@ -65,59 +61,6 @@ def test_guidance_scale(pipeline):
     assert not np.array_equal(draw("a cat", 1), draw("a dog", 1))
     assert np.array_equal(draw("a cat", 1, "blue"), draw("a cat", 1))
     assert not np.array_equal(draw("a cat", 4, "blue"), draw("a cat", 4))
-
-
-def test_saved_and_loaded_it_draws_the_same(pipeline, tmp_path):
-    pipeline.save(tmp_path / "model", {"steps": 1})
-    again = TextToImage.load(tmp_path)
-    assert again.schedule_config == pipeline.schedule_config
-    before, after = (p(["a cat"], steps=3)[0] for p in (pipeline, again))
-    assert np.array_equal(pixels(before), pixels(after))
-    assert json.loads((tmp_path / "model" / "latentsmith.json").read_text())["provenance"]
-
-
-def test_the_same_model_is_the_same_bytes(pipeline, tmp_path):
-    for copy in ("once", "twice"):
-        pipeline.save(tmp_path / copy / "model", {"steps": 1})
-    TextToImage.load(tmp_path / "once").save(tmp_path / "again" / "model", {"steps": 1})
-    files = [path for path in (tmp_path / "once").rglob("*") if path.is_file()]
-    assert {".safetensors", ".json", ".txt"} <= {path.suffix for path in files}
-    for path in files:
-        for copy in ("twice", "again"):
-            other = tmp_path / copy / path.relative_to(tmp_path / "once")
-            assert other.read_bytes() == path.read_bytes(), other
-
-
-def test_parts_of_another_model_are_refused(pipeline, tmp_path):
-    pipeline.save(tmp_path / "model")
-    torch.manual_seed(1)
-    Autoencoder(AUTOENCODERS["tiny-32"]).save(tmp_path / "model" / "vae")
-    with pytest.raises(ValueError, match=r"autoencoder of sha256 [0-9a-f]{64}, but .* sha256 "):
-        TextToImage.load(tmp_path)
-
-
-def test_another_tokenizer_is_noticed_by_the_golden_embedding(pipeline, tmp_path):
-    pipeline.save(tmp_path / "model")
-    file = tmp_path / "model" / "latentsmith.json"
-    facts = json.loads(file.read_text())
-    facts["bindings"]["golden"][0] += 1.0
-    file.write_text(json.dumps(facts))
-    with pytest.raises(ValueError, match="golden"):
-        TextToImage.load(tmp_path)
-
-
-def test_a_failed_save_leaves_the_old_model(pipeline, tmp_path, monkeypatch):
-    pipeline.save(tmp_path / "model")
-    before = sorted(path.name for path in (tmp_path / "model").iterdir())
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("interop.safetensors_io.save_file", full)
-    with pytest.raises(OSError, match="No space"):
-        pipeline.save(tmp_path / "model")
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == before
 
 
 def test_sizes_that_cannot_be_drawn_are_refused(pipeline):
