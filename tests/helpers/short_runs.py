@@ -1,4 +1,4 @@
-"""Trainings of all three stages, as short as they can be."""
+"""Trainings of all three stages, as short as possible."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ ADVERSARY += ("--learned-logvar", "--discriminator-width", "16", "--discriminato
 
 @contextmanager
 def killed_in_step(stage: type, number: int) -> Iterator[None]:
-    """Inside, a training of this stage dies when it begins that step, which must come."""
+    """Let a training of this stage die when it begins a step. The block must reach that step."""
     step = stage.step
 
     def killed(self, now):
@@ -33,36 +33,40 @@ def killed_in_step(stage: type, number: int) -> Iterator[None]:
 
 
 def clip(root: Path, out: Path, *flags: str) -> None:
+    """Train stage 0 into `out/clip`."""
     import train_clip
 
-    train_clip.main([*shared(root), "--out", str(out / "clip"), *flags])
+    train_clip.main([*common_flags(root), "--out", str(out / "clip"), *flags])
 
 
 def vae(root: Path, out: Path, *flags: str) -> None:
+    """Train stage 1 into `out/vae`."""
     import train_vae
 
-    train_vae.main([*shared(root), *ADVERSARY, "--out", str(out / "vae"), *flags])
+    train_vae.main([*common_flags(root), *ADVERSARY, "--out", str(out / "vae"), *flags])
 
 
 def ldm(root: Path, out: Path, models: Path, *flags: str) -> None:
+    """Train stage 2 into `out/ldm`, on the runs `vae` and `clip` in `models`."""
     import train_ldm
 
-    parts = ("--vae", str(models / "vae"), "--text-encoder", str(models / "clip"))
-    train_ldm.main([*shared(root), *parts, "--out", str(out / "ldm"), *flags])
+    inputs = ("--vae", str(models / "vae"), "--text-encoder", str(models / "clip"))
+    train_ldm.main([*common_flags(root), *inputs, "--out", str(out / "ldm"), *flags])
 
 
-def shared(root: Path) -> tuple[str, ...]:
+def common_flags(root: Path) -> tuple[str, ...]:
     return ("--data", str(root / "data"), *COMMON)
 
 
 def demo(root: Path, out: Path) -> None:
+    """Train all three stages on the data in `root`."""
     clip(root, out)
     vae(root, out)
     ldm(root, out, out)
 
 
 def numbers(run: Path) -> list[dict]:
-    """What a run has measured, line by line, but for its speed and the words on it."""
+    """Return the metrics of a run line by line, without its speed and without texts."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     left_out = {"images_per_second"}
     left_out |= {k for line in lines for k, v in line.items() if isinstance(v, str)}
@@ -70,13 +74,16 @@ def numbers(run: Path) -> list[dict]:
 
 
 def same_weights(file: Path, other: Path) -> None:
-    """Adam's first steps go by the sign of a gradient, also of one that is mere rounding. So a few
-    weights differ by a whole step, and the comparison is by the length of all differences."""
+    """Compare two files of weights by the norm of their difference.
+
+    Adam's first steps follow the sign of a gradient, also where that is mere rounding, so a few
+    weights differ by a whole step.
+    """
     ours, theirs = load_file(file), load_file(other)
     assert ours.keys() == theirs.keys()
     difference = sum((ours[name] - theirs[name]).square().sum() for name in ours).sqrt()
-    moved = sum(weight.square().sum() for weight in theirs.values()).sqrt()
-    assert difference < 2e-3 * moved, difference / moved
+    size = sum(weight.square().sum() for weight in theirs.values()).sqrt()
+    assert difference < 2e-3 * size, difference / size
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One batch on one rank, on two, or in parts: the same gradients, the same training."""
+"""The same gradients and the same training on one rank, on two ranks, and in parts of a batch."""
 
 import os
 import shutil
@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from foundation import collectives
+from foundation.errors import UserError
 from tests.helpers import short_runs as runs
 from tests.helpers.processes import on_ranks
 from tests.helpers.shapes_dataset import make_shapes
@@ -23,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def gradients_of_stage_1(parts: int) -> dict[str, torch.Tensor]:
-    """Of both networks and of the learned variance, in float64, with the adaptive weight."""
+    """Compute gradients of both networks and the learned variance, in float64, with the adaptive
+    weight."""
     from autoencoder import PRESETS, Autoencoder
     from autoencoder.training.discriminator import Discriminator, DiscriminatorConfig
     from autoencoder.training.loss import AutoencoderLoss, LossConfig
@@ -46,6 +48,7 @@ def gradients_of_stage_1(parts: int) -> dict[str, torch.Tensor]:
 
 
 def gradients_in(networks: dict[str, nn.Module]) -> dict[str, torch.Tensor]:
+    """Return the gradients that the weights hold, by name."""
     return {
         f"{name}.{key}": weight.grad
         for name, network in networks.items()
@@ -54,7 +57,8 @@ def gradients_in(networks: dict[str, nn.Module]) -> dict[str, torch.Tensor]:
 
 
 def gradients_of_stage_0() -> dict[str, torch.Tensor]:
-    """Of what looks at the whole batch there: batch norms and the contrast of pairs, in float64."""
+    """Compute gradients of what depends on the whole batch: batch norms and the contrastive loss,
+    in float64."""
     from conditioning.clip_loss import contrast
     from conditioning.distributed_batch import normalize_together
 
@@ -68,8 +72,8 @@ def gradients_of_stage_0() -> dict[str, torch.Tensor]:
     if collectives.world_size() > 1:
         normalize_together(tower)
     own = torch.tensor(collectives.rank_share(0, 8))
-    called = distributed.data_parallel(tower)  # averages gradients for as long as it lives
-    features = F.normalize(called(images[own]).flatten(1), dim=-1)
+    parallel = distributed.data_parallel(tower)  # averages gradients as long as it exists
+    features = F.normalize(parallel(images[own]).flatten(1), dim=-1)
     loss = contrast(features, F.normalize(texts[own], dim=-1), scale)
     loss.backward()
     rest = {"loss": loss.detach(), "scale": scale.grad, "texts": texts.grad}
@@ -78,7 +82,10 @@ def gradients_of_stage_0() -> dict[str, torch.Tensor]:
 
 
 def compare(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """Gradients have a dot in their names; losses are computed in float32."""
+    """Compare gradients tightly and losses loosely, which are computed in float32.
+
+    Gradients have a dot in their names.
+    """
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         close = {"rtol": 1e-9, "atol": 1e-12} if "." in name else {"rtol": 1e-6, "atol": 1e-6}
@@ -102,7 +109,7 @@ def test_gradients_of_stage_0_are_those_of_the_whole_batch():
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:
-    """Data, and the runs of three stages: `two` on two ranks that torchrun starts, `one` here."""
+    """Train the three stages: as `two` on two ranks that torchrun starts, and as `one` here."""
     root = tmp_path_factory.mktemp("demo")
     make_shapes(root / "data", count=30)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -125,8 +132,11 @@ def demo(tmp_path_factory) -> Path:
 
 
 def same_numbers(run: Path, other: Path) -> None:
-    """Loosely: gradients are compared in float64 above, and here rounding has grown for some steps.
-    A channel's KL and the adaptive weight, a ratio of two norms, grow it most."""
+    """Compare metrics loosely: rounding has grown for some steps.
+
+    It grows most in the KL of a channel and in the adaptive weight, which is a ratio of two norms.
+    Gradients are compared tightly, in float64, above.
+    """
     ours, theirs = runs.numbers(run), runs.numbers(other)
     assert len(ours) == len(theirs)
     for line, expected in zip(ours, theirs, strict=True):
@@ -165,11 +175,13 @@ def test_a_model_trained_on_two_ranks_draws(demo, tmp_path):
     assert picture.size == (32, 32)
 
 
-def stopped(root: Path, out: Path, *flags: str) -> str:
-    """Trains stage 2; in its second step, rank 1 gets a SIGTERM. What it ended with."""
+def train_until_signal(root: Path, out: Path, *flags: str) -> str:
+    """Train stage 2, send SIGTERM to rank 1 in its second step, and return the message."""
     from stages.diffusion import DiffusionTrainer
 
-    def step(self, step: int, unchanged=DiffusionTrainer.step):
+    unchanged = DiffusionTrainer.step
+
+    def step(self, step: int):
         if step == 1 and collectives.rank() == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return unchanged(self, step)
@@ -184,17 +196,17 @@ def stopped(root: Path, out: Path, *flags: str) -> str:
 
 @pytest.fixture(scope="module")
 def sharded(demo, tmp_path_factory) -> Path:
-    """Stage 2 after two of three steps, with its weights spread over two ranks."""
+    """Train two of three steps of stage 2, with its weights sharded over two ranks."""
     root = tmp_path_factory.mktemp("sharded")
-    messages = on_ranks(stopped, demo, root, "--shard")
-    assert all("stopped after step 2, with the state saved" in message for message in messages)
+    messages = on_ranks(train_until_signal, demo, root, "--shard")
+    assert all("step 2" in message for message in messages)
     state = root / "ldm" / "state" / "step-0000002"
     assert len(list((state / "unet").glob("*.safetensors"))) == 2  # each rank wrote its pieces
     return root
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_spread_weights_train_the_same_and_go_on_on_any_number_of_ranks(
+def test_sharded_weights_train_alike_and_resume_on_any_number_of_ranks(
     demo, sharded, tmp_path, count
 ):
     shutil.copytree(sharded / "ldm", tmp_path / "ldm")
@@ -206,17 +218,17 @@ def test_spread_weights_train_the_same_and_go_on_on_any_number_of_ranks(
     runs.same_weights(tmp_path / "ldm" / WEIGHTS["ldm"], demo / "one" / "ldm" / WEIGHTS["ldm"])
 
 
-def test_a_state_of_whole_weights_is_read_into_spread_ones(tmp_path):
+def test_a_state_of_whole_weights_is_loaded_into_sharded_ones(tmp_path):
     from training.checkpoint import save_state
 
     torch.manual_seed(0)
     network = nn.Linear(3, 5)
     folder = save_state(tmp_path, 1, {"network": network})
-    for found in on_ranks(spread_and_read, folder):
+    for found in on_ranks(shard_and_load, folder):
         assert torch.equal(found, network.weight)
 
 
-def spread_and_read(folder: Path) -> torch.Tensor:
+def shard_and_load(folder: Path) -> torch.Tensor:
     from training.checkpoint import load_state
     from training.distributed import full_tensor, shard
 
@@ -226,6 +238,6 @@ def spread_and_read(folder: Path) -> torch.Tensor:
     return full_tensor(network.weight.detach())
 
 
-def test_spreading_over_nothing_is_refused(demo, tmp_path):
-    with pytest.raises(ValueError, match="torchrun --nproc-per-node"):
+def test_sharding_without_torchrun_is_refused(demo, tmp_path):
+    with pytest.raises(UserError, match="torchrun --nproc-per-node"):
         runs.ldm(demo, tmp_path, demo / "two", "--shard")
