@@ -1,7 +1,7 @@
 """Exponential moving average of the weights, in float32 whatever the weights are stored in."""
 
 # pyright: reportPrivateImportUsage=false
-# torch._foreach_*: PyTorch's stubs do not export them.
+# torch._foreach_*, which the optimizers of PyTorch use as well
 
 import copy
 

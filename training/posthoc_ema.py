@@ -15,7 +15,7 @@ Time is counted in steps. A power function has no unit, so images give the same 
 """
 
 # pyright: reportPrivateImportUsage=false
-# torch._foreach_*: PyTorch's stubs do not export them.
+# torch._foreach_*, which the optimizers of PyTorch use as well
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -11,7 +11,7 @@ rank that has an error to report claims the report; the others then end without 
 """
 
 # pyright: reportPrivateImportUsage=false
-# the stores of torch.distributed: PyTorch's stubs do not export them.
+# torch.distributed documents its stores, but does not list them in __all__.
 
 import json
 import os
@@ -49,7 +49,6 @@ class Status:
     finished: bool = False  # it needs the other ranks no more
     host: str = ""
     process: int = 0
-    heartbeat: int = 0
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -92,8 +91,10 @@ class Watchdog:
         self.rank, self.world_size = rank, world_size
         self.silence = SILENCE
         self.status = Status(host=socket.gethostname(), process=os.getpid())
+        self.heartbeats = 0  # sent by this rank
         self.others: dict[int, Status] = {}
-        self.last_heartbeat: dict[int, float] = {}  # by rank, on this rank's clock
+        self.heartbeat_of: dict[int, int] = {}  # the last one read, by rank
+        self.last_heartbeat: dict[int, float] = {}  # when it was read, on this rank's clock
         self.last_progress = time.monotonic()  # of any rank
         self.lock = threading.RLock()
         self.stopping = threading.Event()
@@ -105,13 +106,12 @@ class Watchdog:
 
     def report_progress(self, activity: str, step: int | None, timeout: float | None) -> None:
         """See the function of the same name."""
-        old = self.status
-        self._publish(
-            activity=activity,
-            step=old.step if step is None else step,
-            reports=old.reports + 1 if step is None else 0,
-            timeout=old.timeout if timeout is None else timeout,
-        )
+        status = replace(self.status, activity=activity, reports=self.status.reports + 1)
+        if step is not None:
+            status = replace(status, step=step, reports=0)
+        if timeout is not None:
+            status = replace(status, timeout=timeout)
+        self._publish(status)
 
     def stop(self) -> None:
         """Stop watching, and tell the other ranks that this one may end."""
@@ -119,7 +119,7 @@ class Watchdog:
         if self.thread.is_alive():
             self.thread.join()
             with suppress(RuntimeError, OSError):  # the store ends with rank 0's machine
-                self._publish(finished=True)
+                self._publish(replace(self.status, finished=True))
 
     def exit(self, message: str, status: int) -> NoReturn:
         """Print a message and end this process; print nothing if another rank is the cause."""
@@ -171,12 +171,13 @@ class Watchdog:
             elif message := self._describe_dead_rank() or self._describe_hanging_rank():
                 self._end_process(message)
 
-    def _publish(self, **changes: str | int | float | bool) -> None:
-        """Change the status of this rank, and write it into the store."""
+    def _publish(self, status: Status | None = None) -> None:
+        """Write a new status of this rank into the store, or the old one with a new heartbeat."""
         with self.lock:
-            heartbeat = self.status.heartbeat + 1
-            self.status = replace(self.status, heartbeat=heartbeat, **changes)  # pyright: ignore
-            self.store.set(f"status {self.rank}", json.dumps(asdict(self.status)))
+            self.status = self.status if status is None else status
+            self.heartbeats += 1
+            text = json.dumps([self.heartbeats, asdict(self.status)])
+            self.store.set(f"status {self.rank}", text)
 
     def _read_others(self) -> None:
         """Read the status of every other rank, and note what changed."""
@@ -184,12 +185,13 @@ class Watchdog:
         texts = self.store.multi_get([f"status {k}" for k in ranks])
         now = time.monotonic()
         for k, text in zip(ranks, texts, strict=True):
-            old, new = self.others.get(k), Status(**json.loads(text))
-            self.others[k] = new
-            if new != old:
+            heartbeat, fields = json.loads(text)
+            old, new = self.others.get(k), Status(**fields)
+            if heartbeat != self.heartbeat_of.get(k):
                 self.last_heartbeat[k] = now
             if old is None or new.progress != old.progress:
                 self.last_progress = now
+            self.heartbeat_of[k], self.others[k] = heartbeat, new
 
     def _describe_dead_rank(self) -> str:
         """Return a message about a rank that sends no heartbeat any more, or ""."""
