@@ -1,12 +1,12 @@
 """A U-Net on disk: the folder that diffusers' UNet2DConditionModel.from_pretrained opens.
 
     config.json                            architecture
-    diffusion_pytorch_model.safetensors    weights, and the provenance once more in its header
-    latentsmith.json                       provenance: what no other library has a place for
+    diffusion_pytorch_model.safetensors    weights; its header repeats the provenance
+    latentsmith.json                       provenance, for which diffusers has no place
     README.md                              the model card
 
-JSON and safetensors only, nothing pickled. Files are replaced whole: a crash or a full disk leaves
-the old folder or the new one.
+There are only JSON and safetensors, no pickles. After a crash or on a full disk, the old folder or
+the new one is there.
 """
 
 import json
@@ -36,36 +36,50 @@ CONFIG = "config.json"
 STEM = "diffusion_pytorch_model"
 WEIGHTS = f"{STEM}.safetensors"
 PROVENANCE = "latentsmith.json"
-TEXT_CHUNKS = "text_chunks"  # entry with the contexts that the U-Net was trained to read
+TEXT_CHUNKS = "text_chunks"  # entry: how many contexts the U-Net was trained to read
 
 
 def find_folder(folder: Path) -> Path:
-    """The U-Net's folder in a run folder, in a pipeline folder, or the folder itself."""
+    """Return the U-Net's folder inside a run folder or a pipeline folder, or the folder itself.
+
+    Raises:
+        MissingFileError: there are no weights of a U-Net in any of them.
+    """
     candidates = [folder / "model" / "unet", folder / "unet", folder / "model", folder]
     if found := find_weights(candidates, STEM):
         return found
-    told = class_hint(folder) + pickle_hint(STEM, *candidates)
+    hint = class_hint(folder) + pickle_hint(STEM, *candidates)
     raise MissingFileError(
-        f"no U-Net in {folder}: looked for {WEIGHTS} in {', '.join(map(str, candidates))}.{told} "
-        "Give a run folder of train_ldm.py, a pipeline folder with unet/ in it, or a unet folder."
+        f"no U-Net in {folder}: looked for {WEIGHTS} in {', '.join(map(str, candidates))}.{hint} "
+        "Give the folder of a training run, a pipeline folder with unet/ in it, or a unet folder."
     )
 
 
 def read_config(folder: Path, fields: Collection[str]) -> dict[str, Any]:
-    """The entries of config.json that UNetConfig has; all others must be at their usual value."""
+    """Read the entries of config.json that UNetConfig has.
+
+    Raises:
+        UserError: another entry has a value that is not supported.
+    """
     return unet_fields(read_json(folder / CONFIG), fields, folder / CONFIG)
 
 
 def read_weights(folder: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights in fp32, checked against the names and shapes of `expected`."""
+    """Read the weights in fp32.
+
+    Raises:
+        UserError: names or shapes differ from those of `expected`.
+    """
     weights = read_folder(folder, STEM)
-    what = f"the U-Net that {CONFIG} beside it describes"
-    check_state_dict(weights, expected, weights_file(folder, STEM), what)
+    model = f"the U-Net that {CONFIG} beside it describes"
+    check_state_dict(weights, expected, weights_file(folder, STEM), model)
     return {name: aligned_copy(weights[name]) for name in expected}
 
 
-def write(folder: Path, network: nn.Module, config: dict, provenance: dict) -> None:
-    """Writes the four files, whole or not at all."""
+def write(
+    folder: Path, network: nn.Module, config: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> None:
+    """Write the four files, all of them or none."""
     header = {"format": "pt", "latentsmith": json.dumps(provenance)}
     weights = network.state_dict()
     texts = {
@@ -76,13 +90,18 @@ def write(folder: Path, network: nn.Module, config: dict, provenance: dict) -> N
     write_weights_folder(folder, WEIGHTS, weights, header, texts)
 
 
-def read_provenance(folder: Path) -> dict:
-    """What `UNet.save` was told about these weights; empty for a foreign U-Net."""
-    if folder.is_file():
-        header = single_file.open_file(folder).header
-        told = {TEXT_CHUNKS: header[TEXT_CHUNKS]} if TEXT_CHUNKS in header else {}
-        return single_file.read_provenance(folder) | told
-    return read_json(find_folder(folder) / PROVENANCE, default={}).get("provenance", {})
+def read_provenance(source: Path) -> dict[str, Any]:
+    """Read the provenance that a U-Net was saved with; empty for a foreign U-Net.
+
+    source: run folder, pipeline folder, unet folder or single file.
+    """
+    if source.is_file():
+        provenance = single_file.read_provenance(source)
+        header = single_file.open_file(source).header
+        if TEXT_CHUNKS in header:
+            return {**provenance, TEXT_CHUNKS: header[TEXT_CHUNKS]}
+        return provenance
+    return read_json(find_folder(source) / PROVENANCE, default={}).get("provenance", {})
 
 
 def read_text_chunks(facts: Mapping[str, Any], source: Path) -> int:
