@@ -1,8 +1,8 @@
 """python export.py runs/ldm exported/model.safetensors --format single-file --dtype fp16
 
-Writes a model, or one part of it, for other tools: as a folder of diffusers, or as a single file
-in the layout of Stable Diffusion's own checkpoints. Reads both, too. What is exported, read again
-and exported again is the same to the last byte.
+Writes a model, or one component of it, for other tools: as a diffusers folder, or as a single file
+in the layout of Stable Diffusion's own checkpoints. Both can also be read. What is exported, read
+again and exported again has the same bytes.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import tyro
-from torch import Tensor, nn
+from torch import Tensor
 
 import autoencoder.io
 import conditioning.io
@@ -38,9 +38,8 @@ from training.flags import Groups
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NAMES = {"unet": "U-Net", "vae": "autoencoder", "text_encoder": "text encoder"}
 
-
-Model = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
-Out = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+Component = UNet | Autoencoder | TextEncoder
+Model = TextToImage | Component
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,47 +49,34 @@ class Config:
         "output": ("out", "format", "dtype"),
     }
 
-    model: Model  # run, pipeline or part folder, or a single file
-    out: Out  # a new folder, or a new .safetensors file
-    format: Literal["diffusers", "single-file"]  # a folder of diffusers, or a file in CompVis' keys
-    part: Literal["all", "vae", "unet", "text-encoder"] = "all"  # what of the model
-    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"  # precision of the weights written
-    ema: bool = False  # of a single file with two U-Nets, take the one averaged in training
+    # run folder, pipeline folder, folder of one part, or a single file
+    model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
+    # a new folder, or a new .safetensors file
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    format: Literal["diffusers", "single-file"]  # diffusers folder, or file with CompVis' names
+    part: Literal["all", "vae", "unet", "text-encoder"] = "all"  # what to export of the model
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"  # precision of the exported weights
+    ema: bool = False  # single files with two U-Nets: export the one averaged in training
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Export a model as the command line says; argv: without the program's name."""
     config = parse(Config, argv, __doc__)
-    check(config)
-    model = load(config)
-    provenance = provenance_of(config)
+    check_flags(config)
+    model, provenance = load(config), read_provenance(config)
     if config.format == "diffusers":
-        cast(model, DTYPES[config.dtype])
+        convert(model, DTYPES[config.dtype])
         with atomic_folder(config.out) as folder:
             model.save(folder, provenance)
     else:
-        parts, facts = single_file_parts(model), {"provenance": provenance}
-        if isinstance(model, TextToImage):
-            check_fits_a_file(model)
-            facts["scheduler"] = to_diffusers(model.schedule_config, model.denoiser.prediction)
-            facts[TEXT_CHUNKS] = model.chunks
-        tensors, metadata = to_single_file(parts, facts)
-        tensors = {name: rounded(x, name, DTYPES[config.dtype]) for name, x in tensors.items()}
-        write_tensors(config.out, tensors, metadata)
-    print(f"wrote {config.out}: {', '.join(NAMES[part] for part in parts_of(model))}")
-    if config.format == "single-file" and (lines := header_only_settings(config.out)):
-        print(
-            "its header holds the whole config, so that it can be read here. Tools that look at "
-            "names and shapes only would not know:\n  " + "\n  ".join(lines)
-        )
-        part = "" if config.part == "all" else f" --part {config.part}"
-        print(
-            "diffusers' from_single_file is told by config=FOLDER, a folder made from the file, as "
-            "the scale of its latents may not be that of the model:\n"
-            f"  python export.py {config.out} FOLDER --format diffusers{part}"
-        )
+        write_single_file(model, provenance, config.out, DTYPES[config.dtype])
+    print(f"wrote {config.out}: {', '.join(NAMES[name] for name in components(model))}")
+    if config.format == "single-file":
+        print_compatibility(config)
 
 
-def check(config: Config) -> None:
+def check_flags(config: Config) -> None:
+    """Refuse flags that contradict each other, and an output that exists."""
     if config.out.exists():
         raise UserError(f"{config.out} exists, and nothing is overwritten. Choose another name.")
     if config.format == "single-file" and config.out.suffix != ".safetensors":
@@ -99,7 +85,8 @@ def check(config: Config) -> None:
         raise UserError("--ema chooses between two U-Nets; leave it out for another part.")
 
 
-def load(config: Config) -> TextToImage | UNet | Autoencoder | TextEncoder:
+def load(config: Config) -> Model:
+    """Load the model, or the part of it that is to be exported."""
     if config.part == "vae":
         return Autoencoder.load(config.model)
     if config.part == "text-encoder":
@@ -108,33 +95,41 @@ def load(config: Config) -> TextToImage | UNet | Autoencoder | TextEncoder:
     return kind.load(config.model, ema=config.ema)
 
 
-def parts_of(model: TextToImage | nn.Module) -> dict[str, nn.Module]:
-    if isinstance(model, TextToImage):
-        parts = zip(NAMES, (model.unet, model.autoencoder, model.text_encoder), strict=True)
-        return {name: module for name, module in parts if module is not None}
-    kinds = {UNet: "unet", Autoencoder: "vae", TextEncoder: "text_encoder"}
-    return {kinds[type(model)]: model}
+def components(model: Model) -> dict[str, Component]:
+    """Return the components of a model by their names in a diffusers folder."""
+    if isinstance(model, UNet):
+        return {"unet": model}
+    if isinstance(model, Autoencoder):
+        return {"vae": model}
+    if isinstance(model, TextEncoder):
+        return {"text_encoder": model}
+    found: dict[str, Component] = {"unet": model.unet, "vae": model.autoencoder}
+    if model.text_encoder is not None:
+        found["text_encoder"] = model.text_encoder
+    return found
 
 
-def provenance_of(config: Config) -> dict[str, Any]:
-    """What is recorded of the model or part, to be passed on as it is."""
+def read_provenance(config: Config) -> dict[str, Any]:
+    """Read the provenance of the model or the part, which the export repeats."""
     if config.part == "all":
         return ldm.pipeline.io.read_model_provenance(config.model)
     if config.part == "unet":
         return ldm.unet.io.read_provenance(config.model)
-    files = autoencoder.io if config.part == "vae" else conditioning.io
-    return files.read_provenance(config.model)
+    if config.part == "vae":
+        return autoencoder.io.read_provenance(config.model)
+    return conditioning.io.read_provenance(config.model)
 
 
-def cast(model: TextToImage | nn.Module, dtype: torch.dtype) -> None:
-    for module in parts_of(model).values():
-        for name, tensor in module.state_dict().items():
+def convert(model: Model, dtype: torch.dtype) -> None:
+    """Convert the weights of a model in place."""
+    for component in components(model).values():
+        for name, tensor in component.state_dict().items():
             rounded(tensor, name, dtype)
-        module.to(dtype)
+        component.to(dtype)
 
 
 def rounded(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
-    """Refuses what has no place in the range of `dtype`; that of fp16 ends at 65504."""
+    """Convert a tensor, and refuse values outside the range of `dtype` (fp16 ends at 65504)."""
     result = tensor.to(dtype)
     if not result.isfinite().all():
         raise UserError(
@@ -144,45 +139,64 @@ def rounded(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
     return result
 
 
-def single_file_parts(
-    model: TextToImage | nn.Module,
-) -> dict[str, tuple[dict[str, Any], dict[str, Tensor]]]:
-    """Config and weights of each part, as `interop.single_file.reader` writes them."""
-    described = {}
-    for part, module in parts_of(model).items():
-        if isinstance(module, Autoencoder):
-            module = with_known_scale(module)
-            described[part] = (
-                autoencoder.io.diffusers_config(asdict(module.config)),
-                module.state_dict(),
-            )
-        elif isinstance(module, TextEncoder):
-            described[part] = text_encoder(module)
-        else:
-            described[part] = asdict(module.config), module.state_dict()
-    return described
+# Single files -------------------------------------------------------------------------------------
 
 
-def check_fits_a_file(model: TextToImage) -> None:
-    """Refuses what a pipeline folder says and a single file has no place for."""
-    for there, what in (
-        (model.classes, "names of classes"),
-        (
-            model.low_res != LowResSchedule(),
-            "a schedule of its own for the small pictures it enlarges",
-        ),
-    ):
-        if there:
-            raise UserError(
-                f"this model has {what}, for which a single file has no place. Use --format "
-                "diffusers."
-            )
+def write_single_file(
+    model: Model, provenance: dict[str, Any], file: Path, dtype: torch.dtype
+) -> None:
+    """Write a model or a component as a single file, atomically."""
+    facts: dict[str, Any] = {"provenance": provenance}
+    described = {name: describe(component) for name, component in components(model).items()}
+    if isinstance(model, TextToImage):
+        check_fits_single_file(model)
+        facts["scheduler"] = to_diffusers(model.schedule_config, model.denoiser.prediction)
+        facts[TEXT_CHUNKS] = model.chunks
+    tensors, metadata = to_single_file(described, facts)
+    tensors = {name: rounded(tensor, name, dtype) for name, tensor in tensors.items()}
+    write_tensors(file, tensors, metadata)
 
 
-def with_known_scale(model: Autoencoder) -> Autoencoder:
-    """The same latents, of which tools that multiply by 0.18215 unasked make what they should be.
+def describe(component: Component) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return config and weights of a component as `to_single_file` takes them."""
+    if isinstance(component, TextEncoder):
+        return describe_text_encoder(component)
+    if isinstance(component, Autoencoder):
+        component = with_usual_scale(component)
+        return autoencoder.io.diffusers_config(asdict(component.config)), component.state_dict()
+    return asdict(component.config), component.state_dict()
 
-    What its own config applies is folded into the 1x1 convolutions, in float64.
+
+def describe_text_encoder(encoder: TextEncoder) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return config and weights with the keys of Hugging Face (quick_gelu) or open_clip (gelu).
+
+    Raises:
+        UserError: it has a setting or a vocabulary that single files cannot express.
+    """
+    if encoder.layer != "last" or not encoder.final_norm:
+        raise UserError(
+            "this text encoder outputs the states of the penultimate layer, or before the final "
+            "norm, which single files of Stable Diffusion 1.x and 2.x cannot express. Use --format "
+            "diffusers."
+        )
+    settings = settings_of(encoder.tokenizer)
+    if tokenizer_from(settings, encoder.config.max_position_embeddings) != encoder.tokenizer:
+        raise UserError(
+            "this text encoder has a vocabulary of its own. Single files have no place for one, "
+            "and their readers use CLIP's. Use --format diffusers."
+        )
+    facts = {"layer": encoder.layer, "final_norm": encoder.final_norm, "tokenizer": settings}
+    weights = encoder.tower.state_dict()
+    if encoder.config.hidden_act == "quick_gelu":
+        weights = to_hugging_face(weights)
+    return asdict(encoder.config) | facts, weights
+
+
+def with_usual_scale(model: Autoencoder) -> Autoencoder:
+    """Return an autoencoder with the same latents and scaling_factor 0.18215.
+
+    Tools that cannot read the header multiply the latents by that number, so what the config
+    applies is folded into the 1x1 convolutions instead.
     """
     scale, channels = STABLE_DIFFUSION["scaling_factor"], model.config.latent_channels
     statistics = LatentStatistics((0.0,) * channels, (scale,) * channels, images=0)
@@ -191,24 +205,32 @@ def with_known_scale(model: Autoencoder) -> Autoencoder:
     return model if model.config == folded.config else folded
 
 
-def text_encoder(encoder: TextEncoder) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Under the names of its family: Hugging Face's with quick_gelu, open_clip's with gelu."""
-    if encoder.layer != "last" or not encoder.final_norm:
-        raise UserError(
-            "this text encoder gives the states of the penultimate layer, or before the last norm, "
-            "as no single file of Stable Diffusion 1.x or 2.x can say. Use --format diffusers."
-        )
-    settings = settings_of(encoder.tokenizer)
-    if tokenizer_from(settings, encoder.config.max_position_embeddings) != encoder.tokenizer:
-        raise UserError(
-            "this text encoder has a vocabulary of its own, for which a single file has no place: "
-            "readers take CLIP's. Use --format diffusers."
-        )
-    places = {"layer": encoder.layer, "final_norm": encoder.final_norm, "tokenizer": settings}
-    weights = encoder.tower.state_dict()
-    if encoder.config.hidden_act == "quick_gelu":
-        weights = to_hugging_face(weights)
-    return asdict(encoder.config) | places, weights
+def check_fits_single_file(model: TextToImage) -> None:
+    """Refuse a model with settings for which a single file has no place."""
+    for is_set, description in (
+        (bool(model.classes), "names of classes"),
+        (model.low_res != LowResSchedule(), "its own noise schedule for the images it enlarges"),
+    ):
+        if is_set:
+            raise UserError(
+                f"this model has {description}, for which a single file has no place. Use --format "
+                "diffusers."
+            )
+
+
+def print_compatibility(config: Config) -> None:
+    """Print what tools that cannot read our header get wrong about a single file."""
+    lines = header_only_settings(config.out)
+    if not lines:
+        return
+    part = "" if config.part == "all" else f" --part {config.part}"
+    print(
+        "Its header contains the whole config, which the programs here read. Tools that see only "
+        "names and shapes would not know:\n  " + "\n  ".join(lines) + "\n"
+        "For diffusers' from_single_file make a folder from the file, and give it as "
+        "config=FOLDER; the scale of its latents may differ from that of the model:\n"
+        f"  python export.py {config.out} FOLDER --format diffusers{part}"
+    )
 
 
 if __name__ == "__main__":

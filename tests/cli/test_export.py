@@ -1,4 +1,4 @@
-"""export.py: what it writes others open, and what it reads again is the same to the last byte."""
+"""export.py: other tools open what it writes, and exporting that again gives the same bytes."""
 
 import json
 import re
@@ -22,13 +22,14 @@ import train_vae
 from autoencoder import PRESETS as AUTOENCODERS
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
+from foundation.errors import UserError
 from interop.single_file.reader import HEADER
 from interop.single_file.writer import header_only_settings
 from ldm import TextToImage
 from ldm.schedule import ScheduleConfig
 from ldm.unet import UNet
-from tests.helpers import bad_calls as mistakes
 from tests.helpers import compvis_files as compvis
+from tests.helpers.bad_calls import command
 from tests.helpers.random_models import make_pipeline, pixels
 from training.cli import run_main
 
@@ -38,7 +39,7 @@ PROVENANCE = {"steps": 7, "autoencoder": {"steps": 5}}
 
 
 def make_model(schedule: ScheduleConfig = VARIANCE_PRESERVING, prediction="noise") -> TextToImage:
-    """Of SD 2.x's kind: a text encoder with gelu; its latents have another scale than 0.18215."""
+    """Make a model like SD 2.x, with gelu in the text encoder, and with a scale of 0.3."""
     model = make_pipeline(schedule, prediction)
     model.autoencoder.config = replace(model.autoencoder.config, scaling_factor=0.3)
     return model
@@ -70,12 +71,12 @@ def read_header(file: Path) -> dict:
         return json.loads(stored.metadata()[HEADER])
 
 
-# There and back.
+# Round trips
 
 
 @pytest.mark.parametrize("dtype", export.DTYPES)
 @pytest.mark.parametrize("format", FORMATS)
-def test_exported_read_and_exported_again_it_is_the_same_bytes(run, format, dtype, tmp_path):
+def test_a_second_export_has_the_same_bytes(run, format, dtype, tmp_path):
     one = exported(run, tmp_path / "one", format, "--dtype", dtype)
     other = exported(one, tmp_path / "other", format, "--dtype", dtype)
     assert contents(one) == contents(other)
@@ -84,13 +85,13 @@ def test_exported_read_and_exported_again_it_is_the_same_bytes(run, format, dtyp
 
 @pytest.mark.parametrize("part", ["vae", "unet", "text-encoder"])
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_part_alone(run, format, part, tmp_path):
+def test_one_part_is_exported_alone(run, format, part, tmp_path):
     one = exported(run, tmp_path / "one", format, "--part", part)
     other = exported(one, tmp_path / "other", format, "--part", part)
     assert contents(one) == contents(other)
     kind = {"vae": Autoencoder, "unet": UNet, "text-encoder": TextEncoder}[part]
     ours, found = (kind.load(source).state_dict() for source in (run, one))
-    if (format, part) != ("single-file", "vae"):  # whose scale is folded in
+    if (format, part) != ("single-file", "vae"):  # there the scale is folded in
         assert all(torch.equal(found[name], value) for name, value in ours.items())
     whole = exported(run, tmp_path / "whole", format)
     last = exported(whole, tmp_path / "last", format, "--part", part)
@@ -99,7 +100,7 @@ def test_a_part_alone(run, format, part, tmp_path):
     )
 
 
-def test_a_file_and_a_folder_are_the_same_model_either_way(run, tmp_path):
+def test_a_file_and_a_folder_are_converted_into_each_other(run, tmp_path):
     file = exported(run, tmp_path / "1", "single-file")
     folder = exported(file, tmp_path / "2", "diffusers")
     assert contents(exported(folder, tmp_path / "3", "single-file")) == contents(file)
@@ -114,7 +115,7 @@ def test_a_file_and_a_folder_are_the_same_model_either_way(run, tmp_path):
 
 
 def test_a_foreign_file_is_written_as_it_was(tmp_path):
-    """Stable Diffusion's scale, its names and its numbers: nothing of it changes but the header."""
+    """Names and values stay those of Stable Diffusion; only the header changes."""
     tensors = compvis.compvis_autoencoder(compvis.make_autoencoder())
     source = compvis.written(tmp_path, compvis.with_prefix(compvis.AUTOENCODER, tensors))
     written = load_file(exported(source, tmp_path / "again", "single-file", "--part", "vae"))
@@ -123,7 +124,7 @@ def test_a_foreign_file_is_written_as_it_was(tmp_path):
     assert all(torch.equal(written[name], value) for name, value in expected.items())
 
 
-# Others open it.
+# Other tools
 
 
 def open_in_diffusers(folder: Path, **options) -> diffusers.StableDiffusionPipeline:
@@ -134,7 +135,7 @@ def open_in_diffusers(folder: Path, **options) -> diffusers.StableDiffusionPipel
     return pipeline
 
 
-def drawn(theirs: diffusers.StableDiffusionPipeline, ours: TextToImage) -> np.ndarray:
+def diffusers_image(theirs: diffusers.StableDiffusionPipeline, ours: TextToImage) -> np.ndarray:
     shape = ours.latent_shape(32, 32)
     latents = torch.randn(1, *shape, generator=torch.Generator().manual_seed(3))
     options = {"num_inference_steps": 5, "guidance_scale": 4.0, "height": 32, "width": 32}
@@ -146,16 +147,16 @@ def test_diffusers_opens_a_half_precision_folder_and_draws_the_same(run, tmp_pat
     folder = exported(run, tmp_path / "out", "diffusers", "--dtype", "fp16")
     for file in folder.rglob("*.safetensors"):
         assert {value.dtype for value in load_file(file).values()} == {torch.float16}, file
-    # As diffusers loads the other parts unless told otherwise: all of one precision.
+    # diffusers loads the other components in float32 by default; one precision for all runs.
     assert CLIPTextModel.from_pretrained(folder / "text_encoder").dtype == torch.float32
     theirs, ours = open_in_diffusers(folder), TextToImage.load(folder)
     mine = ours(["a red heart"], steps=5, guidance_scale=4.0, sampler="ddim", seed=3)[0]
-    assert np.abs(pixels(mine) - drawn(theirs, ours)).max() <= 1
+    assert np.abs(pixels(mine) - diffusers_image(theirs, ours)).max() <= 1
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
 def test_diffusers_opens_a_single_file_and_draws_the_same(run, tmp_path):
-    """Weights from the file alone; the configs are those of its folder, not of the run's."""
+    """The weights come from the file, the configs from a folder made of it."""
     file = exported(run, tmp_path / "1", "single-file")
     folder = exported(file, tmp_path / "2", "diffusers")
     configs = tmp_path / "configs"
@@ -167,11 +168,11 @@ def test_diffusers_opens_a_single_file_and_draws_the_same(run, tmp_path):
     assert theirs.vae.config.scaling_factor == 0.18215
     ours = TextToImage.load(run)
     mine = ours(["a red heart"], steps=5, guidance_scale=4.0, sampler="ddim", seed=3)[0]
-    assert np.abs(pixels(mine) - drawn(theirs, ours)).max() <= 1
+    assert np.abs(pixels(mine) - diffusers_image(theirs, ours)).max() <= 1
 
 
 @torch.no_grad()
-def test_the_scale_in_a_file_is_the_one_that_tools_assume(run, tmp_path):
+def test_a_single_file_has_the_scale_that_tools_assume(run, tmp_path):
     file = exported(run, tmp_path / "out", "single-file", "--part", "vae")
     ours, theirs = Autoencoder.load(run), Autoencoder.load(file)
     assert (ours.config.scaling_factor, theirs.config.scaling_factor) == (0.3, 0.18215)
@@ -183,23 +184,23 @@ def test_the_scale_in_a_file_is_the_one_that_tools_assume(run, tmp_path):
     torch.testing.assert_close(theirs.decode(latents), ours.decode(latents), rtol=1e-4, atol=1e-5)
 
 
-# What is said.
+# What is printed
 
 
-def test_what_other_tools_would_not_know_is_said(run, tmp_path, capsys):
+def test_settings_that_only_the_header_contains_are_printed(run, tmp_path, capsys):
     make_pipeline().save(tmp_path / "flow")
     file = exported(tmp_path / "flow", tmp_path / "out", "single-file")
     printed = capsys.readouterr().out
     assert "U-Net, autoencoder, text encoder" in printed
-    told = ("rectified flow", "unet: .*heads", "vae: norm_num_groups is 8", "padded with <.*not !")
-    for expected in told:
+    settings = ("rectified flow", "unet: .*heads", "vae: norm_num_groups .*8", "<.endoftext.>.*!")
+    for expected in settings:
         assert any(re.search(expected, line) for line in header_only_settings(file)), expected
     assert all(line in printed for line in header_only_settings(file))
     assert f"python export.py {file} FOLDER --format diffusers" in printed
     assert TextToImage.load(file).denoiser.prediction == "flow"
 
 
-def test_nothing_is_said_of_a_file_that_everybody_reads(tmp_path):
+def test_nothing_is_printed_about_a_file_that_every_tool_reads(tmp_path):
     tensors = compvis.compvis_unet(compvis.make_unet("SD 2.x"))
     source = compvis.written(tmp_path, tensors)
     assert not header_only_settings(
@@ -207,7 +208,7 @@ def test_nothing_is_said_of_a_file_that_everybody_reads(tmp_path):
     )
 
 
-def test_the_header_says_what_the_model_predicts(tmp_path):
+def test_the_header_contains_the_prediction_type(tmp_path):
     make_model(ScheduleConfig(zero_terminal_snr=True), "velocity").save(tmp_path / "model")
     file = exported(tmp_path, tmp_path / "out", "single-file")
     with safe_open(file, framework="pt") as stored:
@@ -218,35 +219,36 @@ def test_the_header_says_what_the_model_predicts(tmp_path):
     assert again.denoiser.prediction == "velocity"
 
 
-# Refused.
+# Refusals
 
 
 @pytest.mark.parametrize(
     ("flags", "match"),
     [
-        (("{run}", "{here}", "--format", "diffusers"), "exists, and nothing is overwritten"),
-        (("{run}", "{here}/x.ckpt", "--format", "single-file"), r"named \*.safetensors"),
-        (("{run}", "{here}/x", "--format", "diffusers", "--part", "vae", "--ema"), "--ema choo"),
-        (("{run}", "{here}/x", "--format", "diffusers", "--ema"), "is no single file"),
-        (("{here}", "{here}/x", "--format", "diffusers"), "no model in"),
+        (("{run}", "{here}", "--format", "diffusers"), "^error: {here} "),
+        (("{run}", "{here}/x.ckpt", "--format", "single-file"), r"\*\.safetensors.* x\.ckpt"),
+        (("{run}", "{here}/x", "--format", "diffusers", "--part", "vae", "--ema"), "--ema"),
+        (("{run}", "{here}/x", "--format", "diffusers", "--ema"), "^error: {run}.*single file"),
+        (("{here}", "{here}/x", "--format", "diffusers"), "model_index.json"),
         (("{run}/model/vae", "{here}/x", "--format", "diffusers"), "AutoencoderKL"),
     ],
 )
-def test_mistakes_are_told_and_nothing_is_written(run, flags, match, tmp_path, capsys):
+def test_mistakes_end_with_one_message_and_nothing_is_written(run, flags, match, tmp_path, capsys):
     words = [word.format(run=run, here=tmp_path) for word in flags]
     with pytest.raises(SystemExit) as stopped:
         run_main(lambda: export.main(words))
     assert stopped.value.code == 2
-    assert re.search(match, capsys.readouterr().err)
+    pattern = match.format(run=run, here=tmp_path)
+    assert re.search(pattern, capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_numbers_that_fp16_cannot_hold_are_refused(format, tmp_path):
+def test_values_that_fp16_cannot_hold_are_refused(format, tmp_path):
     autoencoder = Autoencoder(AUTOENCODERS["tiny-32"])
     autoencoder.encoder.conv_in.bias.data[0] = 1e5
     autoencoder.save(tmp_path / "vae")
-    with pytest.raises(ValueError, match=r"conv_in\.bias has values up to 100000"):
+    with pytest.raises(UserError, match=r"conv_in\.bias .*100000.*float16.*--dtype bf16"):
         exported(tmp_path / "vae", tmp_path, format, "--part", "vae", "--dtype", "fp16")
     assert [path.name for path in tmp_path.iterdir()] == ["vae"]
 
@@ -262,34 +264,33 @@ def test_a_full_disk_leaves_nothing(run, tmp_path, monkeypatch):
         assert not list(tmp_path.iterdir())
 
 
-def test_text_encoders_that_have_no_place_in_a_single_file(run, tmp_path):
+def test_text_encoders_that_a_single_file_cannot_express_are_refused(run, tmp_path):
     encoder = TextEncoder.load(run, layer="penultimate", final_norm=False)
     encoder.save(tmp_path / "xl")
-    with pytest.raises(ValueError, match=r"penultimate layer.*--format diffusers"):
+    with pytest.raises(UserError, match=r"penultimate layer.*--format diffusers"):
         exported(tmp_path / "xl", tmp_path, "single-file", "--part", "text-encoder")
     shutil.copytree(run / "model", tmp_path / "own")
     vocabulary = tmp_path / "own" / "tokenizer" / "vocab.json"
     content = json.loads(vocabulary.read_text())
     content["cat</w>"], content["dog</w>"] = content["dog</w>"], content["cat</w>"]
     vocabulary.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"vocabulary of its own.*--format diffusers"):
+    with pytest.raises(UserError, match=r"vocabulary.*--format diffusers"):
         exported(tmp_path / "own", tmp_path, "single-file", "--part", "text-encoder")
 
 
-# The scripts take what it writes.
+# Exports as input
 
 
-def test_every_script_takes_a_single_file(world, tmp_path, capsys):
+def test_every_script_reads_a_single_file(world, tmp_path, capsys):
     file = exported(world / "ldm", tmp_path / "out", "single-file")
-    command = mistakes.command
     sample.main(command(sample, world, tmp_path / "1", "--model", str(file)))
     sample.main(command(sample, world, tmp_path / "2"))
     one, other = (Image.open(tmp_path / name / "00000.png") for name in "12")
     assert (pixels(one) - pixels(other)).max() <= 1  # the scale is folded in
     parts = ("--vae", str(file), "--text-encoder", str(file))
-    for out in (tmp_path / "3", tmp_path / "3"):  # the second time it finds itself finished
+    for out in (tmp_path / "3", tmp_path / "3"):  # the second run is finished already
         train_ldm.main(command(train_ldm, world, out, *parts))
     assert "is finished" in capsys.readouterr().out
     train_vae.main([*command(train_vae, world, tmp_path / "4"), "--init-from", str(file)])
-    with pytest.raises(ValueError, match=r"no averaged weights \(model_ema"):
+    with pytest.raises(UserError, match="model_ema"):
         sample.main([*command(sample, world, tmp_path / "5", "--model", str(file)), "--ema"])
