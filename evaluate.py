@@ -17,10 +17,9 @@ from autoencoder import Autoencoder
 from conditioning.clip import Clip, load_clip
 from dataset.folder import read_folder
 from dataset.images.pixel_format import EIGHT_BIT, PixelFormat, recorded_format
-from dataset.images.transform import ImageTransform, like, to_model
+from dataset.images.transform import ImageTransform, normalize_pixels, to_pixels_like
 from dataset.loader import read_pixels
-from dataset.split import split
-from dataset.table import Pair
+from dataset.table import Pair, split
 from evaluation.reconstruction import psnr
 from evaluation.retrieval import recall_at
 from foundation.files import write_json
@@ -71,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = pick_device(config.device)
     pipeline = TextToImage.load(config.model, device)
     judge = load_clip(config.judge, device)
-    train, held_out = split(read_folder(config.data), config.held_out)
+    train, held_out = split(read_folder(config.data).pairs, config.held_out)
     if config.out is not None:
         make_folder(config.out)
     if not held_out:
@@ -94,7 +93,9 @@ def reconstruction(
     values = [
         psnr(
             block,
-            like(block, vae.decode(vae.encode(to_model(block).to(pipeline.device)).mode())).cpu(),
+            to_pixels_like(
+                vae.decode(vae.encode(normalize_pixels(block).to(pipeline.device)).mode()), block
+            ).cpu(),
         )
         for block in pixels.split(64)
     ]

@@ -17,7 +17,7 @@ from safetensors.torch import save as to_safetensors
 
 from autoencoder.io import read_provenance
 from dataset.images.pixel_format import PixelFormat, recorded_format
-from dataset.images.write import file_ending, to_file
+from dataset.images.write import choose_extension, write_image
 from foundation.errors import UserError
 from generation.metadata import SUFFIXES, check_mode, encoded, texts
 from generation.options import Options, flag
@@ -165,7 +165,7 @@ def draw(
                     write_new(path, suffixes[0], content)
                 else:  # as the training files are; the picture in 8 bits is for the grid
                     file = path.with_name(path.name + suffixes[0])
-                    to_file(studio.pipeline.decode(z)[0], file, deep[0], texts(record))
+                    write_image(studio.pipeline.decode(z)[0], file, deep[0], texts(record))
                 if config.save_latents:
                     write_new(path, suffixes[1], to_safetensors({"latents": z.cpu()}))
     more = f" ... {paths[-1].name}" if len(paths) > 1 else ""
@@ -181,7 +181,7 @@ def deep_format(config: Config, studio: Studio) -> tuple[PixelFormat, str] | Non
     if pixels.eight_bit and channels in PIL_MODES:
         check_mode(config.format, PIL_MODES[channels])
         return None
-    return pixels, file_ending(pixels, channels)
+    return pixels, choose_extension(pixels, channels)
 
 
 def recorded(config: Config, studio: Studio, picture: Picture) -> dict[str, Any]:

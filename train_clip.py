@@ -75,7 +75,7 @@ def make_batches(config: ClipTrainingConfig, clip: Clip, pairs: Sequence[Pair]) 
         derived_seed(config.seed, "order"),
         config.workers,
         rank=collectives.rank(),
-        ranks=collectives.world_size(),
+        world_size=collectives.world_size(),
         progress=progress_bar,
     )
 

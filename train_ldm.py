@@ -70,7 +70,7 @@ def start(config: DiffusionTrainingConfig) -> None:
     multiple = side_multiple(unet, vae)
     buckets = read_shapes(pairs, config.max_aspect, config.size, multiple, config.batch_size)
     seed = derived_seed(config.seed, "order")
-    order = BucketOrder(buckets.of(pairs), config.batch_size, seed)
+    order = BucketOrder(buckets.assign(pairs), config.batch_size, seed)
     print_plan(config, unet, vae, len(pairs), len(held_out))
     print_long_captions(pairs, text_encoder, chunks)
     identity = encoder_hashes(vae, text_encoder) | init_identity(config.init_from, unet)

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 from autoencoder.training.step import AutoencoderTraining
 from dataset.buckets import Buckets
-from dataset.images.numbers import notes_on
 from dataset.images.pixel_format import PixelFormat
 from dataset.images.transform import ImageTransform
 from dataset.loader import ImageBatches, read_pixels
-from dataset.members import Source
 from dataset.order import check_batch_size
+from dataset.report import value_range_notes
+from dataset.source import Source
 from dataset.table import Pair
 from foundation import collectives
 from foundation.hashing import derived_seed
@@ -94,7 +94,7 @@ def make_batches(
         config.workers,
         buckets=buckets,
         rank=collectives.rank(),
-        ranks=collectives.world_size(),
+        world_size=collectives.world_size(),
         progress=progress_bar,
     )
 
@@ -105,7 +105,7 @@ def print_format(
     print(f"numbers in the files: {pixels}")
     if config.init_from is not None:
         print_other_format(config.init_from, pixels)
-    for note in notes_on(paths, pixels):
+    for note in value_range_notes(paths, pixels):
         print(f"note: {note}")
 
 

@@ -22,7 +22,7 @@ from conditioning.clip import load_clip
 from dataset.folder import read_folder
 from dataset.images.transform import ImageTransform
 from dataset.loader import read_pixels
-from dataset.split import split
+from dataset.table import split
 from foundation.hashing import generator
 from ldm import TextToImage
 from ldm.guidance import Guidance
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, __doc__)
     pipeline, judge = TextToImage.load(config.model), load_clip(config.judge)
     pipeline.to("cpu", torch.bfloat16 if config.bf16 else torch.float32)
-    train, _ = split(read_folder(config.data), 0.02)
+    train, _ = split(read_folder(config.data).pairs, 0.02)
     order = torch.randperm(len(train), generator=generator(config.seed, "captions"))
     pairs = [train[k] for k in order[: max(config.candidates, config.samples)].tolist()]
     captions = [pair.captions[0] for pair in pairs]

@@ -1,9 +1,9 @@
 """python benchmarks/startup.py --images 1000000 --where /tmp/million
 
-What stage 2 does with its data before the first step when index and cache exist: time and memory.
-The images are made up: files of no content, and an index and a cache as they would be kept for
-them, of latents and contexts as large as those of Stable Diffusion (their files are sparse and take
-no space). Prints rows of the table of docs/data.md. --where is left as it is for the next call.
+Measures time and memory of what stage 2 does with its data before the first step, when index and
+cache exist. The data are synthetic: empty image files, an index, and a cache with latents and
+contexts as large as those of Stable Diffusion (in sparse files, which take no space). Prints rows
+of the table in docs/data.md. The data stay in --where for the next call.
 """
 
 import json
@@ -21,34 +21,32 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run from a checkout, whate
 import numpy as np
 import torch
 
-from dataset.buckets import choose_buckets, shapes_up_to
-from dataset.folder import read_folder
-from dataset.index import FORMAT, Index, index_place, keep
+from dataset.buckets import bucket_shapes, choose_buckets
+from dataset.folder import folder_fingerprint, read_folder
+from dataset.index import FORMAT, Index, index_folder, save_index
 from dataset.latent_cache.block_file import PAGE, npy_header
-from dataset.latent_cache.cache import MARK, LatentCache, about, data_hash
+from dataset.latent_cache.cache import MARK, LatentCache, describe_cache, hash_pairs
 from dataset.latent_cache.rows import assign_rows
-from dataset.listing import fingerprint
 from dataset.order import BucketOrder
-from dataset.split import split
-from dataset.table import Rows
-from dataset.webdataset import expand, shards_fingerprint, shards_hash
+from dataset.table import ImageFacts, TableBuilder, split
+from dataset.webdataset import expand_shards, shard_names_hash, shards_fingerprint
 from training.cli import parse, run_main
 from training.flags import Positive
 
 IDENTITY = {"made": "up"}
-MOMENTS, CONTEXT = (8, 64, 64), (77, 768)  # at 512 pixels, and of CLIP ViT-L/14
+MOMENTS, CONTEXT = (8, 64, 64), (77, 768)  # of 512-pixel images, and of CLIP ViT-L/14
 PER_FOLDER = 1000
 WORDS = "a photo of one small red wooden toy house beside an old tree under the morning sky"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    where: Path  # folder for the made-up data
+    where: Path  # folder for the synthetic data
     images: Positive[int] = 100_000
-    kind: Literal["folder", "shards"] = "folder"  # each image a file, or a thousand in a tar file
-    batch_size: Positive[int] = 256  # of the first batch
+    kind: Literal["folder", "shards"] = "folder"  # a file per image, or 1000 images per tar file
+    batch_size: Positive[int] = 256  # images in the first batch
     max_aspect: float = 1.0  # as in train_ldm.py
-    measure: bool = False  # only measure, in this process; used by the benchmark itself
+    measure: bool = False  # measure in this process; the benchmark itself uses it
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -61,63 +59,66 @@ def main(argv: Sequence[str] | None = None) -> None:
         make_data(config, root)
     given = [word for word in (argv or sys.argv[1:]) if word != "--measure"]
     command = [sys.executable, __file__, *given, "--measure"]
-    for _ in range(2):  # the second time the file system's tables are in memory
+    figures: dict[str, str] = {}
+    for _ in range(2):  # at the second time the system has the file names in memory
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         figures = json.loads(done.stdout.splitlines()[-1])
         print(f"| {config.images:,} {config.kind} | " + " | ".join(figures.values()) + " |")
     print("columns: " + ", ".join(figures))
 
 
-def data(config: Config, root: Path) -> str:
+def data_flag(config: Config, root: Path) -> str:
+    """Return what a training gets as --data."""
     return str(root / "data") if config.kind == "folder" else str(root / "data" / "*.tar")
 
 
 def make_data(config: Config, root: Path) -> None:
-    folder, rows = root / "data", Rows()
+    """Write empty image files, and an index and a latent cache for them."""
+    folder, builder = root / "data", TableBuilder()
     folder.mkdir(parents=True)
-    shards = []
+    shards: list[str] = []
     for k in range(config.images):
-        group, place = divmod(k, PER_FOLDER)
-        if place == 0 and config.kind == "shards":
+        group, position = divmod(k, PER_FOLDER)
+        if position == 0 and config.kind == "shards":
             shards.append(f"{group:05d}.tar")
             (folder / shards[-1]).touch()
-        elif place == 0:
+        elif position == 0:
             (folder / f"{group:05d}").mkdir()
         name = f"{group:05d}{'.tar' if shards else ''}/{k:08d}.jpg"
         if not shards:
             (folder / name).touch()
-        facts = {
-            "size": 50_000,
-            "mtime_ns": 0,
-            "offset": 50_000 * place,
-            "shard": group if shards else -1,
-            "width": 512 + 64 * (k % 5),
-            "height": 512,
-            "sha256": k.to_bytes(32),
-        }
-        rows.add(name, [f"{WORDS} {k}"], facts, "RGB")
-    table = rows.table(folder, shards)
+        facts = ImageFacts(
+            size=50_000,
+            mtime_ns=0,
+            offset=50_000 * position,
+            shard=group if shards else -1,
+            width=512 + 64 * (k % 5),
+            height=512,
+            sha256=k.to_bytes(32),
+        )
+        builder.add(name, [f"{WORDS} {k}"], facts, "RGB")
+    table = builder.build(folder, shards)
     if shards:
-        _, names = expand(data(config, root))
-        kind, stamp = f"shards-{shards_hash(names)}", shards_fingerprint(folder, names)
+        _, names = expand_shards(data_flag(config, root))
+        kind, fingerprint = f"shards-{shard_names_hash(names)}", shards_fingerprint(folder, names)
     else:
         (folder / "metadata.jsonl").touch()
-        kind, stamp = "folder", fingerprint(folder)
-    place = index_place(folder) / f"{kind}-{stamp}-{FORMAT}"
-    assert keep(Index(table, "metadata.jsonl", [], []), place)
+        kind, fingerprint = "folder", folder_fingerprint(folder)
+    target = index_folder(folder) / f"{kind}-{fingerprint}-{FORMAT}"
+    assert save_index(Index(table, "metadata.jsonl", [], []), target)
     make_cache(config, root)
 
 
 def make_cache(config: Config, root: Path) -> None:
-    """As cache_build.py writes it; of the encodings only their size."""
+    """Write a latent cache as `build_cache` does, but with encodings of zeros, in sparse files."""
     folder = root / "cache"
     folder.mkdir()
-    folded = read_folder(data(config, root))
-    train, held_out = split(folded, 0.02)
+    pairs = read_folder(data_flag(config, root)).pairs
+    train, held_out = split(pairs, 0.02)
     pairs = train + held_out
-    shapes = shapes_up_to(config.max_aspect, 512, 64)
+    shapes = bucket_shapes(config.max_aspect, 512, 64)
     rows = assign_rows(pairs, choose_buckets(train, shapes, config.batch_size))
-    sizes = {"context": (len(rows.captions), *CONTEXT)}
+    sizes: dict[str, tuple[int, ...]] = {"context": (len(rows.captions), *CONTEXT)}
     for k, members in enumerate(rows.images):
         sizes[f"moments-{k}"] = (len(members), *MOMENTS)
     for name, shape in sizes.items():
@@ -129,12 +130,12 @@ def make_cache(config: Config, root: Path) -> None:
     for name in ("sha256", "captions_hash"):
         np.save(folder / f"{name}.npy", pairs.column(name))
     blocks = {f"{name}.npy": ["0" * 64] * 4096 for name in sizes}
-    mark = about(IDENTITY, data_hash(pairs)) | {"blocks": blocks}
+    mark = describe_cache(IDENTITY, hash_pairs(pairs)) | {"blocks": blocks}
     (folder / MARK).write_text(json.dumps(mark))
 
 
 def measure(config: Config, root: Path) -> dict[str, str]:
-    """CPU seconds of each part, and bytes of memory that an image takes when all is ready."""
+    """Measure CPU seconds of each part, and the memory per image when everything is ready."""
     times: dict[str, float] = {}
 
     @contextmanager
@@ -145,12 +146,14 @@ def measure(config: Config, root: Path) -> dict[str, str]:
 
     before, started_at = memory(), time.perf_counter()
     with timed("index"):
-        folder = read_folder(data(config, root))
+        folder = read_folder(data_flag(config, root))
         folder.require_all_usable()
     with timed("split, shapes, order"):
-        train, held_out = split(folder, 0.02)
-        buckets = choose_buckets(train, shapes_up_to(config.max_aspect, 512, 64), config.batch_size)
-        order = BucketOrder(buckets.of(train), config.batch_size, seed=0)
+        train, held_out = split(folder.pairs, 0.02)
+        buckets = choose_buckets(
+            train, bucket_shapes(config.max_aspect, 512, 64), config.batch_size
+        )
+        order = BucketOrder(buckets.assign(train), config.batch_size, seed=0)
         indices = order.indices(0)
     with timed("cache"):
         cache = LatentCache.open(root / "cache", IDENTITY, train + held_out)
@@ -169,14 +172,14 @@ def measure(config: Config, root: Path) -> dict[str, str]:
     return figures | {
         "all, CPU seconds": f"{total:.2f}",
         "all, seconds": f"{time.perf_counter() - started_at:.2f}",
-        "memory of its own, bytes per image": per_image("RssAnon"),
+        "private memory, bytes per image": per_image("RssAnon"),
         "with mapped files": per_image("VmRSS"),
-        "at most meanwhile": per_image("VmHWM"),
+        "at its peak": per_image("VmHWM"),
     }
 
 
 def memory() -> dict[str, int]:
-    """Bytes, as Linux counts them: of its own, with the pages of mapped files, at most so far."""
+    """Return bytes as Linux counts them: private, with pages of mapped files, and at the peak."""
     status = Path("/proc/self/status").read_text()
     lines = dict(line.split(":", 1) for line in status.splitlines())
     return {kind: 1024 * int(lines[kind].split()[0]) for kind in ("RssAnon", "VmRSS", "VmHWM")}

@@ -1,7 +1,7 @@
-"""Shapes other than the square, so that wide and tall images lose less.
+"""Aspect-ratio buckets: shapes other than the square, so that wide and tall images lose less.
 
-All have about the same area. An image takes the shape whose aspect ratio is the nearest to its own,
-and is then cropped and resized to it.
+All shapes have about the same area. An image belongs to the bucket whose aspect ratio is nearest to
+its own, and is cropped and resized to that shape.
 """
 
 import math
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import UInt8
 
 from dataset.images.transform import ImageTransform
 from dataset.table import Pairs
@@ -17,12 +17,13 @@ from dataset.table import Pairs
 Shape = tuple[int, int]  # width, height
 
 
-def shapes_up_to(max_aspect: float, size: int, multiple: int) -> list[Shape]:
-    """From the tallest to the widest; none has more pixels than size x size.
+def bucket_shapes(max_aspect: float, size: int, multiple: int) -> list[Shape]:
+    """List the shapes from the tallest to the widest; none has more pixels than size x size.
 
     Args:
-        max_aspect: of the longer side to the shorter one.
-        multiple: of which all sides must be.
+        max_aspect: the largest ratio of the longer side to the shorter one, 1 or more.
+        size: side of the square, a multiple of `multiple`.
+        multiple: all sides are multiples of it.
     """
     shapes = {(size, size)}
     for long in range(size, int(size * math.sqrt(max_aspect)) + multiple, multiple):
@@ -34,26 +35,30 @@ def shapes_up_to(max_aspect: float, size: int, multiple: int) -> list[Shape]:
 
 @dataclass(frozen=True)
 class Buckets:
-    """Shapes in the order of their aspect ratios."""
+    """Shapes in the order of their aspect ratios; a bucket is named by its number."""
 
     shapes: Sequence[Shape]
 
-    def of(self, pairs: Pairs) -> Shaped[np.ndarray, " pairs"]:
-        """For each pair the place of its shape."""
-        ratios = np.log([width / height for width, height in self.shapes])
-        edges = (ratios[1:] + ratios[:-1]) / 2
-        own = np.log(pairs.column("width") / pairs.column("height"))
-        return np.searchsorted(edges, own).astype(np.uint8)
+    def assign(self, pairs: Pairs) -> UInt8[np.ndarray, " pairs"]:
+        """Return the bucket of each pair's image."""
+        log_ratios = np.log([width / height for width, height in self.shapes])
+        edges = (log_ratios[1:] + log_ratios[:-1]) / 2
+        image_log_ratios = np.log(pairs.column("width") / pairs.column("height"))
+        return np.searchsorted(edges, image_log_ratios).astype(np.uint8)
 
     def transforms(self, transform: ImageTransform) -> list[ImageTransform]:
+        """Return the transform of each bucket."""
         return [replace(transform, sides=shape) for shape in self.shapes]
 
 
 def choose_buckets(pairs: Pairs, shapes: Sequence[Shape], batch_size: int) -> Buckets:
-    """Those shapes that have a whole batch of images; the others' images go to the next nearest."""
+    """Keep the shapes that have at least a batch of images; the other images move to the nearest.
+
+    The rarest shape is removed until every remaining one has enough images, or only one is left.
+    """
     buckets = Buckets(list(shapes))
     while len(buckets.shapes) > 1:
-        counts = np.bincount(buckets.of(pairs), minlength=len(buckets.shapes))
+        counts = np.bincount(buckets.assign(pairs), minlength=len(buckets.shapes))
         if counts.min() >= batch_size:
             break
         rarest = int(counts.argmin())

@@ -1,8 +1,8 @@
-"""The index of a data folder: what its images and captions are, found out once and kept beside it.
+"""The index of a data folder: facts about its images and captions, saved next to them.
 
-At the first start every image is decoded to its end and hashed. What is found is kept in
-.latentsmith/ in the data folder (LATENTSMITH_INDEX=FOLDER puts it elsewhere) and holds as long as
-no file's name, size or time changes. After a change only the files that changed are read again.
+At the first start every image is decoded to its end and hashed. The result is saved in
+.latentsmith/ in the data folder (LATENTSMITH_INDEX=FOLDER puts it elsewhere), and it is valid as
+long as no file's name, size or time changes. After a change only the changed files are read again.
 """
 
 import hashlib
@@ -11,86 +11,89 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from dataset.captions import Unusable, listed
-from dataset.images.transform import EXTENSIONS, UnusableImage, inspect_image
-from dataset.members import Member, Source
-from dataset.progress import Progress
-from dataset.table import Pairs, Rows, Table
+from dataset.images.transform import EXTENSIONS, inspect_image
+from dataset.parallel import Progress, map_in_threads
+from dataset.source import Member, Source, UnusableFile, UnusableImage, as_lines
+from dataset.table import FileStamp, ImageFacts, Pairs, Table, TableBuilder
 from foundation.errors import UserError
 
-# Another number, or another set of extensions, makes every index anew.
+# Part of the name of every index: another number or other extensions make old ones invalid.
 FORMAT = "1-" + hashlib.blake2b(" ".join(sorted(EXTENSIONS)).encode(), digest_size=4).hexdigest()
-MARK = "index.json"
-BLOCK = 4096  # images that are looked at side by side
-KEEP_EVERY = 60.0  # seconds, after which what was found so far is kept, too
-STAMP = ("size", "mtime_ns", "offset")  # a file in which these are the same is the same
+MARK = "index.json"  # the file that every index holds
+SAVE_EVERY = 60.0  # seconds between two times that an unfinished index is saved
 
 
 @dataclass(frozen=True)
 class Index:
-    """All that is known of a data folder."""
+    """The facts about a data folder.
+
+    Args:
+        rule: where the captions come from.
+        unusable: files that were left out.
+        notes: what the user should know.
+    """
 
     table: Table
-    rule: str  # where the captions come from
-    unusable: list[Unusable]  # left out, each with its reason
+    rule: str
+    unusable: list[UnusableFile]
     notes: list[str]
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """What is to be indexed.
+    """The images and captions to index; no image has been opened yet.
 
     Args:
-        captions: of each image, by its name as `Table` has it.
-        path: of the image of this name.
-        shards: the tar files, with their times.
+        captions: image name, as `Table.names` has it -> captions.
+        locate: returns where the image of a name lies.
+        shards: tar file, relative to the root -> its time of change in nanoseconds.
     """
 
     root: Path
     rule: str
     captions: dict[str, tuple[str, ...]]
-    path: Callable[[str], Source]
-    unusable: list[Unusable] = field(default_factory=list)
+    locate: Callable[[str], Source]
+    unusable: list[UnusableFile] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     shards: dict[str, int] = field(default_factory=dict)
 
 
-def kept_index(
+def open_index(
     root: Path, kind: str, fingerprint: str, read: Callable[[], Catalog], progress: Progress
 ) -> Index:
-    """The index with this fingerprint; made if there is none, with the help of an older one.
+    """Load the index with this fingerprint; if there is none, build it, reusing an older one.
 
     Args:
-        kind: tells apart what may be kept beside the same folder.
-        fingerprint: another one means that files were added, removed or changed.
+        kind: first part of the index's name; indexes of several kinds may lie next to each other.
+        fingerprint: of all files; it changes when files are added, removed or changed.
         read: finds images and captions, but opens no image.
     """
-    place = index_place(root) / f"{kind}-{fingerprint}-{FORMAT}"
-    if (index := load(place, root)) is not None:
+    folder = index_folder(root) / f"{kind}-{fingerprint}-{FORMAT}"
+    if (index := load_index(folder, root)) is not None:
         return index
-    older = [path.parent for path in sorted(place.parent.glob(f"{kind}-*-{FORMAT}/{MARK}"))]
-    earlier = [index.table for path in older if (index := load(path, root)) is not None]
-    unfinished = place.with_name(f"{kind}-unfinished-{FORMAT}")
+    older = [mark.parent for mark in sorted(folder.parent.glob(f"{kind}-*-{FORMAT}/{MARK}"))]
+    earlier = [index.table for path in older if (index := load_index(path, root)) is not None]
+    unfinished = folder.with_name(f"{kind}-unfinished-{FORMAT}")
 
-    def keep_meanwhile(so_far: Index) -> None:
-        discard(unfinished)
-        keep(so_far, unfinished)
+    def save_unfinished(index: Index) -> None:
+        remove_folders(unfinished)
+        save_index(index, unfinished)
 
-    index = examine(read(), earlier, progress, keep_meanwhile)
-    if not keep(index, place):
+    index = build_index(read(), EarlierRows(earlier), progress, save_unfinished)
+    if not save_index(index, folder):
         return index
-    discard(unfinished, *(path for path in older if path != place))
-    return load(place, root) or index
+    remove_folders(unfinished, *(path for path in older if path != folder))
+    return load_index(folder, root) or index
 
 
-def index_place(root: Path) -> Path:
+def index_folder(root: Path) -> Path:
+    """Return the folder that holds the indexes of a data folder."""
     elsewhere = os.environ.get("LATENTSMITH_INDEX")
     if not elsewhere:
         return root / ".latentsmith"
@@ -98,165 +101,186 @@ def index_place(root: Path) -> Path:
     return Path(elsewhere) / f"{root.resolve().name}-{digest[:16]}"
 
 
-def examine(
-    catalog: Catalog,
-    earlier: list[Table],
-    progress: Progress,
-    keep_meanwhile: Callable[[Index], None],
-) -> Index:
-    """Opens every image that the earlier tables do not know."""
-    known = Known(earlier)
-    rows, unusable = Rows(), list(catalog.unusable)
-    kept = time.monotonic()
-    tars = {
-        catalog.root / name: (k, mtime) for k, (name, mtime) in enumerate(catalog.shards.items())
-    }
-
-    def look(name: str) -> tuple[dict, str] | Unusable:
-        path = catalog.path(name)
-        try:
-            return facts(name, path, tars, known)
-        except UnusableImage as error:
-            return Unusable(path, error.reason)
-        except OSError as error:
-            return Unusable(path, f"cannot be read: {error.strerror or error}")
-
-    names = list(catalog.captions)
-    looked = progress(side_by_side(look, names), "checking images", len(names))
-    for name, found in zip(names, looked, strict=True):
-        if isinstance(found, Unusable):
-            unusable.append(found)
-        else:
-            rows.add(name, catalog.captions[name], *found)
-        if time.monotonic() - kept > KEEP_EVERY:
-            table = rows.table(catalog.root, catalog.shards)
-            keep_meanwhile(Index(table, catalog.rule, [], []))
-            del table  # its arrays are the rows' own memory, which cannot grow while they are seen
-            kept = time.monotonic()
-    table = rows.table(catalog.root, catalog.shards)
-    return Index(table, catalog.rule, unusable, list(catalog.notes))
+# Building -----------------------------------------------------------------------------------------
 
 
-def side_by_side(function: Callable, items: list) -> Iterator:
-    """function(item) of each item, in threads: Pillow and hashing run outside Python's lock."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(items), BLOCK):  # a million futures would take gigabytes
-            yield from pool.map(function, items[start : start + BLOCK])
-
-
-class Known:
-    """Rows of earlier tables, by name."""
+class EarlierRows:
+    """Finds the facts about an image in earlier tables, if the file has not changed."""
 
     def __init__(self, tables: list[Table]):
         self.rows = {name: (table, row) for table in tables for row, name in enumerate(table.names)}
 
-    def find(self, name: str, stamp: dict[str, int]) -> tuple[dict, str] | None:
+    def find(self, name: str, stamp: FileStamp) -> tuple[ImageFacts, str] | None:
+        """Return the facts and the kind of pixels; None if they have to be read from the file."""
         table, row = self.rows.get(name, (None, 0))
-        if table is None or any(table.columns[key][row] != stamp[key] for key in STAMP):
+        if table is None:
             return None
-        same = {key: int(table.columns[key][row]) for key in ("width", "height")}
-        sha256 = table.columns["sha256"][row].tobytes()
-        return same | {"sha256": sha256}, table.modes[table.columns["mode"][row]]
+        columns = table.columns
+        if (
+            columns["size"][row] != stamp["size"]
+            or columns["mtime_ns"][row] != stamp["mtime_ns"]
+            or columns["offset"][row] != stamp["offset"]
+        ):
+            return None
+        facts = ImageFacts(
+            **stamp,
+            width=int(columns["width"][row]),
+            height=int(columns["height"][row]),
+            sha256=columns["sha256"][row].tobytes(),
+        )
+        return facts, table.modes[columns["mode"][row]]
 
 
-def facts(
-    name: str, path: Source, tars: dict[Path, tuple[int, int]], known: Known
-) -> tuple[dict, str]:
-    """What `Rows.add` takes of an image: its columns, and the kind of its pixels.
+def build_index(
+    catalog: Catalog,
+    earlier: EarlierRows,
+    progress: Progress,
+    save_unfinished: Callable[[Index], None],
+) -> Index:
+    """Open every image whose facts are not in an earlier index."""
+    builder, unusable = TableBuilder(), list(catalog.unusable)
+    shards = {
+        catalog.root / name: (k, mtime) for k, (name, mtime) in enumerate(catalog.shards.items())
+    }
 
-    tars: number and time of each shard.
-    """
+    def examine(name: str) -> tuple[ImageFacts, str] | UnusableFile:
+        path = catalog.locate(name)
+        try:
+            stamp = stamp_file(path, shards)
+            return earlier.find(name, stamp) or examine_image(path, stamp)
+        except UnusableImage as error:
+            return UnusableFile(path, error.reason)
+        except OSError as error:
+            return UnusableFile(path, f"cannot be read: {error.strerror or error}")
+
+    names = list(catalog.captions)
+    results = progress(map_in_threads(examine, names), "checking images", len(names))
+    last_saved = time.monotonic()
+    for name, result in zip(names, results, strict=True):
+        if isinstance(result, UnusableFile):
+            unusable.append(result)
+        else:
+            builder.add(name, catalog.captions[name], *result)
+        if time.monotonic() - last_saved > SAVE_EVERY:
+            table = builder.build(catalog.root, catalog.shards)
+            save_unfinished(Index(table, catalog.rule, [], []))
+            del table  # it shares the builder's memory, which cannot grow while it is in use
+            last_saved = time.monotonic()
+    table = builder.build(catalog.root, catalog.shards)
+    return Index(table, catalog.rule, unusable, list(catalog.notes))
+
+
+def stamp_file(path: Source, shards: dict[Path, tuple[int, int]]) -> FileStamp:
+    """Return where a file lies and when it was changed; shards: tar file -> (number, time)."""
     if isinstance(path, Member):
-        shard, mtime = tars[path.shard]
-        size, offset = path.size, path.offset
-    else:
-        stat = path.stat()
-        size, mtime, shard, offset = stat.st_size, stat.st_mtime_ns, -1, 0
-    stamp = {"size": size, "mtime_ns": mtime, "shard": shard, "offset": offset}
-    if found := known.find(name, stamp):
-        return stamp | found[0], found[1]
+        shard, mtime_ns = shards[path.shard]
+        return FileStamp(size=path.size, mtime_ns=mtime_ns, shard=shard, offset=path.offset)
+    stat = path.stat()
+    return FileStamp(size=stat.st_size, mtime_ns=stat.st_mtime_ns, shard=-1, offset=0)
+
+
+def examine_image(path: Source, stamp: FileStamp) -> tuple[ImageFacts, str]:
+    """Decode an image to its end and hash it; return the facts and the kind of its pixels."""
     (width, height), mode = inspect_image(path)
+    sha256 = file_digest(path)
+    return ImageFacts(**stamp, width=width, height=height, sha256=sha256), mode
+
+
+def file_digest(path: Source) -> bytes:
+    """Compute the sha256 of an image file, which may lie in a tar file."""
     with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").digest()
-    return stamp | {"width": width, "height": height, "sha256": sha256}, mode
+        return hashlib.file_digest(file, "sha256").digest()
 
 
-def keep(index: Index, place: Path) -> bool:
-    """Appears whole or not at all. Where it cannot be written a note says so."""
-    unfinished = None
+def verify_images(pairs: Pairs, progress: Progress) -> None:
+    """Read every image file again, whatever its time of change, and compare the hashes.
+
+    Raises:
+        UserError: some files are not those that were indexed; they are named.
+    """
+    hashes = pairs.table.columns["sha256"]
+
+    def has_changed(row: int) -> bool:
+        return file_digest(pairs.table.path(row)) != hashes[row].tobytes()
+
+    rows = pairs.rows.tolist()
+    changed = list(progress(map_in_threads(has_changed, rows), "verifying images", len(rows)))
+    if any(changed):
+        paths = pairs.where(np.array(changed)).paths
+        raise UserError(
+            f"{len(paths)} images have changed, though their sizes and times are as before:\n"
+            f"{as_lines(paths)}\n"
+            "Restore them, or give them a new time (touch) so that they are indexed again."
+        )
+
+
+# Saving and loading -------------------------------------------------------------------------------
+
+
+def save_index(index: Index, folder: Path) -> bool:
+    """Write an index that appears whole or not at all; return whether it is there now.
+
+    If it cannot be written, a note is added to the index. Several processes may do this at once,
+    each in a temporary folder of its own; the first one to rename its folder wins. Nothing is
+    flushed to the disk: an index that a power cut damages is built again.
+    """
+    root, unfinished = index.table.root, None
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
         index.table.save(unfinished)
-        about = {
+        content = {
             "rule": index.rule,
             "notes": index.notes,
-            "unusable": [kept_reason(entry, index.table.root) for entry in index.unusable],
+            "unusable": [pack_unusable(entry, root) for entry in index.unusable],
         }
-        text = json.dumps(about, ensure_ascii=False, indent=1)
+        text = json.dumps(content, ensure_ascii=False, indent=1)
         (unfinished / MARK).write_text(text, encoding="utf-8")
-        unfinished.chmod(0o755)  # mkdtemp makes it private
-        if place.exists() and load(place, index.table.root) is None:
-            discard(place)  # damaged
-        unfinished.rename(place)
+        unfinished.chmod(0o755)  # mkdtemp makes folders that only their owner can read
+        if folder.exists() and load_index(folder, root) is None:
+            remove_folders(folder)  # damaged
+        unfinished.rename(folder)
     except OSError as error:
-        if load(place, index.table.root) is not None:  # another process was faster
+        if load_index(folder, root) is not None:  # another process was faster
             return True
         index.notes.append(
-            f"the index of the data cannot be kept in {place.parent} ({error.strerror}), so every "
-            "start decodes all images. Set LATENTSMITH_INDEX to a folder that can be written."
+            f"the index of the data cannot be saved in {folder.parent} ({error.strerror}), so "
+            "every start decodes all images. Set LATENTSMITH_INDEX to a folder that can be written."
         )
         return False
     finally:
         if unfinished is not None:
-            discard(unfinished)
+            remove_folders(unfinished)
     return True
 
 
-def verify_images(pairs: Pairs, progress: Progress) -> None:
-    """Reads every file again, whatever its time says.
-
-    Raises:
-        ValueError: some are not what was indexed; they are named.
-    """
-    hashes = pairs.table.columns["sha256"]
-
-    def changed(row: int) -> bool:
-        with pairs.table.path(row).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest() != hashes[row].tobytes()
-
-    rows = pairs.rows.tolist()
-    other = list(progress(side_by_side(changed, rows), "verifying images", len(rows)))
-    if any(other):
-        paths = pairs.where(np.array(other)).paths
-        raise UserError(
-            f"{len(paths)} images have changed, though their sizes and times are as before:\n"
-            f"{listed(paths)}\n"
-            "Restore them, or give them a new time (touch) to have them read anew."
-        )
-
-
-def discard(*folders: Path) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def kept_reason(entry: Unusable, root: Path) -> list[str]:
-    """Relative to the root, since a data folder may move."""
-    inside = isinstance(entry.path, Member)
-    path = entry.path.shard if inside else entry.path
-    return [os.path.relpath(path, root), entry.path.name if inside else "", entry.reason]
-
-
-def load(place: Path, root: Path) -> Index | None:
-    """None: there is none, or it is damaged and has to be made again."""
+def load_index(folder: Path, root: Path) -> Index | None:
+    """Load an index; None if there is none, or if it is damaged and has to be built again."""
     try:
-        about = json.loads((place / MARK).read_text(encoding="utf-8"))
-        table = Table.open(place, root)
+        content = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        table = Table.open(folder, root)
     except (OSError, ValueError, EOFError):
         return None
-    unusable = []
-    for name, inside, reason in about["unusable"]:
-        path = root / name
-        unusable.append(Unusable(Member(path, inside, 0, 0) if inside else path, reason))
-    return Index(table, about["rule"], unusable, about["notes"])
+    unusable = [unpack_unusable(entry, root) for entry in content["unusable"]]
+    return Index(table, content["rule"], unusable, content["notes"])
+
+
+def pack_unusable(entry: UnusableFile, root: Path) -> list[str]:
+    """Make [path, member name or "", reason]; relative to the root, since a folder may be moved."""
+    path, member = entry.path, ""
+    if isinstance(path, Member):
+        path, member = path.shard, path.name
+    return [os.path.relpath(path, root), member, entry.reason]
+
+
+def unpack_unusable(entry: list[str], root: Path) -> UnusableFile:
+    """Undo `pack_unusable`."""
+    name, member, reason = entry
+    path = root / name
+    return UnusableFile(Member(path, member, offset=0, size=0) if member else path, reason)
+
+
+def remove_folders(*folders: Path) -> None:
+    """Remove folders that may not exist."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,41 +1,48 @@
-"""Batches of pixels and captions; which ones, follows from the seed and the step alone."""
+"""Batches of pixels and captions, which follow from the seed and the step alone."""
 
 import itertools
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dataset.buckets import Buckets
-from dataset.captions import listed
-from dataset.images.transform import ImageTransform, UnusableImage
-from dataset.members import Source
-from dataset.order import BucketOrder, members_of, places_within, seeded
-from dataset.progress import Progress, silent
-from dataset.table import Pair
+from dataset.images.transform import ImageTransform, PixelTensor
+from dataset.order import BucketOrder, bucket_members, positions_in_bucket, purpose_generator
+from dataset.parallel import Progress, map_in_threads, no_progress
+from dataset.source import Source, UnusableImage, as_lines
+from dataset.table import Pair, Pairs
 from foundation.errors import UserError
 
-Images = UInt8[Tensor, "b c h w"] | Float32[Tensor, "b c h w"]  # as ImageTransform has them
-IN_MEMORY = 2**30  # bytes of decoded pixels that are kept rather than decoded again every epoch
+IN_MEMORY = 2**30  # bytes; smaller data sets are decoded once and kept in memory
+
+Batch = tuple[PixelTensor, list[str]]  # pixels (b, c, h, w) and one caption per image
 
 
-class ImageBatches(Dataset):
-    """Pairs as batches: `batches[step]`, or `batches.stream(first_step)` to read ahead.
+class ImageBatches(Dataset[Batch]):
+    """Image-text pairs as batches: `batches[step]`, or `batches.stream(first_step)`.
 
-    If all pixels fit into `in_memory` bytes they are decoded once, here, and a batch is one
-    gather. Otherwise `workers` processes decode batches ahead of time.
+    If all pixels fit into `in_memory` bytes, they are decoded when the object is made, and a batch
+    is one gather. Otherwise `workers` processes decode batches ahead of time.
 
     Args:
-        batch_size: images of one step, of all ranks together.
-        flip: mirror half of the images. Off, because captions say "left" and letters do not
-            read backwards.
-        buckets: shapes other than the square; all images of a batch then have the same.
-        rank, ranks: this process gets every `ranks`-th image of each batch.
+        batch_size: images per step, of all ranks together.
+        seed: of the order, the crops, the choice of captions and the mirroring.
+        workers: processes that decode; 0: this process decodes.
+        flip: mirror half of the images. Off by default, because captions say "left", and letters
+            cannot be read mirrored.
+        buckets: shapes other than the square; all images of a batch then have the same shape. Needs
+            `Pairs`, which know the sizes of their images.
+        rank, world_size: this process gets images rank, rank + world_size, ... of each batch.
+        in_memory: limit in bytes for the pixels of all images.
+
+    Raises:
+        UserError: the batch size does not fit the ranks or the number of images, or images cannot
+            be read.
     """
 
     def __init__(
@@ -49,109 +56,132 @@ class ImageBatches(Dataset):
         flip: bool = False,
         buckets: Buckets | None = None,
         rank: int = 0,
-        ranks: int = 1,
+        world_size: int = 1,
         in_memory: int = IN_MEMORY,
-        progress: Progress = silent,
+        progress: Progress = no_progress,
     ):
-        if batch_size % ranks:
+        if batch_size % world_size:
             raise UserError(
-                f"a batch of {batch_size} does not divide among {ranks} processes; "
-                f"use --batch-size {max(batch_size // ranks, 1) * ranks}."
+                f"a batch of {batch_size} does not divide among {world_size} processes; "
+                f"use batch_size {max(batch_size // world_size, 1) * world_size}."
             )
         self.pairs, self.seed = pairs, seed
-        self.transforms = buckets.transforms(transform) if buckets else [transform]
-        self.bucket = buckets.of(pairs) if buckets else np.zeros(len(pairs), np.uint8)
+        self.workers, self.flip, self.rank, self.world_size = workers, flip, rank, world_size
+        self.transforms, self.bucket = assign_transforms(pairs, transform, buckets)
         self.order = BucketOrder(self.bucket, batch_size, seed)
-        self.workers, self.flip, self.rank, self.ranks = workers, flip, rank, ranks
-        areas = np.array([width * height for width, height in (t.shape for t in self.transforms)])
-        bytes_each = transform.channels * transform.format.in_memory.itemsize
-        needed = int(areas[self.bucket].sum()) * bytes_each
-        self.pixels: list[Images] | None = None  # those of each bucket, in the order of the pairs
-        if needed <= in_memory and transform.crop != "random":
+        self.pixels: list[PixelTensor] | None = None  # of each bucket, in the order of the pairs
+        if self.bytes_needed() <= in_memory and transform.crop != "random":
             self.pixels = self.read_all(progress)
-            self.places = places_within(self.bucket)
+            self.positions = positions_in_bucket(self.bucket)
 
-    def __getitem__(self, step: int) -> tuple[Images, list[str]]:
-        share = slice(self.rank, None, self.ranks)
+    def __getitem__(self, step: int) -> Batch:
+        share = slice(self.rank, None, self.world_size)
         indices = self.order.indices(step)[share]
         if self.pixels is None:
             images = self.read(indices, step)
         else:
-            held = self.pixels[self.bucket[indices[0]]]
-            # ten times faster than held[...]
-            images = held.index_select(0, self.places.index_select(0, indices))
+            pixels = self.pixels[self.bucket[indices[0]]]
+            # index_select is ten times faster than indexing with [...].
+            images = pixels.index_select(0, self.positions.index_select(0, indices))
         if self.flip:
             mirrored = (self.draw("flip", step)[share] < 0.5).nonzero().flatten()
             images.index_copy_(0, mirrored, images.index_select(0, mirrored).flip(-1))
         chances = self.draw("caption", step)[share].tolist()
-        texts = [self.pairs[k].captions for k in indices.tolist()]
-        return images, [t[int(u * len(t))] for t, u in zip(texts, chances, strict=True)]
+        captions = [self.pairs[k].captions for k in indices.tolist()]
+        return images, [
+            texts[int(chance * len(texts))] for texts, chance in zip(captions, chances, strict=True)
+        ]
 
-    def stream(self, first_step: int = 0) -> Iterator[tuple[Images, list[str]]]:
-        """The batches of first_step, first_step + 1, ... without end."""
+    def stream(self, first_step: int = 0) -> Iterator[Batch]:
+        """Yield the batches of first_step, first_step + 1, ... without end."""
         if self.pixels is not None or self.workers == 0:
             yield from map(self.__getitem__, itertools.count(first_step))
         loader = DataLoader(
-            Attempts(self),
+            BatchesOrErrors(self),
             batch_size=None,  # an item is a whole batch
             sampler=itertools.count(first_step),
             num_workers=self.workers,
-            collate_fn=unchanged,
+            collate_fn=return_unchanged,
         )
         for batch in loader:
             if isinstance(batch, Exception):
                 raise batch
             yield batch
 
-    def read(self, indices: Int[Tensor, " b"], step: int) -> Images:
-        """Decodes this rank's images; a random crop follows from the image's place in the run."""
+    def read(self, indices: Int[Tensor, " b"], step: int) -> PixelTensor:
+        """Decode this rank's images; a random crop follows from an image's number in the run."""
         first = step * self.order.batch_size + self.rank
-        transform, images = self.transforms[self.bucket[indices[0]]], []
-        for place, k in enumerate(indices.tolist()):
-            generator = seeded(self.seed, "crop", first + place * self.ranks)
+        transform = self.transforms[self.bucket[indices[0]]]
+        images: list[Tensor] = []
+        for position, k in enumerate(indices.tolist()):
+            number = first + position * self.world_size
+            generator = purpose_generator(self.seed, "crop", number)
             images.append(torch.from_numpy(transform(self.pairs[k].path, generator)))
         return torch.stack(images)
 
-    def read_all(self, progress: Progress) -> list[Images]:
+    def bytes_needed(self) -> int:
+        """Compute the memory that the pixels of all images take."""
+        areas = np.array([width * height for width, height in (t.shape for t in self.transforms)])
+        transform = self.transforms[0]
+        bytes_per_pixel = transform.channels * transform.format.memory_dtype.itemsize
+        return int(areas[self.bucket].sum()) * bytes_per_pixel
+
+    def read_all(self, progress: Progress) -> list[PixelTensor]:
+        """Decode all images, bucket by bucket."""
+        members = bucket_members(self.bucket, len(self.transforms))
         return [
-            read_pixels([self.pairs[k].path for k in members.tolist()], transform, progress)
-            for transform, members in zip(
-                self.transforms, members_of(self.bucket, len(self.transforms)), strict=True
-            )
+            read_pixels([self.pairs[k].path for k in own.tolist()], transform, progress)
+            for transform, own in zip(self.transforms, members, strict=True)
         ]
 
-    def draw(self, purpose: str, step: int) -> Tensor:
-        """A number in [0, 1) for each image of the step's batch, the same on every rank."""
-        return torch.rand(self.order.batch_size, generator=seeded(self.seed, purpose, step))
+    def draw(self, purpose: str, step: int) -> Float[Tensor, " batch_size"]:
+        """Draw a number in [0, 1) for each image of the whole batch, the same on every rank."""
+        generator = purpose_generator(self.seed, purpose, step)
+        return torch.rand(self.order.batch_size, generator=generator)
 
 
-class Attempts(Dataset):
-    """Hands errors over as values: raised in a worker, they arrive wrapped in a traceback."""
+def assign_transforms(
+    pairs: Sequence[Pair], transform: ImageTransform, buckets: Buckets | None
+) -> tuple[list[ImageTransform], UInt8[np.ndarray, " pairs"]]:
+    """Return the transform of each bucket, and the bucket of each pair."""
+    if buckets is None:
+        return [transform], np.zeros(len(pairs), np.uint8)
+    assert isinstance(pairs, Pairs), "buckets need the sizes of the images"
+    return buckets.transforms(transform), buckets.assign(pairs)
+
+
+class BatchesOrErrors(Dataset[Batch | Exception]):
+    """Batches for worker processes, with errors as values.
+
+    An exception that is raised in a worker arrives wrapped in a traceback; one that is returned
+    arrives as it is.
+    """
 
     def __init__(self, batches: ImageBatches):
         self.batches = batches
 
-    def __getitem__(self, step: int) -> tuple[Images, list[str]] | Exception:
+    def __getitem__(self, step: int) -> Batch | Exception:
         try:
             return self.batches[step]
-        except (ValueError, OSError) as error:
+        except (UserError, OSError) as error:
             return error
 
 
-def unchanged(batch):
+def return_unchanged(batch: Any) -> Any:
+    """Stand in for DataLoader's collate function; it must be picklable, so it is no lambda."""
     return batch
 
 
 def read_pixels(
-    paths: Sequence[Source], transform: ImageTransform, progress: Progress = silent
-) -> Images:
-    """Decodes all files into one tensor.
+    paths: Sequence[Source], transform: ImageTransform, progress: Progress = no_progress
+) -> PixelTensor:
+    """Decode all files into one tensor (n, c, h, w).
 
     Raises:
-        ValueError: some cannot be used; each is named with its reason.
+        UserError: some files cannot be read; they are named with the reasons.
     """
     shape = (len(paths), transform.channels, *reversed(transform.shape))
-    pixels = torch.empty(shape, dtype=transform.format.in_memory)
+    pixels = torch.empty(shape, dtype=transform.format.memory_dtype)
     array = pixels.numpy()
 
     def read(k: int) -> UnusableImage | None:
@@ -160,9 +190,8 @@ def read_pixels(
         except UnusableImage as error:
             return error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside Python's lock
-        results = pool.map(read, range(len(paths)))
-        unusable = [error for error in progress(results, "reading images", len(paths)) if error]
+    results = progress(map_in_threads(read, range(len(paths))), "reading images", len(paths))
+    unusable = [error for error in results if error]
     if unusable:
-        raise UserError(f"{len(unusable)} images cannot be used:\n{listed(unusable)}")
+        raise UserError(f"{len(unusable)} images cannot be used:\n{as_lines(unusable)}")
     return pixels

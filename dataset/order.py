@@ -1,4 +1,7 @@
-"""Which images form the batch of a step; it follows from the seed and the step alone."""
+"""The images in the batch of each step, as a pure function of the seed and the step.
+
+So nothing about the order is saved in checkpoints: a resumed run continues with the next image.
+"""
 
 import numpy as np
 import torch
@@ -10,18 +13,19 @@ from foundation.hashing import seed_from
 
 
 class Order:
-    """Which images form the batch of a step: epoch after epoch, each in a new random order.
+    """Epochs one after the other, each a new random permutation of all images.
 
-    Batches run on across the end of an epoch, so every image is seen equally often and none is
-    dropped. To resume, the step is all one needs to know.
+    Batches continue across the end of an epoch, so every image is used equally often and none is
+    dropped.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int):
         check_batch_size(batch_size, count)
         self.count, self.batch_size, self.seed = count, batch_size, seed
-        self.epochs: dict[int, Tensor] = {}  # the last two used
+        self.epochs: dict[int, Tensor] = {}  # cache of the last two permutations
 
     def indices(self, step: int) -> Int[Tensor, " b"]:
+        """Return the images in the batch of a step, counted from 0."""
         epoch, first = divmod(step * self.batch_size, self.count)
         indices = self.permutation(epoch)[first : first + self.batch_size]
         if missing := self.batch_size - len(indices):
@@ -29,104 +33,109 @@ class Order:
         return indices
 
     def permutation(self, epoch: int) -> Int[Tensor, " n"]:
+        """Return the order of all images in an epoch."""
         if epoch not in self.epochs:
             while len(self.epochs) > 1:
                 del self.epochs[min(self.epochs)]
-            generator = seeded(self.seed, "epoch", epoch)
+            generator = purpose_generator(self.seed, "epoch", epoch)
             self.epochs[epoch] = torch.randperm(self.count, generator=generator)
         return self.epochs[epoch]
 
 
 def check_batch_size(batch_size: int, count: int) -> None:
-    """Refuses what would be no batch, or one with images twice in it."""
+    """Raise a UserError if a batch would be empty, or would hold an image twice."""
     if batch_size < 1:
         raise UserError(f"batch size is {batch_size}; it must be at least 1.")
     if count < batch_size:
         raise UserError(
             f"there are {count} images to train on, fewer than one batch of {batch_size}. "
-            f"Use --batch-size {max(count, 1)} or smaller, or add images."
+            f"Use batch_size {max(count, 1)} or smaller, or add images."
         )
 
 
 class BucketOrder:
-    """The same for images in buckets, of which a batch holds one at a time.
+    """Order of images in buckets, where all images of a batch belong to the same bucket.
 
-    The steps come in rounds, each about as long as an epoch. In a round every bucket has as many
-    batches as its share of the images, in a random order; fractions are carried over. Within a
-    bucket `Order` holds. With a single bucket the batches are those of `Order`.
+    The steps form rounds, each about as long as an epoch. In a round every bucket has as many
+    batches as its share of the images, in random order; fractions are carried over to the next
+    round. Within a bucket the batches are those of `Order`, and so they are if there is only one
+    bucket.
+
+    Args:
+        bucket: number of each image's bucket.
     """
 
     def __init__(self, bucket: Shaped[np.ndarray, " n"], batch_size: int, seed: int):
         self.count, self.batch_size, self.seed = len(bucket), batch_size, seed
         check_batch_size(batch_size, self.count)
         sizes = np.bincount(bucket).tolist()
-        self.members = members_of(bucket, len(sizes))
+        self.members = bucket_members(bucket, len(sizes))
         self.ends = np.cumsum([0, *sizes])
         self.orders = [
-            Order(size, batch_size, seed if k == 0 else derived(seed, "bucket", k))
+            Order(size, batch_size, seed if k == 0 else purpose_seed(seed, "bucket", k))
             for k, size in enumerate(sizes)
         ]
-        self.length = -(-self.count // batch_size)  # steps of a round
-        self.round: tuple[int, Tensor, Tensor] | None = None  # the last one used
+        self.steps_per_round = -(-self.count // batch_size)
+        self.round: tuple[int, Tensor, Tensor] | None = None  # cache: number, draw_round(number)
 
     def indices(self, step: int) -> Int[Tensor, " b"]:
-        bucket, inner = self.batch(step)
-        return self.members[bucket][self.orders[bucket].indices(inner)]
+        """Return the images in the batch of a step, counted from 0."""
+        bucket, step_in_bucket = self.locate(step)
+        return self.members[bucket][self.orders[bucket].indices(step_in_bucket)]
 
-    def batch(self, step: int) -> tuple[int, int]:
-        """The bucket of this step, and how many batches of it came before."""
-        number, place = divmod(step, self.length)
+    def locate(self, step: int) -> tuple[int, int]:
+        """Return the bucket of a step, and how many earlier steps had the same bucket."""
+        number, position = divmod(step, self.steps_per_round)
         if self.round is None or self.round[0] != number:
-            self.round = (number, *self.draw(number))
-        _, buckets, inner = self.round
-        return int(buckets[place]), int(inner[place])
+            self.round = (number, *self.draw_round(number))
+        _, buckets, steps_in_bucket = self.round
+        return int(buckets[position]), int(steps_in_bucket[position])
 
-    def draw(self, number: int) -> tuple[Int[Tensor, " steps"], Int[Tensor, " steps"]]:
+    def draw_round(self, number: int) -> tuple[Int[Tensor, " steps"], Int[Tensor, " steps"]]:
+        """Return for each step of a round its bucket, and how many earlier steps had the same."""
         before, after = self.batches_before(number), self.batches_before(number + 1)
         counts = torch.from_numpy(after - before)
         buckets = torch.repeat_interleave(torch.arange(len(counts)), counts)
-        inner = torch.cat(
-            [torch.arange(a, b) for a, b in zip(before.tolist(), after.tolist(), strict=True)]
-        )
-        if len(counts) == 1:
-            return buckets, inner
-        order = torch.randperm(self.length, generator=seeded(self.seed, "round", number))
-        buckets = buckets[order]
-        return buckets, torch.from_numpy(before)[buckets] + rank_among_equals(buckets)
+        if len(counts) > 1:
+            generator = purpose_generator(self.seed, "round", number)
+            buckets = buckets[torch.randperm(self.steps_per_round, generator=generator)]
+        return buckets, torch.from_numpy(before)[buckets] + count_earlier_equals(buckets)
 
-    def batches_before(self, number: int) -> Shaped[np.ndarray, " buckets"]:
-        """Batches of each bucket in all rounds before this one.
+    def batches_before(self, number: int) -> Int[np.ndarray, " buckets"]:
+        """Return how many batches each bucket has had before a round.
 
-        Differences of rounded-down cumulative shares: they add up to the number of steps, and none
-        ever falls, because every bucket has at least one batch in a round.
+        The numbers are differences of rounded-down cumulative shares. They add up to the number of
+        steps, and none of them ever falls, because every bucket has a batch in each round.
         """
-        steps = number * self.length
+        steps = number * self.steps_per_round
         return np.diff([steps * end // self.count for end in self.ends.tolist()])
 
 
-def rank_among_equals(values: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """How many equal values come before each."""
+def count_earlier_equals(values: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Return for each value how many equal values come before it."""
     order = values.argsort(stable=True)
     counts = values.bincount()
     starts = (counts.cumsum(0) - counts)[values[order]]
-    ranks = torch.empty_like(values)
-    ranks[order] = torch.arange(len(values)) - starts
-    return ranks
+    earlier = torch.empty_like(values)
+    earlier[order] = torch.arange(len(values)) - starts
+    return earlier
 
 
-def members_of(bucket: Shaped[np.ndarray, " n"], count: int) -> list[Int[Tensor, " members"]]:
+def bucket_members(bucket: Shaped[np.ndarray, " n"], count: int) -> list[Int[Tensor, " _"]]:
+    """List for each of `count` buckets the images that belong to it."""
     return [torch.from_numpy(np.flatnonzero(bucket == k)) for k in range(count)]
 
 
-def places_within(bucket: Shaped[np.ndarray, " n"]) -> Int[Tensor, " n"]:
-    """How many of the same bucket come before each."""
-    return rank_among_equals(torch.from_numpy(bucket.astype(np.int64)))
+def positions_in_bucket(bucket: Shaped[np.ndarray, " n"]) -> Int[Tensor, " n"]:
+    """Return for each image its position among the images of its bucket."""
+    return count_earlier_equals(torch.from_numpy(bucket.astype(np.int64)))
 
 
-def derived(seed: int, purpose: str, number: int) -> int:
+def purpose_seed(seed: int, purpose: str, number: int) -> int:
+    """Derive a seed for one purpose at one moment of a run."""
     return seed_from(f"{seed} {purpose} {number}".encode(), "big")
 
 
-def seeded(seed: int, purpose: str, number: int) -> torch.Generator:
-    """Independent randomness for one purpose at one moment of the run."""
-    return torch.Generator().manual_seed(derived(seed, purpose, number))
+def purpose_generator(seed: int, purpose: str, number: int) -> torch.Generator:
+    """Make a generator for one purpose at one moment of a run."""
+    return torch.Generator().manual_seed(purpose_seed(seed, purpose, number))

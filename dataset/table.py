@@ -1,7 +1,8 @@
-"""Image-text pairs as columns, memory-mapped from disk: a million take a few bytes of memory each.
+"""Image-text pairs as columns, memory-mapped from the disk: few bytes of memory per image.
 
-A table has a row for each image. Names and captions lie end to end in one array of bytes each, all
-other facts in one array per column. `Pairs` is a choice of rows that behaves like a list of `Pair`.
+A table has a row for each image. Names and captions lie end to end in one array of bytes each; all
+other facts lie in one array per column. `Pairs` is a selection of rows that behaves like a list of
+`Pair`.
 """
 
 import hashlib
@@ -11,26 +12,45 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import TypedDict, overload
 from unicodedata import normalize
 
 import numpy as np
-from jaxtyping import Int64, Shaped, UInt8
+from jaxtyping import Bool, Int64, Shaped, UInt8
 
-from dataset.members import Member, Source
+from dataset.source import Member, Source
+from foundation.errors import UserError
 
-NO_CAPTION = ("",)  # what an image without a caption is trained on: the null text
-COLUMNS = {
+NO_CAPTION = ("",)  # the captions of an image without any: it is trained on the empty text
+COLUMNS = {  # name -> (dtype, shape of an entry); also the names of the files on the disk
     "sha256": ("u1", (32,)),  # of the file's bytes
     "captions_hash": ("u1", (16,)),
-    "place": ("<f8", ()),  # in [0, 1), by the name alone: who is held out
+    "place": ("<f8", ()),  # hash of the name, in [0, 1); `split` holds out the lowest ones
     "size": ("<i8", ()),  # of the file, in bytes
-    "mtime_ns": ("<i8", ()),  # of the file, or of the tar file it is in
-    "offset": ("<i8", ()),  # in its tar file
-    "shard": ("<i4", ()),  # which tar file; -1: a file of its own
+    "mtime_ns": ("<i8", ()),  # of the file, or of the tar file that holds it
+    "offset": ("<i8", ()),  # in the tar file
+    "shard": ("<i4", ()),  # row of `Table.shards`; -1: the image is a file of its own
     "width": ("<i4", ()),
     "height": ("<i4", ()),
     "mode": ("<i4", ()),  # row of `Table.modes`
 }
+
+
+class FileStamp(TypedDict):
+    """Where a file lies and when it was changed: if all are equal, it is the same file."""
+
+    size: int
+    mtime_ns: int
+    shard: int
+    offset: int
+
+
+class ImageFacts(FileStamp):
+    """The columns of `Table` that follow neither from the image's name nor from its captions."""
+
+    width: int
+    height: int
+    sha256: bytes
 
 
 @dataclass(frozen=True)
@@ -41,44 +61,53 @@ class Pair:
     captions: tuple[str, ...]
 
 
-class Strings(Sequence[str]):
-    """Strings end to end, each followed by a line break that is no part of it."""
+class PackedStrings(Sequence[str]):
+    """Strings in one array of bytes, each followed by a line break that does not belong to it."""
 
-    def __init__(self, data: UInt8[np.ndarray, " bytes"], starts: Int64[np.ndarray, " strings_1"]):
+    def __init__(
+        self, data: UInt8[np.ndarray, " bytes"], starts: Int64[np.ndarray, " strings_plus_1"]
+    ):
         self.data, self.starts = data, starts
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def __getitem__(self, k: int) -> str:
+    @overload
+    def __getitem__(self, k: int) -> str: ...
+    @overload
+    def __getitem__(self, k: slice) -> list[str]: ...
+    def __getitem__(self, k: int | slice) -> str | list[str]:
+        if isinstance(k, slice):
+            return [self[j] for j in range(len(self))[k]]
         return self.data[self.starts[k] : self.starts[k + 1] - 1].tobytes().decode()
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """What is known of the images of a data folder, a row for each.
+    """The facts about all images of a data folder, one row per image.
 
     Args:
         root: the data folder.
-        shards: tar files, relative to it; none where every image is a file of its own.
-        modes: Pillow's names of the kinds of pixels.
-        names: of the images relative to the root; in a shard, behind the shard's name.
-        captions: of the first image, of the second, ...
-        caption_starts: where those of an image begin.
-        columns: those of COLUMNS.
-        kept: the folder it is memory-mapped from, if it is.
+        shards: tar files, relative to the root; empty where every image is a file of its own.
+        modes: the kinds of pixels that occur, as `inspect_image` names them.
+        names: of the images, relative to the root; in a shard, behind the shard's name.
+        captions: those of the first image, then those of the second, ...
+        caption_starts: where the captions of each image begin.
+        columns: arrays by the names in COLUMNS.
+        folder: where the table is saved and memory-mapped from; None if it is only in memory.
     """
 
     root: Path
     shards: tuple[str, ...]
     modes: tuple[str, ...]
-    names: Strings
-    captions: Strings
-    caption_starts: Int64[np.ndarray, " images_1"]
+    names: PackedStrings
+    captions: PackedStrings
+    caption_starts: Int64[np.ndarray, " images_plus_1"]
     columns: dict[str, Shaped[np.ndarray, "images ..."]]
-    kept: Path | None = None
+    folder: Path | None = None
 
     def save(self, folder: Path) -> None:
+        """Write all arrays into an existing folder."""
         arrays = {
             "names": self.names.data,
             "name_starts": self.names.starts,
@@ -94,7 +123,11 @@ class Table:
 
     @classmethod
     def open(cls, folder: Path, root: Path) -> "Table":
-        """Raises OSError, ValueError or EOFError if it is not there, or damaged."""
+        """Memory-map a saved table.
+
+        Raises:
+            OSError, ValueError, EOFError: it is not there, or damaged.
+        """
         lists = json.loads((folder / "table.json").read_text(encoding="utf-8"))
         names = ("names", "name_starts", "captions", "text_starts", "caption_starts", *COLUMNS)
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
@@ -102,42 +135,45 @@ class Table:
             root,
             tuple(lists["shards"]),
             tuple(lists["modes"]),
-            Strings(arrays["names"], arrays["name_starts"]),
-            Strings(arrays["captions"], arrays["text_starts"]),
+            PackedStrings(arrays["names"], arrays["name_starts"]),
+            PackedStrings(arrays["captions"], arrays["text_starts"]),
             arrays["caption_starts"],
             {name: arrays[name] for name in COLUMNS},
             folder,
         )
 
     def __reduce__(self) -> tuple:
-        """To another process goes the place of the files, not their content."""
-        if self.kept is not None:
-            return Table.open, (self.kept, self.root)
+        """Pickle the folder's path only; other processes memory-map the files again."""
+        if self.folder is not None:
+            return Table.open, (self.folder, self.root)
         return Table, tuple(getattr(self, field.name) for field in fields(self))
 
     def __len__(self) -> int:
         return len(self.names)
 
     def pair(self, row: int) -> Pair:
+        """Return the image and the captions of a row."""
         first, end = self.caption_starts[row : row + 2].tolist()
         return Pair(self.path(row), tuple(self.captions[k] for k in range(first, end)))
 
     def path(self, row: int) -> Source:
+        """Return where the image of a row lies."""
         name, shard = self.names[row], int(self.columns["shard"][row])
         if shard < 0:
             return self.root / name
         tar = self.shards[shard]
-        inside = name.removeprefix(f"{tar}/")
+        member = name.removeprefix(f"{tar}/")
         offset, size = int(self.columns["offset"][row]), int(self.columns["size"][row])
-        return Member(self.root / tar, inside, offset, size)
+        return Member(self.root / tar, member, offset, size)
 
     @cached_property
     def pairs(self) -> "Pairs":
+        """All rows."""
         return Pairs(self, np.arange(len(self)))
 
 
 class Pairs(Sequence[Pair]):
-    """Some rows of a table, in some order."""
+    """A selection of rows of a table, in any order; a slice of it is a selection again."""
 
     def __init__(self, table: Table, rows: Int64[np.ndarray, " pairs"]):
         self.table, self.rows = table, rows
@@ -145,7 +181,11 @@ class Pairs(Sequence[Pair]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, k: int | slice) -> "Pair | Pairs":
+    @overload
+    def __getitem__(self, k: int) -> Pair: ...
+    @overload
+    def __getitem__(self, k: slice) -> "Pairs": ...
+    def __getitem__(self, k: int | slice) -> "Pair | Pairs":  # pyright: ignore[reportIncompatibleMethodOverride]
         if isinstance(k, slice):
             return Pairs(self.table, self.rows[k])
         return self.table.pair(int(self.rows[k]))
@@ -154,22 +194,25 @@ class Pairs(Sequence[Pair]):
         return (self.table.pair(row) for row in self.rows.tolist())
 
     def __add__(self, other: "Pairs") -> "Pairs":
-        assert self.table is other.table, "pairs of one data folder only"
+        assert self.table is other.table, "both selections must be of the same data folder"
         return Pairs(self.table, np.concatenate([self.rows, other.rows]))
 
     @property
-    def paths(self) -> Sequence[Source]:
+    def paths(self) -> "Paths":
+        """Where the images lie."""
         return Paths(self)
 
     def column(self, name: str) -> Shaped[np.ndarray, "pairs ..."]:
+        """Return one of COLUMNS for these pairs."""
         return self.table.columns[name][self.rows]
 
-    def where(self, chosen: Shaped[np.ndarray, " pairs"]) -> "Pairs":
-        return Pairs(self.table, self.rows[chosen])
+    def where(self, mask: Bool[np.ndarray, " pairs"]) -> "Pairs":
+        """Return the pairs for which the mask is true."""
+        return Pairs(self.table, self.rows[mask])
 
 
 class Paths(Sequence[Source]):
-    """Where the images of pairs are."""
+    """Where the images of pairs lie, read from the table when they are asked for."""
 
     def __init__(self, pairs: Pairs):
         self.pairs = pairs
@@ -177,25 +220,29 @@ class Paths(Sequence[Source]):
     def __len__(self) -> int:
         return len(self.pairs)
 
+    @overload
+    def __getitem__(self, k: int) -> Source: ...
+    @overload
+    def __getitem__(self, k: slice) -> "Paths": ...
     def __getitem__(self, k: int | slice) -> "Source | Paths":
         if isinstance(k, slice):
             return Paths(self.pairs[k])
         return self.pairs.table.path(int(self.pairs.rows[k]))
 
 
-class Rows:
-    """Collects the rows of a table, in little memory."""
+class TableBuilder:
+    """Collects the rows of a table in compact arrays."""
 
     def __init__(self):
         self.names, self.captions = bytearray(), bytearray()
-        self.name_starts, self.text_starts, self.caption_starts = (array("q", [0]) for _ in "123")
+        self.name_starts, self.text_starts, self.caption_starts = (
+            array("q", [0]) for _ in range(3)
+        )
         self.modes: dict[str, int] = {}
         self.columns = {name: bytearray() for name in COLUMNS}
 
-    def add(
-        self, name: str, captions: Sequence[str], facts: dict[str, int | bytes], mode: str
-    ) -> None:
-        """facts: the columns that neither the name nor the captions say."""
+    def add(self, name: str, captions: Sequence[str], facts: ImageFacts, mode: str) -> None:
+        """Add the row of an image; mode: the kind of its pixels, as `inspect_image` names it."""
         self.names += name.encode() + b"\n"
         self.name_starts.append(len(self.names))
         for caption in captions:
@@ -204,15 +251,17 @@ class Rows:
         self.caption_starts.append(len(self.text_starts) - 1)
         derived = {
             "captions_hash": captions_hash(captions),
-            "place": np.float64(place(name)).tobytes(),
+            "place": np.float64(name_hash(name)).tobytes(),
             "mode": self.modes.setdefault(mode, len(self.modes)),
         }
         for column, value in (facts | derived).items():
             if isinstance(value, int):
                 value = value.to_bytes(int(COLUMNS[column][0][2:]), "little", signed=True)
+            assert isinstance(value, bytes)
             self.columns[column] += value
 
-    def table(self, root: Path, shards: Iterable[str] = ()) -> Table:
+    def build(self, root: Path, shards: Iterable[str] = ()) -> Table:
+        """Make a table of the rows so far; while it is in use, no rows can be added."""
         columns = {
             name: np.frombuffer(self.columns[name], dtype).reshape(-1, *shape)
             for name, (dtype, shape) in COLUMNS.items()
@@ -221,22 +270,51 @@ class Rows:
             root,
             tuple(shards),
             tuple(self.modes),
-            Strings(np.frombuffer(self.names, np.uint8), integers(self.name_starts)),
-            Strings(np.frombuffer(self.captions, np.uint8), integers(self.text_starts)),
-            integers(self.caption_starts),
+            PackedStrings(np.frombuffer(self.names, np.uint8), to_numpy(self.name_starts)),
+            PackedStrings(np.frombuffer(self.captions, np.uint8), to_numpy(self.text_starts)),
+            to_numpy(self.caption_starts),
             columns,
         )
 
 
-def integers(values: array) -> Int64[np.ndarray, " n"]:
+def to_numpy(values: "array[int]") -> Int64[np.ndarray, " n"]:
+    """View an array of 64-bit integers as a numpy array."""
     return np.frombuffer(values, np.int64)
 
 
 def captions_hash(captions: Sequence[str]) -> bytes:
+    """Hash the captions of an image, in their order, to 16 bytes."""
     return hashlib.blake2b("\0".join(captions).encode(), digest_size=16).digest()
 
 
-def place(name: str) -> float:
-    """A number in [0, 1) that depends on the image's relative name alone."""
+def name_hash(name: str) -> float:
+    """Hash an image's relative name to a number in [0, 1)."""
     digest = hashlib.sha256(normalize("NFC", name).encode()).digest()
     return int.from_bytes(digest[:8]) / 2**64
+
+
+def split(pairs: Pairs, fraction: float) -> tuple[Pairs, Pairs]:
+    """Split pairs into (training, held out): about `fraction` is held out, and at least one pair.
+
+    A hash of the image's relative name decides. So the split is the same in every stage and on
+    every machine, and images that are added later do not move earlier ones to the other side.
+
+    Raises:
+        UserError: the fraction is not in [0, 1), or there is only one pair to split.
+    """
+    if not 0 <= fraction < 1:
+        raise UserError(f"the held-out fraction is {fraction}; it must lie in [0, 1).")
+    if fraction == 0:
+        return pairs, pairs[:0]
+    if len(pairs) < 2:
+        raise UserError(
+            f"{pairs.table.root} has {len(pairs)} image; holding one out leaves none to train on. "
+            "Add images, or hold out nothing: held_out 0."
+        )
+    hashes = pairs.column("place")
+    held_out = hashes < fraction
+    if not held_out.any():
+        held_out[hashes.argmin()] = True
+    elif held_out.all():
+        held_out[hashes.argmax()] = False
+    return pairs.where(~held_out), pairs.where(held_out)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dataset.images import write as write_images
+from dataset.images.write import write_new_file
 from foundation.errors import UserError
 
 FIELDS = ("number", "seed", "prompt", "sampler", "steps")
@@ -76,5 +76,5 @@ def slug(prompt: str) -> str:
 
 def write_new(path: Path, suffix: str, content: bytes) -> Path:
     path = path.with_name(path.name + suffix)
-    write_images.write_new(path, content)
+    write_new_file(path, content)
     return path

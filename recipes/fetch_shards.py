@@ -1,90 +1,99 @@
-"""Fetches shards (tar files of images and captions), once, to be trained on from the disk.
+"""Downloads tar files of images and captions ("shards"), to train on them from the disk.
 
     python recipes/fetch_shards.py 'https://example.org/set/{000..099}.tar' data/set
     python train_vae.py --data 'data/set/{000..099}.tar' --out runs/vae
 
-By the webdataset library (pip install webdataset), which knows http(s), sftp, gs, hf, and
-pipe:COMMAND such as 'pipe:aws s3 cp s3://bucket/{000..099}.tar -'. Stopped, it goes on with the
-first shard that is not there. Every shard is read to its end before it counts as fetched.
+The webdataset library downloads them (pip install webdataset). It supports http(s), sftp, gs, hf,
+and pipe:COMMAND such as 'pipe:aws s3 cp s3://bucket/{000..099}.tar -'. If you stop the recipe, the
+same command continues with the first shard that is missing. Every shard is read to its end before
+it counts as fetched.
 """
 
 import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import tyro
 from tqdm import tqdm
 
-from foundation.errors import UserError
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from the checkout, uninstalled
 
-from dataset.captions import Unusable
-from dataset.webdataset import braces, members
+from dataset.source import UnusableFile
+from dataset.webdataset import expand_braces, read_members
+from foundation.errors import UserError
+from foundation.files import atomic_file
 from training.cli import parse, run_main
 
-NAME = re.compile(r"[^/\s=]+\.tar\b")
+TAR_NAME = re.compile(r"[^/\s=]+\.tar\b")
+
+OpenURL = Callable[[str], AbstractContextManager[BinaryIO]]
 
 
 @dataclass(frozen=True)
 class Options:
-    url: tyro.conf.Positional[str]  # with {000..099} for the numbers of the shards
-    out: tyro.conf.Positional[Path]  # folder for them
+    url: tyro.conf.Positional[str]  # URL of the shards, with {000..099} for their numbers
+    out: tyro.conf.Positional[Path]  # folder to write them to
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse(Options, argv, __doc__)
-    urls = list(braces(options.url))
-    targets = [options.out / name_of(url) for url in urls]
+    urls = list(expand_braces(options.url))
+    targets = [options.out / shard_name(url) for url in urls]
     if len(set(targets)) < len(urls):
         raise UserError(f"some of the {len(urls)} shards of {options.url} have the same name.")
     options.out.mkdir(parents=True, exist_ok=True)
-    open_url = opener()
-    bar = tqdm(list(zip(urls, targets, strict=True)), desc="fetching shards")
-    for url, target in bar:
+    open_url = import_gopen()
+    for url, target in tqdm(list(zip(urls, targets, strict=True)), desc="fetching shards"):
         if not target.exists():
             fetch(open_url, url, target)
     print(
-        f"{len(urls)} shards are in {options.out}; look at them with: "
+        f"{len(urls)} shards are in {options.out}; check them with: "
         f"python check.py '{options.out}/*.tar'"
     )
 
 
-def opener() -> Callable[[str], BinaryIO]:
+def import_gopen() -> OpenURL:
+    """Return webdataset's function that opens a URL."""
     try:
         from webdataset.gopen import gopen
     except ModuleNotFoundError as error:
         raise UserError(
-            "to fetch shards, webdataset is needed, which is not installed. "
+            "fetching shards needs the Python package webdataset, which is not installed. "
             "Run: pip install webdataset"
         ) from error
-    return gopen
+    return cast(OpenURL, gopen)  # its pipes can be read like files
 
 
-def name_of(url: str) -> str:
-    found = NAME.findall(url)
-    if not found:
-        raise UserError(f"{url} names no .tar file; compressed ones are not read.")
-    return found[-1]
+def shard_name(url: str) -> str:
+    """Return the file name in a URL or in a command."""
+    names = TAR_NAME.findall(url)
+    if not names:
+        raise UserError(f"{url} names no .tar file; compressed ones are not supported.")
+    return names[-1]
 
 
-def fetch(open_url: Callable[[str], BinaryIO], url: str, target: Path) -> None:
-    partial = target.with_name(target.name + ".partial")
-    try:
-        with open_url(url) as stream, partial.open("wb") as file:
-            shutil.copyfileobj(stream, file, 2**20)
-    except OSError as error:
-        raise UserError(f"{url} could not be fetched: {error}") from error
-    damage: list[Unusable] = []
-    for _ in members(partial, damage):
-        pass
-    if damage:
-        raise UserError(f"{url} came, but {damage[0].reason}.")
-    partial.replace(target)
+def fetch(open_url: OpenURL, url: str, target: Path) -> None:
+    """Download one shard; it gets its name only if it is complete.
+
+    Raises:
+        UserError: it cannot be downloaded, or it arrives damaged.
+    """
+    with atomic_file(target) as partial:
+        try:
+            with open_url(url) as stream, partial.open("wb") as file:
+                shutil.copyfileobj(stream, file, 2**20)
+        except OSError as error:
+            raise UserError(f"{url} could not be fetched: {error}") from error
+        damage: list[UnusableFile] = []
+        for _ in read_members(partial, damage):
+            pass
+        if damage:
+            raise UserError(f"{url} arrived, but it {damage[0].reason}.")
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from autoencoder.training.discriminator import DiscriminatorConfig, describe_gan
 from autoencoder.training.latent_statistics import fold_statistics, measure_statistics
 from autoencoder.training.loss import LossConfig
 from autoencoder.training.step import AutoencoderTraining, prepare_training
-from dataset.buckets import shapes_up_to
-from dataset.images.pixel_format import RECORD, Layout, choose_format
-from dataset.images.transform import ImageTransform, inspect_image, kind_of, to_model
+from dataset.buckets import bucket_shapes
+from dataset.images.pixel_format import PIXELS_KEY, Layout, choose_format
+from dataset.images.transform import ImageTransform, inspect_image, normalize_pixels, parse_mode
 from dataset.loader import ImageBatches
-from dataset.members import Source
+from dataset.source import Source
 from foundation import collectives
 from foundation.errors import UserError
 from foundation.hashing import derived_seed, generators
@@ -136,7 +136,7 @@ def build_networks(config: AutoencoderTrainingConfig, device: torch.device) -> A
     else:
         autoencoder = load_autoencoder(config.init_from, config.freeze == "encoder")
     check_autoencoder(config, autoencoder)
-    shapes = shapes_up_to(config.max_aspect, config.size, autoencoder.factor)
+    shapes = bucket_shapes(config.max_aspect, config.size, autoencoder.factor)
     return prepare_training(
         autoencoder,
         config.loss,
@@ -175,7 +175,7 @@ def make_transform(config: AutoencoderTrainingConfig, example: Source) -> ImageT
 
     example: any of the files; all hold numbers of the same type.
     """
-    dtype, _ = kind_of(inspect_image(example)[1])
+    dtype, _ = parse_mode(inspect_image(example)[1])
     pixels = choose_format(dtype, config.value_range, config.layout, example)
     transform = ImageTransform(config.size, config.channels, format=pixels)
     transform(example)
@@ -228,7 +228,7 @@ class AutoencoderTrainer:
         config = self.config
         self.stream = self.stream or self.batches.stream(step)
         report_progress("reading images")
-        images = to_model(next(self.stream)[0].to(self.device, non_blocking=True))
+        images = normalize_pixels(next(self.stream)[0].to(self.device, non_blocking=True))
         noise = self.posterior_noise(images, step).to(self.device, non_blocking=True)
         report_progress("computing gradients")
         scale = self.optimizer_step.scale
@@ -288,9 +288,9 @@ def write_model(
     folder: the run's `model` if None.
     """
     device = autoencoder.decoder.conv_out.weight.device
-    images = to_model(batches[0][0].to(device))
+    images = normalize_pixels(batches[0][0].to(device))
     provenance = {"config": run.config, **provenance}
-    provenance[RECORD] = batches.transforms[0].format.describe()
+    provenance[PIXELS_KEY] = batches.transforms[0].format.describe()
     folder = folder or run.model
     if config.freeze == "encoder" and config.init_from is not None:
         if not collectives.rank():
@@ -298,7 +298,7 @@ def write_model(
         return
     count = min(config.statistics_images, batches.order.count)
     steps = range(max(1, count // config.batch_size))
-    sample = (to_model(batches[k][0].to(device)) for k in steps)
+    sample = (normalize_pixels(batches[k][0].to(device)) for k in steps)
     statistics = measure_statistics(autoencoder, sample)
     if collectives.rank():
         return

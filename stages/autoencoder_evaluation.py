@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autoencoder import Autoencoder
 from autoencoder.training.latent_statistics import ChannelUse, measure_channel_use
-from dataset.images.transform import like, to_model, to_uint8
+from dataset.images.transform import normalize_pixels, to_pixels_like, to_uint8
 from evaluation.reconstruction import SSIM_WINDOW, psnr, ssim
 from foundation import collectives
 from foundation.shapes import Images, PerImage
@@ -47,10 +47,10 @@ class ReconstructionEvaluator:
         values: dict[str, list[Tensor]] = {}
         comparisons, posteriors, count = [], [], len(self.pixels)
         for pixels in self.pixels[collectives.rank_rows(count)].split(self.batch_size):
-            images = to_model(pixels.to(self.device))
+            images = normalize_pixels(pixels.to(self.device))
             posterior = autoencoder.encode(images)
             decoded = autoencoder.decode(posterior.mode())
-            reconstructed = like(pixels, decoded).cpu()
+            reconstructed = to_pixels_like(decoded, pixels).cpu()
             posteriors.append(posterior)
             for name, numbers in self.measure(images, decoded, pixels, reconstructed).items():
                 values.setdefault(name, []).append(numbers.cpu())
@@ -83,7 +83,9 @@ class ReconstructionEvaluator:
 
 def compare(pixels: Pixels, reconstructed: Pixels) -> UInt8[Tensor, "n 3 c h w"]:
     """Return image, reconstruction, and their halved difference, which is gray where they agree."""
-    pixels, reconstructed = (to_uint8(to_model(numbers)) for numbers in (pixels, reconstructed))
+    pixels, reconstructed = (
+        to_uint8(normalize_pixels(numbers)) for numbers in (pixels, reconstructed)
+    )
     difference = (reconstructed.float() - pixels.float()) / 2 + 127.5
     return torch.stack([pixels, reconstructed, difference.to(torch.uint8)], dim=1)
 

@@ -17,7 +17,7 @@ from autoencoder import Autoencoder
 from autoencoder.training.step import AutoencoderTraining
 from conditioning import TextEncoder
 from conditioning.clip import Clip
-from dataset.images.transform import ImageTransform, to_model
+from dataset.images.transform import ImageTransform, normalize_pixels
 from dataset.latent_cache.cache import LatentCache
 from dataset.loader import ImageBatches
 from dataset.order import BucketOrder
@@ -143,7 +143,9 @@ def autoencoder_trials(
     last, rates = config.steps - 1, dict.fromkeys(networks.optimizers, config.rate(0))
 
     def prepare(batch_size: int) -> Step:
-        images = to_model(random_pixels(batch_size, config.channels, config.size).to(device))
+        images = normalize_pixels(
+            random_pixels(batch_size, config.channels, config.size).to(device)
+        )
         noise = torch.randn(networks.autoencoder.latent_shape(images), device=device)
 
         def step(k: int) -> None:

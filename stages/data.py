@@ -9,11 +9,9 @@ import numpy as np
 
 from conditioning import TextEncoder
 from conditioning.prompt_weighting import cut_off
-from dataset.buckets import Buckets, choose_buckets, shapes_up_to
+from dataset.buckets import Buckets, bucket_shapes, choose_buckets
 from dataset.folder import read_folder
-from dataset.images.numbers import the_type
-from dataset.split import split
-from dataset.table import Pair, Pairs
+from dataset.table import Pair, Pairs, split
 from foundation import collectives
 from foundation.errors import UserError
 from training import distributed
@@ -43,12 +41,12 @@ def read_pairs(config: TrainingConfig, allow_missing_captions: bool = False) -> 
         print(f"note: {note}")
     if not config.skip_unusable:
         folder.require_all_usable()
-    the_type(folder)
+    folder.require_one_dtype()
     if config.overfit > len(folder.pairs):
         raise UserError(f"--overfit {config.overfit}: there are {len(folder.pairs)} images.")
     if config.overfit:
         return folder.pairs[: config.overfit], folder.pairs[:0]
-    return split(folder, config.held_out)
+    return split(folder.pairs, config.held_out)
 
 
 def data_identity(pairs: Pairs, held_out: Pairs, captions: bool = True) -> dict[str, Any]:
@@ -75,9 +73,9 @@ def read_shapes(
         size: side in pixels of the square shape; the others have about the same area.
         multiple: of which all sides must be multiples.
     """
-    buckets = choose_buckets(pairs, shapes_up_to(max_aspect, size, multiple), batch_size)
+    buckets = choose_buckets(pairs, bucket_shapes(max_aspect, size, multiple), batch_size)
     if max_aspect > 1:
-        counts = np.bincount(buckets.of(pairs), minlength=len(buckets.shapes))
+        counts = np.bincount(buckets.assign(pairs), minlength=len(buckets.shapes))
         by_shape = zip(buckets.shapes, counts.tolist(), strict=True)
         text = ", ".join(f"{count} of {width}x{height}" for (width, height), count in by_shape)
         print(f"images by shape: {text}; a batch holds one of them.")

@@ -380,7 +380,7 @@ def make_validation(
     """
     held_out = torch.arange(trained, len(cache), max(1, -(-(len(cache) - trained) // EVAL_PAIRS)))
     chosen = held_out if len(held_out) else torch.arange(min(trained, TRAINING_EVAL_PAIRS))
-    chosen = cache.of_one_shape(chosen)
+    chosen = cache.of_most_common_shape(chosen)
     random = generators(config.seed, "validation", chosen.tolist())
     latents, context = cache.batch(chosen, random, 0.0)
     return Validation(

@@ -12,7 +12,7 @@ from autoencoder import Autoencoder
 from autoencoder.io import read_provenance as read_autoencoder_provenance
 from autoencoder.training.latent_statistics import fold_config_scale
 from conditioning import TextEncoder
-from dataset.images.pixel_format import RECORD, PixelFormat, recorded_format
+from dataset.images.pixel_format import PIXELS_KEY, PixelFormat, recorded_format
 from foundation.errors import UserError
 from foundation.files import read_json
 from foundation.hashing import tensors_sha256
@@ -50,7 +50,7 @@ def load_autoencoder(source: Path, frozen_encoder: bool) -> Autoencoder:
 def print_other_format(source: Path, pixels: PixelFormat) -> None:
     """Print a note if the autoencoder at `source` was trained on another pixel format."""
     provenance = read_autoencoder_provenance(source)
-    if RECORD not in provenance:
+    if PIXELS_KEY not in provenance:
         return
     trained_on = recorded_format(provenance)
     if trained_on != pixels:

@@ -12,9 +12,9 @@ from conditioning import TextEncoder
 from conditioning.prompt_weighting import encode_chunks
 from dataset.buckets import Buckets
 from dataset.images.pixel_format import recorded_format
-from dataset.images.transform import ImageTransform, to_model
+from dataset.images.transform import ImageTransform, normalize_pixels
 from dataset.index import verify_images
-from dataset.latent_cache.build import Process, build_cache
+from dataset.latent_cache.build import BuildProcess, build_cache
 from dataset.latent_cache.cache import LatentCache, verify_cache
 from dataset.table import Pairs
 from foundation import collectives
@@ -70,7 +70,7 @@ def open_latent_cache(
 
     @torch.no_grad()
     def encode_images(pixels: Tensor) -> Tensor:
-        posterior = vae.encode(to_model(pixels.to(device)), check=False)
+        posterior = vae.encode(normalize_pixels(pixels.to(device)), check=False)
         return torch.cat([posterior.mean, posterior.logvar], dim=1)
 
     return build_cache(
@@ -81,6 +81,6 @@ def open_latent_cache(
         folder,
         identity,
         buckets=buckets,
-        process=Process(collectives.rank(), collectives.world_size(), collectives.barrier),
+        process=BuildProcess(collectives.rank(), collectives.world_size(), collectives.barrier),
         progress=progress_bar,
     )

@@ -1,85 +1,94 @@
-"""Images in [-1, 1] -> files with the numbers that the training files had, in their own range.
+"""Writing images in [-1, 1] to files with numbers like those of the training files.
 
-.png   8 or 16 bits; gray, RGB or RGBA. Pillow writes no 16-bit color, so it is done here
-.tif   any type, any number of channels; tifffile, of the extra `deep`
-.npy   the same as (h, w, c), or (c, h, w) where that is the stated layout; a .json beside it
-       says how it was made
+.png   8 or 16 bits; gray, RGB or RGBA
+.tif   any type, any number of channels; needs tifffile, of the extra `deep`
+.npy   the same, as (h, w, c), or (c, h, w) where that is the stated layout; texts go into a .json
+       file with the same name
 """
 
 import json
-import struct
-import zlib
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8, UInt16
+from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from dataset.images.pixel_format import PixelFormat
-from dataset.images.rasters import PNG, library
+from dataset.images.rasters import import_library
 from foundation.errors import NotFiniteError, UserError
 
-ENDINGS = (".png", ".tif", ".npy")
-COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # of PNG, by channels
-UP = 2  # PNG's filter that stores the difference to the row above
+EXTENSIONS = (".png", ".tif", ".npy")
+COLOR_16 = "16-bit PNG in color"
+HEADER_END = 8 + 25  # bytes of a PNG: its signature and its first chunk, the header
 
 
-def file_ending(pixels: PixelFormat, channels: int, asked: str = "") -> str:
-    """Of the files for such images: the one asked for, or else .png if it holds them, or .npy."""
-    png = pixels.dtype in ("uint8", "uint16") and channels in (
-        1,
-        3,
-        4,
-    )  # two are not gray and alpha
-    if not asked:
-        return ".png" if png else ".npy"
-    if asked not in ENDINGS:
-        raise UserError(f"images are written as {', '.join(ENDINGS)}, not as {asked}.")
-    if asked == ".png" and not png:
+def choose_extension(pixels: PixelFormat, channels: int, requested: str = "") -> str:
+    """Return the extension of files for such images.
+
+    requested: this extension, if it can hold the images; "": .png if it can hold them, else .npy.
+
+    Raises:
+        UserError: the requested one is unknown, or cannot hold the images.
+        MissingLibrary: imagecodecs is needed. So this is known before any image is computed.
+    """
+    # Two channels of a model are not gray and alpha, so they do not make a PNG.
+    png = pixels.dtype in ("uint8", "uint16") and channels in (1, 3, 4)
+    extension = requested or (".png" if png else ".npy")
+    if extension not in EXTENSIONS:
+        raise UserError(f"images are written as {', '.join(EXTENSIONS)}, not as {requested}.")
+    if extension == ".png" and not png:
         raise UserError(
             f"a PNG holds 8 or 16 bits of gray, RGB or RGBA; the images of this model are "
             f"{channels} channels of {pixels.dtype}. Use .npy or .tif."
         )
-    return asked
+    if extension == ".png" and pixels.dtype == "uint16" and channels > 1:
+        import_library("imagecodecs", Path("the images"), COLOR_16)
+    return extension
 
 
-def to_file(
+def write_image(
     image: Float[Tensor, "c h w"],
     path: Path,
     pixels: PixelFormat,
-    made_by: Mapping[str, str] | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> Path:
-    """Writes one image in [-1, 1]; what lies outside is clamped. The path's ending says the kind.
+    """Write one image in [-1, 1]; values outside are clamped. The extension chooses the file type.
 
-    made_by: texts by name that are kept with it.
+    texts: by name, to be stored with the image.
 
     Raises:
         FileExistsError: there is a file already.
-        ValueError: this kind cannot hold it.
-        FloatingPointError: a value is not finite.
+        UserError: this type of file cannot hold the image.
+        NotFiniteError: the image has infinite values or NaN.
     """
     if not image.isfinite().all():
         raise NotFiniteError(f"{path}: the image has values that are not finite.")
-    ending, made_by = path.suffix, made_by or {}
-    file_ending(pixels, len(image), ending)
+    extension, texts = path.suffix, texts or {}
+    choose_extension(pixels, len(image), extension)
     values = np.moveaxis(pixels.restore(image), 0, -1)
-    if ending == ".png":
-        content = png_bytes(values, made_by)
-    elif ending == ".tif":
-        content = tiff_bytes(values, made_by, path)
+    if extension == ".png":
+        content = encode_png(values, texts, path)
+    elif extension == ".tif":
+        content = encode_tiff(values, texts, path)
     else:
-        content = npy_bytes(np.moveaxis(values, -1, 0) if pixels.layout == "chw" else values)
-    write_new(path, content)
-    if ending == ".npy" and made_by:
-        text = json.dumps(made_by, indent=2, ensure_ascii=False) + "\n"
+        content = encode_npy(np.moveaxis(values, -1, 0) if pixels.layout == "chw" else values)
+    write_new_file(path, content)
+    if extension == ".npy" and texts:
+        text = json.dumps(texts, indent=2, ensure_ascii=False) + "\n"
         path.with_suffix(".json").write_text(text, encoding="utf-8")
     return path
 
 
-def write_new(path: Path, content: bytes) -> None:
-    """Whole or not at all, and never over another file."""
+def write_new_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, and never over another file.
+
+    Raises:
+        FileExistsError: there is a file already.
+    """
     with path.open("xb") as file:
         try:
             file.write(content)
@@ -89,48 +98,51 @@ def write_new(path: Path, content: bytes) -> None:
             raise
 
 
-def png_bytes(
+def encode_png(
     values: UInt8[np.ndarray, "h w c"] | UInt16[np.ndarray, "h w c"],
     texts: Mapping[str, str] | None = None,
+    path: Path = Path("an image"),
 ) -> bytes:
-    """A PNG of gray (1 channel), with alpha (2), RGB (3) or RGBA (4), as ISO 15948 has it."""
-    height, width, channels = values.shape
-    bits = 8 * values.dtype.itemsize
-    head = struct.pack(">IIBBBBB", width, height, bits, COLOR_TYPES[channels], 0, 0, 0)
-    rows = values.astype(values.dtype.newbyteorder(">")).reshape(height, -1).view(np.uint8)
-    rows = np.vstack([rows[:1], rows[1:] - rows[:-1]])  # modulo 256
-    rows = np.hstack([np.full((height, 1), UP, np.uint8), rows])
-    notes = [(name, text) for name, text in (texts or {}).items()]
-    chunks = [
-        (b"IHDR", head),
-        *((b"iTXt", name.encode("latin-1") + bytes(5) + text.encode()) for name, text in notes),
-        (b"IDAT", zlib.compress(rows.tobytes())),
-        (b"IEND", b""),
-    ]
-    return PNG + b"".join(chunk(name, content) for name, content in chunks)
+    """Encode gray (1 channel), gray with alpha (2), RGB (3) or RGBA (4) as PNG, with text chunks.
 
+    Pillow writes all of them but 16-bit color, for which imagecodecs is needed.
 
-def chunk(name: bytes, content: bytes) -> bytes:
-    ends = struct.pack(">I", len(content)), struct.pack(">I", zlib.crc32(name + content))
-    return ends[0] + name + content + ends[1]
-
-
-def tiff_bytes(values: Shaped[np.ndarray, "h w c"], texts: Mapping[str, str], path: Path) -> bytes:
-    tifffile = library("tifffile", path, "TIFF")
+    path: of the file that is written, for the message if imagecodecs is missing.
+    """
+    info = PngImagePlugin.PngInfo()
+    for name, text in (texts or {}).items():
+        info.add_itxt(name, text)
     channels = values.shape[2]
-    options = {"photometric": "rgb" if channels in (3, 4) else "minisblack"}
+    out = BytesIO()
+    if values.dtype == np.uint8 or channels == 1:
+        image = Image.fromarray(values[..., 0] if channels == 1 else values)
+        image.save(out, "PNG", pnginfo=info)
+        return out.getvalue()
+    imagecodecs = import_library("imagecodecs", path, COLOR_16)
+    content = imagecodecs.png_encode(np.ascontiguousarray(values))
+    for name, data, *_ in info.chunks:
+        PngImagePlugin.putchunk(out, name, data)
+    return content[:HEADER_END] + out.getvalue() + content[HEADER_END:]
+
+
+def encode_tiff(values: Shaped[np.ndarray, "h w c"], texts: Mapping[str, str], path: Path) -> bytes:
+    """Encode as TIFF; texts become a JSON description, in ASCII, as the format demands."""
+    tifffile = import_library("tifffile", path, "TIFF")
+    channels = values.shape[2]
+    options: dict[str, Any] = {"photometric": "rgb" if channels in (3, 4) else "minisblack"}
     if channels > 1:
         options["planarconfig"] = "contig"
     if channels == 4:
         options["extrasamples"] = ["unassalpha"]
-    description = json.dumps(dict(texts)) if texts else None  # ASCII, as TIFF wants it
+    description = json.dumps(dict(texts)) if texts else None
     out = BytesIO()
     values = values[..., 0] if channels == 1 else values
     tifffile.imwrite(out, values, description=description, metadata=None, **options)
     return out.getvalue()
 
 
-def npy_bytes(values: Shaped[np.ndarray, "..."]) -> bytes:
+def encode_npy(values: Shaped[np.ndarray, "..."]) -> bytes:
+    """Encode as the content of a .npy file."""
     out = BytesIO()
     np.save(out, np.ascontiguousarray(values), allow_pickle=False)
     return out.getvalue()

@@ -1,16 +1,16 @@
-"""Arrays on disk that several processes write, each its own blocks of rows, over several attempts.
+"""Arrays on the disk that several processes write, each its own blocks of rows.
 
-Beside the array lie journals, one of each process: a line says that a block is on the disk, and its
-sha256. So after a kill at any moment it is known which blocks are whole.
+While an array is incomplete, a folder next to it holds a small file for each finished block, with
+the sha256 of the block's content. Such a file appears as a whole after the block is on the disk, so
+after a kill at any moment its presence means that the block is done.
 """
 
 import errno
 import hashlib
-import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +19,17 @@ from jaxtyping import Float, Float16
 from torch import Tensor
 
 from foundation.errors import UserError
+from foundation.files import atomic_file
 
 LARGEST = torch.finfo(torch.float16).max  # 65504
-PAGE = 4096  # bytes; blocks that begin on pages of their own can be written by several machines
-ROWS = 256  # of a block: a multiple of PAGE if a row has a multiple of 16 bytes
-MOST_BLOCKS = 4096
+PAGE = 4096  # bytes; several machines can write blocks that begin on pages of their own
+ROWS = 256  # rows per block: whole pages if a row has a multiple of 16 bytes
+MOST_BLOCKS = 4096  # longer arrays have larger blocks
+BLOCKS = "blocks"  # folder of the files that tell which blocks are finished
 
 
 class BlockFile:
-    """A float16 .npy array of `length` rows, in `count` blocks."""
+    """A float16 .npy file of `length` rows, in `count` blocks of `rows` rows."""
 
     def __init__(self, path: Path, length: int):
         self.path, self.length = path, length
@@ -35,48 +37,43 @@ class BlockFile:
         self.count = -(-length // self.rows)
 
     def block(self, number: int) -> range:
-        """The rows of a block."""
+        """Return the rows of a block."""
         return range(self.length)[number * self.rows : (number + 1) * self.rows]
 
-    def write(self, number: int, block: Float16[np.ndarray, "n ..."], journal: str) -> None:
-        """With plain writes: on a full disk these fail with an error, a memory map kills.
+    def hash_file(self, number: int) -> Path:
+        """Return the file that holds the sha256 of a finished block."""
+        return self.path.parent / BLOCKS / f"{self.path.stem}.{number:04d}"
 
-        journal: name of this process's journal; of two that know a block the later name counts.
+    def write(self, number: int, block: Float16[np.ndarray, "n ..."]) -> None:
+        """Write a block, and note that it is finished.
+
+        Plain writes are used, because on a full disk they fail with an error, whereas writing to a
+        memory map would kill the process.
         """
-        rows = self.block(number)
         content = block.tobytes()
         shape = (self.length, *block.shape[1:])
         header = npy_header(shape)
         size = len(header) + 2 * int(np.prod(shape, dtype=np.int64))
         if not self.path.exists():
-            need_space(self.path.parent, size)
+            require_space(self.path.parent, size)
+        bytes_per_row = len(content) // len(block)
         with os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
             file.write(header)
             file.truncate(size)
-            file.seek(len(header) + rows.start * (len(content) // len(rows)))
+            file.seek(len(header) + self.block(number).start * bytes_per_row)
             file.write(content)
-            sync(file)
-        line = {"block": number, "sha256": hashlib.sha256(content).hexdigest()}
-        with self.path.with_suffix(f".{journal}.done").open("a", encoding="utf-8") as file:
-            file.write(f"{json.dumps(line)}\n")
-            sync(file)
+            file.flush()
+            os.fsync(file.fileno())
+        with atomic_file(self.hash_file(number)) as partial:
+            partial.write_text(hashlib.sha256(content).hexdigest(), encoding="ascii")
 
-    def done(self) -> dict[int, str]:
-        """Block -> its sha256, of those in the journals. A line that a kill tore is none."""
-        hashes = {}
-        for journal in sorted(self.path.parent.glob(f"{self.path.stem}.*.done")):
-            for line in journal.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                except json.JSONDecodeError:
-                    continue
-                hashes[entry["block"]] = entry["sha256"]
-        return hashes
+    def finished(self) -> dict[int, str]:
+        """Return the sha256 of each finished block."""
+        files = [(number, self.hash_file(number)) for number in range(self.count)]
+        return {number: file.read_text("ascii") for number, file in files if file.exists()}
 
-    def damaged(self, hashes: dict[int, str]) -> Iterator[int]:
-        """The blocks, one after the other as they are read, of which the content is another."""
-        if not hashes:
-            return
+    def find_damaged(self, hashes: Mapping[int, str]) -> Iterator[int]:
+        """Read the blocks in `hashes`; yield the number of each whose sha256 is another."""
         try:
             values = np.load(self.path, mmap_mode="r")
         except (OSError, ValueError, EOFError):
@@ -90,45 +87,49 @@ class BlockFile:
 
 
 def npy_header(shape: tuple[int, ...]) -> bytes:
-    """Of a float16 .npy file, as long as a page."""
+    """Return the header of a float16 .npy file, padded to one page."""
     text = repr({"descr": "<f2", "fortran_order": False, "shape": shape}).encode()
     start = b"\x93NUMPY\x01\x00" + (PAGE - 10).to_bytes(2, "little")
     return start + text.ljust(PAGE - 11) + b"\n"
 
 
 def to_float16(block: Float[Tensor, "n ..."], names: Sequence[str]) -> Float16[Tensor, "n ..."]:
-    """Refuses what float16 cannot hold: such a row would spoil a training long after."""
-    assert len(block) == len(names), "an encoder must give one row for each input"
+    """Convert encodings to float16.
+
+    names: of the inputs, for the message.
+
+    Raises:
+        UserError: a number is not finite or too large for float16. It would spoil a training long
+            afterwards.
+    """
+    assert len(block) == len(names), "an encoder must return one row for each input"
     block = block.detach().cpu().float()
-    largest = block.abs().flatten(1).amax(1)  # NaN where there is one
-    good = largest <= LARGEST
-    if not good.all():
-        k = int(good.int().argmin())
+    largest = block.abs().flatten(1).amax(1)  # NaN if any number is NaN
+    fits = largest <= LARGEST
+    if not fits.all():
+        k = int(fits.int().argmin())
         value = "not finite" if not largest[k].isfinite() else f"as large as {largest[k]:.3g}"
         raise UserError(
             f"the encoding of {names[k]} is {value}, which float16 cannot hold (up to "
-            f"{LARGEST:g}), so it was not cached. Encode in float32; if it persists, the "
+            f"{LARGEST:g}), so it was not cached. Encode in float32; if the error persists, the "
             "network's weights are broken."
         )
     return block.half()
 
 
-def need_space(folder: Path, needed: int) -> None:
+def require_space(folder: Path, size: int) -> None:
+    """Raise an OSError if the disk has less than `size` bytes left."""
     free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(errno.ENOSPC, f"{needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free")
-
-
-def sync(file) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+    if free < size:
+        raise OSError(errno.ENOSPC, f"{size / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free")
 
 
 def map_array(file: Path) -> Tensor:
-    """The array as a tensor whose pages are read as they are used, and which must not be written.
+    """Memory-map a .npy file as a tensor, which must not be written to.
 
-    torch warns of that. Copy-on-write would be safe, but the system counts such a map as memory in
-    use, so that an array larger than its memory could not be opened.
+    Pages are read when they are used. PyTorch warns that the tensor is not writable. A
+    copy-on-write map would avoid that, but the system counts such a map as used memory, so an
+    array larger than the memory could not be opened.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")

@@ -1,22 +1,24 @@
 """Latents and text embeddings, computed once, so that a step of stage 2 runs neither network.
 
-latent_cache.json   the identity: what the numbers were made with, and from; sha256 of their blocks
-moments-0.npy ...   float16 (images, 2c, h, w): mean and log-variance of each posterior, by shape
+latent_cache.json   the identity (how and from what the numbers were made); sha256 of all blocks
+moments-0.npy ...   float16 (images, 2c, h, w), one file per shape: mean and log-variance of each
+                    posterior
 context.npy         float16 (captions, tokens, width): text embeddings; row 0: the empty caption
-shape.npy           (pairs): which moments file
+shape.npy           (pairs): number of the moments file
 image_rows.npy      (pairs): row in that file
 caption_starts.npy  (pairs + 1): where a pair's captions begin in caption_rows.npy
 caption_rows.npy    row in context.npy of every caption of every pair
-sha256.npy, captions_hash.npy       (pairs): of the files and captions, to name what has changed
+sha256.npy, captions_hash.npy       (pairs): of files and captions, to name those that changed
 
-Files of equal bytes are stored once, and so are equal captions. Posteriors are stored, not samples
-of them, which are drawn anew at every reading. The arrays are memory-mapped: they may be larger
-than memory, and the processes of one machine share them. imagetext/cache_build.py writes all this.
+Files with equal bytes are stored once, and so are equal captions. Posteriors are stored instead of
+samples, which are drawn anew at every reading. The arrays are memory-mapped: they may be larger
+than the memory, and the processes of a machine share them. `dataset.latent_cache.build` writes
+these files.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +28,17 @@ from jaxtyping import Float, Float16, Int, UInt8
 from torch import Tensor
 
 from dataset.latent_cache.block_file import BlockFile, map_array
-from dataset.progress import Progress, silent
+from dataset.parallel import Progress, no_progress
 from dataset.table import Pairs
 from foundation.errors import MissingFileError, UserError
 
 MARK = "latent_cache.json"
 FORMAT = 2
-CHUNK = 65536  # pairs that are compared at once
+CHUNK = 65536  # pairs that are hashed at once
 
 
 class LatentCache:
-    """Latents and contexts of all pairs; pair k is the k-th that the cache was built from."""
+    """Latents and text embeddings of all pairs, numbered as they were when the cache was built."""
 
     def __init__(
         self,
@@ -44,7 +46,7 @@ class LatentCache:
         context: Float16[Tensor, "captions l d"],
         shape: UInt8[Tensor, " pairs"],
         image_rows: Int[Tensor, " pairs"],
-        caption_starts: Int[Tensor, " starts"],
+        caption_starts: Int[Tensor, " pairs_plus_1"],
         caption_rows: Int[Tensor, " rows"],
     ):
         self.moments = moments
@@ -58,27 +60,31 @@ class LatentCache:
     def open(
         cls, folder: Path | str, identity: dict[str, Any], pairs: Pairs | None = None
     ) -> "LatentCache":
-        """Opens what `build_cache` wrote, if it is what this run would write.
+        """Open the cache in a folder if it is the one that this run would build.
 
         Args:
-            pairs: if given, must be those the cache was built from: same files, same captions,
-                same order.
+            identity: that of this run, as for `build_cache`.
+            pairs: those of this run; None: they are not compared. They must be the pairs that the
+                cache was built from: same files, same captions, same order.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError: it was made with something else, or from something else.
+            MissingFileError: there is no cache.
+            UserError: it was built in another way, or from other data.
         """
         folder = Path(folder)
         found = read_mark(folder)
-        ours = about(identity, found["data"] if pairs is None else data_hash(pairs))
-        differences = differing({**ours, "data": None}, {**found, "data": None, "blocks": None})
-        if not differences and ours["data"] != found["data"]:
-            differences = [f"the data: {difference(folder, pairs)}"]
+        ours = describe_cache(identity, found["data"] if pairs is None else hash_pairs(pairs))
+        differences = list_differences(
+            {**ours, "data": None}, {**found, "data": None, "blocks": None}
+        )
+        if not differences and pairs is not None and ours["data"] != found["data"]:
+            differences = [f"the data: {describe_change(folder, pairs)}"]
         if differences:
             raise UserError(
                 f"the latent cache {folder} does not fit this run:\n  "
                 + "\n  ".join(differences)
-                + f"\nDelete {folder} to have it made anew, or use what it was made with."
+                + f"\nDelete {folder} so that it is built again, or use the same settings and data "
+                "as before."
             )
         moments = [f"moments-{k}.npy" for k in range(len(found["blocks"]) - 1)]
         files = ("context", "shape", "image_rows", "caption_starts", "caption_rows")
@@ -90,8 +96,8 @@ class LatentCache:
     def __len__(self) -> int:
         return len(self.image_rows)
 
-    def of_one_shape(self, indices: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
-        """Those of these pairs whose images have the shape that most of them have."""
+    def of_most_common_shape(self, indices: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
+        """Return those of these pairs whose images have the shape that most of them have."""
         shapes = self.shape.index_select(0, indices)
         return indices[shapes == shapes.mode().values]
 
@@ -101,19 +107,22 @@ class LatentCache:
         generators: Sequence[torch.Generator],
         caption_dropout: float,
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b l d"]]:
-        """Latents sampled from the posteriors of these pairs, and their contexts.
+        """Sample latents from the posteriors of these pairs, and return them with their contexts.
 
-        The images must be of one shape. Of several captions one is drawn; with chance
-        `caption_dropout` it is the empty one.
-        generators: one for each pair, so that what is drawn for it does not depend on the others.
+        Args:
+            indices: pairs whose images all have the same shape.
+            generators: one per pair, so that the draws for a pair do not depend on the others.
+            caption_dropout: chance of the empty caption; otherwise one of the pair's captions is
+                drawn.
         """
-        chances = [torch.rand(2, generator=each, dtype=torch.float64) for each in generators]
-        chosen, dropped = torch.stack(chances, dim=1)
+        draws = [torch.rand(2, generator=each, dtype=torch.float64) for each in generators]
+        caption_draw, dropout_draw = torch.stack(draws, dim=1)
         starts = self.caption_starts.index_select(0, indices)
         counts = self.caption_starts.index_select(0, indices + 1) - starts
-        rows = self.caption_rows.index_select(0, starts + (chosen * counts).long())
-        rows = torch.where(dropped < caption_dropout, 0, rows)
+        rows = self.caption_rows.index_select(0, starts + (caption_draw * counts).long())
+        rows = torch.where(dropout_draw < caption_dropout, 0, rows)
         context = self.context.index_select(0, rows).float()
+
         shapes = self.shape.index_select(0, indices)
         assert (shapes == shapes[0]).all(), "a batch holds images of one shape"
         rows = self.image_rows.index_select(0, indices)
@@ -123,41 +132,46 @@ class LatentCache:
         return mean + (0.5 * logvar).exp() * noise, context
 
 
-def about(identity: dict[str, Any], data: str) -> dict[str, Any]:
-    """What a cache is bound to, as JSON gives it back: tuples become lists."""
+def describe_cache(identity: Mapping[str, Any], data: str) -> dict[str, Any]:
+    """Return what a cache is bound to, as JSON gives it back: tuples become lists."""
     return json.loads(json.dumps({"format": FORMAT, "identity": identity, "data": data}))
 
 
 def read_mark(folder: Path) -> dict[str, Any]:
-    if not (folder / MARK).is_file():
-        raise MissingFileError(f"there is no latent cache in {folder} (no {MARK}).")
-    found = json.loads((folder / MARK).read_text(encoding="utf-8"))
-    return {"data": None, "blocks": {}, **found}  # older formats lack these
-
-
-def verify_cache(folder: Path | str, progress: Progress = silent) -> None:
-    """Reads everything, which takes as long as the disk needs.
+    """Read what a cache says about itself.
 
     Raises:
-        ValueError: some of it is not what was written.
+        MissingFileError: there is no cache in this folder.
+    """
+    if not (folder / MARK).is_file():
+        raise MissingFileError(f"there is no latent cache in {folder} (no {MARK}).")
+    mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    return {"data": None, "blocks": {}, **mark}  # older formats lack these
+
+
+def verify_cache(folder: Path | str, progress: Progress = no_progress) -> None:
+    """Read the whole cache, which takes as long as the disk needs, and compare the hashes.
+
+    Raises:
+        UserError: some blocks are damaged; they are named.
     """
     folder = Path(folder)
     blocks = read_mark(folder)["blocks"]
-    broken = []
+    damaged: list[str] = []
     for name, hashes in progress(blocks.items(), "verifying the cache", len(blocks)):
-        count = len(np.load(folder / name, mmap_mode="r")) if (folder / name).is_file() else 0
-        damaged = BlockFile(folder / name, count).damaged(dict(enumerate(hashes)))
-        broken += [f"block {k} of {name}" for k in damaged]
-    if broken:
-        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        length = len(np.load(folder / name, mmap_mode="r")) if (folder / name).is_file() else 0
+        numbers = BlockFile(folder / name, length).find_damaged(dict(enumerate(hashes)))
+        damaged += [f"block {number} of {name}" for number in numbers]
+    if damaged:
+        more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
         raise UserError(
-            f"the latent cache {folder} is damaged: {', '.join(broken[:3])}{more}. "
-            f"Delete {folder} to have it made anew, and check the disk."
+            f"the latent cache {folder} is damaged: {', '.join(damaged[:3])}{more}. "
+            f"Delete {folder} so that it is built again, and check the disk."
         )
 
 
-def data_hash(pairs: Pairs) -> str:
-    """Of the images' bytes and the captions, in order. Names are no part of it: folders move."""
+def hash_pairs(pairs: Pairs) -> str:
+    """Hash the images' bytes and the captions, in order. Names do not count: folders are moved."""
     digest = hashlib.sha256()
     for name in ("sha256", "captions_hash"):
         column = pairs.table.columns[name]
@@ -166,25 +180,28 @@ def data_hash(pairs: Pairs) -> str:
     return digest.hexdigest()
 
 
-def difference(folder: Path, pairs: Pairs) -> str:
-    """The first thing that is no longer the same, in words."""
-    before = np.load(folder / "sha256.npy", mmap_mode="r")
-    if len(before) != len(pairs):
-        return f"{len(before)} pairs then, {len(pairs)} now"
-    for name, what in (("sha256", "is another image now"), ("captions_hash", "has other captions")):
-        other = (np.load(folder / f"{name}.npy") != pairs.column(name)).any(1)
-        if other.any():
-            return f"{pairs[int(other.argmax())].path} {what}"
+def describe_change(folder: Path, pairs: Pairs) -> str:
+    """Name the first pair that differs from the one that the cache was built from."""
+    hashes = np.load(folder / "sha256.npy", mmap_mode="r")
+    if len(hashes) != len(pairs):
+        return f"{len(hashes)} pairs then, {len(pairs)} now"
+    for name, change in (
+        ("sha256", "is another image now"),
+        ("captions_hash", "has other captions"),
+    ):
+        changed = (np.load(folder / f"{name}.npy") != pairs.column(name)).any(axis=1)
+        if changed.any():
+            return f"{pairs[int(changed.argmax())].path} {change}"
     return "it was written with another hash"
 
 
-def differing(ours: dict[str, Any], cached: dict[str, Any]) -> list[str]:
-    """Lines such as `autoencoder: cached with 5f3c..., now 90ab...`; nested keys by themselves."""
-    lines = []
+def list_differences(ours: Mapping[str, Any], cached: Mapping[str, Any]) -> list[str]:
+    """List lines such as `autoencoder: cached with 5f3c..., now 90ab...`, also of nested keys."""
+    lines: list[str] = []
     for key in sorted(ours.keys() | cached.keys()):
         before, now = cached.get(key), ours.get(key)
         if isinstance(before, dict) and isinstance(now, dict):
-            lines += differing(now, before)
+            lines += list_differences(now, before)
         elif before != now:
             lines.append(f"{key}: cached with {before}, now {now}")
     return lines

@@ -47,8 +47,8 @@ DATA_MISTAKES = {
     "no images": r"no images in .*Images end in .*\.png.*there are 1 \.jsonl",
     "no captions": "12 of 12 images .* have no caption.*000.png.*Add captions",
     "a caption missing": "1 of 13 images .* have no caption.*lonely.png.*Add captions",
-    "an image missing": "cannot be used.*003.png: is named in metadata.jsonl line 4.*--skip",
-    "a broken image": "cannot be used.*013.jpg: .*truncated.*--skip-unusable.*check.py",
+    "an image missing": "cannot be used.*003.png: is named in metadata.jsonl line 4",
+    "a broken image": "cannot be used.*013.jpg: .*truncated.*check.py",
 }
 
 

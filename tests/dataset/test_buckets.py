@@ -1,99 +1,66 @@
-"""Shapes of equal area; batches of one shape; every image equally often."""
+"""Aspect-ratio buckets: shapes of about the same area, and batches of a single shape."""
 
 from collections import Counter
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
-from dataset.buckets import Buckets, choose_buckets, shapes_up_to
+from dataset.buckets import Buckets, bucket_shapes, choose_buckets
 from dataset.folder import read_folder
 from dataset.images.transform import ImageTransform
 from dataset.loader import ImageBatches
-from dataset.order import BucketOrder, Order
+from dataset.table import Pairs
 from tests.helpers.images import picture, table, write_metadata
 
 TRANSFORM = ImageTransform(8)
+THREE_SHAPES = [(4, 16), (8, 8), (16, 4)]  # tall, square, wide
 
 
-@pytest.mark.parametrize(("size", "multiple"), [(64, 8), (512, 64), (48, 16), (256, 32)])
-def test_shapes_have_about_the_area_of_the_square(size, multiple):
-    shapes = shapes_up_to(2.0, size, multiple)
+@given(st.integers(1, 64), st.integers(1, 16), st.floats(1, 4))
+def test_shapes_have_about_the_area_of_the_square(multiple, factor, max_aspect):
+    size = multiple * factor
+    shapes = bucket_shapes(max_aspect, size, multiple)
     assert (size, size) in shapes
-    assert len(shapes) > 2
     for width, height in shapes:
         assert (height, width) in shapes
         assert width % multiple == height % multiple == 0
-        assert max(width, height) <= 2 * min(width, height)
+        assert max(width, height) <= max_aspect * min(width, height)
         assert size * size - multiple * max(width, height) < width * height <= size * size
     ratios = [width / height for width, height in shapes]
-    assert ratios == sorted(ratios) and len(set(ratios)) == len(ratios)
+    assert all(one <= other for one, other in pairwise(ratios))
 
 
-def test_no_aspect_ratio_but_1_is_the_square():
-    assert shapes_up_to(1.0, 64, 8) == [(64, 64)]
+@pytest.mark.parametrize(("size", "multiple"), [(64, 8), (512, 64), (48, 16), (256, 32)])
+def test_there_are_several_shapes_up_to_2_to_1(size, multiple):
+    assert len(bucket_shapes(2.0, size, multiple)) > 2
 
 
-def test_an_image_takes_the_nearest_shape():
+def test_aspect_ratio_1_gives_only_the_square():
+    assert bucket_shapes(1.0, 64, 8) == [(64, 64)]
+
+
+def test_an_image_belongs_to_the_nearest_shape():
     buckets = Buckets([(32, 128), (64, 64), (128, 32)])
     sizes = {(100, 100): 1, (100, 199): 1, (100, 201): 0, (201, 100): 2, (1000, 1): 2, (3, 4): 1}
     for size, expected in sizes.items():
-        assert buckets.of(table({"a.png": ["x"]}, size=size).pairs).tolist() == [expected]
+        assert buckets.assign(table({"a.png": ["x"]}, size=size).pairs).tolist() == [expected]
 
 
-def test_shapes_with_less_than_a_batch_are_given_up(tmp_path):
-    pairs = mixed(tmp_path, 3, 9, 1)
-    shapes = [(4, 16), (8, 8), (16, 4)]
-    assert choose_buckets(pairs, shapes, 1).shapes == shapes
-    assert choose_buckets(pairs, shapes, 2).shapes == shapes[:2]
-    assert choose_buckets(pairs, shapes, 4).shapes == [(8, 8)]
-    assert choose_buckets(pairs, shapes, 99).shapes == [(8, 8)]
+def test_shapes_with_less_than_a_batch_of_images_are_removed(tmp_path):
+    pairs = mixed_folder(tmp_path, tall=3, square=9, wide=1)
+    assert choose_buckets(pairs, THREE_SHAPES, 1).shapes == THREE_SHAPES
+    assert choose_buckets(pairs, THREE_SHAPES, 2).shapes == THREE_SHAPES[:2]
+    assert choose_buckets(pairs, THREE_SHAPES, 4).shapes == [(8, 8)]
+    assert choose_buckets(pairs, THREE_SHAPES, 99).shapes == [(8, 8)]
 
 
-def bucketed(sizes: list[int], seed: int = 0) -> np.ndarray:
-    bucket = np.repeat(np.arange(len(sizes), dtype=np.uint8), sizes)
-    return np.random.default_rng(seed).permutation(bucket)
-
-
-def test_a_single_bucket_is_the_plain_order():
-    plain, order = Order(7, 4, seed=3), BucketOrder(np.zeros(7, np.uint8), 4, seed=3)
-    for step in range(30):
-        assert torch.equal(order.indices(step), plain.indices(step))
-
-
-@pytest.mark.parametrize("sizes", [[4, 4], [5, 19, 8], [100, 4, 37, 11, 4]])
-def test_every_image_of_every_bucket_comes_equally_often(sizes):
-    bucket = bucketed(sizes)
-    order = BucketOrder(bucket, batch_size=4, seed=0)
-    rounds = 12
-    seen = Counter()
-    for step in range(rounds * order.length):
-        indices = order.indices(step)
-        assert len(set(bucket[indices].tolist())) == 1
-        assert len(set(indices.tolist())) == 4 or len(indices) == 4
-        seen.update(indices.tolist())
-    for k, size in enumerate(sizes):
-        counts = [seen[j] for j in np.flatnonzero(bucket == k).tolist()]
-        assert max(counts) - min(counts) <= 1
-        expected = rounds * order.length * 4 / len(bucket)
-        assert abs(sum(counts) / size - expected) <= 4 / size + 1e-9
-    assert sum(seen.values()) == rounds * order.length * 4
-
-
-def test_the_order_is_a_function_of_seed_and_step():
-    bucket = bucketed([30, 12, 9])
-    straight = [BucketOrder(bucket, 4, seed=3).indices(step) for step in range(60)]
-    order = BucketOrder(bucket, 4, seed=3)
-    for step in (59, 0, 13, 12, 26, 13, 40):
-        assert torch.equal(order.indices(step), straight[step])
-    other = [BucketOrder(bucket, 4, seed=4).indices(step) for step in range(60)]
-    assert not torch.equal(torch.stack(other), torch.stack(straight))
-    buckets = [int(bucket[indices[0]]) for indices in straight]
-    assert buckets[:13] != buckets[13:26]  # the rounds are shuffled
-
-
-def mixed(root, tall: int, square: int, wide: int):
+def mixed_folder(root, tall: int, square: int, wide: int) -> Pairs:
+    """Make images of three shapes; the caption is the number of the image."""
     sizes = [(4, 16)] * tall + [(8, 8)] * square + [(16, 4)] * wide
     rows = []
     for k, size in enumerate(sizes):
@@ -105,23 +72,25 @@ def mixed(root, tall: int, square: int, wide: int):
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_batches_hold_one_shape_and_the_right_pixels(tmp_path):
-    pairs = mixed(tmp_path, 5, 9, 4)
-    buckets = Buckets([(4, 16), (8, 8), (16, 4)])
+    pairs = mixed_folder(tmp_path, tall=5, square=9, wide=4)
+    buckets = Buckets(THREE_SHAPES)
+    transforms = buckets.transforms(TRANSFORM)
 
     def stream(first: int = 0, **options):
-        made = ImageBatches(pairs, TRANSFORM, 4, seed=1, buckets=buckets, flip=True, **options)
-        return list(islice(made.stream(first), 12 - first))
+        batches = ImageBatches(pairs, TRANSFORM, 4, seed=1, buckets=buckets, flip=True, **options)
+        return list(islice(batches.stream(first), 12 - first))
 
-    straight = stream()
-    shapes = Counter(tuple(images.shape[2:]) for images, _ in straight)
+    unbroken = stream()
+    shapes = Counter(tuple(images.shape[2:]) for images, _ in unbroken)
     assert shapes.keys() == {(16, 4), (8, 8), (4, 16)}
-    for images, captions in straight:
+    for images, captions in unbroken:
         for image, caption in zip(images, captions, strict=True):
-            exact = torch.from_numpy(picture_of(pairs, int(caption), buckets))
-            assert torch.equal(image, exact) or torch.equal(image.flip(-1), exact)
+            k = int(caption)
+            pixels = torch.from_numpy(transforms[buckets.assign(pairs)[k]](pairs[k].path))
+            assert torch.equal(image, pixels) or torch.equal(image.flip(-1), pixels)
     decoded = stream(5, in_memory=0, workers=1)
-    shares = [stream(rank=rank, ranks=2) for rank in (0, 1)]
-    for step, (images, captions) in enumerate(straight):
+    shares = [stream(rank=rank, world_size=2) for rank in (0, 1)]
+    for step, (images, captions) in enumerate(unbroken):
         if step >= 5:
             assert torch.equal(decoded[step - 5][0], images)
             assert decoded[step - 5][1] == captions
@@ -129,31 +98,25 @@ def test_batches_hold_one_shape_and_the_right_pixels(tmp_path):
             assert torch.equal(shares[rank][step][0], images[rank::2])
 
 
-def picture_of(pairs, k: int, buckets: Buckets) -> np.ndarray:
-    return buckets.transforms(TRANSFORM)[int(buckets.of(pairs)[k])](pairs[k].path)
-
-
-def test_an_image_of_a_buckets_shape_is_not_touched(tmp_path):
+def test_an_image_of_its_buckets_shape_is_not_changed(tmp_path):
     path = picture(tmp_path / "a.png", size=(48, 80))
     (transform,) = Buckets([(48, 80)]).transforms(ImageTransform(64))
-    direct = ImageTransform(64, crop="none", sides=(48, 80))(path)
-    assert (transform(path) == direct).all()
-    assert direct.shape == (3, 80, 48)
+    pixels = ImageTransform(64, crop="none", sides=(48, 80))(path)
+    assert (transform(path) == pixels).all()
+    assert pixels.shape == (3, 80, 48)
 
 
 @pytest.mark.parametrize("crop", ["center", "letterbox"])
 def test_a_wide_image_in_a_wide_bucket_keeps_its_proportions(tmp_path, crop):
-    """A picture that is dark left of its middle is so after it, too."""
-    from PIL import Image
-
+    """An image that is dark in its left half is dark in its left half afterwards."""
     values = np.zeros((30, 80, 3), np.uint8)
     values[:, 40:] = 255
     Image.fromarray(values).save(tmp_path / "half.png")
-    out = ImageTransform(8, crop=crop, sides=(16, 4))(tmp_path / "half.png")
-    assert out.shape == (3, 4, 16)
-    middle = out[:, 1:3]
+    pixels = ImageTransform(8, crop=crop, sides=(16, 4))(tmp_path / "half.png")
+    assert pixels.shape == (3, 4, 16)
+    middle = pixels[:, 1:3]
     if crop == "center":
         assert (middle[..., :6] < 30).all() and (middle[..., 10:] > 225).all()
     else:
         assert (middle[..., 4:7] < 30).all() and (middle[..., 9:12] > 225).all()
-        assert (out[..., 0] == 255).all()
+        assert (pixels[..., 0] == 255).all()

@@ -1,4 +1,4 @@
-"""Small picture files for the tests of data folders."""
+"""Small image files and data folders."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataset.table import Rows, Table
+from dataset.table import ImageFacts, Table, TableBuilder
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (8, 8)) -> Path:
-    """Noise, as PNG or JPEG by the path's extension; another seed gives another picture."""
+    """Write noise as PNG or JPEG, by the path's extension; each seed gives another picture."""
     path.parent.mkdir(parents=True, exist_ok=True)
     values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
     image_format = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"
@@ -20,14 +20,14 @@ def picture(path: Path, seed: int = 0, size: tuple[int, int] = (8, 8)) -> Path:
 
 
 def truncated(path: Path) -> Path:
-    """A JPEG that ends too early."""
+    """Write a JPEG whose end is missing."""
     picture(path, size=(64, 64))
     path.write_bytes(path.read_bytes()[:-500])
     return path
 
 
 def captioned(root: Path, count: int) -> Path:
-    """A good data folder of `count` different pictures with metadata.jsonl."""
+    """Write a valid data folder of `count` different pictures with metadata.jsonl."""
     rows = []
     for k in range(count):
         picture(root / f"{k:03d}.png", seed=k)
@@ -37,6 +37,7 @@ def captioned(root: Path, count: int) -> Path:
 
 
 def write_metadata(root: Path, rows: list[dict], file: str = "metadata.jsonl") -> None:
+    """Write one JSON object per line."""
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     (root / file).write_text("".join(lines), encoding="utf-8")
 
@@ -46,10 +47,17 @@ def table(
     root: Path = Path("/data"),
     size: tuple[int, int] = (8, 8),
 ) -> Table:
-    """Of images that need not exist; row k has the hash k."""
-    rows = Rows()
-    facts = {"size": 1, "mtime_ns": 1, "offset": 0, "shard": -1}
-    facts |= {"width": size[0], "height": size[1]}
+    """Make a table of images that need not exist; the sha256 of row k is the number k."""
+    builder = TableBuilder()
     for k, (name, texts) in enumerate(captions.items()):
-        rows.add(name, texts, facts | {"sha256": k.to_bytes(32)}, "RGB")
-    return rows.table(root)
+        facts = ImageFacts(
+            size=1,
+            mtime_ns=1,
+            offset=0,
+            shard=-1,
+            width=size[0],
+            height=size[1],
+            sha256=k.to_bytes(32),
+        )
+        builder.add(name, texts, facts, "RGB")
+    return builder.build(root)

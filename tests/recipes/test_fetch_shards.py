@@ -12,13 +12,13 @@ import pytest
 
 from dataset.folder import read_folder
 from recipes import fetch_shards
-from tests.dataset.test_webdataset import COUNT, shards
+from tests.helpers.shards import SAMPLES, make_shards
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset fetches by curl")
 def test_shards_are_fetched_once_and_whole(tmp_path, capsys):
     pytest.importorskip("webdataset")
-    shards(tmp_path)
+    make_shards(tmp_path)
     with serving(tmp_path / "shards") as (address, asked):
         url = f"{address}/{{000..002}}.tar"
         fetch_shards.main([url, str(tmp_path / "out")])
@@ -27,7 +27,7 @@ def test_shards_are_fetched_once_and_whole(tmp_path, capsys):
         asked.clear()
         fetch_shards.main([url, str(tmp_path / "out")])
         assert asked == ["/001.tar"]
-        assert len(read_folder(f"{tmp_path}/out/*.tar").pairs) == COUNT
+        assert len(read_folder(f"{tmp_path}/out/*.tar").pairs) == SAMPLES
         cut = tmp_path / "shards" / "001.tar"
         cut.write_bytes(cut.read_bytes()[:2000])
         (tmp_path / "out" / "001.tar").unlink()

@@ -17,7 +17,7 @@ from autoencoder.io import read_provenance
 from dataset.images.pixel_format import recorded_format
 from dataset.images.rasters import read_raster
 from dataset.images.transform import ImageTransform
-from dataset.images.write import png_bytes
+from dataset.images.write import encode_png
 from tests.helpers.snippets import python_blocks
 from tests.helpers.snippets import run as snippet
 from training.cli import run_main
@@ -39,7 +39,7 @@ def sixteen(tmp_path):
     folder = tmp_path / "sixteen"
     folder.mkdir()
     for k, values in enumerate(ramps(3, 60_000)):
-        (folder / f"a ramp {k}.png").write_bytes(png_bytes(values.astype(np.uint16)))
+        (folder / f"a ramp {k}.png").write_bytes(encode_png(values.astype(np.uint16)))
     return folder
 
 

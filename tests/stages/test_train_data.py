@@ -7,9 +7,9 @@ import pytest
 
 import train_ldm
 import train_vae
-from tests.dataset.test_webdataset import shards
 from tests.helpers.bad_calls import TRAINERS, command, refusal
 from tests.helpers.images import picture, write_metadata
+from tests.helpers.shards import make_shards
 from tests.helpers.short_runs import killed_in_step
 from training.checkpoint import saved_states
 
@@ -50,7 +50,7 @@ def test_a_training_on_several_shapes_resumes_exactly(world, tmp_path, script, c
 
 
 def test_a_latent_training_on_shards_is_that_on_their_cache(world, tmp_path):
-    data = shards(tmp_path, 12)
+    data = make_shards(tmp_path, 12)
     flags = ("--data", data, "--steps", 2)
     run(train_ldm, world, tmp_path / "run", *flags)
     about = json.loads((tmp_path / "run" / "cache" / "latent_cache.json").read_text())

@@ -11,7 +11,7 @@ from PIL import Image
 import train_vae
 from autoencoder import Autoencoder
 from autoencoder.io import read_provenance
-from dataset.images.transform import ImageTransform, to_model
+from dataset.images.transform import ImageTransform, normalize_pixels
 from dataset.loader import read_pixels
 from training.cli import run_main
 
@@ -62,7 +62,7 @@ def test_latents_of_the_training_images_are_standardized(data, tmp_path):
     autoencoder = Autoencoder.load(tmp_path / "run")
     images = read_pixels(sorted(data.glob("*.png")), ImageTransform(32, 1))
     with torch.no_grad():
-        posterior = autoencoder.encode(to_model(images))
+        posterior = autoencoder.encode(normalize_pixels(images))
     variance = posterior.mean.var(dim=(0, 2, 3)) + posterior.std.square().mean(dim=(0, 2, 3))
     torch.testing.assert_close(variance, torch.ones(4), rtol=1e-3, atol=0)
     assert posterior.mean.mean(dim=(0, 2, 3)).abs().max() < 1e-4

@@ -15,7 +15,7 @@ import train_ldm
 import train_vae
 from autoencoder import Autoencoder
 from autoencoder.io import read_provenance
-from dataset.images.transform import ImageTransform, to_model
+from dataset.images.transform import ImageTransform, normalize_pixels
 from dataset.loader import read_pixels
 from ldm import TextToImage
 from ldm.unet import UNet
@@ -86,7 +86,7 @@ def test_an_autoencoder_of_another_length_has_standardized_latents(world, runs, 
         autoencoder.encoder.conv_in.weight.detach(), conv, rtol=1e-5, atol=1e-6
     )
     paths = sorted((world / "data").glob("*.png"))
-    images = to_model(read_pixels(paths, ImageTransform(32, 3)))
+    images = normalize_pixels(read_pixels(paths, ImageTransform(32, 3)))
     with torch.no_grad():
         posterior = autoencoder.encode(images)
     variance = posterior.mean.var(dim=(0, 2, 3)) + posterior.std.square().mean(dim=(0, 2, 3))
