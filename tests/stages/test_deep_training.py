@@ -105,9 +105,9 @@ def test_16_bits_through_both_stages_and_back(world, sixteen, tmp_path, monkeypa
 def test_five_channels_of_floats_through_both_stages_and_back(world, five, tmp_path, capsys):
     vae, ldm, out = (tmp_path / name for name in ("vae", "ldm", "out"))
     flags = ("--data", five, "--out", vae, "--channels", 5, *FAST)
-    assert "--value-range LOW HIGH" in refused(train_vae, capsys, *flags)
+    assert "LOW HIGH" in refused(train_vae, capsys, *flags)
     wrong = ("--data", five, "--out", vae, "--value-range", -100, 800, *FAST)
-    assert "no outer axis may be 3 channels" in refused(train_vae, capsys, *wrong)
+    assert "3 channels" in refused(train_vae, capsys, *wrong)
     assert not vae.exists()
     run(train_vae, *flags, "--value-range", -100, 700, "--layout", "chw", "--dry-run")
     assert "files reach beyond -100 to 700 and are clipped" in capsys.readouterr().out
