@@ -197,14 +197,14 @@ class AutoencoderTrainer:
         self.config, self.run, self.networks = config, run, networks
         self.autoencoder = networks.autoencoder
         self.batches = batches
-        self.stream: Iterator[tuple[Tensor, Any]] | None = None
+        self.stream: Iterator[tuple[Tensor, list[str]]] | None = None
         self.device = self.autoencoder.decoder.conv_out.weight.device
         perceptual = networks.loss.perceptual or find_perceptual_distance(config.size, self.device)
         self.evaluator = ReconstructionEvaluator(
             eval_images, config.batch_size, self.device, perceptual
         )
         self.ema = EMA(self.autoencoder, config.ema_halflife_steps)
-        scaler = networks.precision.scaler()
+        scaler = Precision(self.device, config.precision).scaler()
         self.optimizer_step = OptimizerStep(networks.optimizers, config.clip_norm, scaler)
         self.power_averages = track_averages(
             run.path,

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Real, UInt8
@@ -17,7 +18,12 @@ from foundation.shapes import Images, PerImage
 
 Pixels = Real[Tensor, "n c h w"]  # 0 to 255, or in [-1, 1] where files hold more than 8 bits
 Perceptual = Callable[[Images, Images], PerImage]
-BACKBONES = {"alex": "alexnet-owt-*.pth", "vgg": "vgg16-*.pth", "squeeze": "squeezenet1_1-*.pth"}
+Backbone = Literal["alex", "vgg", "squeeze"]
+BACKBONES: dict[Backbone, str] = {
+    "alex": "alexnet-owt-*.pth",
+    "vgg": "vgg16-*.pth",
+    "squeeze": "squeezenet1_1-*.pth",
+}
 MIN_LPIPS_SIZE = 32  # pixels; smaller images vanish on the way through the backbones
 
 
@@ -96,7 +102,7 @@ def find_perceptual_distance(size: int, device: torch.device) -> Perceptual | No
     size: side of the images in pixels.
     """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    nets = [net for net, pattern in BACKBONES.items() if any(folder.glob(pattern))]
+    nets: list[Backbone] = [net for net, pattern in BACKBONES.items() if any(folder.glob(pattern))]
     if not nets or size < MIN_LPIPS_SIZE:
         return None
     from autoencoder.training.lpips import PerceptualDistance  # imports lpips and torchvision

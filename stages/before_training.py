@@ -55,6 +55,13 @@ def autoencoder_memory(
     perceptual = networks.loss.perceptual
     device = autoencoder.decoder.conv_out.weight.device
 
+    frozen: list[nn.Module] = []
+    if perceptual is not None:
+        from autoencoder.training.lpips import PerceptualDistance  # imports lpips and torchvision
+
+        assert isinstance(perceptual, PerceptualDistance)
+        frozen.append(perceptual.lpips)
+
     def forward(count: int) -> list[Tensor]:
         images = torch.empty(count, config.channels, config.size, config.size, device=device)
         noise = torch.empty(autoencoder.latent_shape(images), device=device)
@@ -66,7 +73,7 @@ def autoencoder_memory(
 
     return estimate_memory(
         [autoencoder] if discriminator is None else [autoencoder, discriminator],
-        [] if perceptual is None else [perceptual.lpips],
+        frozen,
         forward,
         batch_size=config.batch_size,
         averaged=average_bytes(config, autoencoder),
@@ -78,7 +85,7 @@ def diffusion_memory(
 ) -> MemoryEstimate:
     """Estimate the memory of a step of stage 2. The encoders stay in memory, to draw previews."""
     device, side = unet.conv_in.weight.device, config.size // vae.factor
-    tokens = text_chunks(config) * text_encoder.tokens
+    tokens = config.chunks * text_encoder.tokens
 
     def forward(count: int) -> Tensor:
         latents = torch.empty(count, vae.config.latent_channels, side, side, device=device)
@@ -137,9 +144,8 @@ def autoencoder_trials(
 ) -> Callable[[int], Step]:
     """Try steps of stage 1 as at the end of the run, when the discriminator takes part."""
     device = networks.autoencoder.decoder.conv_out.weight.device
-    optimizer_step = OptimizerStep(
-        networks.optimizers, config.clip_norm, networks.precision.scaler()
-    )
+    scaler = Precision(device, config.precision).scaler()
+    optimizer_step = OptimizerStep(networks.optimizers, config.clip_norm, scaler)
     last, rates = config.steps - 1, dict.fromkeys(networks.optimizers, config.rate(0))
 
     def prepare(batch_size: int) -> Step:
@@ -166,7 +172,7 @@ def diffusion_trials(
 ) -> Callable[[int], Step]:
     """Try steps of stage 2. folder: for run folders, which nobody needs afterwards."""
     shape = (2 * vae.config.latent_channels, *[config.size // vae.factor] * 2)
-    tokens = text_chunks(config) * text_encoder.tokens
+    tokens = config.chunks * text_encoder.tokens
 
     def prepare(batch_size: int) -> Step:
         count = torch.arange(batch_size + 1)
@@ -204,12 +210,6 @@ def clip_trials(
 
 def random_pixels(count: int, channels: int, size: int) -> Tensor:
     return torch.randint(256, (count, channels, size, size), dtype=torch.uint8)
-
-
-def text_chunks(config: DiffusionTrainingConfig) -> int:
-    """Return how many contexts a caption fills, which the script has decided by now."""
-    assert config.text_chunks is not None
-    return config.text_chunks
 
 
 def print_batch_sizes(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -78,7 +78,7 @@ PRESETS = {
 
 def build_clip(config: ClipTrainingConfig) -> Clip:
     """Return a CLIP of the preset with new weights."""
-    architecture = deepcopy(ARCHITECTURES[config.preset])
+    architecture: dict[str, Any] = deepcopy(ARCHITECTURES[config.preset])
     if config.context_length is not None:
         architecture["text_cfg"]["context_length"] = config.context_length
     torch.manual_seed(derived_seed(config.seed, "weights"))
@@ -100,7 +100,7 @@ class ClipTrainer:
             {"optimizer": optimizer}, scaler=self.precision.scaler()
         )
         self.state: dict[str, Stateful] = {"clip": clip, "update": self.optimizer_step}
-        self.stream: Iterator[tuple[Tensor, Sequence[str]]] | None = None
+        self.stream: Iterator[tuple[Tensor, list[str]]] | None = None
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Do one optimizer step; return its metrics."""

@@ -59,7 +59,7 @@ def data_identity(pairs: Pairs, held_out: Pairs, captions: bool = True) -> dict[
     """
     digest = hashlib.sha256()
     for column in ("sha256", "captions_hash") if captions else ("sha256",):
-        digest.update(np.ascontiguousarray((pairs + held_out).column(column)))
+        digest.update((pairs + held_out).column(column).tobytes())
     counts = {"training": len(pairs), "held_out": len(held_out)}
     return {"data_files": {**counts, "sha256": digest.hexdigest()}}
 

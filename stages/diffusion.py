@@ -97,6 +97,12 @@ class DiffusionTrainingConfig(EMATrainingConfig):
         if self.shard and self.lora:
             raise UserError("--lora trains too little to be spread; leave out --shard.")
 
+    @property
+    def chunks(self) -> int:
+        """Contexts of the text encoder per caption; the script has set `text_chunks` by now."""
+        assert self.text_chunks is not None
+        return self.text_chunks
+
 
 FLOW = {
     "objective": ObjectiveConfig(prediction="flow", times="logit_normal"),
@@ -265,7 +271,7 @@ class DiffusionTrainer:
             text_encoder=text_encoder,
             schedule=config.schedule,
             prediction=config.objective.prediction,
-            chunks=config.text_chunks,
+            chunks=config.chunks,
         )
         self.averaged_pipeline = self.make_pipeline(self.ema.module).to(self.device)
         self.live_pipeline = self.make_pipeline(unet).to(self.device)
@@ -342,7 +348,7 @@ class DiffusionTrainer:
         """Return a picture of each prompt, on every rank; the ranks share the work."""
         own = collectives.rank_rows(len(self.prompts)).tolist()
         pictures = pipeline(
-            [self.prompts[k] for k in own],
+            [self.prompts[int(k)] for k in own],
             guidance_scale=self.config.preview_guidance,
             seed=self.config.seed + own[0],
         )

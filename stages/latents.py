@@ -77,7 +77,7 @@ def open_latent_cache(
         pairs,
         transform,
         encode_images,
-        partial(encode_chunks, text_encoder, chunks=config.text_chunks),
+        partial(encode_chunks, text_encoder, chunks=config.chunks),
         folder,
         identity,
         buckets=buckets,

@@ -68,7 +68,8 @@ def add_adapter(network: nn.Module, rank: int, alpha: float, targets: Sequence[s
     except ModuleNotFoundError as error:
         raise UserError("--lora needs peft, which is not installed: pip install peft") from error
     network.requires_grad_(False)
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
+    # peft takes fractions, too, though it says int.
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))  # pyright: ignore[reportArgumentType]
     peft.inject_adapter_in_model(config, network, ADAPTER)
 
 

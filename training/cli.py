@@ -69,15 +69,14 @@ def parse(
 
 
 def preset_config(
-    config: type[Config], name: str | None, presets: Mapping[str, Mapping[str, Any]]
-) -> Config:
+    config: type[Any], name: str | None, presets: Mapping[str, Mapping[str, Any]]
+) -> Any:
     """Return a config with the values of a preset; what is required is tyro.MISSING in it.
 
     name: None for the preset that is used if none is asked for.
     """
-    fields = dataclasses.fields(config)  # pyright: ignore[reportArgumentType]
-    values = {field.name: default_of(field, tyro.MISSING) for field in fields}
-    name = values["preset"] if name is None else name
+    values = {field.name: default_of(field, tyro.MISSING) for field in dataclasses.fields(config)}
+    name = str(values["preset"]) if name is None else name
     if name not in presets:
         raise unknown_name(name, list(presets), "preset")
     default = object.__new__(config)  # without __init__, which would refuse what is missing
@@ -95,7 +94,7 @@ def with_current_flags(argv: Sequence[str], renamed: Mapping[str, str]) -> list[
     after_override = False
     for word in argv:
         after_override = word == "--override" or (after_override and not word.startswith("--"))
-        dashes = re.match("--no-|--|", word)[0]
+        dashes = next(start for start in ("--no-", "--", "") if word.startswith(start))
         name, equals, value = word.removeprefix(dashes).partition("=")
         new = renamed.get(name.replace("-", "_")) if dashes or after_override else None
         if new is None:

@@ -4,6 +4,7 @@
 # torch._foreach_*, which the optimizers of PyTorch use as well
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from foundation.errors import UserError
 from training.distributed import local_tensor
 
+Module = TypeVar("Module", bound=nn.Module)
 
-class EMA:
+
+class EMA(Generic[Module]):
     """Averages weights with a half-life stated in steps, ignoring the untrained beginning.
 
     decay(step) = min(2^(-1/halflife), (1 + step) / (10 + step)): the second term lets the average
@@ -21,7 +24,7 @@ class EMA:
     initialization (a fixed decay of 0.9999 still holds 13.5 % of it after 20,000 steps).
     """
 
-    def __init__(self, module: nn.Module, halflife: float):
+    def __init__(self, module: Module, halflife: float):
         """
         Raises:
             UserError: the half-life is not above 0 steps.
@@ -29,7 +32,7 @@ class EMA:
         if halflife <= 0:
             raise UserError(f"the EMA half-life must be above 0 steps, got {halflife}.")
         self.decay = 2 ** (-1 / halflife)
-        self.module = copy.deepcopy(module).float().eval().requires_grad_(False)
+        self.module: Module = copy.deepcopy(module).float().eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(

@@ -16,7 +16,16 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import tyro
 
@@ -96,7 +105,7 @@ class Entry:
     text: str  # description, range, default
 
 
-def help_page(config: type, default: Any, description: str) -> str:
+def help_page(config: type[Any], default: Any, description: str) -> str:
     """Return what `--help` prints: the description, then the flags in sections.
 
     Args:
@@ -136,7 +145,7 @@ def laid_out(entry: Entry, width: int) -> list[str]:
     return [f"{head:{INDENT}}{text[0]}", *indented[1:]]
 
 
-def entries(config: type, default: Any, title: str) -> Iterator[tuple[str, Entry]]:
+def entries(config: type[Any], default: Any, title: str) -> Iterator[tuple[str, Entry]]:
     """Yield every flag with the title of its section, in the order of the page."""
     descriptions, hints = field_comments(config), get_type_hints(config, include_extras=True)
     by_name = {field.name: field for field in fields(config)}
@@ -198,7 +207,7 @@ def value_name(kind: Any) -> str:
     return "" if kind is bool else TYPE_NAMES[kind]
 
 
-def field_comments(config: type) -> dict[str, str]:
+def field_comments(config: type[Any]) -> dict[str, str]:
     """Return what the source of a dataclass says about its fields; tyro reads the same comments.
 
     A field is described by the comment after it, by comment lines right above it, or by a string
