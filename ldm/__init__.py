@@ -17,7 +17,12 @@ Only `pipeline` may import autoencoder and conditioning. Of our other packages, 
 foundation and interop alone.
 """
 
+from typing import TYPE_CHECKING
+
 from foundation import __version__
+
+if TYPE_CHECKING:
+    from ldm.pipeline.pipeline import TextToImage
 
 __all__ = ["TextToImage", "__version__"]
 

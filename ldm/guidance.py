@@ -11,8 +11,10 @@ prompt.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from foundation.errors import UserError
 from foundation.shapes import Latents, Timesteps
@@ -172,7 +174,8 @@ def add(terms: Sequence[Latents]) -> Latents:
 
 def limit_norm(direction: Latents, max_norm: float) -> Latents:
     """Shorten the direction of each image whose norm is above `max_norm`."""
-    norm = torch.linalg.vector_norm(direction.flatten(1), dim=1)[:, None, None, None]
+    norms = cast(Tensor, torch.linalg.vector_norm(direction.flatten(1), dim=1))  # pyright: ignore[reportUnknownMemberType]
+    norm = norms[:, None, None, None]
     return direction * (max_norm / norm.clamp(min=max_norm))
 
 

@@ -130,7 +130,8 @@ def draw_in_batches(
             say(f"the memory does not suffice for {len(indices)} pictures at once; now {half}.")
             waiting += [indices[half:], indices[:half]]
             continue
-        drawn.update(zip(indices, latents.split(1), strict=not fill))
+        for row, k in enumerate(indices):
+            drawn[k] = latents[row : row + 1]
     return [drawn[k] for k in range(len(requests))]
 
 

@@ -46,8 +46,8 @@ class NoiseLevels:
         self.schedule, self.times = schedule, times
         self.alpha = torch.cat([alpha, alpha.new_ones(1)])
         self.sigma = torch.cat([sigma, sigma.new_zeros(1)])
-        angles: list[float] = (torch.atan2(self.sigma, self.alpha) / (math.pi / 2)).tolist()
-        self.angle = angles
+        angles = torch.atan2(self.sigma, self.alpha) / (math.pi / 2)
+        self.angle = [float(angle) for angle in angles]
         self.snr_ratio = (self.sigma[1:] * self.alpha[:-1]) / (self.alpha[1:] * self.sigma[:-1])
         self.log_snr_step = -self.snr_ratio.log()
         is_flow = isinstance(schedule, RectifiedFlow)

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -85,21 +86,28 @@ class InterpolatedNoise(SeededNoise):
         """shares: one per image; 0 is a, 1 is b."""
         super().__init__(a.shape, a.seeds, a.device)
         self.a, self.b = a, b
-        self.shares = torch.tensor(shares, dtype=torch.float64)
+        self.shares = list(shares)
 
     def initial(self) -> Latents:
-        return slerp(self.a.initial(), self.b.initial(), self.shares)
+        return self.mix(self.a.initial(), self.b.initial())
 
     def between(self, a: float, b: float) -> Latents:
-        return slerp(self.a.between(a, b), self.b.between(a, b), self.shares)
+        return self.mix(self.a.between(a, b), self.b.between(a, b))
+
+    def mix(self, a: Latents, b: Latents) -> Latents:
+        return slerp(a, b, torch.tensor(self.shares, dtype=torch.float64))
 
     def stream(self, number: int) -> "InterpolatedNoise":
         a, b = self.a.stream(number), self.b.stream(number)
-        return InterpolatedNoise(a, b, self.shares.tolist())
+        return InterpolatedNoise(a, b, self.shares)
 
     def with_shape(self, shape: tuple[int, ...]) -> "InterpolatedNoise":
         a, b = self.a.with_shape(shape), self.b.with_shape(shape)
-        return InterpolatedNoise(a, b, self.shares.tolist())
+        return InterpolatedNoise(a, b, self.shares)
+
+
+def norm(latents: Latents) -> PerSample:
+    return cast(Tensor, torch.linalg.vector_norm(latents.flatten(1), dim=1))  # pyright: ignore[reportUnknownMemberType]
 
 
 def slerp(a: Latents, b: Latents, share: PerSample | float) -> Latents:
@@ -110,7 +118,7 @@ def slerp(a: Latents, b: Latents, share: PerSample | float) -> Latents:
     Shoemake 1985 (10.1145/325334.325242). A straight line would pass through noise of too small a
     deviation, of which a model makes blurred pictures.
     """
-    norm_a, norm_b = (torch.linalg.vector_norm(x.flatten(1), dim=1) for x in (a, b))
+    norm_a, norm_b = norm(a), norm(b)
     cosine = (a * b).flatten(1).sum(dim=1) / (norm_a * norm_b)
     angle = cosine.clamp(-1, 1).double().acos()
     sine = angle.sin()

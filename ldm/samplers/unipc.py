@@ -1,5 +1,7 @@
 """UniPC: a predictor and a corrector of the same family, for several orders."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -84,4 +86,4 @@ def solve_weights(positions: PerLevel, h: Float64[Tensor, ""]) -> PerLevel:
         factorial *= n + 1
         term = term / -h - 1 / factorial
     powers = torch.stack([positions**n for n in range(count)])
-    return torch.linalg.solve(powers, torch.stack(right))
+    return cast(Tensor, torch.linalg.solve(powers, torch.stack(right)))  # pyright: ignore[reportUnknownMemberType]

@@ -214,7 +214,7 @@ def composite(original: Image.Image, drawn: Image.Image, mask: Mask, radius: flo
     """
     before, after = (np.atleast_3d(np.asarray(picture)) for picture in (original, drawn))
     share = mask[0, 0].cpu()
-    old, new = (torch.from_numpy(x.astype(np.float32)).permute(2, 0, 1) for x in (before, after))
+    old, new = (torch.tensor(x, dtype=torch.float32).permute(2, 0, 1) for x in (before, after))
     new = match_colors(new, old, share == 0, radius)
     mixed = (old + share * (new - old)).round().clamp(0, 255).to(torch.uint8)
     pixels = np.where((share == 0)[..., None].numpy(), before, mixed.permute(1, 2, 0).numpy())

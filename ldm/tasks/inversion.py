@@ -106,7 +106,7 @@ class Inversion(ImageToImage):
     def initial_latents(self, noise: Latents, schedule: Schedule, times: Times) -> Latents:
         if len(times) == 0:
             return super().initial_latents(noise, schedule, times)
-        key = tuple(times.tolist())
+        key = tuple(float(t) for t in times)
         if key not in self.inverted:
             self.inverted = {key: check_finite(self.invert(times))}
         z_t = self.inverted[key].expand_as(noise)

@@ -13,11 +13,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.backends import cuda
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from foundation.shapes import Context, Features
 from ldm.unet.config import BlockOptions, UNetConfig, per_level
-from ldm.unet.layers import Downsample, ResidualBlock, SpatialTransformer, TimeFeatures, Upsample
+from ldm.unet.layers import (
+    Downsample,
+    ResidualBlock,
+    SpatialTransformer,
+    TimeFeatures,
+    Upsample,
+    of_type,
+)
 
 AnyFeatures = Float[Tensor, "b _ h w"]  # of any number of channels
 
@@ -57,11 +64,10 @@ class UNetBlock(nn.Module):
         )
 
     def layers(self) -> Iterator[tuple[ResidualBlock, SpatialTransformer | None]]:
-        """Yield (residual block, transformer or None) in the order in which features pass."""
-        for resnet, attention in zip_longest(self.resnets, self.attentions):
-            assert isinstance(resnet, ResidualBlock)
-            assert isinstance(attention, SpatialTransformer | None)
-            yield resnet, attention
+        """Return (residual block, transformer or None) in the order in which features pass."""
+        resnets = of_type(self.resnets, ResidualBlock)
+        attentions = of_type(self.attentions, SpatialTransformer)
+        return zip_longest(resnets, attentions)
 
     def run_layer(
         self,
@@ -74,10 +80,9 @@ class UNetBlock(nn.Module):
         """Apply a residual block and the transformer after it; checkpointed if that is set."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
             # Autocast is restored by `checkpoint`, the kernels of attention on a CPU are not.
-            options = {"context_fn": same_attention} if x.device.type == "cpu" else {}
-            return checkpoint(
-                apply_layer, resnet, attention, x, time, context, use_reentrant=False, **options
-            )
+            context_fn = same_attention if x.device.type == "cpu" else no_contexts
+            arguments = resnet, attention, x, time, context
+            return checkpoint(apply_layer, *arguments, use_reentrant=False, context_fn=context_fn)
         return apply_layer(resnet, attention, x, time, context)
 
 
@@ -157,7 +162,14 @@ def apply_layer(
     return x if attention is None else attention(x, context)
 
 
-def same_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+Contexts = tuple[AbstractContextManager[object], AbstractContextManager[object]]
+
+
+def no_contexts() -> Contexts:
+    return nullcontext(), nullcontext()
+
+
+def same_attention() -> Contexts:
     """Return contexts for the forward pass and for its repetition in the backward pass.
 
     Kernels of attention keep different tensors for the gradient, so the repetition must use the
@@ -170,7 +182,7 @@ def same_attention() -> tuple[AbstractContextManager[None], AbstractContextManag
         SDPBackend.MATH: cuda.math_sdp_enabled,
     }
     allowed = [kernel for kernel, enabled in is_enabled.items() if enabled()]
-    return nullcontext(), sdpa_kernel(allowed)
+    return nullcontext(), sdpa_kernel(allowed)  # pyright: ignore[reportUnknownVariableType]
 
 
 def make_down_blocks(config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:

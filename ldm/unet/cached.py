@@ -21,7 +21,9 @@ from ldm.unet.layers import (
     ResidualBlock,
     SpatialTransformer,
     TimeShift,
+    Upsample,
     UpsampleKernel,
+    of_type,
     repeat_rows,
     silu,
 )
@@ -126,7 +128,10 @@ def block_shifts(
 
 def upsample_kernels(unet: UNet) -> list[list[UpsampleKernel]]:
     """Compute the kernels of the upsampling layers, one list per up block."""
-    return [[layer.transposed_kernel() for layer in block.upsamplers] for block in unet.up_blocks]
+    return [
+        [layer.transposed_kernel() for layer in of_type(block.upsamplers, Upsample)]
+        for block in of_type(unet.up_blocks, UpBlock)
+    ]
 
 
 def forward_cached(
@@ -143,13 +148,13 @@ def forward_cached(
     per_block = iter(zip(shifts, keys_values, strict=True))
     x = unet.conv_in(to_fast_layout(latents))
     skips = [x]
-    for block in unet.down_blocks:
+    for block in of_type(unet.down_blocks, DownBlock):
         outputs = run_down_block(block, x, *next(per_block))
         skips += outputs
         x = outputs[-1]
     for layer in cached_layers(unet.mid_block, *next(per_block)):
         x = run_layer(x, *layer)
-    for number, block in enumerate(unet.up_blocks):
+    for number, block in enumerate(of_type(unet.up_blocks, UpBlock)):
         block_skips = [skips.pop() for _ in block.resnets]
         x = run_up_block(block, x, block_skips, *next(per_block), kernels[number : number + 1])
     return unet.conv_out(silu(unet.conv_norm_out(x))).contiguous()
@@ -179,7 +184,7 @@ def run_up_block(
         rows = max(len(x), len(skip))
         x = torch.cat([repeat_rows(x, rows), repeat_rows(skip, rows)], dim=1)
         x = run_layer(x, *layer)
-    for number, upsample in enumerate(block.upsamplers):
+    for number, upsample in enumerate(of_type(block.upsamplers, Upsample)):
         x = upsample.forward_transposed(x, kernels[0][number]) if kernels else upsample(x)
     return x
 

@@ -52,15 +52,15 @@ class UNetConfig:
     def __post_init__(self):
         levels = len(self.block_out_channels)
         for name in PER_LEVEL:
-            value = getattr(self, name)
+            value: int | bool | str | tuple[int | bool | str, ...] = getattr(self, name)
             if levels == 0 or (isinstance(value, tuple) and len(value) != levels):
                 raise UserError(
                     f"{name}={value} does not fit block_out_channels={self.block_out_channels}, "
                     f"which has {levels} levels; give one value per level."
                 )
         for name, allowed in CHOICES.items():
-            value = getattr(self, name)
-            for one in value if isinstance(value, tuple) else (value,):
+            choice: str | tuple[str, ...] | None = getattr(self, name)
+            for one in choice if isinstance(choice, tuple) else (choice,):
                 if one not in allowed:
                     choices = " and ".join(map(str, allowed))
                     raise UserError(f"{name}: {one!r} is not one of {choices}.")

@@ -10,6 +10,7 @@ default format is as fast in fp32, and much faster in bf16, where the group norm
 """
 
 import math
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,17 @@ CrossAttentionKV = tuple[  # rows, heads, tokens, width: keys and values of a co
     Float[Tensor, "_ _ l _"], Float[Tensor, "_ _ l _"]
 ]
 UpsampleKernel = Float[Tensor, "_ _ 4 4"]  # channels in, channels out
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def of_type(modules: nn.Module, kind: type[M]) -> list[M]:
+    """Return the modules of a ModuleList with their type, which ModuleList does not say."""
+    assert isinstance(modules, nn.ModuleList)
+    typed = [module for module in modules if isinstance(module, kind)]
+    assert len(typed) == len(modules)
+    return typed
 
 
 def silu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -122,7 +134,7 @@ class Attention(nn.Module):
         return self.split_heads(self.to_k(source)), self.split_heads(self.to_v(source))
 
     def split_heads(self, x: Tokens) -> Float[Tensor, "b heads n head_width"]:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.reshape(*x.shape[:-1], self.heads, -1).transpose(1, 2)
 
     def forward(self, x: Tokens, keys_values: CrossAttentionKV | None = None) -> Tokens:
         queries = self.split_heads(self.to_q(x))
@@ -218,8 +230,7 @@ class SpatialTransformer(nn.Module):
 
     def project_context(self, context: Context) -> list[CrossAttentionKV]:
         """Compute the keys and values of each attention layer that attends to the text."""
-        block = self.transformer_blocks[0]
-        assert isinstance(block, TransformerBlock)
+        (block,) = of_type(self.transformer_blocks, TransformerBlock)
         return block.project_context(context)
 
     def forward_attending(
@@ -229,7 +240,7 @@ class SpatialTransformer(nn.Module):
         tokens = F.linear(tokens, self.proj_in.weight.flatten(1), self.proj_in.bias)
         tokens = self.transformer_blocks[0](tokens, keys_values)
         tokens = F.linear(tokens, self.proj_out.weight.flatten(1), self.proj_out.bias)
-        return repeat_rows(x, len(tokens)) + tokens.mT.unflatten(-1, x.shape[-2:])
+        return repeat_rows(x, len(tokens)) + tokens.mT.reshape(*tokens.mT.shape[:-1], *x.shape[-2:])
 
 
 def projection(width: int, linear: bool) -> nn.Conv2d | nn.Linear:

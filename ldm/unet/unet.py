@@ -21,9 +21,9 @@ from foundation.shapes import Context, Timesteps
 from interop.diffusers_configs import unet_fields
 from interop.single_file.reader import read_unet
 from ldm.unet import io
-from ldm.unet.blocks import UNetBlock, make_down_blocks, make_mid_block, make_up_blocks
+from ldm.unet.blocks import UNetBlock, UpBlock, make_down_blocks, make_mid_block, make_up_blocks
 from ldm.unet.config import UNetConfig
-from ldm.unet.layers import TimeEmbedding, TimeFeatures, silu, zero_init
+from ldm.unet.layers import TimeEmbedding, TimeFeatures, of_type, silu, zero_init
 
 ClassLabels = Real[Tensor, " b"]
 
@@ -81,7 +81,7 @@ class UNet(nn.Module):
             skips += outputs
             x = outputs[-1]
         x = self.mid_block(x, time, context)
-        for block in self.up_blocks:
+        for block in of_type(self.up_blocks, UpBlock):
             x = block(x, [skips.pop() for _ in block.resnets], time, context)
         return self.conv_out(silu(self.conv_norm_out(x))).contiguous()
 
