@@ -1,9 +1,29 @@
 """Fixtures of several test files. They import when used, so that other files start fast."""
 
 import re
+import sys
 
 import pytest
 from hypothesis import settings
+
+# Skipped on Windows and macOS. They fork, kill or limit processes, run torchrun, or read /proc.
+LINUX_ONLY = [
+    "cli/test_bad_runs.py",
+    "dataset/test_latent_cache.py",
+    "dataset/test_latent_cache_build.py",
+    "foundation/test_collectives.py",
+    "generation/test_compile.py",
+    "integration/test_startup.py",
+    "interop/test_killed_saves.py",
+    "training/test_data_parallel.py",
+    "training/test_distributed.py",
+    "training/test_lost_disks.py",
+    "training/test_memory.py",
+    "training/test_resume.py",
+    "training/test_signals.py",
+    "training/test_watchdog.py",
+]
+collect_ignore = [] if sys.platform == "linux" else LINUX_ONLY
 
 # The same examples in every run, and no limit of time on machines that do other work as well.
 settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LINUX_ONLY
+
 ROOT = Path(__file__).parents[1]
 GROUND = {"foundation", "interop"}  # what the three libraries build on
 LIBRARIES = {"autoencoder", "conditioning", "ldm"}
@@ -103,6 +105,11 @@ def test_each_package_says_what_lives_there(file):
     sentences = re.findall(r"[.:](?:\s|$)", text)
     assert len(sentences) >= 2, f"{relative(file)} begins with {text!r}"
     assert "import" in text, f"{relative(file)} does not say what must not be imported"
+
+
+def test_tests_that_need_linux_exist():
+    missing = [name for name in LINUX_ONLY if not (ROOT / "tests" / name).is_file()]
+    assert not missing, f"tests/conftest.py names {missing}"
 
 
 def test_every_folder_with_code_is_a_package():
