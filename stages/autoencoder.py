@@ -212,7 +212,6 @@ class AutoencoderTrainer:
             every=config.averages_every,
             steps=config.steps,
             half=config.averages_half,
-            evaluator="stages.averages",
         )
         self.gan_balance = RunningMeans()
         self.state: dict[str, Stateful] = {**networks.networks, "update": self.optimizer_step}

@@ -258,7 +258,6 @@ class DiffusionTrainer:
             every=config.averages_every,
             steps=config.steps,
             half=config.averages_half,
-            evaluator="stages.averages",
         )
         if self.power_averages is not None:
             self.state["power_averages"] = self.power_averages

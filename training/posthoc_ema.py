@@ -38,7 +38,8 @@ Array: TypeAlias = np.ndarray
 SIGMA_RELS = (0.05, 0.10)  # that are tracked; as in the paper
 LARGEST_SIGMA_REL = 0.28  # near 0.29 gamma is 0, which is the plain mean of all weights
 FOLDER = "averages"  # of a run: where the averages are stored
-FACTS = "averages.json"  # in it: which module of stages/ evaluates them
+FACTS = "averages.json"  # in it: how they were made
+EVALUATOR = "stages.averages"  # module that scores averages and writes models of them
 
 
 def gamma_of(sigma_rel: float) -> float:
@@ -185,21 +186,21 @@ class PowerAverages:
 
 
 def track_averages(
-    run: Path, module: nn.Module, *, every: int, steps: int, half: bool, evaluator: str
+    run: Path, module: nn.Module, *, every: int, steps: int, half: bool
 ) -> PowerAverages | None:
     """Return power-function averages that a training updates at every step.
 
     Args:
         run: the run folder.
         every: steps between stored files; with 0, nothing is tracked, and the result is None.
-        evaluator: name of the module of stages/ that can evaluate the averages; it is stored in
-            the run folder for `training.tools.posthoc`.
+        steps: of the whole run.
+        half: store float16 instead of float32.
     """
     if not every:
         return None
     if not collectives.rank():
         make_folder(run / FOLDER)
-        write_json(run / FOLDER / FACTS, {"judge": evaluator, "sigma_rels": SIGMA_RELS})
+        write_json(run / FOLDER / FACTS, {"judge": EVALUATOR, "sigma_rels": SIGMA_RELS})
     return PowerAverages(module, run / FOLDER, every=every, steps=steps, half=half)
 
 

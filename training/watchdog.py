@@ -286,11 +286,16 @@ def connect_to_store() -> dist.Store:
 
 
 def record_error(message: str) -> None:
-    """Write a message where torchrun reads it for its summary, if torchrun started this process."""
+    """Write a message where torchrun reads it for its summary, if torchrun started this process.
+
+    The format is that of torch.distributed.elastic.multiprocessing.errors.ErrorHandler, which would
+    write the traceback instead of the message.
+    """
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
+        extra = {"py_callstack": message, "timestamp": str(int(time.time()))}
         with suppress(OSError), open(file, "w") as stream:
-            json.dump({"message": message, "timestamp": int(time.time())}, stream)
+            json.dump({"message": {"message": message, "extraInfo": extra}}, stream)
 
 
 def is_connection_error(error: BaseException) -> bool:

@@ -86,9 +86,9 @@ def test_a_failing_rank_reports_its_error_alone(tmp_path):
 
 def test_torchrun_is_told_which_rank_failed_first(tmp_path):
     exit_statuses(three_steps, fail, tmp_path)
-    record = json.loads((tmp_path / "error-1.json").read_text())
+    record = json.loads((tmp_path / "error-1.json").read_text())["message"]
     assert "7.png" in record["message"] and "step 3: reading images" in record["message"]
-    assert abs(record["timestamp"] - time.time()) < 300
+    assert abs(int(record["extraInfo"]["timestamp"]) - time.time()) < 300
     assert not (tmp_path / "error-0.json").exists()
 
 

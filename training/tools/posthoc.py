@@ -18,9 +18,9 @@ import tyro
 from torch import Tensor
 
 from foundation.errors import NotFiniteError, UserError
-from foundation.files import read_json, write_json, write_text
+from foundation.files import write_json, write_text
 from training.cli import parse, pick_device, run_main
-from training.posthoc_ema import FACTS, FOLDER, reconstruct, stored_steps
+from training.posthoc_ema import EVALUATOR, FOLDER, reconstruct, stored_steps
 from training.run import make_folder
 from training.tools.curves import line_chart
 
@@ -29,10 +29,7 @@ LARGE_PROFILE_ERROR = 0.1  # above it, the user is told
 
 @runtime_checkable
 class AveragesEvaluator(Protocol):
-    """Evaluates and writes averaged weights of one run; each stage has its own.
-
-    The module of a stage that has one offers `open_evaluator(run, device)`.
-    """
+    """Evaluates averaged weights of one run, and writes models of them; each stage has its own."""
 
     metric: str  # what `score` measures, in words
     higher_is_better: bool
@@ -108,12 +105,9 @@ def choose_step(config: Config) -> int:
 def open_evaluator(run: Path, device: torch.device) -> AveragesEvaluator:
     """Open the evaluator of the stage that trained the run.
 
-    Runs name its module; in runs begun earlier that may be one that is stages/averages.py today.
+    It is imported by name, because stages/ is built on training/ and not the other way round.
     """
-    name = read_json(run / FOLDER / FACTS)["judge"]
-    if not name.startswith("stages."):
-        raise UserError(f"{run / FOLDER / FACTS} names {name}, which is no module of stages/.")
-    return importlib.import_module("stages.averages").open_evaluator(run, device)
+    return importlib.import_module(EVALUATOR).open_evaluator(run, device)
 
 
 def describe(metric: str, sigma_rel: float, score: float, profile_error: float) -> str:
