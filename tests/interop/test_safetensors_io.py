@@ -1,4 +1,4 @@
-"""Files and folders of weights: what diffusers and transformers write, damage, and equal bytes."""
+"""Weights files and folders: what other libraries write, damage, and equal bytes."""
 
 import json
 import sys
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -39,7 +41,7 @@ def equal(found: dict, expected: dict) -> bool:
     )
 
 
-# Writing.
+# Writing
 
 
 def test_equal_input_gives_equal_bytes(tmp_path):
@@ -57,7 +59,23 @@ def test_equal_input_gives_equal_bytes(tmp_path):
     assert (tmp_path / "theirs.safetensors").stat().st_size == len(contents.pop())
 
 
-def test_without_metadata_and_with_awkward_layouts(tmp_path):
+texts = st.text(max_size=20)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.dictionaries(texts, texts), st.lists(texts.filter(lambda x: x != "__metadata__"), min_size=1)
+)
+def test_any_metadata_and_any_names_survive_a_round_trip(tmp_path, metadata, names):
+    tensors = {name: torch.tensor([float(i)]) for i, name in enumerate(names)}
+    write_tensors(tmp_path / "x.safetensors", tensors, metadata)
+    shapes, read = read_header(tmp_path / "x.safetensors")
+    assert read == metadata
+    assert shapes == {name: (1,) for name in names}
+    assert equal(read_tensors(tmp_path / "x.safetensors"), tensors)
+
+
+def test_without_metadata_and_with_strided_tensors(tmp_path):
     turned = {"x": torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last)}
     write_tensors(tmp_path / "x.safetensors", turned, {})
     assert torch.equal(load_file(tmp_path / "x.safetensors")["x"], turned["x"])
@@ -76,7 +94,7 @@ def test_a_failed_write_leaves_the_old_file(file, monkeypatch):
     assert list(file.parent.iterdir()) == [file]
 
 
-# One file.
+# One file
 
 
 def test_headers_and_chosen_tensors(file, tmp_path):
@@ -99,8 +117,8 @@ def test_pickles_of_tensors(tmp_path, archive):
     assert not found["weight"].requires_grad
 
 
-def test_checkpoints_that_name_the_callback_of_lightning(tmp_path, monkeypatch):
-    """Its class is a key in them; neither Lightning nor the class's code is needed."""
+def test_checkpoints_with_a_callback_of_lightning(tmp_path, monkeypatch):
+    """Its class is a key in the checkpoint; Lightning and the class are not needed."""
     module = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
     code = {"__module__": module.__name__, "__qualname__": "ModelCheckpoint"}
     module.ModelCheckpoint = type("ModelCheckpoint", (), code)
@@ -130,7 +148,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, archive):
     assert not marker.exists()
 
 
-def test_other_pickles_are_named(tmp_path):
+def test_pickles_without_named_tensors_are_described(tmp_path):
     path = tmp_path / "model.pt"
     linear = nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(linear.parameters())
@@ -148,7 +166,7 @@ def test_other_pickles_are_named(tmp_path):
         read_tensors(path)
 
 
-def test_damaged_files_tell_what_they_are(file):
+def test_damaged_files_are_described(file):
     whole = file.read_bytes()
     damaged = {
         whole[:-5]: rf"{len(whole)} bytes .*{len(whole) - 5}",
@@ -192,7 +210,7 @@ def test_other_files_are_refused(tmp_path):
         read_tensors(tmp_path / "picture.png")
 
 
-# Folders.
+# Folders
 
 
 def shard(folder: Path, parts: dict[str, dict], variant: str = "") -> None:
@@ -262,10 +280,10 @@ def test_pickles_in_folders_are_not_opened(tmp_path):
         read_folder(tmp_path, "model")
 
 
-# What weights must be.
+# Comparison with a network
 
 
-def test_differences_are_told_in_one_message():
+def test_all_differences_are_in_one_message():
     expected = {f"layer.{k}.weight": torch.ones(3, k + 1, device="meta") for k in range(8)}
     found = {key: torch.ones(value.shape).half() for key, value in expected.items()}
     check_state_dict(found, expected, Path("x.safetensors"), "the model")
