@@ -17,7 +17,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class EMA(Generic[Module]):
-    """Averages weights with a half-life stated in steps, ignoring the untrained beginning.
+    """An average of weights with a half-life in steps, which ignores the untrained beginning.
 
     decay(step) = min(2^(-1/halflife), (1 + step) / (10 + step)): the second term lets the average
     follow closely at first, so that it is usable at any time and does not remember the
@@ -25,7 +25,10 @@ class EMA(Generic[Module]):
     """
 
     def __init__(self, module: Module, halflife: float):
-        """
+        """Start the average with the weights of a module.
+
+        halflife: optimizer steps after which the share of older weights has halved.
+
         Raises:
             UserError: the half-life is not above 0 steps.
         """

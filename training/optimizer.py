@@ -55,7 +55,8 @@ class OptimizerStep:
         clip_norm: float = math.inf,
         scaler: GradScaler | None = None,
     ):
-        """
+        """Prepare the optimizers, whose moments it initializes.
+
         Args:
             optimizers: fused Adam or AdamW by name; fused ones can skip a step on the device.
             clip_norm: largest gradient norm of each optimizer; larger gradients are scaled down.
@@ -69,7 +70,7 @@ class OptimizerStep:
 
     @property
     def scale(self) -> Scalar:
-        """The factor for every loss before its backward pass; 1 unless in float16."""
+        """The factor to multiply every loss with before its backward pass; 1 unless in float16."""
         return self.scaler.scale(torch.ones((), device=self.device))
 
     def __call__(self, metrics: Metrics, learning_rates: Mapping[str, float]) -> Metrics:
@@ -146,7 +147,7 @@ def restore_buffers(
 
 
 class SkippedSteps:
-    """Counts the steps that were skipped because a loss or a gradient was not finite.
+    """A count of steps that were skipped because a loss or a gradient was not finite.
 
     It counts on the device; only `read` waits for it. The loop reads when it writes a line of
     metrics, so it stops a diverged training up to `log_every` steps late. That loses nothing: a

@@ -101,7 +101,7 @@ def fit(stored: Sequence[Profile], wanted: Profile) -> Fit:
 
 
 class PowerAverages:
-    """Tracks the averages of a module during training, and stores them every few steps.
+    """Averages of a module that are tracked during training, and stored every few steps.
 
     They are float32, as the module's EMA is: 4 bytes per parameter and average. A stored file has
     2 bytes per parameter and average, or 4 if not `half`.
@@ -117,7 +117,8 @@ class PowerAverages:
         half: bool = True,
         sigma_rels: Sequence[float] = SIGMA_RELS,
     ):
-        """
+        """Start the averages with the weights of a module.
+
         Args:
             folder: for the stored files.
             every: steps between stored files.

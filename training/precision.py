@@ -26,7 +26,8 @@ class Precision:
     """
 
     def __init__(self, device: torch.device, name: PrecisionName = "auto"):
-        """
+        """Choose the precision for a device.
+
         Raises:
             UserError: float16 was asked for on another device than CUDA.
         """

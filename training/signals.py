@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; what kill, systemd and batc
 
 
 class StopRequest:
-    """Whether a signal asked to stop."""
+    """A note that a signal asked to stop."""
 
     def __init__(self):
         self.requested = False

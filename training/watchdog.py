@@ -40,7 +40,7 @@ REPORT = "report"  # key of the store: claimed by the first rank that reports an
 
 @dataclass(frozen=True)
 class Status:
-    """What a rank is doing."""
+    """The activity of a rank."""
 
     activity: str = "starting"
     step: int = 0
@@ -82,9 +82,9 @@ def report_finished() -> None:
 
 
 class Watchdog:
-    """Publishes the status of this rank, and ends it if another one died, failed or hangs.
+    """A thread that publishes the status of this rank, and ends it if another one is in trouble.
 
-    With one rank it publishes nothing and watches nobody.
+    With one rank there is no thread.
     """
 
     def __init__(self, rank: int, world_size: int):

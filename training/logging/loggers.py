@@ -18,7 +18,7 @@ WANDB_FILE = "wandb_run.txt"  # of a run folder: its id at Weights & Biases, to 
 
 @runtime_checkable
 class MetricsLogger(Protocol):
-    """Shows numbers, texts and images of a run, by step."""
+    """A display of numbers, texts and images of a run, by step."""
 
     def log_numbers(self, step: int, numbers: Mapping[str, float]) -> None: ...
 
@@ -46,7 +46,7 @@ def open_loggers(run: Path, first_step: int, config: Mapping[str, Any]) -> list[
 
 
 class TensorBoardLogger:
-    """Writes TensorBoard's event files into a folder."""
+    """A folder of event files for TensorBoard."""
 
     def __init__(self, folder: Path, first_step: int):
         from torch.utils.tensorboard import SummaryWriter
@@ -70,10 +70,11 @@ class TensorBoardLogger:
 
 
 class WandbLogger:
-    """Sends a run to Weights & Biases; WANDB_MODE=offline keeps everything on disk, as usual."""
+    """A run at Weights & Biases; WANDB_MODE=offline keeps everything on disk, as usual."""
 
     def __init__(self, run: Path, project: str, config: Mapping[str, Any]):
-        """
+        """Start a run at Weights & Biases, or resume the one of this run folder.
+
         Raises:
             UserError: wandb is not installed, or does not start.
         """

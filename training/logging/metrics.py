@@ -59,7 +59,8 @@ class MetricsFile:
     """The file metrics.jsonl of a run, and the loggers that get the same numbers."""
 
     def __init__(self, run: Path, first_step: int, loggers: Sequence[MetricsLogger] = ()):
-        """
+        """Open the file, and remove the lines of steps that will be done again.
+
         Args:
             run: the run folder.
             first_step: the step that the run resumes from; later lines are removed.
@@ -101,7 +102,7 @@ class MetricsFile:
 
 
 class NoMetricsFile:
-    """Stands for `MetricsFile` on the ranks that write nothing."""
+    """A stand-in for `MetricsFile` on the ranks that write nothing."""
 
     def write(self, step: int, values: Mapping[str, float | str]) -> None: ...
 

@@ -23,7 +23,8 @@ class TrainingProgress:
     """Images per second, time left and memory of a training."""
 
     def __init__(self, title: str, first: int, steps: int, images_per_step: int):
-        """
+        """Show the bar.
+
         Args:
             first: steps done before, from which the run resumes.
             steps: at which it will end.

@@ -45,7 +45,7 @@ def line_chart(
 
 
 class Plot:
-    """Converts values to pixels, and draws lines and the grid."""
+    """A plot area, which converts values to pixels and draws lines and the grid."""
 
     def __init__(self, x: Sequence[float], y: Sequence[float]):
         self.x_axis = Axis(min(x), max(x))
@@ -82,7 +82,7 @@ class Plot:
 
 
 class Axis:
-    """Converts values to fractions of an axis, which is a little longer than their range."""
+    """An axis a little longer than the range of its values."""
 
     def __init__(self, low: float, high: float, log: bool = False):
         self.log = log

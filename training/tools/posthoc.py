@@ -29,7 +29,7 @@ LARGE_PROFILE_ERROR = 0.1  # above it, the user is told
 
 @runtime_checkable
 class AveragesEvaluator(Protocol):
-    """Evaluates averaged weights of one run, and writes models of them; each stage has its own."""
+    """An evaluator of averaged weights of one run, and a writer of models made of them."""
 
     metric: str  # what `score` measures, in words
     higher_is_better: bool
