@@ -1,5 +1,7 @@
-"""Captions and prompts that fill several contexts of the text encoder, one after the other: the
-same from the training's cache to the pictures, here and in diffusers."""
+"""Captions and prompts that fill several contexts of the text encoder, one after the other.
+
+They are encoded in the same way in the training's cache, in pictures, and in diffusers.
+"""
 
 import json
 import shutil
@@ -18,6 +20,7 @@ from conditioning import TextEncoder
 from conditioning.prompt_syntax import plain
 from conditioning.prompt_weighting import encode_chunks, encode_weighted
 from dataset.folder import read_folder
+from foundation.errors import UserError
 from foundation.files import read_json
 from generation.autoguidance import open_weak
 from generation.notes import notes
@@ -34,9 +37,9 @@ from tests.helpers.random_models import make_pipeline
 from tests.helpers.snippets import python_blocks, run
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-ROOM = 22  # words of a context of tiny-32
+WORDS = 22  # that fit into one context of tiny-32
 SHORT = "a short one"
-LONG = "w " * ROOM + "red cat"  # the last two in the second
+LONG = "w " * WORDS + "red cat"  # the last two are in the second context
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,7 @@ def saved(model, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Eight pictures, some with captions that end in the second context or beyond."""
+    """Make eight images, some with captions that end in the second context or later."""
     folder = tmp_path_factory.mktemp("data")
     texts = [SHORT, LONG, f"{LONG} {LONG} {LONG}", ""] * 2
     rows = [{"file_name": f"{k}.png", "text": text} for k, text in enumerate(texts)]
@@ -67,7 +70,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def training(world, data) -> Callable[..., list[str]]:
-    """training(out, *flags): the command line of a short one."""
+    """Return a function: `training(out, *flags)` is the command line of a short training."""
     flags = ("--data", data, "--allow-missing-captions", "--held-out", 0, "--warmup", 1,
              "--steps", 4, "--save-every", 2, "--evaluate-every", 4, "--precision", "fp32",
              "--preview-prompts", LONG, "--text-chunks", 2)  # fmt: skip
@@ -99,32 +102,33 @@ def draw(pipeline: TextToImage, prompt: str) -> np.ndarray:
     return np.asarray(pipeline([prompt], steps=3, guidance_scale=3.0, seed=3)[0]).astype(int)
 
 
-def test_captions_become_what_prompts_become(model):
+def test_captions_are_encoded_like_prompts(model):
     encoder, texts = model.text_encoder, [*AWKWARD, LONG, ""]
     torch.testing.assert_close(encode_chunks(encoder, texts, 1), encoder(texts))
     expected = torch.cat([context_of(encoder, text, 3) for text in texts])
     torch.testing.assert_close(encode_chunks(encoder, texts, 3), expected)
 
 
-def test_a_training_sees_all_contexts_and_its_model_says_so(trained):
-    """Cached captions, the empty one for caption dropout, validation and previews."""
+def test_a_training_uses_all_contexts_and_its_model_records_their_number(trained):
+    """In cached captions, in the empty one of caption dropout, in validation and in previews."""
     run, trainer = trained
     encoder, cache = trainer.averaged_pipeline.text_encoder, trainer.cache
     order = [json.loads(line)["text"] for line in open_metadata(run)]
     assert order == [SHORT, LONG, f"{LONG} {LONG} {LONG}", ""] * 2
     for k, text in enumerate(order):
         generators = [torch.Generator().manual_seed(0)]
-        for dropout, told in ((0.0, text), (1.0, "")):
+        for dropout, expected in ((0.0, text), (1.0, "")):
             _, context = cache.batch(torch.tensor([k]), generators, dropout)
-            torch.testing.assert_close(context, context_of(encoder, told), atol=2e-3, rtol=1e-3)
+            expected_context = context_of(encoder, expected)
+            torch.testing.assert_close(context, expected_context, atol=2e-3, rtol=1e-3)
     assert trainer.validation.context.shape[1] == 2 * encoder.tokens
     assert trainer.averaged_pipeline.chunks == trainer.live_pipeline.chunks == 2
     assert read_json(run / "config.json")["text_chunks"] == 2
     for place in ("", "unet"):
-        told = read_json(run / "model" / place / "latentsmith.json")
-        assert (told.get("provenance") if place else told)["text_chunks"] == 2
+        facts = read_json(run / "model" / place / "latentsmith.json")
+        assert (facts["provenance"] if place else facts)["text_chunks"] == 2
     ((context, _),) = TextToImage.load(run).condition_on(LONG)
-    torch.testing.assert_close(context, context_of(encoder, LONG))
+    torch.testing.assert_close(context.text, context_of(encoder, LONG))
 
 
 def open_metadata(run: Path) -> list[str]:
@@ -132,7 +136,7 @@ def open_metadata(run: Path) -> list[str]:
     return (data / "metadata.jsonl").read_text().splitlines()
 
 
-def test_a_resumed_run_ends_as_an_unbroken_one(trained, training, tmp_path):
+def test_a_resumed_run_ends_with_the_same_weights(trained, training, tmp_path):
     run, _ = trained
     shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "state" / "step-0000004")
@@ -142,7 +146,7 @@ def test_a_resumed_run_ends_as_an_unbroken_one(trained, training, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_another_number_of_contexts_is_refused_unless_it_is_named(
+def test_another_number_of_contexts_is_refused_without_override(
     trained, training, tmp_path, capsys
 ):
     run, _ = trained
@@ -157,7 +161,7 @@ def test_another_number_of_contexts_is_refused_unless_it_is_named(
     assert TextToImage.load(tmp_path / "run").chunks == 1
 
 
-def test_a_word_beyond_the_first_context_counts_or_is_warned_of(model):
+def test_a_word_beyond_the_first_context_has_an_effect_or_gives_a_note(model):
     other = LONG.replace("red", "blue")
     assert not np.array_equal(draw(model, LONG), draw(model, other))
     assert notes(model, LONG, signs=False) == []
@@ -169,7 +173,7 @@ def test_a_word_beyond_the_first_context_counts_or_is_warned_of(model):
     assert "52 tokens, but this model reads 48" in note and note.endswith("'w w red cat'")
 
 
-def test_captions_that_are_cut_are_told_with_the_number_that_holds_them(
+def test_captions_that_are_cut_are_reported_with_the_number_of_contexts_that_holds_them(
     world, data, training, tmp_path, capsys
 ):
     train_ldm.main(training(tmp_path / "run", "--dry-run"))
@@ -193,7 +197,7 @@ def activations(text: str) -> float:
     return float(number) * {"KB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
 
 
-def test_check_counts_them_too(data, capsys):
+def test_check_counts_captions_that_are_cut(data, capsys):
     data = str(data)
     check.main([data, "--context-length", "24", "--batch-size", "4", "--allow-missing-captions"])
     assert "4 of 6 are longer than 24 tokens" in capsys.readouterr().out
@@ -209,7 +213,7 @@ def single_file(saved, tmp_path_factory) -> Path:
     return file
 
 
-def test_the_record_survives_saving_and_export(model, saved, single_file, tmp_path):
+def test_the_number_survives_saving_and_export(model, saved, single_file, tmp_path):
     assert TextToImage.load(single_file).chunks == 2
     export.main([str(single_file), str(tmp_path / "again"), "--format", "diffusers"])
     loaded = TextToImage.load(tmp_path / "again")
@@ -219,15 +223,15 @@ def test_the_record_survives_saving_and_export(model, saved, single_file, tmp_pa
 
 
 @pytest.mark.parametrize("chunks", [0, "2"])
-def test_a_damaged_record_is_refused(saved, tmp_path, chunks):
+def test_a_damaged_number_is_refused(saved, tmp_path, chunks):
     shutil.copytree(saved, tmp_path / "model")
     file = tmp_path / "model" / "latentsmith.json"
     file.write_text(json.dumps(read_json(file) | {"text_chunks": chunks}))
-    with pytest.raises(ValueError, match="whole number from 1 on"):
+    with pytest.raises(UserError, match=f"{chunks!r} .*text_chunks"):
         TextToImage.load(tmp_path / "model")
 
 
-def test_a_training_goes_on_as_the_model_it_begins_with(
+def test_a_finetuning_uses_the_number_of_the_model_it_begins_with(
     saved, single_file, training, tmp_path, capsys
 ):
     unet = tmp_path / "unet"
@@ -244,18 +248,18 @@ def test_a_training_goes_on_as_the_model_it_begins_with(
     assert "captions fill 2 contexts, one after the other" in capsys.readouterr().out
 
 
-def test_a_lora_says_how_prompts_are_read_with_it(saved, tmp_path, capsys):
+def test_a_lora_sets_the_number_of_contexts(saved, tmp_path, capsys):
     unet, pipeline = UNet.load(saved), TextToImage.load(saved)
     add_adapter(unet, rank=2, alpha=2.0, targets=TARGETS)
-    save_lora(unet, tmp_path / "unknown", {"config": {}})
-    apply_lora(pipeline, tmp_path / "unknown")
+    save_lora(unet, tmp_path / "not-recorded", {"config": {}})
+    apply_lora(pipeline, tmp_path / "not-recorded")
     assert pipeline.chunks == 2 and capsys.readouterr().out == ""
     save_lora(unet, tmp_path / "three", {"config": {"text_chunks": 3}})
     apply_lora(pipeline, tmp_path / "three")
     assert pipeline.chunks == 3 and "--text-chunks 3" in capsys.readouterr().out
 
 
-def test_a_weaker_model_reads_as_many_contexts(model, tmp_path):
+def test_a_weak_model_must_read_as_many_contexts(model, tmp_path):
     one = make_pipeline()
     one.save(tmp_path / "one")
     with pytest.raises(ValueError, match="with --text-chunks 1, and the stronger model with 2"):
@@ -265,7 +269,7 @@ def test_a_weaker_model_reads_as_many_contexts(model, tmp_path):
     assert weaker.chunks == 2
 
 
-def test_a_picture_is_drawn_again_from_its_file(saved, tmp_path, capsys):
+def test_a_picture_is_reproduced_from_its_file(saved, tmp_path, capsys):
     flags = ["--model", str(saved), "--out", str(tmp_path), "--device", "cpu"]
     sample.main([LONG, "--steps", "2", *flags])
     assert "warning" not in capsys.readouterr().out
@@ -273,8 +277,7 @@ def test_a_picture_is_drawn_again_from_its_file(saved, tmp_path, capsys):
     assert "the same pixels" in capsys.readouterr().out
 
 
-def test_diffusers_draws_the_same_when_given_all_contexts(model, saved, monkeypatch):
-    """By the code of the model's card, which says so."""
+def test_diffusers_draws_the_same_with_the_code_of_the_model_card(model, saved, monkeypatch):
     text = (saved / "README.md").read_text()
     assert "up to 44 tokens, in 2 contexts of 24" in text
     assert "of 2 contexts one after the other" in (saved / "unet" / "README.md").read_text()
@@ -290,11 +293,11 @@ def test_diffusers_draws_the_same_when_given_all_contexts(model, saved, monkeypa
     given = {"prompt_embeds": names["prompt"], "negative_prompt_embeds": names["empty"]}
     drawn = theirs(latents=latents, **given, **options).images[0]
     assert np.abs(draw(model, LONG) - 255 * drawn).max() <= 1
-    first = theirs(LONG, latents=latents, **options).images[0]
-    assert np.abs(draw(model, LONG) - 255 * first).max() > 1
+    first_context = theirs(LONG, latents=latents, **options).images[0]
+    assert np.abs(draw(model, LONG) - 255 * first_context).max() > 1
 
 
-def test_a_model_of_one_context_needs_no_word_about_it(tmp_path):
+def test_the_card_of_a_model_with_one_context_says_nothing_about_it(tmp_path):
     make_pipeline().save(tmp_path / "model")
     assert "Long prompts" not in (tmp_path / "model" / "README.md").read_text()
     assert TextToImage.load(tmp_path / "model").chunks == 1
