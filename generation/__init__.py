@@ -1,1 +1,5 @@
-"""What sample.py is made of: from options and prompt files to tasks, and from pictures to files."""
+"""From prompts and options to image files: what `sample.py` is made of.
+
+It may import the libraries, `dataset` and `training`, but neither `stages`, `evaluation` nor a
+script.
+"""

@@ -1,4 +1,7 @@
-"""The weaker model of autoguidance: an earlier state of the same run, or a smaller model."""
+"""The weak model of autoguidance: an earlier state of the same run, or a smaller model.
+
+Karras et al. 2024 (arXiv:2406.02507): guidance leads away from a worse version of the model.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -13,25 +16,33 @@ from ldm.pipeline import scheduler_config
 from ldm.unet import UNet
 from ldm.unet.io import TEXT_CHUNKS, read_provenance, read_text_chunks
 
-AVERAGED = "ema.safetensors"  # in a state folder: the weights that a model would be made of
+EMA_WEIGHTS = "ema.safetensors"  # in a state folder: the weights that a model is exported with
 
 
-def open_weak(source: Path, strong: TextToImage) -> tuple[TextToImage, str]:
-    """A model around the weaker U-Net, whose sha256 comes along; all else is the stronger one's.
+def open_weak_model(source: Path, strong: TextToImage) -> tuple[TextToImage, str]:
+    """Open a weak U-Net in a pipeline that shares everything else with the strong one.
 
-    source: a state folder of a run (RUN/state/step-0005000), which must be of the same
-        architecture, or a run folder, a pipeline folder or a unet folder.
+    Args:
+        source: a run's state folder (RUN/state/step-0005000) of the same architecture, or a run
+            folder, a pipeline folder or a U-Net folder.
+
+    Returns:
+        The pipeline, and the sha256 of the U-Net's weights.
+
+    Raises:
+        UserError: there is no model, or it was trained with another autoencoder, text encoder,
+            number of text chunks, noise schedule or prediction type.
     """
     if (source / "state.json").is_file():
-        unet, trained = from_state(source, strong.unet)
+        unet, provenance = load_state_unet(source, strong.unet)
     else:
-        unet, trained = UNet.load(source), read_provenance(source)
-        check_process(source, strong)
-    check_hashes(source, trained, strong)
-    check_chunks(source, trained, strong)
+        unet, provenance = UNet.load(source), read_provenance(source)
+        check_schedule(source, strong)
+    check_hashes(source, provenance, strong)
+    check_text_chunks(source, provenance, strong)
     sha256 = tensors_sha256(unet.state_dict())
     unet.eval().requires_grad_(False).to(strong.device, strong.unet.conv_in.weight.dtype)
-    model = TextToImage(
+    weak = TextToImage(
         unet,
         strong.autoencoder,
         strong.text_encoder,
@@ -39,60 +50,71 @@ def open_weak(source: Path, strong: TextToImage) -> tuple[TextToImage, str]:
         strong.denoiser.prediction,
         chunks=strong.chunks,
     )
-    return model, sha256
+    return weak, sha256
 
 
-def from_state(folder: Path, like: UNet) -> tuple[UNet, dict[str, Any]]:
-    """And what the run's config says that it was trained with."""
-    file = folder / AVERAGED
+def load_state_unet(folder: Path, strong_unet: UNet) -> tuple[UNet, dict[str, Any]]:
+    """Load the averaged U-Net of a state folder, and what the run's config says about it."""
+    file = folder / EMA_WEIGHTS
     if not file.is_file():
         raise MissingFileError(
-            f"{folder} has no {AVERAGED}. Of a run on several devices with spread weights, take a "
-            "model folder."
+            f"{folder} has no {EMA_WEIGHTS}. A run with sharded weights has none; give a model "
+            "folder instead."
         )
     weights = {name.removeprefix("/"): value for name, value in read_tensors(file).items()}
-    unet = UNet(like.config)
+    unet = UNet(strong_unet.config)
     check_state_dict(
         weights, unet.state_dict(), file, "a U-Net of the stronger model's architecture"
     )
     unet.load_state_dict(weights)
     config = read_json(folder.parents[1] / "config.json")
-    names = {"vae_sha256": "autoencoder_sha256", "text_encoder_sha256": "text_encoder_sha256"}
-    facts = {theirs: config.get(ours) for ours, theirs in names.items()}
-    return unet, facts | {TEXT_CHUNKS: config.get("text_chunks", 1)}
+    provenance = {
+        "autoencoder_sha256": config.get("vae_sha256"),
+        "text_encoder_sha256": config.get("text_encoder_sha256"),
+        TEXT_CHUNKS: config.get("text_chunks", 1),
+    }
+    return unet, provenance
 
 
-def check_hashes(source: Path, trained: dict[str, Any], strong: TextToImage) -> None:
-    parts = ("autoencoder", "text_encoder") if strong.text_encoder else ("autoencoder",)
-    for part in parts:
-        expected, found = getattr(strong, part).sha256, trained.get(f"{part}_sha256")
-        if found != expected:
-            told = "does not say with which" if found is None else f"with that of sha256 {found}"
-            raise UserError(
-                f"--weak-model {source} must have been trained with the {part} of the stronger "
-                f"model, sha256 {expected}; it was {told}. Take an earlier state of the same run, "
-                "or a smaller model trained on the same --vae and --text-encoder."
-            )
+def check_hashes(source: Path, provenance: dict[str, Any], strong: TextToImage) -> None:
+    """Raise UserError unless both models were trained with the same parts."""
+    parts = {"autoencoder": strong.autoencoder.sha256}
+    if strong.text_encoder is not None:
+        parts["text_encoder"] = strong.text_encoder.sha256
+    for part, expected in parts.items():
+        recorded_hash = provenance.get(f"{part}_sha256")
+        if recorded_hash == expected:
+            continue
+        if recorded_hash is None:
+            actual = "it does not say with which one it was trained"
+        else:
+            actual = f"it was trained with one of sha256 {recorded_hash}"
+        raise UserError(
+            f"--weak-model {source} must have been trained with the {part} of the stronger model, "
+            f"sha256 {expected}; {actual}. Give an earlier state of the same run, or a smaller "
+            "model trained with the same --vae and --text-encoder."
+        )
 
 
-def check_chunks(source: Path, trained: dict[str, Any], strong: TextToImage) -> None:
-    if (chunks := read_text_chunks(trained, source)) != strong.chunks:
+def check_text_chunks(source: Path, provenance: dict[str, Any], strong: TextToImage) -> None:
+    """Raise UserError unless both models read contexts of the same length."""
+    if (chunks := read_text_chunks(provenance, source)) != strong.chunks:
         raise UserError(
             f"--weak-model {source} was trained with --text-chunks {chunks}, and the stronger "
-            f"model with {strong.chunks}, so one context cannot serve both. Take an earlier state "
+            f"model with {strong.chunks}, so they cannot share a context. Give an earlier state "
             "of the same run."
         )
 
 
-def check_process(source: Path, strong: TextToImage) -> None:
-    """Whether both predict the same of the same noise, as far as the folder says."""
+def check_schedule(source: Path, strong: TextToImage) -> None:
+    """Raise UserError if the folder names another noise schedule or prediction type."""
     for folder in (source / "model", source, source.parent):
         file = folder / "scheduler" / "scheduler_config.json"
         if file.is_file():
-            theirs = scheduler_config.from_diffusers(read_json(file))
-            if theirs != (strong.schedule_config, strong.denoiser.prediction):
+            weak = scheduler_config.from_diffusers(read_json(file))
+            if weak != (strong.schedule_config, strong.denoiser.prediction):
                 raise UserError(
-                    f"--weak-model {source} was trained on another noise schedule or predicts "
-                    f"something else: {theirs}. Take an earlier state of the same run."
+                    f"--weak-model {source} was trained on another noise schedule or with another "
+                    f"prediction type: {weak}. Give an earlier state of the same run."
                 )
             return

@@ -1,14 +1,14 @@
-"""How a picture was made, inside its file: once for people, once for programs.
+"""The record of how an image was made: what it says, and where it is stored in each file format.
 
-PNG           the text chunks `parameters`, which viewers show, and `latentsmith`, JSON
-JPEG, WebP    the EXIF tags XPComment, which viewers show, and UserComment, JSON
-GIF           the comment, JSON
-NPY           a .json of the same name, as `dataset.images.write` has it
-MP4           the metadata `parameters` and `latentsmith`, as of a PNG
+PNG           text chunks `parameters`, which viewers show, and `latentsmith`, in JSON
+JPEG, WebP    EXIF tags XPComment, which viewers show, and UserComment, in JSON
+GIF           comment, in JSON
+MP4           metadata `parameters` and `latentsmith`, as in a PNG
+NPY           a file of the same name ending in .json (`dataset.images.write`)
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
@@ -20,110 +20,189 @@ from PIL.PngImagePlugin import PngInfo
 from dataset.images.transform import load_image
 from foundation.errors import UserError
 from foundation.files import read_json
+from foundation.hashing import file_sha256
+from generation.prompts import ImageSpec
 
-FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}  # and Pillow's names
+PIL_FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "gif": ".gif", "mp4": ".mp4"}
-XP_COMMENT, USER_COMMENT = 0x9C9C, 0x9286
-UNICODE = b"UNICODE\0"  # how UserComment says that UTF-16 follows
+XP_COMMENT, USER_COMMENT = 0x9C9C, 0x9286  # EXIF tags
+UNICODE = b"UNICODE\0"  # begins a UserComment in UTF-16
+# Options that every record holds, even where they are the defaults.
+ALWAYS_RECORDED = ("negative_prompt", "steps", "guidance_scale", "sampler", "height", "width")
 
 
-def encoded(
-    picture: Image.Image, record: Mapping[str, Any], kind: str = "png", quality: int = 95
+# What a record says.
+
+
+def make_record(
+    image: ImageSpec, model: Path, ema: bool, dtype: str, hashes: Mapping[str, str]
+) -> dict[str, Any]:
+    """Make the record of an image, ready for JSON; less usual options stand in it only if set."""
+    options = image.options
+    record: dict[str, Any] = {"prompt": image.prompt, "seed": image.seed}
+    record |= {name: getattr(options, name) for name in ALWAYS_RECORDED}
+    for name, value in options.non_defaults().items():
+        record[name] = str(value) if isinstance(value, Path) else value
+    record |= {"model": str(model), "hashes": dict(hashes)}
+    if ema:
+        record["ema"] = True
+    if dtype != "fp32":
+        record["dtype"] = dtype
+    if files := {str(file): hash_input_file(file) for file in options.input_files()}:
+        record["files"] = files
+    return record
+
+
+def make_video_record(
+    first_record: Mapping[str, Any],
+    keyframes: Sequence[ImageSpec],
+    *,
+    interpolate: int,
+    video: str,
+    fps: float,
+) -> dict[str, Any]:
+    """Make the record of a video from the record of its first keyframe and from all keyframes."""
+    stations = [
+        {
+            "prompt": image.prompt,
+            "seed": image.seed,
+            "negative_prompt": image.options.negative_prompt,
+        }
+        for image in keyframes
+    ]
+    settings = {"interpolate": interpolate, "video": video, "fps": fps}
+    return {**first_record, "stations": stations, **settings}
+
+
+def hash_input_file(file: Path) -> str:
+    """Compute the sha256 of a file that an image was made from.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        return file_sha256(file)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}).") from error
+
+
+# Where it is stored.
+
+
+def encode_image(
+    image: Image.Image, record: Mapping[str, Any], file_format: str = "png", quality: int = 95
 ) -> bytes:
-    """The file's content. record: may be empty, for a grid. quality: of JPEG and WebP, 1 to 100."""
+    """Encode an image file with its record.
+
+    Args:
+        record: empty for none, as in a grid.
+        file_format: a key of PIL_FORMATS.
+        quality: of JPEG and WebP, 1 to 100.
+
+    Raises:
+        UserError: the format cannot hold the image's mode.
+    """
     buffer = BytesIO()
-    if kind == "png":
-        picture.save(buffer, "PNG", pnginfo=text_chunks(record))
+    if file_format == "png":
+        info = PngInfo()
+        for name, text in metadata_texts(record).items() if record else ():
+            info.add_itxt(name, text)
+        image.save(buffer, "PNG", pnginfo=info)
         return buffer.getvalue()
-    check_mode(kind, picture.mode)
-    options = {"quality": quality, "exif": exif(record).tobytes()}
-    more = {"subsampling": 0} if kind == "jpeg" else {}  # colors at full resolution
-    picture.save(buffer, FORMATS[kind], **options, **more)
+    check_mode(file_format, image.mode)
+    options = {"quality": quality, "exif": make_exif(record).tobytes()}
+    if file_format == "jpeg":
+        options["subsampling"] = 0  # colors at full resolution
+    image.save(buffer, PIL_FORMATS[file_format], **options)
     return buffer.getvalue()
 
 
-def check_mode(kind: str, mode: str) -> None:
-    if kind == "jpeg" and mode not in ("L", "RGB"):
-        raise UserError(f"JPEG has no {mode} pictures; use --format png or webp.")
+def check_mode(file_format: str, mode: str) -> None:
+    """Raise UserError if the format cannot hold images of this PIL mode."""
+    if file_format == "jpeg" and mode not in ("L", "RGB"):
+        raise UserError(f"JPEG cannot hold {mode} images; use --format png or webp.")
 
 
-def told_by(file: Path) -> str | bytes:
-    """The JSON in a picture or a GIF, or beside an array; empty if there is none."""
-    if file.suffix == ".npy":
-        return read_json(file.with_suffix(".json"), default={}).get("latentsmith", "")
-    picture = load_image(file)
-    if "latentsmith" in picture.info:
-        return picture.info["latentsmith"]
-    comment = picture.getexif().get_ifd(ExifTags.IFD.Exif).get(USER_COMMENT, b"")
-    if isinstance(comment, bytes) and comment.startswith(UNICODE):
-        return comment.removeprefix(UNICODE).decode("utf-16-be", "replace")
-    return picture.info.get("comment", "")
-
-
-def told_by_film(file: Path) -> str:
-    av = pyav("read")
-    try:
-        with av.open(str(file)) as film:
-            return film.metadata.get("latentsmith", "")
-    except (OSError, ValueError) as error:  # of which PyAV's errors are
-        raise UserError(f"{file} cannot be read as a film ({error}).") from error
-
-
-def pyav(done: str) -> ModuleType:
-    """PyAV, which is optional. done: to an MP4."""
-    try:
-        import av
-    except ImportError as error:
-        raise UserError(
-            f"an MP4 is {done} by PyAV, which is not installed: pip install 'latentsmith[video]', "
-            "or use --video gif."
-        ) from error
-    return av
-
-
-def text_chunks(record: Mapping[str, Any]) -> PngInfo:
-    info = PngInfo()
-    for name, text in texts(record).items() if record else ():
-        info.add_itxt(name, text)
-    return info
-
-
-def texts(record: Mapping[str, Any]) -> dict[str, str]:
+def metadata_texts(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the record as text by metadata key: for people, and in JSON."""
     return {
         "parameters": readable(record),
         "latentsmith": json.dumps(record, ensure_ascii=False),
     }
 
 
-def exif(record: Mapping[str, Any]) -> Image.Exif:
+def make_exif(record: Mapping[str, Any]) -> Image.Exif:
+    """Make EXIF tags that hold the record; without a record there are none."""
     tags = Image.Exif()
     if record:
-        content = json.dumps(record, ensure_ascii=False)
-        tags[XP_COMMENT] = (readable(record) + "\0").encode("utf-16-le")
-        tags.get_ifd(ExifTags.IFD.Exif)[USER_COMMENT] = UNICODE + content.encode("utf-16-be")
+        texts = metadata_texts(record)
+        tags[XP_COMMENT] = (texts["parameters"] + "\0").encode("utf-16-le")
+        comment = UNICODE + texts["latentsmith"].encode("utf-16-be")
+        tags.get_ifd(ExifTags.IFD.Exif)[USER_COMMENT] = comment
     return tags
 
 
 def readable(record: Mapping[str, Any]) -> str:
-    rest = {k: v for k, v in record.items() if k != "prompt" and v not in (None, "")}
-    rest |= {
-        k: ", ".join(f"{n} {h[:8]}" for n, h in v.items())
-        for k, v in rest.items()
-        if isinstance(v, dict)
-    }
-    return f"{record['prompt']}\n" + ", ".join(f"{k}: {v}" for k, v in rest.items())
+    """Format the record for people: the prompt on a line, then names and values."""
+    items = []
+    for name, value in record.items():
+        if name == "prompt" or value is None or value == "":
+            continue
+        if isinstance(value, dict):  # of hashes
+            value = ", ".join(f"{key} {sha256[:8]}" for key, sha256 in value.items())
+        items.append(f"{name}: {value}")
+    return f"{record['prompt']}\n" + ", ".join(items)
 
 
 def read_record(file: Path) -> dict[str, Any]:
-    """What the writer was told; refuses a file without it."""
-    content = told_by_film(file) if file.suffix == ".mp4" else told_by(file)
+    """Read the record from a file that sample.py wrote.
+
+    Raises:
+        UserError: the file cannot be read, or has no record.
+    """
+    content = read_video_text(file) if file.suffix == ".mp4" else read_image_text(file)
     try:
         record = json.loads(content)
     except ValueError:
         record = None
     if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
         raise UserError(
-            f"{file} does not say how it was made: it has no record of sample.py, or lost it in "
-            "another program. Give the file as sample.py wrote it."
+            f"{file} does not say how it was made: it has no record of sample.py, or another "
+            "program removed it. Give the file as sample.py wrote it."
         )
     return record
+
+
+def read_image_text(file: Path) -> str | bytes:
+    """Return the JSON stored in an image or a GIF, or next to an array; empty if there is none."""
+    if file.suffix == ".npy":
+        return read_json(file.with_suffix(".json"), default={}).get("latentsmith", "")
+    image = load_image(file)
+    if "latentsmith" in image.info:
+        return image.info["latentsmith"]
+    comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(USER_COMMENT, b"")
+    if isinstance(comment, bytes) and comment.startswith(UNICODE):
+        return comment.removeprefix(UNICODE).decode("utf-16-be", "replace")
+    return image.info.get("comment", "")
+
+
+def read_video_text(file: Path) -> str:
+    """Return the JSON stored in an MP4; empty if there is none."""
+    av = import_pyav("read")
+    try:
+        with av.open(str(file)) as video:
+            return video.metadata.get("latentsmith", "")
+    except (OSError, ValueError) as error:  # the base classes of PyAV's errors
+        raise UserError(f"{file} cannot be read as a video ({error}).") from error
+
+
+def import_pyav(action: str) -> ModuleType:
+    """Import PyAV, which is optional; action: "read" or "written", for the error message."""
+    try:
+        import av
+    except ImportError as error:
+        raise UserError(
+            f"an MP4 is {action} by PyAV, which is not installed: pip install 'latentsmith[video]',"
+            " or use --video gif."
+        ) from error
+    return av

@@ -1,5 +1,6 @@
-"""What one picture is drawn with: flags of sample.py, and what a line of a prompt file may say."""
+"""Options of one generated image: flags of `sample.py` and entries of a JSON Lines prompt file."""
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -9,123 +10,150 @@ from PIL import Image
 
 from dataset.images.transform import load_image, to_channels
 from foundation.errors import UserError
-from generation.seeds import parse_seeds
 from ldm import TextToImage, tasks
 from ldm.guidance import Guidance
 from ldm.pipeline.image_processor import check_pixel_count
 from ldm.pipeline.sampling import Sampling
 from ldm.tasks.base import TEXT_TO_IMAGE, Task
-from training.flags import Finite, Fraction, Groups, Positive, check_bounds
+from training.flags import Finite, Fraction, Groups, Positive, check_bounds, flag_name
+
+MAX_SEED = 2**63 - 1
+MAX_SEEDS = 100_000  # per prompt: a mistyped range must not fill the disk
+NEEDED = {  # option -> the option without which it has no effect
+    "mask": "init_image",
+    "outpaint": "init_image",
+    "upscale": "init_image",
+    "noise_level": "upscale",
+    "source_prompt": "style_image",
+    "variation": "style_image",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class GenerationOptions:
+    """Everything but the prompt that determines an image of a given model."""
+
     GROUPS: ClassVar[Groups] = {
-        "pictures": (
+        "images": (
             *("count", "seed", "negative_prompt", "plain_prompts", "height", "width", "window"),
         ),
-        "sampling": ("steps", "sampler", "spacing", "times", "shift", "eta", "order"),
+        "sampling": ("steps", "sampler", "order", "eta", "spacing", "times", "shift"),
         "guidance": (
             *("guidance_scale", "guidance_rescale", "guidance_interval", "guidance_parallel"),
             *("guidance_max_norm", "guidance_momentum", "weak_model"),
         ),
-        "from a picture": (
+        "input image": (
             *("init_image", "strength", "mask", "outpaint", "resample", "upscale", "noise_level"),
             *("style_image", "source_prompt", "variation"),
         ),
     }
 
-    count: Annotated[Positive[int], tyro.conf.arg(aliases=["-n"])] = 1  # pictures of each prompt
-    seed: str = "0"  # of picture 0, k uses seed + k; or those of each prompt, such as 1,5,10-20
-    negative_prompt: str = ""  # what guidance leads away from
-    plain_prompts: bool = False  # (red:1.3), [red] and AND are words, as in a caption
-    height: int | None = None  # pixels; the size trained on when left out, or that of --init-image
-    width: int | None = None  # pixels
-    window: Positive[int] | None = None  # draw larger pictures through windows of this side, pixels
+    count: Annotated[Positive[int], tyro.conf.arg(aliases=["-n"])] = 1  # images per prompt
+    # first seed: image k of the call uses seed + k; or all seeds of each prompt, as in 1,5,10-20
+    seed: str = "0"
+    negative_prompt: str = ""  # text that guidance leads away from
+    plain_prompts: bool = False  # read (red:1.3), [red] and AND as ordinary text
+    height: int | None = None  # pixels; left out: as trained, or as the input image
+    width: int | None = None  # pixels; left out: as trained, or as the input image
+    window: Positive[int] | None = None  # pixels; side of overlapping windows (MultiDiffusion)
 
-    steps: int = 25  # network evaluations per picture
-    sampler: str = "dpmpp_2m"  # of those in ldm/samplers; an unknown name lists them
-    order: int | None = None  # of unipc: 1, 2 or 3; 2 if left out
-    eta: float | None = None  # share of fresh noise, for ddim, euler_a, dpmpp_2m_sde, dpmpp_3m_sde
-    spacing: str = "trailing"  # of the steps: trailing, leading, linspace, karras, exponential
-    times: tuple[float, ...] | None = None  # the steps' times instead, from 999 (noise) down
-    shift: Positive[float] | None = None  # of a flow: above 1, more of the steps at high noise
-    guidance_scale: Finite = 4.0  # 0 ignores the prompt, 1 follows it plainly, above 1 harder
-    guidance_rescale: Fraction = 0.0  # against the overexposure of high scales; 0.7 is usual
-    guidance_interval: tuple[float, float] = (0.0, 1.0)  # guided there only; 0 clean, 1 noise
-    guidance_parallel: Fraction = 1.0  # APG: share kept of what saturates colors; 0 is usual
-    guidance_max_norm: Positive[float] | None = None  # APG: of the change, per picture; 15 is usual
-    guidance_momentum: Finite = 0.0  # APG: of earlier changes; -0.5 is usual
-    weak_model: Path | None = None  # guide away from RUN/state/step-... or a smaller model
+    steps: int = 25  # number of sampling steps
+    sampler: str = "dpmpp_2m"  # name of the sampler; a wrong name lists all
+    order: int | None = None  # order of the sampler unipc: 1, 2 or 3; left out: 2
+    # amount of fresh noise per step, 0 to 1; samplers ddim, euler_a, dpmpp_2m_sde, dpmpp_3m_sde
+    eta: float | None = None
+    # spacing of the timesteps: trailing, leading, linspace, karras or exponential
+    spacing: str = "trailing"
+    times: tuple[float, ...] | None = None  # the timesteps themselves, descending from 999 (noise)
+    shift: Positive[float] | None = None  # rectified flow: above 1, more steps at high noise
+    # 0 ignores the prompt, 1 uses it without guidance, higher values follow it more closely
+    guidance_scale: Finite = 4.0
+    guidance_rescale: Fraction = 0.0  # reduces overexposure at high scales; usually 0.7
+    # guide only between these noise levels; 0 is clean, 1 is pure noise
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_parallel: Fraction = 1.0  # APG: weight of the parallel component; usually 0
+    guidance_max_norm: Positive[float] | None = None  # APG: largest norm per image; usually 15
+    guidance_momentum: Finite = 0.0  # APG: weight of earlier updates; usually -0.5
+    # autoguidance: a worse model, such as RUN/state/step-0005000 or a smaller model
+    weak_model: Path | None = None
 
-    init_image: Path | None = None  # a picture to begin with
-    # how much of it is drawn anew; left out: 0.6, with --upscale 0.3, with --mask 1
+    init_image: Path | None = None  # image to start from, for img2img and the four flags below
+    # how much of the image changes: 0 nothing, 1 all; left out: 0.6, with --upscale 0.3, else 1
     strength: Fraction | None = None
-    mask: Path | None = None  # of --init-image: white is drawn anew, black stays
-    outpaint: tuple[int, int, int, int] | None = None  # pixels added to it left, top, right, bottom
-    resample: Positive[int] = 1  # with a mask: how often a step is taken (RePaint; sampler ddpm)
-    upscale: Positive[int] | None = None  # enlarge --init-image so many times
-    noise_level: int | None = None  # of upscaling models: noise on the small picture, 0 to 350
-    style_image: Path | None = None  # a picture whose noise to begin with: style, edits, variations
-    source_prompt: str = ""  # what --style-image shows, to edit it
-    variation: Fraction = 0.0  # how far noise of its own leads each picture from --style-image
+    mask: Path | None = None  # inpainting: generate the white area, keep the black one
+    outpaint: tuple[int, int, int, int] | None = None  # pixels to add: left, top, right, bottom
+    # inpainting by RePaint: how often each step is repeated; only with the sampler ddpm
+    resample: Positive[int] = 1
+    upscale: Positive[int] | None = None  # factor by which the image is enlarged
+    noise_level: int | None = None  # upscaling models: noise added to the image, 0 to 350
+    style_image: Path | None = None  # image to edit, or whose style to use, by DDIM inversion
+    source_prompt: str = ""  # text that describes the image to edit
+    # how far the noise of each image is from the inverted noise
+    variation: Fraction = 0.0
 
     def check(self) -> None:
-        """Refuses what the types allow and still makes no sense."""
-        check_bounds(self, Options)
-        self.sampling()
+        """Raise UserError for values out of range and for options that would have no effect."""
+        check_bounds(self, GenerationOptions)
+        self.sampling()  # checks the sampler and its options
         parse_seeds(self.seed, self.count)
-        if self.times is not None and (self.given("steps") or self.given("spacing")):
-            raise UserError("--times are all steps there are; leave out --steps and --spacing.")
-        if self.given("weak_model") and self.given("negative_prompt"):
+        if self.times is not None and (self.is_set("steps") or self.is_set("spacing")):
+            raise UserError("--times replaces --steps and --spacing; leave those two out.")
+        self._check_guidance()
+        self._check_input_images()
+
+    def _check_guidance(self) -> None:
+        if self.is_set("weak_model") and self.is_set("negative_prompt"):
             raise UserError(
-                "with --weak-model guidance leads away from that model, and not from a negative "
+                "with --weak-model, guidance leads away from that model and not from a negative "
                 "prompt; leave out one of the two."
             )
-        unguided = self.guidance_scale == 1 or (self.guidance_scale == 0 and not self.weak_model)
-        if unguided:
-            ignored = ["guidance_rescale", "guidance_interval", "guidance_parallel"]
-            ignored += ["guidance_max_norm", "guidance_momentum"]
-            ignored += ["weak_model"] * (self.guidance_scale == 1)
-            ignored += ["negative_prompt"] * (self.guidance_scale == 1)
-            for name in filter(self.given, ignored):
-                raise UserError(
-                    f"{flag(name)} is for guided pictures, and at --guidance-scale "
-                    f"{self.guidance_scale:g} nothing is guided; leave one of them out."
-                )
-        needs = {
-            "mask": "init_image",
-            "outpaint": "init_image",
-            "upscale": "init_image",
-            "noise_level": "upscale",
-            "source_prompt": "style_image",
-            "variation": "style_image",
-        }
-        for name, needed in needs.items():
-            if self.given(name) and not self.given(needed):
-                raise UserError(f"{flag(name)} is for {flag(needed)}, which is not given.")
-        kinds = [name for name in ("mask", "outpaint", "upscale") if self.given(name)]
-        if self.given("init_image") and self.given("style_image"):
-            kinds = ["init_image", "style_image"]
-        if len(kinds) > 1:
-            raise UserError(f"{' and '.join(map(flag, kinds))} do not go together; choose one.")
-        if self.given("strength") and not (self.init_image or self.style_image):
-            raise UserError("--strength is for --init-image or --style-image; neither is given.")
-        if self.resample > 1 and not (self.given("mask") or self.given("outpaint")):
-            raise UserError("--resample is for --mask or --outpaint; neither is given.")
-        if self.resample > 1 and self.sampler != "ddpm":
+        if self.guidance_scale not in (0, 1) or (self.guidance_scale == 0 and self.weak_model):
+            return
+        needs_guidance = [
+            "guidance_rescale",
+            "guidance_interval",
+            "guidance_parallel",
+            "guidance_max_norm",
+            "guidance_momentum",
+        ]
+        if self.guidance_scale == 1:
+            needs_guidance += ["weak_model", "negative_prompt"]
+        for name in filter(self.is_set, needs_guidance):
             raise UserError(
-                "--resample goes with the sampler ddpm, whose steps can be taken back, not with "
-                f"{self.sampler}."
+                f"{flag_name(name)} needs guidance, and --guidance-scale "
+                f"{self.guidance_scale:g} turns it off; leave out one of them."
             )
 
-    def given(self, name: str) -> bool:
+    def _check_input_images(self) -> None:
+        for name, needed in NEEDED.items():
+            if self.is_set(name) and not self.is_set(needed):
+                raise UserError(f"{flag_name(name)} needs {flag_name(needed)}, which is not given.")
+        exclusive = [name for name in ("mask", "outpaint", "upscale") if self.is_set(name)]
+        if self.is_set("init_image") and self.is_set("style_image"):
+            exclusive = ["init_image", "style_image"]
+        if len(exclusive) > 1:
+            flags = " and ".join(map(flag_name, exclusive))
+            raise UserError(f"{flags} cannot be combined; choose one.")
+        if self.is_set("strength") and not (self.init_image or self.style_image):
+            raise UserError("--strength needs --init-image or --style-image; neither is given.")
+        if self.resample > 1 and not (self.is_set("mask") or self.is_set("outpaint")):
+            raise UserError("--resample needs --mask or --outpaint; neither is given.")
+        if self.resample > 1 and self.sampler != "ddpm":
+            raise UserError(
+                "--resample works only with the sampler ddpm, whose steps can be reversed, not "
+                f"with {self.sampler}."
+            )
+
+    def is_set(self, name: str) -> bool:
+        """Return whether an option differs from its default."""
         return getattr(self, name) != DEFAULTS[name]
 
-    def changed(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in DEFAULTS if self.given(name)}
+    def non_defaults(self) -> dict[str, Any]:
+        """Return the options that differ from their defaults, by name."""
+        return {name: getattr(self, name) for name in DEFAULTS if self.is_set(name)}
 
     def sampling(self) -> Sampling:
+        """Return the pipeline's sampling settings for these options."""
         return Sampling(
             sampler=self.sampler,
             steps=self.steps,
@@ -144,45 +172,85 @@ class Options:
             ),
         )
 
-    def files(self) -> list[Path]:
-        """Pictures that the result depends on."""
-        named = (self.init_image, self.mask, self.style_image)
-        return [file for file in named if file is not None]
+    def input_files(self) -> list[Path]:
+        """Return the image files that the result depends on."""
+        files = (self.init_image, self.mask, self.style_image)
+        return [file for file in files if file is not None]
 
-    def task(self, pipeline: TextToImage) -> Task:
+    def make_task(self, pipeline: TextToImage) -> Task:
+        """Read the input images and return the task for them.
+
+        Raises:
+            UserError: an image cannot be read, or does not suit the model or the other options.
+        """
         strength = {} if self.strength is None else {"strength": self.strength}
         if self.style_image is not None:
-            given = {"source_prompt": self.source_prompt, "variation": self.variation}
-            picture = self.picture(self.style_image, pipeline)
-            return tasks.edit(pipeline, picture, **strength, **given, window=self.window)
+            image = self._load_image(self.style_image, pipeline)
+            return tasks.edit(
+                pipeline,
+                image,
+                **strength,
+                source_prompt=self.source_prompt,
+                variation=self.variation,
+                window=self.window,
+            )
         if self.init_image is None:
             return TEXT_TO_IMAGE
-        picture = self.picture(self.init_image, pipeline)
+        image = self._load_image(self.init_image, pipeline)
         if self.upscale is not None:
             level = {} if self.noise_level is None else {"noise_level": self.noise_level}
-            return tasks.upscale(pipeline, picture, self.upscale, **strength, **level)
+            return tasks.upscale(pipeline, image, self.upscale, **strength, **level)
         if self.outpaint is not None:
-            grow, again = self.outpaint, self.resample
-            return tasks.outpaint(pipeline, picture, grow, **strength, resample=again)
+            return tasks.outpaint(
+                pipeline, image, self.outpaint, **strength, resample=self.resample
+            )
         if self.mask is not None:
             mask = to_channels(load_image(self.mask), 1, background=(0, 0, 0))
-            return tasks.inpaint(pipeline, picture, mask, **strength, resample=self.resample)
-        return tasks.img2img(pipeline, picture, **strength)
+            return tasks.inpaint(pipeline, image, mask, **strength, resample=self.resample)
+        return tasks.img2img(pipeline, image, **strength)
 
-    def picture(self, file: Path, pipeline: TextToImage) -> Image.Image:
-        """As many channels as the model has, and resized if a size was asked for."""
+    def _load_image(self, file: Path, pipeline: TextToImage) -> Image.Image:
+        """Read an image with the model's number of channels, resized to the size asked for."""
         channels = pipeline.autoencoder.config.in_channels
-        picture = to_channels(load_image(file), channels, background=(255, 255, 255))
-        asked, own = (self.width, self.height), picture.size
-        size = tuple(b if a is None else a for a, b in zip(asked, own, strict=True))
-        check_pixel_count(*size)
-        if size == picture.size or self.given("upscale") or self.given("outpaint"):
-            return picture
-        return picture.resize(size, Image.Resampling.LANCZOS)
+        image = to_channels(load_image(file), channels, background=(255, 255, 255))
+        width = image.width if self.width is None else self.width
+        height = image.height if self.height is None else self.height
+        check_pixel_count(width, height)
+        if (width, height) == image.size or self.is_set("upscale") or self.is_set("outpaint"):
+            return image
+        return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-DEFAULTS = {field.name: field.default for field in fields(Options)}
+DEFAULTS = {field.name: field.default for field in fields(GenerationOptions)}
 
 
-def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+def parse_seeds(text: str, count: int) -> tuple[int, ...]:
+    """Parse seeds such as "7" or "1,5,10-20".
+
+    Args:
+        count: images per prompt. It must be 1 for several seeds, which already are one per image.
+
+    Returns:
+        One seed, the first of consecutive ones, or the seeds of all images of a prompt.
+
+    Raises:
+        UserError: a seed is malformed or above 2^63 - 1, a range falls, or there are too many.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if last < first or last > MAX_SEED:
+            raise UserError(
+                f"--seed {text} cannot be read at {part!r}: give a number from 0 to 2^63 - 1, or "
+                "numbers and rising ranges separated by commas, such as 1,5,10-20."
+            )
+        if len(seeds) + last - first >= MAX_SEEDS:
+            raise UserError(f"--seed {text} asks for more than {MAX_SEEDS} images per prompt.")
+        seeds += range(first, last + 1)
+    if len(seeds) > 1 and count > 1:
+        raise UserError(
+            f"--seed {text} is {len(seeds)} seeds, so {len(seeds)} images per prompt; leave out "
+            f"--count {count}."
+        )
+    return tuple(seeds)

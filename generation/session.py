@@ -1,8 +1,8 @@
-"""An opened model at work: the same pictures whatever happens on the way, or a clear end."""
+"""An open model that generates images, and what is recorded about them."""
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -12,22 +12,42 @@ import torch
 from torch import Tensor
 
 from foundation.hashing import tensors_sha256
-from generation.autoguidance import open_weak
+from foundation.shapes import Latents
+from generation.autoguidance import open_weak_model
 from generation.compile import compile_unet
-from generation.notes import notes
-from generation.options import Options
-from generation.prompts import Picture, told
-from generation.record import record_of
+from generation.metadata import make_record
+from generation.options import GenerationOptions
+from generation.prompts import ImageSpec, error_location, prompt_notes
 from ldm import TextToImage
 from ldm.pipeline.batching import Request
 from ldm.pipeline.io import read_model_provenance
 from ldm.tasks.base import Task, check_task
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-AT_ONCE = 32  # pictures drawn before they are written
+MAX_GROUP = 32  # images generated before the first of them is written
 
 
-class Studio:
+@dataclass(frozen=True)
+class ImageGroup:
+    """Images with the same options but for prompts and seeds, which one call generates."""
+
+    images: list[ImageSpec]
+    task: Task
+
+    @property
+    def options(self) -> GenerationOptions:
+        """Options of the first image; only the negative prompts of the others differ."""
+        return self.images[0].options
+
+    @property
+    def network_calls(self) -> int:
+        """Network calls for all images, where a guided pair counts as one."""
+        return len(self.images) * self.options.sampling().network_calls(self.task)
+
+
+class GenerationSession:
+    """A model that generates groups of images; where half precision overflows, again in fp32."""
+
     def __init__(
         self,
         model: Path,
@@ -37,87 +57,114 @@ class Studio:
         dtype: str = "fp32",
         compiled: bool = False,
         batch_size: int | None = None,
-        adapt: Callable[[TextToImage], dict[str, str]] | None = None,
+        modify: Callable[[TextToImage], dict[str, str]] | None = None,
+        extra_record: Mapping[str, Any] | None = None,
     ):
-        """batch_size: as the pipeline takes it. adapt: changes the weights, and gives the hashes of
-        what it changes them by."""
-        self.model, self.ema, self.batch_size, self.adapt = model, ema, batch_size, adapt
-        self.weaker: dict[Path, tuple[TextToImage, str]] = {}  # opened so far, with their sha256
+        """Open the model.
+
+        Args:
+            model: see `TextToImage.load`.
+            ema: see `TextToImage.load`.
+            dtype: of the U-Net, a key of DTYPES.
+            compiled: whether to compile the U-Net.
+            batch_size: see `TextToImage.draw`.
+            modify: changes the pipeline's weights, for example by a LoRA; returns the sha256 of
+                what it used, by name.
+            extra_record: entries that every image's record ends with.
+        """
+        self.model, self.ema, self.batch_size, self.modify = model, ema, batch_size, modify
+        self.extra_record = dict(extra_record or {})
+        self.weak_models: dict[Path, tuple[TextToImage, str]] = {}  # with the sha256 of the U-Net
         self.pipeline = TextToImage.load(model, ema=ema)
-        self.hashes = {  # of the weights as they are in the file
+        self.hashes = {  # of the weights in the file
             "unet": tensors_sha256(self.pipeline.unet.state_dict()),
             "autoencoder": self.pipeline.autoencoder.sha256,
         }
         if self.pipeline.text_encoder is not None:
             self.hashes["text_encoder"] = self.pipeline.text_encoder.sha256
-        self.hashes |= adapt(self.pipeline) if adapt else {}
+        if modify is not None:
+            self.hashes |= modify(self.pipeline)
         self.pipeline.to(device, DTYPES[dtype])
         if compiled:
             self.pipeline.cached_forward = compile_unet(self.pipeline.unet)
 
     @property
     def dtype(self) -> str:
-        now = self.pipeline.unet.conv_in.weight.dtype
-        return next(name for name, dtype in DTYPES.items() if dtype == now)
+        """The U-Net's current precision, a key of DTYPES."""
+        current = self.pipeline.unet.conv_in.weight.dtype
+        return next(name for name, dtype in DTYPES.items() if dtype == current)
 
-    def jobs(self, pictures: Sequence[Picture]) -> list[tuple[list[Picture], Task]]:
-        """Pictures of the same options one after the other, and what to draw them with.
+    def plan(self, images: Sequence[ImageSpec]) -> list[ImageGroup]:
+        """Group consecutive images with the same options.
 
-        What cannot be drawn is refused here, before the first picture is.
+        Raises:
+            UserError: the options of an image do not suit the model.
         """
-        jobs = []
-        for options, alike in groupby(pictures, lambda p: replace(p.options, negative_prompt="")):
-            alike = list(alike)
-            with told(alike[0].where):
-                task = self.checked(options)
-            jobs += [(alike[k : k + AT_ONCE], task) for k in range(0, len(alike), AT_ONCE)]
-        return jobs
+        groups = []
+        for options, members in groupby(
+            images, lambda image: replace(image.options, negative_prompt="")
+        ):
+            members = list(members)
+            with error_location(members[0].location):
+                task = self.check(options)
+            for first in range(0, len(members), MAX_GROUP):
+                groups.append(ImageGroup(members[first : first + MAX_GROUP], task))
+        return groups
 
-    def checked(self, options: Options) -> Task:
-        """What to draw, if it can be drawn."""
+    def check(self, options: GenerationOptions) -> Task:
+        """Return the task for such images; raise UserError if the model cannot generate them."""
         self.pipeline.make_denoiser(options.window)
-        self.weak(options.weak_model)
+        self.weak_model(options)
         options.sampling().timesteps(self.pipeline.denoiser.schedule)
-        task = options.task(self.pipeline)
+        task = options.make_task(self.pipeline)
         check_task(self.pipeline.unet, task)
         self.pipeline.task_shape(task, options.height, options.width)
         return task
 
-    def weak(self, source: Path | None) -> TextToImage | None:
-        return None if source is None else self.opened(source)[0]
+    def weak_model(self, options: GenerationOptions) -> TextToImage | None:
+        """Return the weak model of autoguidance, if the options name one."""
+        return None if options.weak_model is None else self._open_weak(options.weak_model)[0]
 
-    def opened(self, source: Path) -> tuple[TextToImage, str]:
-        if source not in self.weaker:
-            self.weaker[source] = open_weak(source, self.pipeline)
-        return self.weaker[source]
+    def _open_weak(self, source: Path) -> tuple[TextToImage, str]:
+        if source not in self.weak_models:
+            self.weak_models[source] = open_weak_model(source, self.pipeline)
+        return self.weak_models[source]
 
-    def hashes_of(self, options: Options) -> dict[str, str]:
-        """Of all weights that such pictures are drawn with."""
+    def weight_hashes(self, options: GenerationOptions) -> dict[str, str]:
+        """Return the sha256 of all weights that such images depend on, by part of the model."""
         if options.weak_model is None:
             return self.hashes
-        return self.hashes | {"weak_model": self.opened(options.weak_model)[1]}
+        return self.hashes | {"weak_model": self._open_weak(options.weak_model)[1]}
 
-    def requests(self, pictures: Sequence[Picture]) -> list[Request]:
-        prompts, negatives, seeds = zip(
-            *((p.prompt, p.options.negative_prompt, p.seed) for p in pictures), strict=True
+    def requests(self, images: Sequence[ImageSpec]) -> list[Request]:
+        """Encode the prompts of images with the same options."""
+        return self.pipeline.make_requests(
+            [image.prompt for image in images],
+            [image.options.negative_prompt for image in images],
+            [image.seed for image in images],
+            prompt_weights=not images[0].options.plain_prompts,
         )
-        signs = not pictures[0].options.plain_prompts
-        return self.pipeline.make_requests(prompts, negatives, seeds, signs)
 
-    def draw(
+    def generate(
         self,
         requests: Sequence[Request],
-        picture: Picture,
+        options: GenerationOptions,
         task: Task,
-        progress: Callable[[int], Any],
+        progress: Callable[[int], None],
         preview: Callable[[list[int], Tensor], None] | None = None,
-    ) -> list[Tensor]:
-        """Latents of pictures with the options of this one.
+    ) -> list[Latents]:
+        """Generate latents.
 
-        What comes to nothing in half precision is drawn once more in fp32, as is all that follows.
-        progress, preview: as the pipeline takes them.
+        If the result is not finite in half precision, it is generated once more in fp32, and so is
+        everything after it.
+
+        Args:
+            progress: see `TextToImage.draw`.
+            preview: see `TextToImage.draw`.
+
+        Raises:
+            FloatingPointError: the result is not finite in fp32.
         """
-        options = picture.options
         draw = partial(
             self.pipeline.draw,
             requests,
@@ -126,49 +173,56 @@ class Studio:
             height=options.height,
             width=options.width,
             window=options.window,
-            weak=self.weak(options.weak_model),
             batch_size=self.batch_size,
             progress=progress,
             preview=preview,
         )
         try:
-            return draw()
+            return draw(weak=self.weak_model(options))
         except FloatingPointError as error:
             if self.dtype == "fp32":
                 raise
             print(f"warning: in {self.dtype}, {error} Now once more in fp32.", file=sys.stderr)
+        self._reload_in_fp32()
+        return draw(weak=self.weak_model(options))
+
+    def _reload_in_fp32(self) -> None:
         exact = TextToImage.load(self.model, ema=self.ema)
-        if self.adapt:
-            self.adapt(exact)
+        if self.modify is not None:
+            self.modify(exact)
         self.pipeline.cached_forward = None  # compiled for the weights in half precision
         self.pipeline.unet.float().load_state_dict(exact.unet.state_dict())
-        self.weaker.clear()  # to be opened again, as precise
-        return draw(weak=self.weak(options.weak_model))
+        self.weak_models.clear()  # they take the strong model's precision when opened
 
-    def record(self, picture: Picture) -> dict[str, Any]:
-        hashes = self.hashes_of(picture.options)
-        record = record_of(picture, self.model, self.ema, self.dtype, hashes)
-        return record | ({"compile": True} if self.pipeline.cached_forward is not None else {})
+    def record(self, image: ImageSpec) -> dict[str, Any]:
+        """Make the record of an image, with which it can be generated again."""
+        hashes = self.weight_hashes(image.options)
+        record = make_record(image, self.model, self.ema, self.dtype, hashes)
+        if self.pipeline.cached_forward is not None:
+            record["compile"] = True
+        if self.batch_size is not None and self.pipeline.device.type == "cpu":
+            record["batch_size"] = self.batch_size  # decides the last bits
+        return record | self.extra_record
 
-    def warn(self, pictures: Sequence[Picture]) -> None:
-        """Of prompts that are cut, and of guidance that leads away from what was never learned.
+    def print_notes(self, images: Sequence[ImageSpec]) -> None:
+        """Print how prompts are read, which words are ignored, and a warning about guidance.
 
-        That is the empty prompt, which a model learns by caption dropout alone.
+        Guidance leads away from the empty prompt, which a model learns only by caption dropout.
         """
-        asked = [
-            (text, picture.options.plain_prompts, picture.where)
-            for picture in pictures
-            for text in (picture.prompt, picture.options.negative_prompt)
+        texts = [
+            (text, image.options.plain_prompts, image.location)
+            for image in images
+            for text in (image.prompt, image.options.negative_prompt)
         ]
-        for text, plain, where in dict.fromkeys(asked):
-            with told(where):
-                lines = notes(self.pipeline, text, signs=not plain)
-            for line in lines:
-                print(line)
-        trained = read_model_provenance(self.model).get("config", {})
-        guided = any(picture.options.guidance_scale != 1 for picture in pictures)
-        if trained.get("caption_dropout") == 0 and guided:
+        for text, is_plain, location in dict.fromkeys(texts):
+            with error_location(location):
+                notes = prompt_notes(self.pipeline, text, prompt_weights=not is_plain)
+            for note in notes:
+                print(note)
+        training = read_model_provenance(self.model).get("config", {})
+        guided = any(image.options.guidance_scale != 1 for image in images)
+        if training.get("caption_dropout") == 0 and guided:
             print(
-                f"warning: {self.model} was trained with --caption-dropout 0, so it does not know "
-                "the empty prompt that guidance leads away from. Use --guidance-scale 1."
+                f"warning: {self.model} was trained with --caption-dropout 0, so it has not "
+                "learned the empty prompt, which guidance needs. Use --guidance-scale 1."
             )

@@ -1,4 +1,4 @@
-"""Frames to a GIF, or to an MP4 through PyAV, which say how they were made as pictures do."""
+"""Videos that change from one image to the next, written as GIF or MP4 with their record."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,44 +11,40 @@ import numpy as np
 from PIL import Image
 
 from foundation.errors import UserError
-from generation.metadata import pyav, texts
-from generation.prompts import Picture
-from ldm.pipeline.batching import Request, interpolate
+from generation.metadata import import_pyav, metadata_texts
+from ldm.pipeline.batching import Request
+from ldm.pipeline.batching import interpolate as interpolate_requests
+
+MAX_GIF_FPS = 50
 
 
-def frames_between(stations: Sequence[Request], count: int) -> list[Request]:
-    """Stations, and from each to the next so many frames, of which the station is the first."""
-    shares = [k / count for k in range(count)]
-    frames = [interpolate(a, b, share) for a, b in pairwise(stations) for share in shares]
-    return [*frames, stations[-1]]
+def insert_frames(keyframes: Sequence[Request], count: int) -> list[Request]:
+    """Insert frames between keyframes.
 
+    Args:
+        count: frames from each keyframe to the next; the first of them is the keyframe itself.
 
-def film_record(
-    record: Mapping[str, Any],
-    stations: Sequence[Picture],
-    *,
-    interpolate: int,
-    video: str,
-    fps: float,
-) -> dict[str, Any]:
-    """All that is needed to make it again. record: of the first station, as of a picture."""
-    told = [
-        {"prompt": p.prompt, "seed": p.seed, "negative_prompt": p.options.negative_prompt}
-        for p in stations
+    Returns:
+        (len(keyframes) - 1) * count + 1 frames.
+    """
+    frames = [
+        interpolate_requests(a, b, k / count) for a, b in pairwise(keyframes) for k in range(count)
     ]
-    return {**record, "stations": told, "interpolate": interpolate, "video": video, "fps": fps}
+    return [*frames, keyframes[-1]]
 
 
-def check_film(video: str, fps: float) -> None:
-    """Refuses what cannot be written, before anything is drawn for it."""
+def check_video_format(video: str, fps: float) -> None:
+    """Raise UserError, before anything is generated, if such a video cannot be written."""
     if video == "mp4":
-        pyav("written")
-    elif fps > 50:
-        raise UserError(f"a GIF shows at most 50 frames per second, not {fps:g}; use --video mp4.")
+        import_pyav("written")
+    elif fps > MAX_GIF_FPS:
+        raise UserError(
+            f"a GIF shows at most {MAX_GIF_FPS} frames per second, not {fps:g}; use --video mp4."
+        )
 
 
-def gif(frames: Sequence[Image.Image], fps: float, record: Mapping[str, Any]) -> bytes:
-    """Runs for ever; of 256 colors a frame. The record, as JSON, is the comment."""
+def encode_gif(frames: Sequence[Image.Image], fps: float, record: Mapping[str, Any]) -> bytes:
+    """Encode an endless GIF of up to 256 colors per frame."""
     buffer = BytesIO()
     frames[0].save(
         buffer,
@@ -57,30 +53,33 @@ def gif(frames: Sequence[Image.Image], fps: float, record: Mapping[str, Any]) ->
         append_images=frames[1:],
         duration=round(1000 / fps),
         loop=0,
-        comment=json.dumps(record),  # ASCII alone, as a GIF's comment must be
+        comment=json.dumps(record),  # the standard wants ASCII
     )
     return buffer.getvalue()
 
 
-def mp4(frames: Sequence[Image.Image], fps: float, record: Mapping[str, Any]) -> bytes:
-    """H.264, such as every browser shows."""
-    av = pyav("written")
+def encode_mp4(frames: Sequence[Image.Image], fps: float, record: Mapping[str, Any]) -> bytes:
+    """Encode an H.264 video with 4:2:0 chroma, which every browser can play.
+
+    Raises:
+        UserError: PyAV is not installed, or a side is odd.
+    """
+    av = import_pyav("written")
     width, height = frames[0].size
     if width % 2 or height % 2:
-        raise UserError(f"H.264 wants even sides, not {width}x{height}; use --video gif.")
+        raise UserError(f"H.264 needs even sides, not {width}x{height}; use --video gif.")
     buffer = BytesIO()
-    options = {"movflags": "use_metadata_tags"}  # so that names are free and texts may be long
+    options = {"movflags": "use_metadata_tags"}  # allows any key, and long values
     with av.open(buffer, "w", format="mp4", options=options) as container:
-        container.metadata.update(texts(record))
-        stream = container.add_stream(
-            "libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "16"}
-        )
+        container.metadata.update(metadata_texts(record))
+        rate = Fraction(fps).limit_denominator(1000)
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "16"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for frame in frames:
-            picture = av.VideoFrame.from_ndarray(np.asarray(frame.convert("RGB")), format="rgb24")
-            container.mux(stream.encode(picture))
+        for image in frames:
+            frame = av.VideoFrame.from_ndarray(np.asarray(image.convert("RGB")), format="rgb24")
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return buffer.getvalue()
 
 
-WRITERS = {"gif": gif, "mp4": mp4}
+ENCODERS = {"gif": encode_gif, "mp4": encode_mp4}

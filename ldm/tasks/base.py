@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from PIL import Image
 from torch import Tensor
 
@@ -97,7 +97,7 @@ class TaskPipeline(Protocol):
     def condition_on(self, prompt: str) -> Sequence[tuple[Conditioning, float]]: ...
 
 
-def last_times(times: Times, strength: float) -> Times:
+def last_times(times: Times, strength: float) -> Real[Tensor, " last"]:
     """Return this share of the times, rounded up to whole steps: those with the least noise."""
     return times[len(times) - count_steps(len(times), strength) :]
 

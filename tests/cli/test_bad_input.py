@@ -169,19 +169,9 @@ def test_prompts_from_files(refused, world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("prompts")
     (folder / "blank.txt").write_text("\n  \n")
     (folder / "latin.txt").write_bytes(b"tea\ncaf\xe9\n")
-    refused(
-        sample,
-        "blank.txt has no prompts in it; write one a line",
-        "--prompts",
-        folder / "blank.txt",
-    )
-    refused(
-        sample,
-        "cannot be read .line 2 is not UTF-8.*one prompt a line",
-        "--prompts",
-        folder / "latin.txt",
-    )
-    refused(sample, "cannot be read .No such file", "--prompts", folder / "nowhere.txt")
+    refused(sample, "blank.txt", "--prompts", folder / "blank.txt")
+    refused(sample, "latin.txt.*line 2", "--prompts", folder / "latin.txt")
+    refused(sample, "nowhere.txt.*No such file", "--prompts", folder / "nowhere.txt")
     (folder / "signs.txt").write_text("a cat\na (red cat\n")
     refused(sample, "signs.txt, line 2: .*a .red cat", "--prompts", folder / "signs.txt")
     (folder / "start.jsonl").write_text(

@@ -16,6 +16,7 @@ import sample
 import train_clip
 import train_ldm
 import train_vae
+from generation import output
 from tests.helpers.bad_calls import TRAININGS, command, refusal, tree, unchanged
 from tests.helpers.images import captioned
 from training.cli import run_main
@@ -211,13 +212,13 @@ def test_a_disk_too_full_for_the_model_loses_nothing(world, runs, capsys, script
 
 def test_a_disk_too_full_for_a_picture_keeps_the_others(world, tmp_path, capsys, monkeypatch):
     sample.main(command(sample, world, tmp_path))
-    before, write, calls = tree(tmp_path), sample.encoded, []
+    before, write, calls = tree(tmp_path), output.encode_image, []
 
     def larger(picture, *how):
         calls.append(picture)
         return write(picture, *how) + bytes(100_000 * (len(calls) > 1))
 
-    monkeypatch.setattr(sample, "encoded", larger)
+    monkeypatch.setattr(output, "encode_image", larger)
     full(capsys, sample, command(sample, world, tmp_path, "-n", 3), size=50_000)
     assert {file: tree(tmp_path)[file] for file in before} == before
     assert sorted(tree(tmp_path)) == ["00000.png", "00001.png"]

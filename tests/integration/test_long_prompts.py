@@ -22,8 +22,8 @@ from conditioning.prompt_weighting import encode_chunks, encode_weighted
 from dataset.folder import read_folder
 from foundation.errors import UserError
 from foundation.files import read_json
-from generation.autoguidance import open_weak
-from generation.notes import notes
+from generation.autoguidance import open_weak_model
+from generation.prompts import prompt_notes
 from ldm import TextToImage
 from ldm.unet import UNet
 from stages.data import print_long_captions
@@ -164,13 +164,13 @@ def test_another_number_of_contexts_is_refused_without_override(
 def test_a_word_beyond_the_first_context_has_an_effect_or_gives_a_note(model):
     other = LONG.replace("red", "blue")
     assert not np.array_equal(draw(model, LONG), draw(model, other))
-    assert notes(model, LONG, signs=False) == []
+    assert prompt_notes(model, LONG, prompt_weights=False) == []
     one = make_pipeline()
     assert np.array_equal(draw(one, LONG), draw(one, other))
-    (note,) = notes(one, LONG, signs=False)
-    assert "26 tokens, but this model reads 24" in note and note.endswith("'red cat'")
-    (note,) = notes(model, f"{LONG} {LONG}", signs=False)
-    assert "52 tokens, but this model reads 48" in note and note.endswith("'w w red cat'")
+    (note,) = prompt_notes(one, LONG, prompt_weights=False)
+    assert "24 tokens" in note and "26" in note and note.endswith("'red cat'")
+    (note,) = prompt_notes(model, f"{LONG} {LONG}", prompt_weights=False)
+    assert "48 tokens" in note and "52" in note and note.endswith("'w w red cat'")
 
 
 def test_captions_that_are_cut_are_reported_with_the_number_of_contexts_that_holds_them(
@@ -263,9 +263,9 @@ def test_a_weak_model_must_read_as_many_contexts(model, tmp_path):
     one = make_pipeline()
     one.save(tmp_path / "one")
     with pytest.raises(ValueError, match="with --text-chunks 1, and the stronger model with 2"):
-        open_weak(tmp_path / "one", model)
+        open_weak_model(tmp_path / "one", model)
     model.save(tmp_path / "two")
-    weaker, _ = open_weak(tmp_path / "two", model)
+    weaker, _ = open_weak_model(tmp_path / "two", model)
     assert weaker.chunks == 2
 
 
@@ -273,7 +273,7 @@ def test_a_picture_is_reproduced_from_its_file(saved, tmp_path, capsys):
     flags = ["--model", str(saved), "--out", str(tmp_path), "--device", "cpu"]
     sample.main([LONG, "--steps", "2", *flags])
     assert "warning" not in capsys.readouterr().out
-    sample.main(["--from-png", str(tmp_path / "00000.png"), *flags[2:]])
+    sample.main(["--reproduce", str(tmp_path / "00000.png"), *flags[2:]])
     assert "the same pixels" in capsys.readouterr().out
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import sample
-from generation.options import Options
+from generation.options import GenerationOptions
 from ldm.pipeline.sampling import Sampling
 from ldm.samplers import SAMPLERS, NoiseLevels, find_sampler
 from ldm.samplers.noise import SeededNoise
@@ -51,7 +51,7 @@ def test_an_option_is_refused_or_changes_the_result(sampler, option, kind):
         with pytest.raises(ValueError, match=f"{sampler}.*{option}|{option}.*{sampler}"):
             Sampling(sampler=sampler, **{option: GIVEN[option]})
         with pytest.raises(ValueError, match=r"leave it out|Leave the spacing out"):
-            Options(sampler=sampler, **{option: GIVEN[option]}).check()
+            GenerationOptions(sampler=sampler, **{option: GIVEN[option]}).check()
         return
     without, with_it = (
         Sampling(sampler=sampler),
@@ -95,11 +95,12 @@ UNGUIDED = {
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 @pytest.mark.parametrize("option", UNGUIDED)
 def test_options_of_guidance_want_guidance(option, scale):
-    with pytest.raises(ValueError, match="is for guided pictures"):
-        Options(guidance_scale=scale, **{option: UNGUIDED[option]}).check()
-    Options(guidance_scale=2.0, **{option: UNGUIDED[option]}).check()
+    flag = "--" + option.replace("_", "-")
+    with pytest.raises(ValueError, match=f"{flag}.*--guidance-scale {scale:g}"):
+        GenerationOptions(guidance_scale=scale, **{option: UNGUIDED[option]}).check()
+    GenerationOptions(guidance_scale=2.0, **{option: UNGUIDED[option]}).check()
 
 
 def test_a_weak_model_takes_the_place_of_a_negative_prompt(refused, world):
-    pattern = "leads away from that model, and not from a negative prompt"
+    pattern = "--weak-model.*negative prompt"
     refused(sample, pattern, "--weak-model", world / "ldm", "--negative-prompt", "red")
