@@ -1,5 +1,7 @@
-"""Small models of diffusers and transformers, and their weights under the names that CompVis and
-Stability publish: written out by hand here, so that it shares nothing with `interop`."""
+"""Small models of diffusers and transformers, and their weights with CompVis' names.
+
+The names are tables written by hand, so that the tests share no code with `interop`.
+"""
 
 from pathlib import Path
 
@@ -100,11 +102,15 @@ FAMILIES = {
 
 
 def table(text: str) -> list[tuple[str, str]]:
+    """Return the pairs of names in the lines of a text."""
     return [tuple(line.split()) for line in text.strip().splitlines()]
 
 
 def randomized(module: nn.Module) -> nn.Module:
-    """Norms and biases start as ones and zeros, with which a swapped pair would go unnoticed."""
+    """Add noise to all weights, in place.
+
+    Norms and biases start as ones and zeros, with which a swapped pair would go unnoticed.
+    """
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -112,6 +118,7 @@ def randomized(module: nn.Module) -> nn.Module:
 
 
 def make_unet(family: str = "SD 1.x", **changes) -> UNet2DConditionModel:
+    """Make a small U-Net of a family; changes: settings of diffusers' class."""
     torch.manual_seed(0)
     settings = {
         "layers_per_block": 1,
@@ -124,6 +131,7 @@ def make_unet(family: str = "SD 1.x", **changes) -> UNet2DConditionModel:
 
 
 def make_autoencoder(**changes) -> AutoencoderKL:
+    """Make a small autoencoder; changes: settings of diffusers' class."""
     torch.manual_seed(1)
     settings = {
         "block_out_channels": (32, 64),
@@ -134,6 +142,7 @@ def make_autoencoder(**changes) -> AutoencoderKL:
 
 
 def make_text_encoder(width: int = 64, layers: int = 2, act: str = "quick_gelu") -> CLIPTextModel:
+    """Make a small text encoder with CLIP's vocabulary."""
     torch.manual_seed(2)
     config = CLIPTextConfig(
         hidden_size=width,
@@ -148,16 +157,17 @@ def make_text_encoder(width: int = 64, layers: int = 2, act: str = "quick_gelu")
 
 
 def compvis_unet(model: UNet2DConditionModel) -> dict[str, Tensor]:
+    """Return the weights of a U-Net with CompVis' names, prefix included."""
     modules = table(UNET_BLOCKS)
-    for compvis, ours in list(modules):
-        if "resnets" in ours:
+    for compvis, in_diffusers in list(modules):
+        if "resnets" in in_diffusers:
             inside = table(UNET_RESIDUAL_BLOCK)
-            modules += [(f"{compvis}.{a}", f"{ours}.{b}") for a, b in inside]
+            modules += [(f"{compvis}.{a}", f"{in_diffusers}.{b}") for a, b in inside]
     return {UNET + k: v for k, v in renamed(model.state_dict(), modules).items()}
 
 
 def compvis_autoencoder(model: AutoencoderKL) -> dict[str, Tensor]:
-    """Without a prefix."""
+    """Return the weights of an autoencoder with CompVis' names, without a prefix."""
     weights = {}
     for name, value in renamed(model.state_dict(), table(AUTOENCODER_BLOCKS)).items():
         matrix = "attn_1" in name and value.ndim == 2
@@ -167,49 +177,55 @@ def compvis_autoencoder(model: AutoencoderKL) -> dict[str, Tensor]:
 
 
 def renamed(weights: dict[str, Tensor], modules: list[tuple[str, str]]) -> dict[str, Tensor]:
-    found = {}
+    """Rename weights by pairs of module names, CompVis' first; the longest module decides."""
+    result = {}
     for name, value in weights.items():
-        fitting = [pair for pair in modules if name.startswith(pair[1] + ".")]
-        compvis, theirs = max(fitting, key=lambda pair: len(pair[1]))
-        found[compvis + name.removeprefix(theirs)] = value
-    return found
+        matches = [pair for pair in modules if name.startswith(pair[1] + ".")]
+        compvis, in_diffusers = max(matches, key=lambda pair: len(pair[1]))
+        result[compvis + name.removeprefix(in_diffusers)] = value
+    return result
 
 
 def hugging_face_text(model: CLIPTextModel) -> dict[str, Tensor]:
-    names = {name: name.removeprefix("text_model.") for name in model.state_dict()}
-    weights = {names[name]: value for name, value in model.state_dict().items()}
-    return {f"cond_stage_model.transformer.text_model.{k}": v for k, v in weights.items()}
+    """Return the weights of a text encoder as single files of Stable Diffusion 1.x have them."""
+    prefix = "cond_stage_model.transformer.text_model."
+    weights = model.state_dict().items()
+    return {prefix + name.removeprefix("text_model."): value for name, value in weights}
 
 
 def open_clip_text(model: CLIPTextModel, layers: int = 24) -> dict[str, Tensor]:
-    """The layers that the model has, and others that nobody uses up to `layers`."""
-    theirs = {k.removeprefix("text_model."): v for k, v in model.state_dict().items()}
+    """Return the weights of a text encoder as single files of Stable Diffusion 2.x have them.
+
+    layers: how many are in the file; those that the model lacks are unused.
+    """
+    source = {k.removeprefix("text_model."): v for k, v in model.state_dict().items()}
     weights = {
-        "token_embedding.weight": theirs["embeddings.token_embedding.weight"],
-        "positional_embedding": theirs["embeddings.position_embedding.weight"],
-        "ln_final.weight": theirs["final_layer_norm.weight"],
-        "ln_final.bias": theirs["final_layer_norm.bias"],
+        "token_embedding.weight": source["embeddings.token_embedding.weight"],
+        "positional_embedding": source["embeddings.position_embedding.weight"],
+        "ln_final.weight": source["final_layer_norm.weight"],
+        "ln_final.bias": source["final_layer_norm.bias"],
         "text_projection": torch.randn(8, 8),
         "logit_scale": torch.tensor(4.6),
     }
     used = model.config.num_hidden_layers
     for layer in range(layers):
-        source, place = f"encoder.layers.{layer % used}", f"transformer.resblocks.{layer}"
+        old, new = f"encoder.layers.{layer % used}", f"transformer.resblocks.{layer}"
         for kind in ("weight", "bias"):
-            thirds = [theirs[f"{source}.self_attn.{x}_proj.{kind}"] for x in "qkv"]
-            weights[f"{place}.attn.in_proj_{kind}"] = torch.cat(thirds) + (layer >= used)
+            thirds = [source[f"{old}.self_attn.{x}_proj.{kind}"] for x in "qkv"]
+            weights[f"{new}.attn.in_proj_{kind}"] = torch.cat(thirds) + (layer >= used)
             for name, hugging_face in table(OPEN_CLIP_LAYER):
-                value = theirs[f"{source}.{hugging_face}.{kind}"]
-                weights[f"{place}.{name}.{kind}"] = value + (layer >= used)
+                value = source[f"{old}.{hugging_face}.{kind}"]
+                weights[f"{new}.{name}.{kind}"] = value + (layer >= used)
     return {f"cond_stage_model.model.{k}": v for k, v in weights.items()}
 
 
 def with_prefix(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add a prefix to all names."""
     return {prefix + name: value for name, value in weights.items()}
 
 
 def written(folder: Path, tensors: dict[str, Tensor], **metadata: str) -> Path:
-    """As a safetensors file in the folder."""
+    """Write a safetensors file in the folder, and return its path."""
     file = folder / "model.safetensors"
     save_file({k: v.contiguous().clone() for k, v in tensors.items()}, file, metadata or None)
     return file

@@ -1,4 +1,4 @@
-"""Settings of public models, and odd ones, in the words of diffusers and transformers."""
+"""Settings of public models, and unusual ones, by the names of diffusers and transformers."""
 
 SD = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "sample_size": 512}
 NO_1X1 = {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
@@ -10,7 +10,7 @@ AUTOENCODERS = {
     "x4 upscaler": {**SD, "block_out_channels": (128, 256, 512), "scaling_factor": 0.08333},
 }
 ODD_AUTOENCODERS = {
-    "gray images, widths that fall": {
+    "gray images, decreasing widths": {
         "in_channels": 1,
         "out_channels": 1,
         "block_out_channels": (24, 8, 16),
@@ -78,7 +78,7 @@ ODD_UNETS = {
         "use_linear_projection": True,
         "attention_head_dim": 4,
     },
-    "three levels that all attend": {
+    "three levels with attention": {
         **SMALL_UNET,
         "in_channels": 9,
         "block_out_channels": (16, 40, 24),
@@ -87,7 +87,7 @@ ODD_UNETS = {
         "up_block_types": ("CrossAttnUpBlock2D",) * 3,
         "attention_head_dim": (4, 5, 3),
     },
-    "attention in the middle alone, depths per level": {
+    "attention in the middle only, layers per level": {
         **SMALL_UNET,
         "block_out_channels": (48, 16, 32),
         "layers_per_block": (1, 3, 2),
@@ -95,7 +95,7 @@ ODD_UNETS = {
         "up_block_types": ("UpBlock2D",) * 3,
         "attention_head_dim": 8,
     },
-    "attention on the way up alone": {
+    "attention in the upsampling half only": {
         **SMALL_UNET,
         "down_block_types": ("DownBlock2D", "DownBlock2D"),
         "mid_block_type": "UNetMidBlock2D",
@@ -115,7 +115,7 @@ ODD_UNETS = {
         "cross_attention_dim": 24,
         "num_class_embeds": 350,
     },
-    "no self-attention but in the middle, class as a time": {
+    "self-attention in the middle only, class embedded like a timestep": {
         **SMALL_UNET,
         "only_cross_attention": True,
         "class_embed_type": "timestep",
@@ -139,7 +139,7 @@ TEXT_ENCODERS = {
     },
 }
 
-# config.json of public repositories, all but the widths.
+# config.json of public repositories, except for the widths.
 PUBLISHED_1 = {
     "_class_name": "UNet2DConditionModel",
     "_diffusers_version": "0.6.0",

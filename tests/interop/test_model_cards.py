@@ -1,4 +1,4 @@
-"""Model cards: valid for Hugging Face, true to the files beside them, with snippets that run."""
+"""Model cards: valid for Hugging Face, equal to the other files, with snippets that run."""
 
 import json
 from dataclasses import replace
@@ -32,7 +32,7 @@ TRAINED = {
 
 
 def read(folder: Path) -> str:
-    """The card's text, after what holds for every card."""
+    """Return a card's text, after checks that apply to every card."""
     text = (folder / CARD).read_text(encoding="utf-8")
     data = ModelCard(text, ignore_metadata_errors=False).data
     assert data.library_name in ("diffusers", "transformers") and "latentsmith" in data.tags
@@ -53,7 +53,7 @@ def vae(tmp_path, monkeypatch) -> Path:
     return saved_in_current_folder(Autoencoder(PRESETS["tiny-32"]), tmp_path, monkeypatch, TRAINED)
 
 
-def test_autoencoder_card_has_the_numbers_beside_it(vae):
+def test_the_autoencoder_card_has_the_numbers_of_latentsmith_json(vae):
     text = read(vae)
     beside = json.loads((vae / "latentsmith.json").read_text())
     statistics = beside["latent_statistics_folded_in"]
@@ -62,7 +62,7 @@ def test_autoencoder_card_has_the_numbers_beside_it(vae):
     assert "4096 training images" in text and Autoencoder.load(vae).sha256 in text
     for fact in ("data: `data/mine`", "steps: `300`", "seed: `7`", "4 times smaller", "(EMA)"):
         assert fact in text
-    assert "runs/vae" not in text  # no more of the machine than the data's name
+    assert "runs/vae" not in text  # of the paths on the machine, only the name of the data
 
 
 def test_autoencoder_snippets_run_and_agree(vae):
@@ -100,7 +100,7 @@ def test_a_scale_that_is_not_folded_in_is_in_the_snippet(scale, tmp_path, monkey
     torch.testing.assert_close(ours["again"], theirs["again"], rtol=1e-4, atol=1e-5)
 
 
-def test_same_model_same_card(vae, tmp_path):
+def test_the_same_model_has_the_same_card(vae, tmp_path):
     Autoencoder.load(vae).save(tmp_path / "again", TRAINED)
     assert read(tmp_path / "again") == read(vae)
 
@@ -163,8 +163,8 @@ def test_pipeline_card_without_caption_dropout_advises_against_guidance(tmp_path
     assert "beta from 0.00085 to 0.012, stretched" in text and "the velocity" in text
 
 
-def test_a_training_tells_where_the_parts_come_from(world, tmp_path):
-    """Through train_clip.py and train_ldm.py into the cards of the whole model."""
+def test_cards_of_a_training_say_where_each_component_comes_from(world, tmp_path):
+    """train_clip.py and train_ldm.py pass it on to the cards of the whole model."""
     Autoencoder.load(world / "vae").save(tmp_path / "vae" / "model", TRAINED)
     train_clip.main(command(train_clip, world, tmp_path / "clip", "--seed", 11))
     parts = ("--vae", tmp_path / "vae", "--text-encoder", tmp_path / "clip")
@@ -195,8 +195,8 @@ def test_text_encoder_card(layer, final_norm, tmp_path, monkeypatch):
     torch.testing.assert_close(ours, run(second)["context"], rtol=1e-4, atol=1e-5)
 
 
-def test_a_text_encoder_opened_from_inside_finds_its_own_tokenizer(tmp_path, monkeypatch):
-    """Not CLIP's usual one, which would pad otherwise."""
+def test_a_text_encoder_in_the_current_folder_finds_its_tokenizer(tmp_path, monkeypatch):
+    """And not CLIP's own one, which pads with another token."""
     from conditioning.tokenizer_io import clip_tokenizer
 
     usual = small_encoder(max_position_embeddings=16)
@@ -208,5 +208,5 @@ def test_a_text_encoder_opened_from_inside_finds_its_own_tokenizer(tmp_path, mon
 
 
 @pytest.mark.parametrize("provenance", [{}, {"config": "by hand"}, {"config": {}, "step": 3}])
-def test_unknown_provenance_is_said_to_be_unknown(provenance):
+def test_a_card_says_that_provenance_is_unknown(provenance):
     assert "not recorded" in training_section(provenance)

@@ -22,12 +22,12 @@ ZERO_TERMINAL_SNR = ScheduleConfig(zero_terminal_snr=True)
 
 
 def assert_near(ours: Tensor, theirs: Tensor) -> None:
-    """Within 1e-5 of the standard deviation."""
+    """Assert that no difference exceeds 1e-5 standard deviations."""
     assert ours.shape == theirs.shape
     assert (ours - theirs).abs().max() <= 1e-5 * theirs.std()
 
 
-# Networks.
+# Networks
 
 
 @torch.no_grad()
@@ -70,9 +70,9 @@ def test_an_autoencoder_equals_that_of_diffusers(prefix, convolutions, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("channels", "beside", "scale", "shift"),
+    ("channels", "others", "scale", "shift"),
     [
-        (4, {}, 0.18215, None),  # taken for Stable Diffusion's
+        (4, {}, 0.18215, None),  # assumed to be Stable Diffusion's
         (4, {"model.diffusion_model.out.0.bias": 1}, 0.18215, None),
         (4, {"model_ema.decay": 1, "betas": 1000}, 0.18215, None),
         (4, {"conditioner.embedders.0.transformer.x": 1}, 0.13025, None),  # XL
@@ -80,18 +80,18 @@ def test_an_autoencoder_equals_that_of_diffusers(prefix, convolutions, tmp_path)
         (4, {"model.diffusion_model.label_emb.weight": 1000}, 0.08333, None),  # the x4 upscaler
     ],
 )
-def test_the_scale_of_latents_is_that_of_the_model_around(channels, beside, scale, shift, tmp_path):
+def test_the_latent_scale_follows_from_other_tensors(channels, others, scale, shift, tmp_path):
     convolutions = {"use_quant_conv": channels == 4, "use_post_quant_conv": channels == 4}
     theirs = compvis.make_autoencoder(latent_channels=channels, **convolutions)
     tensors = with_prefix(AUTOENCODER, compvis.compvis_autoencoder(theirs))
-    tensors |= {name: torch.zeros(size) for name, size in beside.items()}
+    tensors |= {name: torch.zeros(size) for name, size in others.items()}
     config = Autoencoder.load(written(tmp_path, tensors)).config
     assert (config.scaling_factor, config.shift_factor) == (scale, shift)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("stored", [23, 24])
-def test_the_text_encoder_of_sd2_leaves_out_the_last_layer(stored, tmp_path):
+def test_the_last_layer_of_the_text_encoder_of_sd2_is_unused(stored, tmp_path):
     theirs = compvis.make_text_encoder(layers=23, act="gelu")
     encoder = TextEncoder.load(written(tmp_path, compvis.open_clip_text(theirs, stored)))
     ids = encoder.tokenize(PROMPTS)
@@ -114,12 +114,12 @@ def test_the_text_encoder_of_sd1(tmp_path):
     assert TextEncoder.load(tmp_path).sha256 == encoder.sha256
 
 
-# Whole models.
+# Whole models
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A model of Stable Diffusion 1.x's layout: the tensors, and a folder that diffusers wrote."""
+    """A small Stable Diffusion 1.x: the folder that diffusers writes, and the tensors of a file."""
     root = tmp_path_factory.mktemp("whole")
     unet, vae = compvis.make_unet(), compvis.make_autoencoder(scaling_factor=0.18215)
     text = compvis.make_text_encoder(width=768, layers=1)
@@ -142,7 +142,7 @@ def whole(tmp_path_factory):
     return root / "folder", tensors
 
 
-def test_a_whole_file_is_the_folder_of_diffusers(whole, tmp_path):
+def test_a_whole_file_equals_the_folder_of_diffusers(whole, tmp_path):
     folder, tensors = whole
     torch.save({"state_dict": tensors, "epoch": 3}, tmp_path / "model.ckpt")
     expected = TextToImage.load(folder)
@@ -197,7 +197,7 @@ def test_a_checkpoint_with_code_in_it_is_refused(whole, tmp_path):
             kind.load(tmp_path / "model.ckpt")
 
 
-# Noise.
+# Noise
 
 
 @pytest.fixture(scope="module")
@@ -223,9 +223,9 @@ def test_another_table_is_refused(unet_of_sd2, tmp_path):
         from_single_file(written(tmp_path, unet_of_sd2 | table))
 
 
-@pytest.mark.parametrize(("told", "prediction"), [("epsilon", "noise"), ("v", "velocity")])
-def test_a_prediction_that_the_header_tells(unet_of_sd2, told, prediction, tmp_path):
-    file = written(tmp_path, unet_of_sd2, **{"modelspec.prediction_type": told})
+@pytest.mark.parametrize(("recorded", "prediction"), [("epsilon", "noise"), ("v", "velocity")])
+def test_a_prediction_type_in_the_header(unet_of_sd2, recorded, prediction, tmp_path):
+    file = written(tmp_path, unet_of_sd2, **{"modelspec.prediction_type": recorded})
     assert from_single_file(file) == (ScheduleConfig(), prediction)
     file = written(tmp_path, unet_of_sd2, **{"modelspec.prediction_type": "score"})
     with pytest.raises(ValueError, match=r"'score'.* epsilon or v\b"):
@@ -258,26 +258,26 @@ def test_the_prediction_is_measured(prediction, mean):
     assert infer_prediction(IdealUNet(prediction, mean), torch.zeros(1, 77, 1024)) == prediction
 
 
-def test_a_whole_sd2_file_measures_and_takes_the_size_that_goes_with_it(whole, tmp_path):
-    """Random weights predict no noise, which makes it a model of 768 pixels."""
+def test_the_size_of_an_sd2_file_follows_from_its_prediction(whole, tmp_path):
+    """Random weights do not predict the noise, so it must be the model of 768 pixels."""
     unet = compvis.make_unet("SD 2.x", cross_attention_dim=1024)
     tensors = {k: v for k, v in whole[1].items() if k.startswith(AUTOENCODER)}
     tensors |= compvis.compvis_unet(unet)
     text = compvis.open_clip_text(compvis.make_text_encoder(layers=23, act="gelu"))
-    for name, value in text.items():  # 1024 wide, of which the file stores one row
+    for name, value in text.items():  # width 1024; the file stores one value
         shape = [1024 if n == 64 else 3072 if n == 192 else n for n in value.shape]
         tensors[name] = torch.tensor(0.01).expand(shape)
     torch.save(tensors, tmp_path / "model.ckpt")
-    assert (tmp_path / "model.ckpt").stat().st_size < 1e8  # 700 MB if it stored them all
+    assert (tmp_path / "model.ckpt").stat().st_size < 1e8  # all values would take 700 MB
     pipeline = TextToImage.load(tmp_path / "model.ckpt")
     assert pipeline.denoiser.prediction == "velocity"
     assert pipeline.unet.config.sample_size == 96
 
 
-# More than text.
+# Models with more inputs than text
 
 
-def test_an_inpainting_model_opens_and_says_what_it_needs(whole, tmp_path):
+def test_an_inpainting_model_opens_and_names_the_inputs_it_needs(whole, tmp_path):
     theirs = compvis.make_unet(in_channels=9)
     rest = {name: value for name, value in whole[1].items() if not name.startswith(UNET)}
     pipeline = TextToImage.load(written(tmp_path, rest | compvis.compvis_unet(theirs)))

@@ -1,4 +1,4 @@
-"""What weights seem to be: models of diffusers, transformers and open_clip, and public names."""
+"""Weights are identified: models of diffusers, transformers and open_clip, and single files."""
 
 import diffusers
 import open_clip
@@ -80,7 +80,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("content", MODELS)
-def test_models_of_other_libraries(content):
+def test_models_of_other_libraries_are_identified(content):
     with torch.device("meta"):
         model = MODELS[content]()
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -140,11 +140,11 @@ INPAINTING = {"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)}
         ({}, "empty"),
     ],
 )
-def test_public_names(shapes, content):
+def test_names_of_public_files_are_identified(shapes, content):
     assert identify_weights(shapes).startswith(content)
 
 
-def test_the_class_that_a_folder_names(tmp_path):
+def test_the_class_in_the_json_of_a_folder_is_named(tmp_path):
     assert class_hint(tmp_path) == ""
     (tmp_path / "config.json").write_text('{"steps": 3}')  # of a run of ours
     assert class_hint(tmp_path) == ""

@@ -23,8 +23,10 @@ EVERYTHING = Guidance(
 )
 KINDS = {
     "small": SMALL_UNET,
-    "three levels that all attend": ODD_UNETS["three levels that all attend"],
-    "no self-attention": ODD_UNETS["no self-attention but in the middle, class as a time"],
+    "three levels that all attend": ODD_UNETS["three levels with attention"],
+    "no self-attention": ODD_UNETS[
+        "self-attention in the middle only, class embedded like a timestep"
+    ],
     "upscaler": ODD_UNETS["x4 upscaler, narrow"],
 }
 

@@ -23,7 +23,7 @@ from tests.helpers.sampling import sample
 
 SMALL = UNetConfig(**SMALL_UNET)
 EIGHT_CHANNELS = UNetConfig(**ODD_UNETS["linear projection, 8 channels"])
-THREE_LEVELS = UNetConfig(**ODD_UNETS["three levels that all attend"])
+THREE_LEVELS = UNetConfig(**ODD_UNETS["three levels with attention"])
 UPSCALER = UNetConfig(**ODD_UNETS["x4 upscaler, narrow"])
 
 
