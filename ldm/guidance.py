@@ -119,33 +119,43 @@ class GuidedDenoiser:
             t: one timestep per image, all equal; on the CPU, so that no GPU is waited for.
         """
         guided = self.guidance.scale != 1 and self.guidance.applies_at(float(t[0]))
+        count = len(self.conds)
         if self.guidance.scale == 0 and self.weak is None:
             z_0 = self.bound_uncond(z_t, t)
         elif self.weights == [1.0] and not guided:
             z_0 = self.bound_conds(z_t, t)
+        elif self.bound_weak is None:  # one network call for all
+            z_uncond, *z_conds = self.bound_all(z_t, t).chunk(count + 1)
+            z_0 = self.compose(z_t, t, z_uncond, z_conds, guided)
         else:
-            z_uncond, z_conds = self.estimate_both(z_t, t)
-            directions = [w * (z - z_uncond) for w, z in zip(self.weights, z_conds, strict=True)]
-            direction = add(directions)
-            z_0 = z_uncond + direction
-            if guided:
-                z_0 = self.guide(z_t, t, z_0, direction)
+            z_conds = self.bound_conds(z_t, t).chunk(count)
+            z_weak = self.weighted_sum(self.bound_weak(z_t, t).chunk(count)) / sum(self.weights)
+            z_0 = self.compose(z_t, t, z_weak, z_conds, guided)
         if self.constrain is not None:
             z_0 = self.constrain(z_0)
         if self.callback is not None:
             self.callback(z_0)
         return z_0
 
-    def estimate_both(self, z_t: Latents, t: Timesteps) -> tuple[Latents, list[Latents]]:
-        """Estimate z_0 without the prompts (or by the weaker model), and under each of them."""
-        count = len(self.conds)
-        if self.bound_weak is None:  # one network call for all
-            z_uncond, *z_conds = self.bound_all(z_t, t).chunk(count + 1)
-            return z_uncond, z_conds
-        z_conds = self.bound_conds(z_t, t).chunk(count)
-        z_weak = self.bound_weak(z_t, t).chunk(count)
-        weighted = [w * z for w, z in zip(self.weights, z_weak, strict=True)]
-        return add(weighted) / sum(self.weights), list(z_conds)
+    def weighted_sum(self, estimates: Sequence[Latents]) -> Latents:
+        """Add up one tensor per prompt, times the prompts' weights."""
+        total = self.weights[0] * estimates[0]
+        for weight, estimate in zip(self.weights[1:], estimates[1:], strict=True):
+            total = total + weight * estimate
+        return total
+
+    def compose(
+        self,
+        z_t: Latents,
+        t: Timesteps,
+        z_uncond: Latents,
+        z_conds: Sequence[Latents],
+        guided: bool,
+    ) -> Latents:
+        """Combine the estimates under all prompts, and guide the result away from `z_uncond`."""
+        direction = self.weighted_sum([z_cond - z_uncond for z_cond in z_conds])
+        z_0 = z_uncond + direction
+        return self.guide(z_t, t, z_0, direction) if guided else z_0
 
     def guide(self, z_t: Latents, t: Timesteps, z_cond: Latents, direction: Latents) -> Latents:
         """Move the conditional estimate further along the direction away from `uncond`."""
@@ -162,14 +172,6 @@ class GuidedDenoiser:
         if guidance.rescale:
             z_0 = rescale(self.denoiser, z_t, t, z_0, z_cond, guidance.rescale)
         return z_0
-
-
-def add(terms: Sequence[Latents]) -> Latents:
-    """Add tensors up, the first one first."""
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
 
 
 def limit_norm(direction: Latents, max_norm: float) -> Latents:
