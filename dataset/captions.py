@@ -1,7 +1,7 @@
 """Captions of a folder of images: five rules that find them, tried in a fixed order.
 
-A rule gets the list of files of a folder and returns the captions that it finds, or None if the
-folder has no such captions. The first rule that returns some applies to the whole folder: captions
+A rule gets the list of files of a folder and returns the captions that it finds, or None if there
+are none of its kind. The first rule that returns some applies to the whole folder: captions
 of different origin are never mixed.
 """
 
@@ -50,7 +50,7 @@ class FileList:
 
 @dataclass(frozen=True)
 class CaptionSet:
-    """The captions that a rule has found.
+    """The captions of a folder, and the rule that gave them.
 
     Args:
         rule: name of the rule, as messages show it.

@@ -137,9 +137,8 @@ def summarize_captions(
     """Describe how long the captions are."""
     texts = [text for pair in captioned for text in pair.captions]
     if count_tokens is None:
-        words = histogram([len(text.split()) for text in texts])
-        return ["Caption length, in words (open_clip, which counts tokens, is not installed)",
-                *draw_bars(words)]  # fmt: skip
+        title = "Caption length, in words (open_clip, which counts tokens, is not installed)"
+        return [title, *draw_bars(histogram([len(text.split()) for text in texts]))]
     lengths = [count_tokens(text) for text in texts]
     too_long = sum(length > tokens for length in lengths)
     return [

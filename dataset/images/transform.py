@@ -17,7 +17,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -219,7 +219,7 @@ def draw_position(generator: torch.Generator | None) -> tuple[float, float]:
     return x, y
 
 
-def refuse_random_crop() -> None:
+def refuse_random_crop() -> NoReturn:
     """Raise a UserError: random crops make no sense where each image is read once."""
     raise UserError(
         "a random crop is new each time an image is read, and here each image is read once and "

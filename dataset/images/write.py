@@ -33,7 +33,8 @@ def choose_extension(pixels: PixelFormat, channels: int, requested: str = "") ->
 
     Raises:
         UserError: the requested one is unknown, or cannot hold the images.
-        MissingLibrary: imagecodecs is needed. So this is known before any image is computed.
+        MissingLibrary: imagecodecs is needed and not installed. Raised here, before any image
+            is computed.
     """
     # Two channels of a model are not gray and alpha, so they do not make a PNG.
     png = pixels.dtype in ("uint8", "uint16") and channels in (1, 3, 4)

@@ -92,7 +92,7 @@ def build_cache(
     folder = Path(folder).resolve()
     unfinished = folder.with_name(folder.name + ".partial")
     transforms = buckets.transforms(transform) if buckets else [transform]
-    advice = "What was finished is kept. Free some space, and run the same command again."
+    advice = "The finished blocks are kept. Free some space, and run the same command again."
     with explain_full_disk(folder, advice):
         plan = describe_cache(identity, hash_pairs(pairs))
         if process.rank == 0:

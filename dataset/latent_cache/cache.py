@@ -11,7 +11,7 @@ caption_rows.npy    row in context.npy of every caption of every pair
 sha256.npy, captions_hash.npy       (pairs): of files and captions, to name those that changed
 
 Files with equal bytes are stored once, and so are equal captions. Posteriors are stored instead of
-samples, which are drawn anew at every reading. The arrays are memory-mapped: they may be larger
+samples; each use draws a new sample. The arrays are memory-mapped: they may be larger
 than the memory, and the processes of a machine share them. `dataset.latent_cache.build` writes
 these files.
 """
@@ -72,12 +72,12 @@ class LatentCache:
             UserError: it was built in another way, or from other data.
         """
         folder = Path(folder)
-        found = read_mark(folder)
-        ours = describe_cache(identity, found["data"] if pairs is None else hash_pairs(pairs))
+        cached = read_mark(folder)
+        ours = describe_cache(identity, cached["data"] if pairs is None else hash_pairs(pairs))
         differences = list_differences(
-            {**ours, "data": None}, {**found, "data": None, "blocks": None}
+            {**ours, "data": None}, {**cached, "data": None, "blocks": None}
         )
-        if not differences and pairs is not None and ours["data"] != found["data"]:
+        if not differences and pairs is not None and ours["data"] != cached["data"]:
             differences = [f"the data: {describe_change(folder, pairs)}"]
         if differences:
             raise UserError(
@@ -86,7 +86,7 @@ class LatentCache:
                 + f"\nDelete {folder} so that it is built again, or use the same settings and data "
                 "as before."
             )
-        moments = [f"moments-{k}.npy" for k in range(len(found["blocks"]) - 1)]
+        moments = [f"moments-{k}.npy" for k in range(len(cached["blocks"]) - 1)]
         files = ("context", "shape", "image_rows", "caption_starts", "caption_rows")
         return cls(
             [map_array(folder / name) for name in moments],

@@ -1,4 +1,4 @@
-"""Parsers of captions: what is written as JSONL, CSV or JSON is read back."""
+"""Parsers of captions: JSONL, CSV and JSON files give back the captions in them."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Files beyond 8-bit pictures: what is read is what was written, at full depth."""
+"""Files beyond 8-bit pictures are read at full depth."""
 
 import io
 import sys

@@ -210,7 +210,7 @@ def test_missing_captions_are_refused_unless_allowed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "meant"),
+    ("file", "intended"),
     [
         ("metadata.json", "metadata.jsonl"),
         ("metadata.json1", "metadata.jsonl"),
@@ -218,10 +218,10 @@ def test_missing_captions_are_refused_unless_allowed(tmp_path):
         ("caption.json", "captions.json"),
     ],
 )
-def test_files_that_look_like_captions_are_named(tmp_path, file, meant):
+def test_files_that_look_like_captions_are_named(tmp_path, file, intended):
     picture(tmp_path / "red apple.png")
     (tmp_path / file).write_text("{}")
-    with pytest.raises(UserError, match=f"(?s){file}.* {meant}"):
+    with pytest.raises(UserError, match=f"(?s){file}.* {intended}"):
         read_folder(tmp_path)
     (tmp_path / "red apple.txt").write_text("an apple")  # now captions are not guessed
     assert len(read_folder(tmp_path).notes) == 1

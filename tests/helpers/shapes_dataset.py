@@ -1,4 +1,4 @@
-"""A captioned data folder made here: colored shapes on white, and a judge that names them."""
+"""A small captioned data folder of colored shapes on white, and a classifier of such shapes."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,11 @@ from PIL import Image, ImageDraw
 
 COLORS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220)}
 SHAPES = ("circle", "square", "triangle")
-OVERSAMPLING = 4  # drawn larger and shrunk, for smooth edges
+OVERSAMPLING = 4  # shapes are drawn larger and then shrunk, for smooth edges
 
 
 def draw_shape(color: str, shape: str, size: int, random: np.random.Generator) -> Image.Image:
-    """One shape of random size and place."""
+    """Draw one shape of random size at a random position."""
     full = size * OVERSAMPLING
     image = Image.new("RGB", (full, full), "white")
     side = full * random.uniform(0.5, 0.7)
@@ -30,7 +30,7 @@ def draw_shape(color: str, shape: str, size: int, random: np.random.Generator) -
 
 
 def make_shapes(folder: Path, count: int, size: int = 32) -> Path:
-    """`count` pictures with metadata.jsonl; every color and shape equally often."""
+    """Write `count` images with metadata.jsonl; every color and shape occurs equally often."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
     kinds = [(color, shape) for color in COLORS for shape in SHAPES]
@@ -44,7 +44,7 @@ def make_shapes(folder: Path, count: int, size: int = 32) -> Path:
 
 
 def name_shape(image: Image.Image) -> tuple[str, str]:
-    """(color, shape) as a person would name them: mean color, and how much of its box is filled."""
+    """Classify an image as (color, shape), by its mean color and the filled fraction of its box."""
     pixels = np.asarray(image.convert("RGB"), dtype=float)
     inside = pixels.min(axis=2) < 140
     if not inside.any():
