@@ -87,7 +87,7 @@ def test_dry_run_writes_nothing(data, tmp_path, capsys):
     ("flags", "message"),
     [
         (["--size", "30"], "--size 30 is not a multiple of 4.*--size 28"),
-        (["--batch-size", "64"], "fewer than one batch of 64.*--batch-size"),
+        (["--batch-size", "64"], "batch of 64.*batch_size"),
         (["--preset", "tiny-23"], "unknown preset.*Did you mean 'tiny-32'"),
         (["--adversarial-weight", "1", "--adversarial-start", "0"], "before the discriminator"),
         (["--perceptual", "alex"], "perceptual="),
