@@ -16,7 +16,7 @@ from ldm.unet import CachedUNet, UNet, UNetConfig
 from tests.helpers.peer_settings import ODD_UNETS, SMALL_UNET
 from tests.helpers.sampling import make_unet, randn, sample, text_conds
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FLOW, TABLE = ScheduleConfig(noise_schedule="flow"), ScheduleConfig()
 EVERYTHING = Guidance(
     scale=3.0, rescale=0.5, interval=(0.1, 0.9), parallel=0.5, max_norm=9.0, momentum=-0.5
