@@ -1,4 +1,4 @@
-"""A compiled U-Net computes the same; its code is made once; what it needs is said beforehand."""
+"""A compiled U-Net computes the same, is compiled once, and says what it needs."""
 
 import shutil
 import subprocess
@@ -53,21 +53,20 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
-def test_without_a_compiler_for_a_cpu_the_message_says_so(monkeypatch):
+def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(ValueError, match="g\\+\\+ or clang\\+\\+ or cl is not on the PATH"):
+    with pytest.raises(ValueError, match="clang"):
         check_compiler()
     monkeypatch.setenv("CXX", "my-compiler")
-    with pytest.raises(ValueError, match="but my-compiler is not on the PATH"):
+    with pytest.raises(ValueError, match="my-compiler"):
         compile_unet(make_unet(SMALL_UNET))
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
 @pytest.mark.parametrize("contexts", ["2", pytest.param("1 3", marks=pytest.mark.slow)])
 def test_a_compiled_unet_computes_the_same(contexts):
-    """Guidance brings more rows, which are compiled for anew; what was compiled once is taken from
-    the disk by the next process."""
+    """Each number of rows is compiled once; the next process loads the code from the disk."""
     command = [sys.executable, "-c", COMPILED, *contexts.split()]
     first, second = (
         subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
@@ -77,7 +76,7 @@ def test_a_compiled_unet_computes_the_same(contexts):
     assert not second
 
 
-def test_code_is_made_once_for_the_same_weights_shapes_and_threads(monkeypatch):
+def test_code_is_kept_by_weights_shapes_and_threads(monkeypatch):
     made, used = [], []
     monkeypatch.setattr(
         generation.compile,
@@ -108,7 +107,7 @@ def test_code_is_made_once_for_the_same_weights_shapes_and_threads(monkeypatch):
     assert len(set(made)) == 5
 
 
-def test_the_weights_of_a_compiled_unet_lie_in_a_file(tmp_path):
+def test_the_weights_of_a_compiled_unet_are_mapped_from_a_file(tmp_path):
     unet = make_unet(SMALL_UNET)
     weights = {name: weight.clone() for name, weight in unet.state_dict().items()}
     compile_unet(unet)
@@ -118,7 +117,7 @@ def test_the_weights_of_a_compiled_unet_lie_in_a_file(tmp_path):
         assert weight.equal(weights[name])
 
 
-def test_a_compiler_that_fails_has_the_last_word_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failing_compiler_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "false")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     unet = make_unet(SMALL_UNET)

@@ -1,4 +1,4 @@
-"""Predictions are one and the same knowledge, and guidance mixes them as it says."""
+"""Conversions between predictions, and the guidance scale."""
 
 from itertools import product
 from typing import get_args
@@ -29,7 +29,7 @@ def randn(*shape: int) -> torch.Tensor:
 
 
 class Oracle(torch.nn.Module):
-    """A network that knows the answer; it also remembers how it was called."""
+    """A network that returns a given answer and records its calls."""
 
     def forward(self, z_t, t, context=None):
         self.calls = [*getattr(self, "calls", []), (z_t, t, context)]
@@ -49,7 +49,7 @@ def test_every_prediction_converts_to_every_other(config, given, wanted):
     torch.testing.assert_close(converted, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_the_definitions():
+def test_predictions_follow_their_definitions():
     schedule = make_schedule(TABLE)
     t = torch.tensor([10, 700])
     alpha, sigma = schedule(t)
@@ -66,7 +66,7 @@ def test_the_definitions():
 
 
 @pytest.mark.parametrize(("config", "prediction"), VALID)
-def test_a_perfect_network_gives_the_clean_latents(config, prediction):
+def test_a_perfect_network_gives_back_the_clean_latents(config, prediction):
     denoiser = Denoiser(Oracle(), make_schedule(config), prediction)
     t = torch.tensor([1, 500, 990])
     alpha, sigma = denoiser.schedule(t)
@@ -77,7 +77,7 @@ def test_a_perfect_network_gives_the_clean_latents(config, prediction):
 
 
 @pytest.mark.parametrize("prediction", ["velocity", "sample"])
-def test_finite_where_nothing_is_left_of_the_image(prediction):
+def test_estimates_are_finite_at_zero_terminal_snr(prediction):
     denoiser = Denoiser(Oracle(), make_schedule(ZERO), prediction)
     z_0, noise, t = randn(2, 4, 2, 2), randn(2, 4, 2, 3)[..., :2], torch.tensor([999, 999])
     denoiser.network.answer = denoiser.target(z_0, noise, t)
@@ -92,12 +92,12 @@ def test_finite_where_nothing_is_left_of_the_image(prediction):
         (FLOW, "velocity", "variance-preserving"),
     ],
 )
-def test_impossible_pairs_are_refused_with_the_reason(config, prediction, match):
+def test_predictions_that_do_not_go_with_the_schedule_are_refused(config, prediction, match):
     with pytest.raises(ValueError, match=match):
         Denoiser(Oracle(), make_schedule(config), prediction)
 
 
-def test_the_network_sees_whole_times_and_the_schedule_real_ones():
+def test_on_a_flow_the_network_sees_floored_timesteps():
     denoiser = Denoiser(Oracle(), make_schedule(FLOW), "flow")
     denoiser.network.answer = torch.ones(2, 1, 1, 1)
     z_t, t = torch.zeros(2, 1, 1, 1), torch.tensor([999.0, 499.5])
@@ -106,7 +106,7 @@ def test_the_network_sees_whole_times_and_the_schedule_real_ones():
     torch.testing.assert_close(estimate.flatten(), torch.tensor([-0.999, -0.4995]))
 
 
-def test_maths_stays_in_fp32_under_autocast():
+def test_conversions_stay_in_fp32_under_autocast():
     denoiser = Denoiser(torch.nn.Conv2d(4, 4, 1), make_schedule(TABLE), "velocity")
     denoiser.network.forward = lambda z_t, t, context: torch.nn.Conv2d.forward(
         denoiser.network, z_t
@@ -123,7 +123,7 @@ def guided(denoiser, cond, uncond, scale):
 
 
 class Text(torch.nn.Module):
-    """Predicts its context, at every pixel."""
+    """A network that predicts the mean of its context at every pixel."""
 
     def __init__(self):
         super().__init__()
@@ -146,7 +146,7 @@ def test_guidance_scale(scale, expected, calls):
     assert network.calls == calls
 
 
-def test_guidance_calls_the_network_once_with_both_halves_and_no_more_than_needed():
+def test_guidance_calls_the_network_once_and_only_for_the_prompts_it_needs():
     network = Oracle()
     denoiser = Denoiser(network, make_schedule(TABLE), "sample")
     cond, uncond = torch.full((1, 2, 3), 2.0), torch.full((1, 2, 3), -1.0)

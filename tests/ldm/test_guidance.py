@@ -1,4 +1,4 @@
-"""Guidance against its definitions, with denoisers whose answers are known."""
+"""Guidance against its definitions, with a network whose answers are known."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ T = torch.tensor([500, 500])
 
 
 class Lookup(torch.nn.Module):
-    """Answers with the pattern whose number the context holds; counts calls and images."""
+    """A network that returns the pattern whose number is in the context; it records batch sizes."""
 
     def __init__(self, seed: int = 0):
         super().__init__()
@@ -39,8 +39,8 @@ def draw(guidance: Guidance, conds=((1, 1.0),), t=T, weak=None, prediction="samp
     return denoise(z_t, t), network
 
 
-def test_prompts_are_drawn_together():
-    """a AND b: each pulls away from the empty prompt with its own weight, in one call."""
+def test_prompts_are_composed_by_their_weights():
+    """a AND b: each adds its weighted difference from the empty prompt, in one network call."""
     result, network = draw(Guidance(scale=3.0), conds=((1, 0.7), (2, 0.3)))
     empty, a, b = network.patterns[:3]
     expected = empty + 3.0 * (0.7 * (a - empty) + 0.3 * (b - empty))
@@ -49,7 +49,7 @@ def test_prompts_are_drawn_together():
 
 
 @pytest.mark.parametrize(("time", "guided"), [(0, False), (200, True), (700, True), (900, False)])
-def test_outside_its_interval_one_call_is_enough(time, guided):
+def test_outside_its_interval_the_empty_prompt_is_not_computed(time, guided):
     t = torch.tensor([time, time])
     result, network = draw(Guidance(scale=4.0, interval=(0.1, 0.7)), t=t)
     empty, a = network.patterns[:2]
@@ -61,7 +61,7 @@ def test_outside_its_interval_one_call_is_enough(time, guided):
 @pytest.mark.parametrize("prediction", ["noise", "velocity"])
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_rescaling_is_that_of_lin_et_al(prediction, share):
-    """As diffusers' rescale_noise_cfg: on what the network gives."""
+    """As diffusers' rescale_noise_cfg: applied to the network's output."""
     result, network = draw(Guidance(scale=7.0, rescale=share), prediction=prediction)
     empty, a = network.patterns[:2].double()
     output = empty + 7.0 * (a - empty)
@@ -75,7 +75,7 @@ def test_rescaling_is_that_of_lin_et_al(prediction, share):
     torch.testing.assert_close(result.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_projected_guidance_keeps_what_is_orthogonal():
+def test_projected_guidance_keeps_the_orthogonal_component():
     result, network = draw(Guidance(scale=5.0, parallel=0.0))
     empty, a = network.patterns[:2]
     update = result[0] - a
@@ -84,7 +84,7 @@ def test_projected_guidance_keeps_what_is_orthogonal():
     torch.testing.assert_close(update, full - (full * a).sum() / a.square().sum() * a)
 
 
-def test_the_norm_of_the_change_is_bounded():
+def test_the_norm_of_the_guidance_direction_is_limited():
     result, network = draw(Guidance(scale=2.0, max_norm=1.5))
     a = network.patterns[1]
     assert (result[0] - a).norm().item() == pytest.approx(1.5, rel=1e-4)
@@ -93,7 +93,7 @@ def test_the_norm_of_the_change_is_bounded():
     torch.testing.assert_close(loose, free)
 
 
-def test_momentum_remembers_within_a_run_only():
+def test_momentum_lasts_for_one_run():
     network = Lookup()
     denoiser = Denoiser(network, SCHEDULE, "sample")
     empty, a = network.patterns[:2]
@@ -107,8 +107,8 @@ def test_momentum_remembers_within_a_run_only():
         torch.testing.assert_close(second[0], a + 0.5 * (a - empty))
 
 
-def test_autoguidance_leads_away_from_the_weaker_model():
-    """Both are asked for the same prompt; the empty one is not needed."""
+def test_autoguidance_moves_away_from_the_weaker_model():
+    """Both models get the same prompt; the empty prompt is not computed."""
     other = Lookup(seed=1)
     weak = Denoiser(other, SCHEDULE, "sample")
     result, network = draw(Guidance(scale=2.0), weak=weak)
@@ -120,14 +120,14 @@ def test_autoguidance_leads_away_from_the_weaker_model():
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"interval": (0.5, 0.5)}, "0.5 to 0.5; it must rise"),
-        ({"interval": (0.2, 1.5)}, "must rise inside"),
+        ({"interval": (0.5, 0.5)}, "0.5 to 0.5"),
+        ({"interval": (0.2, 1.5)}, "0.2 to 1.5"),
         ({"rescale": 1.5}, "rescale is 1.5"),
         ({"parallel": -1.0}, "parallel is -1"),
         ({"max_norm": 0.0}, "max_norm is 0"),
         ({"momentum": 1.0}, "momentum is 1"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(settings, match):
+def test_settings_out_of_range_are_refused(settings, match):
     with pytest.raises(ValueError, match=match):
         Guidance(**settings)

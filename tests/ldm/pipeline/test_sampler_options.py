@@ -1,4 +1,4 @@
-"""No sampler is given an option in silence: it is refused, or changes what is drawn."""
+"""An option that a sampler does not have is refused; any other changes the result."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ REFUSED = {  # by whom
 
 
 def drawn(sampling: Sampling, kind: str) -> torch.Tensor:
-    """By something that bends as denoisers do."""
+    """Sample with a denoiser that is not linear."""
     schedule, noise = SCHEDULES[kind], SeededNoise((2, 4, 4), [1], torch.device("cpu"))
 
     def denoise(z_t, t):
@@ -50,7 +50,7 @@ def test_an_option_is_refused_or_changes_the_result(sampler, option, kind):
     if sampler in REFUSED[option]:
         with pytest.raises(ValueError, match=f"{sampler}.*{option}|{option}.*{sampler}"):
             Sampling(sampler=sampler, **{option: GIVEN[option]})
-        with pytest.raises(ValueError, match=r"leave it out|Leave the spacing out"):
+        with pytest.raises(ValueError, match=sampler):
             GenerationOptions(sampler=sampler, **{option: GIVEN[option]}).check()
         return
     without, with_it = (
@@ -60,24 +60,24 @@ def test_an_option_is_refused_or_changes_the_result(sampler, option, kind):
     assert not torch.equal(drawn(without, kind), drawn(with_it, kind))
 
 
-def test_a_shift_is_that_of_the_flow():
+def test_a_shift_changes_the_timesteps_of_a_flow_only():
     shifted = Sampling(steps=9, shift=3.0)
     assert torch.equal(shifted.timesteps(SCHEDULES["flow"]), RectifiedFlow(3.0).timesteps(9))
     assert not torch.equal(drawn(shifted, "flow"), drawn(Sampling(steps=9), "flow"))
-    with pytest.raises(ValueError, match="a shift is for flows"):
+    with pytest.raises(ValueError, match="shift"):
         shifted.timesteps(SCHEDULES["table"])
     for other in ({"spacing": "karras"}, {"times": (999.0, 5.0)}):
-        with pytest.raises(ValueError, match="moves the timesteps of the spacing trailing"):
+        with pytest.raises(ValueError, match="trailing"):
             Sampling(shift=3.0, **other)
 
 
-def test_values_that_no_sampler_has():
+def test_values_out_of_range_are_refused():
     for values, message in (
-        ({"sampler": "unipc", "order": 4}, "unipc has order 1, 2, 3, not 4"),
-        ({"sampler": "ddim", "eta": 1.5}, "eta is 1.5; it must be from 0 to 1"),
-        ({"shift": 0.0}, "shift is 0; it must be above 0"),
-        ({"steps": 0}, "1 to 1000 steps, not 0"),
-        ({"steps": 1001}, "1 to 1000 steps, not 1001"),
+        ({"sampler": "unipc", "order": 4}, "not 4"),
+        ({"sampler": "ddim", "eta": 1.5}, "eta is 1.5"),
+        ({"shift": 0.0}, "shift is 0"),
+        ({"steps": 0}, "1000.*0"),
+        ({"steps": 1001}, "1001"),
     ):
         with pytest.raises(ValueError, match=message):
             Sampling(**values)
@@ -94,7 +94,7 @@ UNGUIDED = {
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 @pytest.mark.parametrize("option", UNGUIDED)
-def test_options_of_guidance_want_guidance(option, scale):
+def test_guidance_options_need_guidance(option, scale):
     flag = "--" + option.replace("_", "-")
     with pytest.raises(ValueError, match=f"{flag}.*--guidance-scale {scale:g}"):
         GenerationOptions(guidance_scale=scale, **{option: UNGUIDED[option]}).check()

@@ -1,4 +1,4 @@
-"""Samplers where the denoiser is not linear: a mixture of Gaussians in the plane, known exactly."""
+"""Samplers against a mixture of Gaussians in the plane, whose denoiser is not linear."""
 
 from functools import partial
 
@@ -18,8 +18,8 @@ SOLVERS |= {
     "dpmpp_3m_sde without noise": partial(dpmpp_3m_sde, eta=0.0),
 }
 ORDERS = {"ddim": 1, "euler": 1, "unipc": 3, "unipc of order 3": 4}  # all others 2
-# On a flow the first steps, which are long in log(sigma / alpha) and have no earlier calls to look
-# at, leave more than the order of the rest.
+# On a flow the first steps are long in log(sigma / alpha) and have no earlier calls to extrapolate
+# from; their error is larger than the order of the other steps.
 FLOW_RATIOS = {"unipc": (5.0, 9.0), "unipc of order 3": (5.0, 18.0), "plms": (6.5, 9.0)}
 
 
@@ -29,7 +29,7 @@ def randn(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def error(sampler, config: ScheduleConfig, steps: int, time: int) -> float:
-    """Relative error on the way, at the time nearest to this that the sampler calls."""
+    """Return the relative error at the sampler's timestep nearest to `time`."""
     schedule, noise = make_schedule(config), randn(64)
     denoise = IdealDenoiser(schedule)
     sample(sampler, denoise, noise, schedule, steps)
@@ -40,9 +40,8 @@ def error(sampler, config: ScheduleConfig, steps: int, time: int) -> float:
 
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize(("config", "time"), [(TABLE, 199), (FLOW, 599)], ids=["table", "flow"])
-def test_halving_the_steps_divides_the_error_by_two_to_the_order(name, config, time):
-    """At a time that is one of 100 and of 200 steps. The last step, to the clean end, is of first
-    order for all."""
+def test_halving_the_step_size_divides_the_error_by_two_to_the_order(name, config, time):
+    """Measured at a timestep of both runs; the last step is of first order for all samplers."""
     coarse, fine = (error(SOLVERS[name], config, steps, time) for steps in (100, 200))
     ratio = 2 ** ORDERS.get(name, 2)
     low, high = FLOW_RATIOS.get(name, (0, 0)) if config == FLOW else (0, 0)
@@ -51,7 +50,7 @@ def test_halving_the_steps_divides_the_error_by_two_to_the_order(name, config, t
 
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize("config", [TABLE, FLOW], ids=["table", "flow"])
-def test_solvers_end_in_the_same_points(name, config):
+def test_deterministic_samplers_end_in_the_exact_points(name, config):
     schedule, noise = make_schedule(config), randn(64)
     expected = exact(noise, schedule, 999, None)
     result = sample(SOLVERS[name], IdealDenoiser(schedule), noise, schedule, 250)
@@ -60,8 +59,8 @@ def test_solvers_end_in_the_same_points(name, config):
 
 @pytest.mark.parametrize("name", sorted(STOCHASTIC - {"lcm"}))
 @pytest.mark.parametrize("config", [TABLE, FLOW], ids=["table", "flow"])
-def test_samplers_with_noise_draw_from_the_mixture(name, config):
-    """As often from each component, and as widely."""
+def test_stochastic_samplers_draw_from_the_mixture(name, config):
+    """Shares of the components, mean and spread are those of the mixture."""
     schedule, count = make_schedule(config), 4000
     generator = torch.Generator().manual_seed(1)
     points = sample(

@@ -1,4 +1,4 @@
-"""What is computed once for all steps of a sampler changes nothing, and nothing waits for a GPU."""
+"""The cache of a U-Net changes no result, and nothing in a sampler waits for a GPU."""
 
 import subprocess
 import sys
@@ -37,8 +37,8 @@ def cache_network(unet: UNet) -> BindNetwork:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("contexts", [1, 2, 3])
-def test_a_prepared_context_gives_what_the_context_gives(kind, contexts):
-    """Two images under several contexts; with labels, too, where the U-Net knows any."""
+def test_the_cached_unet_computes_what_the_unet_does(kind, contexts):
+    """For two images under several contexts; with class labels, where the U-Net has them."""
     unet = make_unet(KINDS[kind])
     latents = randn(2, unet.config.in_channels, 8, 8)
     context = randn(2 * contexts, 5, unet.config.cross_attention_dim)
@@ -56,7 +56,7 @@ def test_a_prepared_context_gives_what_the_context_gives(kind, contexts):
     assert len(cached.shifts_at) == (2 if labels is None else 0)
 
 
-def test_a_context_is_read_once_and_a_time_embedded_once():
+def test_each_context_and_each_timestep_is_computed_once():
     unet = make_unet(SMALL_UNET)
     counts = {}
     for name, module in unet.named_modules():
@@ -77,7 +77,7 @@ def test_a_context_is_read_once_and_a_time_embedded_once():
 
 
 @pytest.mark.parametrize("config", [FLOW, TABLE], ids=["flow", "table"])
-def test_sampling_with_a_prepared_unet_is_the_same(config):
+def test_sampling_with_and_without_the_cache_is_the_same(config):
     unet = make_unet(SMALL_UNET)
     prediction = "flow" if config is FLOW else "velocity"
     conds = text_conds((randn(2, 5, 24, seed=1), 0.7), (randn(2, 5, 24, seed=2), 0.3))
@@ -104,7 +104,7 @@ def test_a_cached_unet_refuses_what_it_was_not_made_for():
 
 
 def on_meta(sampler: str, denoiser: Denoiser, weak: Denoiser | None) -> None:
-    """Draws on the meta device, whose tensors have no values: whoever looks at one fails."""
+    """Sample on the meta device, whose tensors have no values: reading one fails."""
     with torch.device("meta"):
         noise, (context, empty) = torch.empty(2, 4, 8, 8), torch.empty(2, 2, 5, 24)
     conds = text_conds((context, 0.7), (context, 0.3))
@@ -154,7 +154,9 @@ assert len(graphs) == 1, len(graphs)
 """
 
 
-def test_the_network_itself_compiles_in_one_piece():
-    """`run` sees tensors alone, so that one graph serves all steps and prompts. In a process of its
-    own, since the compiler does not see through the checks of shapes in this one."""
+def test_forward_cached_compiles_to_one_graph():
+    """One graph serves all steps and prompts.
+
+    In a process of its own, since the compiler cannot trace through the shape checks of this one.
+    """
     subprocess.run([sys.executable, "-c", COMPILED], check=True, cwd=ROOT)

@@ -1,4 +1,4 @@
-"""Gradient checkpointing gives the gradients that the pass without it gives, in every precision."""
+"""Gradients with checkpointing equal those without it, in every precision."""
 
 import pytest
 import torch
@@ -21,9 +21,11 @@ def gradients(unet: UNet, precision: str) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_gradients_are_the_same_with_checkpointing(precision):
-    """The second pass comes after the first one's context has ended, which in bf16 on a CPU says
-    which kernel of attention is used."""
+    """The forward pass is repeated after the autocast context has ended.
+
+    In bf16 on a CPU that context also chooses the kernel of attention.
+    """
     unet = make_unet(SMALL_UNET).train().requires_grad_(True)
-    kept = gradients(unet, precision)
+    expected = gradients(unet, precision)
     unet.gradient_checkpointing = True
-    torch.testing.assert_close(gradients(unet, precision), kept)
+    torch.testing.assert_close(gradients(unet, precision), expected)

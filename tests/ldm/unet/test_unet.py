@@ -72,7 +72,7 @@ def test_gradients_equal_diffusers(batch):
         ),
     ],
 )
-def test_presets_are_stable_diffusion(preset, millions, differs):
+def test_presets_have_the_size_of_stable_diffusion(preset, millions, differs):
     with torch.device("meta"):
         unet, peer = UNet(PRESETS[preset]), UNet2DConditionModel(**differs)
     shapes = {name: tensor.shape for name, tensor in unet.state_dict().items()}
@@ -80,8 +80,8 @@ def test_presets_are_stable_diffusion(preset, millions, differs):
     assert sum(shape.numel() for shape in shapes.values()) / 1e6 == pytest.approx(millions, abs=0.1)
 
 
-def test_starts_at_zero_where_the_original_does():
-    """So that a new U-Net predicts zero, and each of its blocks passes its input on."""
+def test_layers_that_start_at_zero():
+    """A new U-Net predicts zero, and each of its blocks is the identity."""
     unet = UNet(SMALL)
     latents, context = inputs(SMALL)
     assert not unet(latents, torch.tensor([0, 1, 2]), context).any()
@@ -90,8 +90,8 @@ def test_starts_at_zero_where_the_original_does():
         assert ends_a_branch == (not parameter.any()) or name.endswith("bias"), name
 
 
-def test_the_denoiser_need_not_know_what_an_upscaler_is_told():
-    """As docs/parity.md has it."""
+def test_a_denoiser_takes_any_function_as_its_network():
+    """The example of docs/parity.md: an upscaler with its small picture and noise level."""
     unet, schedule = UNet(UPSCALER).eval(), make_schedule(ScheduleConfig())
     unet.load_state_dict(theirs(UPSCALER).state_dict())
     small = torch.rand(1, 3, 8, 16)
@@ -121,7 +121,7 @@ def test_the_denoiser_need_not_know_what_an_upscaler_is_told():
     assert drawn[0].shape == noise.shape and not torch.equal(*drawn)
 
 
-def test_dropout_acts_in_training_only():
+def test_dropout_is_active_in_training_only():
     torch.manual_seed(0)
     unet = UNet(replace(SMALL, dropout=0.5))
     unet.load_state_dict(theirs(SMALL).state_dict())
@@ -134,7 +134,7 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(first, second)
 
 
-def test_channels_last_changes_no_number_and_no_file(tmp_path):
+def test_channels_last_changes_no_result_and_no_file(tmp_path):
     unet = UNet(SMALL).eval()
     unet.load_state_dict(theirs(SMALL).state_dict())
     latents, context = inputs(SMALL)
@@ -147,7 +147,7 @@ def test_channels_last_changes_no_number_and_no_file(tmp_path):
 
 
 @pytest.mark.parametrize("config", [EIGHT_CHANNELS, UPSCALER])
-def test_folders_of_diffusers_and_ours_are_the_same(config, tmp_path):
+def test_unet_folders_are_exchanged_with_diffusers_both_ways(config, tmp_path):
     peer = theirs(config)
     peer.save_pretrained(tmp_path / "pipeline" / "unet")
     unet = UNet.load(tmp_path / "pipeline")
@@ -266,7 +266,7 @@ def test_impossible_configs_are_refused(change, match):
         replace(SMALL, **change)
 
 
-def test_input_is_checked_at_the_border():
+def test_inputs_that_do_not_fit_the_config_are_refused():
     unet, timesteps = UNet(SMALL), torch.zeros(3)
     latents, context = inputs(SMALL)
     with pytest.raises(ValueError, match="multiples of 2"):
@@ -284,7 +284,7 @@ def test_input_is_checked_at_the_border():
         unconditional(latents, timesteps, context)
     with pytest.raises(ValueError, match="no classes"):
         unet(latents, timesteps, context, torch.zeros(3).long())
-    with pytest.raises(ValueError, match=r"4 channels.*takes 7.* 3 more .*the small image"):
+    with pytest.raises(ValueError, match=r"4 channels.*7.* 3 more"):
         UNet(UPSCALER)(latents[..., :8], timesteps, context)
     with pytest.raises(ValueError, match="no class_labels"):
         UNet(UPSCALER)(torch.zeros(3, 7, 8, 8), timesteps, context)
