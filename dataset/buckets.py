@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from dataset.images.transform import ImageTransform
-from dataset.table import Pairs
+from dataset.table import PairList
 
 Shape = tuple[int, int]  # width, height
 
@@ -39,7 +39,7 @@ class Buckets:
 
     shapes: Sequence[Shape]
 
-    def assign(self, pairs: Pairs) -> UInt8[np.ndarray, " pairs"]:
+    def assign(self, pairs: PairList) -> UInt8[np.ndarray, " pairs"]:
         """Return the bucket of each pair's image."""
         log_ratios = np.log([width / height for width, height in self.shapes])
         edges = (log_ratios[1:] + log_ratios[:-1]) / 2
@@ -51,7 +51,7 @@ class Buckets:
         return [replace(transform, sides=shape) for shape in self.shapes]
 
 
-def choose_buckets(pairs: Pairs, shapes: Sequence[Shape], batch_size: int) -> Buckets:
+def choose_buckets(pairs: PairList, shapes: Sequence[Shape], batch_size: int) -> Buckets:
     """Keep the shapes that have at least a batch of images; the other images move to the nearest.
 
     The rarest shape is removed until every remaining one has enough images, or only one is left.

@@ -24,7 +24,7 @@ from dataset.images.transform import EXTENSIONS, parse_mode
 from dataset.index import Catalog, open_index
 from dataset.parallel import Progress, no_progress
 from dataset.source import UnusableFile, as_lines
-from dataset.table import NO_CAPTION, Pairs, captions_hash
+from dataset.table import NO_CAPTION, PairList, captions_hash
 from dataset.webdataset import (
     expand_shards,
     is_shards,
@@ -52,12 +52,12 @@ class Folder:
 
     root: Path
     rule: str
-    pairs: Pairs
+    pairs: PairList
     unusable: list[UnusableFile] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
-    def without_caption(self) -> Pairs:
+    def without_caption(self) -> PairList:
         """The pairs that have no caption."""
         no_caption = np.frombuffer(captions_hash(NO_CAPTION), np.uint8)
         return self.pairs.where((self.pairs.column("captions_hash") == no_caption).all(axis=1))

@@ -20,7 +20,7 @@ import numpy as np
 from dataset.images.transform import EXTENSIONS, inspect_image
 from dataset.parallel import Progress, map_in_threads
 from dataset.source import Member, Source, UnusableFile, UnusableImage, as_lines
-from dataset.table import FileStamp, ImageFacts, Pairs, Table, TableBuilder
+from dataset.table import FileStamp, ImageFacts, PairList, Table, TableBuilder
 from foundation.errors import UserError
 
 # Part of the name of every index: another number or other extensions make old ones invalid.
@@ -192,7 +192,7 @@ def file_digest(path: Source) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def verify_images(pairs: Pairs, progress: Progress) -> None:
+def verify_images(pairs: PairList, progress: Progress) -> None:
     """Read every image file again, whatever its time of change, and compare the hashes.
 
     Raises:

@@ -15,7 +15,7 @@ from dataset.images.transform import ImageTransform, PixelTensor
 from dataset.order import BucketOrder, bucket_members, positions_in_bucket, purpose_generator
 from dataset.parallel import Progress, map_in_threads, no_progress
 from dataset.source import Source, UnusableImage, as_lines
-from dataset.table import Pair, Pairs
+from dataset.table import Pair, PairList
 from foundation.errors import UserError
 
 IN_MEMORY = 2**30  # bytes; smaller data sets are decoded once and kept in memory
@@ -36,7 +36,7 @@ class ImageBatches(Dataset[Batch]):
         flip: mirror half of the images. Off by default, because captions say "left", and letters
             cannot be read mirrored.
         buckets: shapes other than the square; all images of a batch then have the same shape. Needs
-            `Pairs`, which know the sizes of their images.
+            `PairList`, which know the sizes of their images.
         rank, world_size: this process gets images rank, rank + world_size, ... of each batch.
         in_memory: limit in bytes for the pixels of all images.
 
@@ -146,7 +146,7 @@ def assign_transforms(
     """Return the transform of each bucket, and the bucket of each pair."""
     if buckets is None:
         return [transform], np.zeros(len(pairs), np.uint8)
-    assert isinstance(pairs, Pairs), "buckets need the sizes of the images"
+    assert isinstance(pairs, PairList), "buckets need the sizes of the images"
     return buckets.transforms(transform), buckets.assign(pairs)
 
 

@@ -1,8 +1,8 @@
 """Image-text pairs as columns, memory-mapped from the disk: few bytes of memory per image.
 
 A table has a row for each image. Names and captions lie end to end in one array of bytes each; all
-other facts lie in one array per column. `Pairs` is a selection of rows that behaves like a list of
-`Pair`.
+other facts lie in one array per column. `PairList` is a selection of rows that behaves like a list
+of `Pair`.
 """
 
 import hashlib
@@ -167,12 +167,12 @@ class Table:
         return Member(self.root / tar, member, offset, size)
 
     @cached_property
-    def pairs(self) -> "Pairs":
+    def pairs(self) -> "PairList":
         """All rows."""
-        return Pairs(self, np.arange(len(self)))
+        return PairList(self, np.arange(len(self)))
 
 
-class Pairs(Sequence[Pair]):
+class PairList(Sequence[Pair]):
     """A selection of rows of a table, in any order; a slice of it is a selection again."""
 
     def __init__(self, table: Table, rows: Int64[np.ndarray, " pairs"]):
@@ -184,18 +184,18 @@ class Pairs(Sequence[Pair]):
     @overload
     def __getitem__(self, k: int) -> Pair: ...
     @overload
-    def __getitem__(self, k: slice) -> "Pairs": ...
-    def __getitem__(self, k: int | slice) -> "Pair | Pairs":  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __getitem__(self, k: slice) -> "PairList": ...
+    def __getitem__(self, k: int | slice) -> "Pair | PairList":  # pyright: ignore[reportIncompatibleMethodOverride]
         if isinstance(k, slice):
-            return Pairs(self.table, self.rows[k])
+            return PairList(self.table, self.rows[k])
         return self.table.pair(int(self.rows[k]))
 
     def __iter__(self) -> Iterator[Pair]:
         return (self.table.pair(row) for row in self.rows.tolist())
 
-    def __add__(self, other: "Pairs") -> "Pairs":
+    def __add__(self, other: "PairList") -> "PairList":
         assert self.table is other.table, "both selections must be of the same data folder"
-        return Pairs(self.table, np.concatenate([self.rows, other.rows]))
+        return PairList(self.table, np.concatenate([self.rows, other.rows]))
 
     @property
     def paths(self) -> "Paths":
@@ -206,15 +206,15 @@ class Pairs(Sequence[Pair]):
         """Return one of COLUMNS for these pairs."""
         return self.table.columns[name][self.rows]
 
-    def where(self, mask: Bool[np.ndarray, " pairs"]) -> "Pairs":
+    def where(self, mask: Bool[np.ndarray, " pairs"]) -> "PairList":
         """Return the pairs for which the mask is true."""
-        return Pairs(self.table, self.rows[mask])
+        return PairList(self.table, self.rows[mask])
 
 
 class Paths(Sequence[Source]):
     """Where the images of pairs lie, read from the table when they are asked for."""
 
-    def __init__(self, pairs: Pairs):
+    def __init__(self, pairs: PairList):
         self.pairs = pairs
 
     def __len__(self) -> int:
@@ -293,7 +293,7 @@ def name_hash(name: str) -> float:
     return int.from_bytes(digest[:8]) / 2**64
 
 
-def split(pairs: Pairs, fraction: float) -> tuple[Pairs, Pairs]:
+def split(pairs: PairList, fraction: float) -> tuple[PairList, PairList]:
     """Split pairs into (training, held out): about `fraction` is held out, and at least one pair.
 
     A hash of the image's relative name decides. So the split is the same in every stage and on

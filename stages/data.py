@@ -11,7 +11,7 @@ from conditioning import TextEncoder
 from conditioning.prompt_weighting import cut_off
 from dataset.buckets import Buckets, bucket_shapes, choose_buckets
 from dataset.folder import read_folder
-from dataset.table import Pair, Pairs, split
+from dataset.table import Pair, PairList, split
 from foundation import collectives
 from foundation.errors import UserError
 from training import distributed
@@ -26,7 +26,9 @@ CHECKED_PAIRS = 10_000  # whose captions are checked for their length, at most
 SHOWN_CHARACTERS = 200  # of a caption's end that is cut off
 
 
-def read_pairs(config: TrainingConfig, allow_missing_captions: bool = False) -> tuple[Pairs, Pairs]:
+def read_pairs(
+    config: TrainingConfig, allow_missing_captions: bool = False
+) -> tuple[PairList, PairList]:
     """Read the data folder; return the pairs to train on and the held-out ones.
 
     Raises:
@@ -49,7 +51,7 @@ def read_pairs(config: TrainingConfig, allow_missing_captions: bool = False) -> 
     return split(folder.pairs, config.held_out)
 
 
-def data_identity(pairs: Pairs, held_out: Pairs, captions: bool = True) -> dict[str, Any]:
+def data_identity(pairs: PairList, held_out: PairList, captions: bool = True) -> dict[str, Any]:
     """Return what the run folder stores about the data, so that a run resumes with the same.
 
     It changes with the content of the files and with their order, on which it depends what a step
@@ -65,7 +67,7 @@ def data_identity(pairs: Pairs, held_out: Pairs, captions: bool = True) -> dict[
 
 
 def read_shapes(
-    pairs: Pairs, max_aspect: float, size: int, multiple: int, batch_size: int
+    pairs: PairList, max_aspect: float, size: int, multiple: int, batch_size: int
 ) -> Buckets:
     """Return the shapes that the images are cropped to; print how many take which.
 

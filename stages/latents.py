@@ -16,7 +16,7 @@ from dataset.images.transform import ImageTransform, normalize_pixels
 from dataset.index import verify_images
 from dataset.latent_cache.build import BuildProcess, build_cache
 from dataset.latent_cache.cache import LatentCache, verify_cache
-from dataset.table import Pairs
+from dataset.table import PairList
 from foundation import collectives
 from stages.diffusion import DiffusionTrainingConfig
 from training.logging.progress import progress_bar
@@ -40,7 +40,7 @@ def encoder_hashes(vae: Autoencoder, text_encoder: TextEncoder) -> dict[str, Any
 def open_latent_cache(
     config: DiffusionTrainingConfig,
     run: Run,
-    pairs: Pairs,
+    pairs: PairList,
     buckets: Buckets,
     vae: Autoencoder,
     text_encoder: TextEncoder,

@@ -25,7 +25,7 @@ from dataset.latent_cache.cache import MARK, LatentCache, describe_cache, hash_p
 from dataset.latent_cache.rows import CacheRows, assign_rows
 from dataset.loader import read_pixels
 from dataset.parallel import Progress, no_progress, prefetch
-from dataset.table import Pairs
+from dataset.table import PairList
 from foundation.errors import UserError
 from foundation.files import (
     check_replaceable,
@@ -60,7 +60,7 @@ SINGLE_PROCESS = BuildProcess()
 
 
 def build_cache(
-    pairs: Pairs,
+    pairs: PairList,
     transform: ImageTransform,
     encode_images: EncodeImages,
     encode_texts: EncodeTexts,
@@ -105,7 +105,7 @@ def build_cache(
         write(context, rows.captions, list, encode_texts, name="the caption {!r}".format)
         files = [context]
         for k, bucket_transform in enumerate(transforms):
-            paths = Pairs(pairs.table, pairs.rows[rows.images[k]]).paths
+            paths = PairList(pairs.table, pairs.rows[rows.images[k]]).paths
             read = partial(read_pixels, transform=bucket_transform)
             moments = BlockFile(unfinished / f"moments-{k}.npy", len(paths))
             write(moments, paths, read, encode_images, name=str)
@@ -176,7 +176,7 @@ def finish(
     unfinished: Path,
     folder: Path,
     plan: Mapping[str, Any],
-    pairs: Pairs,
+    pairs: PairList,
     rows: CacheRows,
     files: Sequence[BlockFile],
 ) -> None:

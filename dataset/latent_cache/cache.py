@@ -29,7 +29,7 @@ from torch import Tensor
 
 from dataset.latent_cache.block_file import BlockFile, map_array
 from dataset.parallel import Progress, no_progress
-from dataset.table import Pairs
+from dataset.table import PairList
 from foundation.errors import MissingFileError, UserError
 
 MARK = "latent_cache.json"
@@ -58,7 +58,7 @@ class LatentCache:
 
     @classmethod
     def open(
-        cls, folder: Path | str, identity: dict[str, Any], pairs: Pairs | None = None
+        cls, folder: Path | str, identity: dict[str, Any], pairs: PairList | None = None
     ) -> "LatentCache":
         """Open the cache in a folder if it is the one that this run would build.
 
@@ -170,7 +170,7 @@ def verify_cache(folder: Path | str, progress: Progress = no_progress) -> None:
         )
 
 
-def hash_pairs(pairs: Pairs) -> str:
+def hash_pairs(pairs: PairList) -> str:
     """Hash the images' bytes and the captions, in order. Names do not count: folders are moved."""
     digest = hashlib.sha256()
     for name in ("sha256", "captions_hash"):
@@ -180,7 +180,7 @@ def hash_pairs(pairs: Pairs) -> str:
     return digest.hexdigest()
 
 
-def describe_change(folder: Path, pairs: Pairs) -> str:
+def describe_change(folder: Path, pairs: PairList) -> str:
     """Name the first pair that differs from the one that the cache was built from."""
     hashes = np.load(folder / "sha256.npy", mmap_mode="r")
     if len(hashes) != len(pairs):

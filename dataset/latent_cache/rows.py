@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
 
 from dataset.buckets import Buckets
-from dataset.table import Pairs, captions_hash
+from dataset.table import PairList, captions_hash
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class CacheRows:
     caption_starts: Int64[np.ndarray, " pairs_plus_1"]
 
 
-def assign_rows(pairs: Pairs, buckets: Buckets | None) -> CacheRows:
+def assign_rows(pairs: PairList, buckets: Buckets | None) -> CacheRows:
     """Assign a row to each image and each caption, in the order of their first occurrence."""
     shape = buckets.assign(pairs) if buckets else np.zeros(len(pairs), np.uint8)
     hashes = np.ascontiguousarray(pairs.column("sha256")).view("V32").ravel()
@@ -53,7 +53,7 @@ def assign_rows(pairs: Pairs, buckets: Buckets | None) -> CacheRows:
 
 
 def caption_positions(
-    pairs: Pairs,
+    pairs: PairList,
 ) -> tuple[Int64[np.ndarray, " pairs_plus_1"], Int64[np.ndarray, " captions"]]:
     """Return where each pair's captions begin, and where all captions lie in `table.captions`."""
     table_starts = pairs.table.caption_starts

@@ -68,7 +68,7 @@ PROBE_SIDE = 4  # pixels of the smallest feature maps when the prediction type i
 
 
 @dataclass(frozen=True, kw_only=True)
-class Components:
+class PipelineComponents:
     """The parts and settings of a whole model; the arguments of `TextToImage`."""
 
     unet: UNet
@@ -116,7 +116,7 @@ def read_model_provenance(source: Path) -> dict[str, Any]:
     return read_json(find_pipeline(source) / PROVENANCE, default={}).get("provenance", {})
 
 
-def load_components(source: Path, ema: bool = False) -> Components:
+def load_components(source: Path, ema: bool = False) -> PipelineComponents:
     """Load the parts of a whole model.
 
     Args:
@@ -133,7 +133,7 @@ def load_components(source: Path, ema: bool = False) -> Components:
     return load_folder(find_pipeline(source), ema)
 
 
-def load_folder(folder: Path, ema: bool = False) -> Components:
+def load_folder(folder: Path, ema: bool = False) -> PipelineComponents:
     """Load a pipeline folder of Latentsmith or of diffusers."""
     schedule, prediction = scheduler_config.from_diffusers(read_json(folder / SCHEDULER))
     unet, vae = UNet.load(folder / "unet", ema), Autoencoder.load(folder / "vae")
@@ -144,7 +144,7 @@ def load_folder(folder: Path, ema: bool = False) -> Components:
         equivalent = autoencoder.io.read_provenance(folder / "vae").get(SAME_LATENTS, ())
         actual = compute_bindings(vae.sha256, text_encoder)
         check_bindings(facts.get("bindings", {}), actual, folder, equivalent)
-    return Components(
+    return PipelineComponents(
         unet=unet,
         autoencoder=vae,
         text_encoder=text_encoder,
@@ -156,7 +156,7 @@ def load_folder(folder: Path, ema: bool = False) -> Components:
     )
 
 
-def load_single_file(file: Path, ema: bool = False) -> Components:
+def load_single_file(file: Path, ema: bool = False) -> PipelineComponents:
     """Load a single file in CompVis' or Stability's layout."""
     schedule, prediction = scheduler_config.from_single_file(file)
     unet = UNet.load(file, ema).eval()
@@ -168,7 +168,7 @@ def load_single_file(file: Path, ema: bool = False) -> Components:
         side = single_file.SAMPLE_SIZES.get(scheduler_config.PREDICTION_TYPES[prediction])
         unet.config = replace(unet.config, sample_size=side)
     chunks = read_text_chunks(single_file.open_file(file).header, file)
-    return Components(
+    return PipelineComponents(
         unet=unet,
         autoencoder=Autoencoder.load(file),
         text_encoder=text_encoder,
@@ -206,7 +206,9 @@ def infer_prediction(network: UNet, context: Context | None) -> Prediction:
 # Saving -------------------------------------------------------------------------------------------
 
 
-def save_components(folder: Path, components: Components, provenance: Mapping[str, Any]) -> None:
+def save_components(
+    folder: Path, components: PipelineComponents, provenance: Mapping[str, Any]
+) -> None:
     """Write a pipeline folder, atomically: after a crash it is the old folder or the new one.
 
     provenance: JSON for latentsmith.json; the entries "autoencoder" and "text_encoder" also go into
@@ -216,7 +218,9 @@ def save_components(folder: Path, components: Components, provenance: Mapping[st
         _write_folder(partial, components, provenance)
 
 
-def _write_folder(folder: Path, components: Components, provenance: Mapping[str, Any]) -> None:
+def _write_folder(
+    folder: Path, components: PipelineComponents, provenance: Mapping[str, Any]
+) -> None:
     vae, text_encoder = components.autoencoder, components.text_encoder
     vae.save(folder / "vae", provenance.get("autoencoder"))
     if text_encoder is not None:
@@ -243,7 +247,7 @@ def _write_folder(folder: Path, components: Components, provenance: Mapping[str,
     (folder / CARD).write_text(card, encoding="utf-8")
 
 
-def _write_index_and_schedulers(folder: Path, components: Components) -> None:
+def _write_index_and_schedulers(folder: Path, components: PipelineComponents) -> None:
     """Write model_index.json and the scheduler folders that it names."""
     extra = extra_channels(components.unet.config)
     scheduler = scheduler_config.to_diffusers(components.schedule, components.prediction)

@@ -35,7 +35,7 @@ from ldm.pipeline.conditioning import (
     is_text_conditional,
 )
 from ldm.pipeline.image_processor import check_pixel_count, image_to_tensor, tensor_to_image
-from ldm.pipeline.io import Components, load_components, save_components
+from ldm.pipeline.io import PipelineComponents, load_components, save_components
 from ldm.pipeline.sampling import Sampling, sample_latents
 from ldm.pipeline.scheduler_config import LowResSchedule
 from ldm.schedule import ScheduleConfig, make_schedule
@@ -371,7 +371,7 @@ class TextToImage:
         provenance: facts worth keeping (JSON); under "autoencoder" and "text_encoder" those of
             the parts, as their own folders hold them.
         """
-        components = Components(
+        components = PipelineComponents(
             unet=self.unet,
             autoencoder=self.autoencoder,
             text_encoder=self.text_encoder,

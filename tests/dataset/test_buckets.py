@@ -14,7 +14,7 @@ from dataset.buckets import Buckets, bucket_shapes, choose_buckets
 from dataset.folder import read_folder
 from dataset.images.transform import ImageTransform
 from dataset.loader import ImageBatches
-from dataset.table import Pairs
+from dataset.table import PairList
 from tests.helpers.images import picture, table, write_metadata
 
 TRANSFORM = ImageTransform(8)
@@ -59,7 +59,7 @@ def test_shapes_with_less_than_a_batch_of_images_are_removed(tmp_path):
     assert choose_buckets(pairs, THREE_SHAPES, 99).shapes == [(8, 8)]
 
 
-def mixed_folder(root, tall: int, square: int, wide: int) -> Pairs:
+def mixed_folder(root, tall: int, square: int, wide: int) -> PairList:
     """Make images of three shapes; the caption is the number of the image."""
     sizes = [(4, 16)] * tall + [(8, 8)] * square + [(16, 4)] * wide
     rows = []

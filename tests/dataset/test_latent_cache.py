@@ -15,7 +15,7 @@ from dataset.folder import read_folder
 from dataset.images.transform import ImageTransform
 from dataset.latent_cache import block_file
 from dataset.latent_cache.cache import LatentCache
-from dataset.table import Pairs
+from dataset.table import PairList
 from foundation.errors import MissingFileError, UserError
 from tests.helpers.images import picture, write_metadata
 from tests.helpers.latent_cache import IDENTITY, TRANSFORM, encode_images, encode_texts
@@ -25,7 +25,7 @@ ALL = torch.arange(4)
 CAPTIONS = ("apple", ["fig", "quince", "grapefruit"], "apple", "")
 
 
-def four_pairs(root: Path, captions=CAPTIONS) -> Pairs:
+def four_pairs(root: Path, captions=CAPTIONS) -> PairList:
     """Make pairs with two equal files, two equal captions, three captions, and no caption."""
     data = root / "data"
     for k in (0, 1, 3):
@@ -37,7 +37,7 @@ def four_pairs(root: Path, captions=CAPTIONS) -> Pairs:
     return read_folder(data, allow_missing_captions=True).pairs
 
 
-def build(root: Path, pairs: Pairs | None = None, **changes) -> LatentCache:
+def build(root: Path, pairs: PairList | None = None, **changes) -> LatentCache:
     """Build root/cache, of the four pairs unless others are given."""
     return build_cache(root / "cache", four_pairs(root) if pairs is None else pairs, **changes)
 
@@ -147,7 +147,7 @@ def test_other_data_is_refused(tmp_path):
     pairs = four_pairs(tmp_path)
     build(tmp_path, pairs)
 
-    def check_refused(changed: Pairs, message: str) -> None:
+    def check_refused(changed: PairList, message: str) -> None:
         with pytest.raises(UserError, match=message):
             LatentCache.open(tmp_path / "cache", IDENTITY, changed)
 

@@ -20,7 +20,7 @@ from dataset.latent_cache import block_file
 from dataset.latent_cache.block_file import BlockFile
 from dataset.latent_cache.build import BuildProcess
 from dataset.latent_cache.cache import LatentCache, verify_cache
-from dataset.table import Pairs
+from dataset.table import PairList
 from foundation.errors import UserError
 from tests.helpers.images import captioned, picture, write_metadata
 from tests.helpers.kills import forked, kill_at
@@ -42,7 +42,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(block_file, "ROWS", 2)
 
 
-def pairs_in(root: Path) -> Pairs:
+def pairs_in(root: Path) -> PairList:
     """Read root/data; make it if it does not exist."""
     data = root / "data"
     return read_folder(data if data.exists() else captioned(data, COUNT)).pairs

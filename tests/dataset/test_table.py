@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataset.folder import read_folder
-from dataset.table import PackedStrings, Pairs, split
+from dataset.table import PackedStrings, PairList, split
 from foundation.errors import UserError
 from tests.helpers.images import captioned, table
 
@@ -52,11 +52,11 @@ def test_a_table_in_memory_is_pickled_with_its_content():
 # Split --------------------------------------------------------------------------------------------
 
 
-def numbered(count: int, root: str = "/data") -> Pairs:
+def numbered(count: int, root: str = "/data") -> PairList:
     return table({f"{k}.png": (str(k),) for k in range(count)}, Path(root)).pairs
 
 
-def names(pairs: Pairs) -> set[str]:
+def names(pairs: PairList) -> set[str]:
     return {pair.path.name for pair in pairs}
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from dataset.images.transform import ImageTransform
 from dataset.latent_cache.build import build_cache
 from dataset.latent_cache.cache import LatentCache
-from dataset.table import Pairs
+from dataset.table import PairList
 
 TRANSFORM = ImageTransform(8)
 IDENTITY = {
@@ -37,7 +37,7 @@ def encode_letters(texts: list[str]) -> Tensor:
     return torch.stack([torch.full((3, 2), value) for value in values])
 
 
-def build(folder: Path, pairs: Pairs, **changes: Any) -> LatentCache:
+def build(folder: Path, pairs: PairList, **changes: Any) -> LatentCache:
     """Build a cache with these stand-ins; `changes` replace arguments of `build_cache`."""
     arguments = {
         "pairs": pairs,
