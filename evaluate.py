@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from autoencoder import Autoencoder
-from conditioning.clip import Clip, load_clip
+from conditioning.clip import Clip
 from dataset.folder import read_folder
 from dataset.images.pixel_format import EIGHT_BIT, PixelFormat, recorded_format
 from dataset.images.transform import ImageTransform, normalize_pixels, to_pixels_like
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     device = pick_device(config.device)
     pipeline = TextToImage.load(config.model, device)
-    judge = load_clip(config.judge, device)
+    judge = Clip.load(config.judge, device)
     train, held_out = split(read_folder(config.data).pairs, config.held_out)
     if config.out is not None:
         make_folder(config.out)

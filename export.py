@@ -22,7 +22,7 @@ from autoencoder import Autoencoder
 from autoencoder.training.latent_statistics import LatentStatistics, fold_statistics
 from conditioning import TextEncoder
 from conditioning.text_model import to_hugging_face
-from conditioning.tokenizer_io import settings_of, tokenizer_from
+from conditioning.tokenizer import settings_of
 from foundation.errors import UserError
 from foundation.files import atomic_folder
 from interop.safetensors_io import write_tensors
@@ -180,7 +180,8 @@ def describe_text_encoder(encoder: TextEncoder) -> tuple[dict[str, Any], dict[st
             "diffusers."
         )
     settings = settings_of(encoder.tokenizer)
-    if tokenizer_from(settings, encoder.config.max_position_embeddings) != encoder.tokenizer:
+    positions = encoder.config.max_position_embeddings
+    if tokenizer_from_settings(settings, positions) != encoder.tokenizer:
         raise UserError(
             "this text encoder has a vocabulary of its own. Single files have no place for one, "
             "and their readers use CLIP's. Use --format diffusers."

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from conditioning.clip import load_clip
+from conditioning.clip import Clip
 from dataset.folder import read_folder
 from dataset.images.transform import ImageTransform
 from dataset.loader import read_pixels
@@ -65,7 +65,7 @@ class Config:
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, __doc__)
-    pipeline, judge = TextToImage.load(config.model), load_clip(config.judge)
+    pipeline, judge = TextToImage.load(config.model), Clip.load(config.judge)
     pipeline.to("cpu", torch.bfloat16 if config.bf16 else torch.float32)
     train, _ = split(read_folder(config.data).pairs, 0.02)
     order = torch.randperm(len(train), generator=generator(config.seed, "captions"))

@@ -1,4 +1,8 @@
-"""Text to context, for the cross-attention of a latent diffusion model."""
+"""Text encoders, usable on their own: text to context, for a diffusion model's cross-attention.
+
+A small CLIP can be trained here, too; its text tower becomes a `TextEncoder`. Of our packages, it
+must not import any but foundation and interop.
+"""
 
 from conditioning.encoder import TextEncoder
 

@@ -1,14 +1,15 @@
-"""A CLIP of one's own: open_clip's two towers, small, and loaded and saved as open_clip does it.
+"""A small CLIP to train on one's own data: open_clip's two towers, in open_clip's files.
 
-The text tower becomes the `TextEncoder` of a latent diffusion model; both towers together judge
+The text tower becomes the `TextEncoder` of a latent diffusion model. Both towers together measure
 how well pictures match their prompts.
 """
 
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
-import open_clip
+import open_clip  # pyright: ignore[reportMissingTypeStubs]
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
@@ -16,87 +17,132 @@ from torch import Tensor, nn
 
 from conditioning.encoder import TextEncoder
 from conditioning.open_clip_weights import TEXT_KEYS, text_tower_config
-from conditioning.tokenizer_io import clip_tokenizer, dump
+from conditioning.tokenizer import clip_tokenizer
 from foundation.errors import MissingFileError
-from foundation.files import read_json
+from foundation.files import read_json, to_json
 from interop.safetensors_io import read_tensors, write_weights_folder
 from interop.state_dict_check import check_state_dict
 
 CONFIG_FILE = "open_clip_config.json"  # the names that open_clip's "local-dir:" schema looks for
 WEIGHTS_FILE = "open_clip_model.safetensors"
-TEXT_GROUPS = 4  # of similar length within a batch; each is computed at its own length
+LENGTH_GROUPS = 4  # texts of similar length within a batch; each group has its own length
 
 Embeddings = Float[Tensor, "b d"]
 
 
 class Clip(nn.Module):
-    """Images and texts to unit vectors whose product tells how well they match.
+    """Turns images and texts into unit vectors whose product tells how well they match.
 
     Radford et al. 2021, arXiv:2103.00020. Texts are padded with the end token.
 
     config: an open_clip config: embed_dim, vision_cfg, text_cfg, quick_gelu; see `PRESETS`.
     """
 
-    def __init__(self, config: dict):
+    def __init__(self, config: dict[str, Any]):
         super().__init__()
         self.config = config
         self.network = open_clip.CLIP(**deepcopy(config))
         self.tokenizer = clip_tokenizer(config["text_cfg"]["context_length"])
 
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "Clip":
+        """Load both towers of a CLIP that train_clip.py trained, in evaluation mode.
+
+        folder: a run folder, its model/ folder, or the clip/ folder in it.
+
+        Raises:
+            MissingFileError: there is no CLIP with both towers.
+            UserError: the weights do not fit the config.
+        """
+        folder = find_clip(Path(folder))
+        # The first weights are drawn at random, and then replaced.
+        with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
+            clip = cls(read_json(folder / CONFIG_FILE)["model_cfg"])
+        weights = read_tensors(folder / WEIGHTS_FILE)
+        what = f"the CLIP that {CONFIG_FILE} in the same folder describes"
+        check_state_dict(weights, clip.network.state_dict(), folder / WEIGHTS_FILE, what)
+        clip.network.load_state_dict(weights)
+        return clip.to(device).eval().requires_grad_(False)
+
+    def save(self, folder: str | Path) -> None:
+        """Write both towers as `open_clip.create_model("local-dir:FOLDER")` opens them."""
+        preprocess = {"size": self.size, "mean": [0.5] * 3, "std": [0.5] * 3}
+        content = {"model_cfg": self.config, "preprocess_cfg": preprocess}
+        texts = {CONFIG_FILE: to_json(content)}
+        weights = self.network.state_dict()
+        write_weights_folder(Path(folder), WEIGHTS_FILE, weights, {"format": "pt"}, texts)
+
     @property
     def size(self) -> int:
-        """Side of the images it sees, in pixels."""
+        """Side of the images that the image tower reads, in pixels."""
         return self.config["vision_cfg"]["image_size"]
 
     @property
     def logit_scale(self) -> Float[Tensor, ""]:
-        """Inverse temperature of the contrastive loss; learned."""
-        return self.network.logit_scale.exp()
+        """Inverse temperature of the contrastive loss, which is learned."""
+        return self.log_logit_scale.exp()
+
+    @property
+    def log_logit_scale(self) -> nn.Parameter:
+        """Logarithm of `logit_scale`: the parameter that is learned."""
+        return self.network.logit_scale
 
     def image_features(self, images: UInt8[Tensor, "b 3 h w"]) -> Embeddings:
-        """Of unit length. Pictures of another size are resized, antialiased."""
+        """Return unit vectors. Images of another size are resized, with antialiasing."""
         pixels = images.float()
         if images.shape[-2:] != (self.size, self.size):
             size = (self.size, self.size)
             pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 255)
-        # Convolutions keep this layout, in which they are a third faster on a CPU.
+        # Convolutions keep the channels-last layout, in which they are a third faster on a CPU.
         pixels = (pixels / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        return F.normalize(self.network.encode_image(pixels).float(), dim=-1)
+        features = self.network.encode_image(pixels)  # pyright: ignore[reportUnknownMemberType]
+        return F.normalize(cast(Tensor, features).float(), dim=-1)
 
     def text_features(self, ids: Int[Tensor, "b tokens"]) -> Embeddings:
-        """Of unit length. ids: as `tokenizer` gives them, best on the CPU.
+        """Return unit vectors.
 
         The tower is causal and pools at the end token, so the padding after it changes nothing and
         is left out. Captions are far shorter than the context: this saves most of the work.
+
+        ids: as `tokenizer` returns them, preferably on the CPU.
         """
         lengths = ids.argmax(dim=1) + 1  # the end token has the largest id of all
         order = lengths.argsort(stable=True)
-        groups = [
-            self.pooled(ids[rows, : int(lengths[rows[-1]])]) for rows in order.chunk(TEXT_GROUPS)
+        pooled = [
+            self.pool_text(ids[rows, : int(lengths[rows[-1]])])
+            for rows in order.chunk(LENGTH_GROUPS)
         ]
-        return F.normalize(torch.cat(groups)[order.argsort()].float(), dim=-1)
+        return F.normalize(torch.cat(pooled)[order.argsort()].float(), dim=-1)
 
-    def pooled(self, ids: Int[Tensor, "b n"]) -> Embeddings:
-        """open_clip's `encode_text` for a text shorter than the context."""
-        network, length = self.network, ids.shape[1]
-        ids = ids.to(network.token_embedding.weight.device)
-        states = network.token_embedding(ids) + network.positional_embedding[:length]
-        states = network.transformer(states, attn_mask=network.attn_mask[:length, :length])
+    def pool_text(self, ids: Int[Tensor, "b n"]) -> Embeddings:
+        """Compute open_clip's `encode_text` of texts that may be shorter than the context."""
+        length = ids.shape[1]
+        network = cast(nn.Module, self.network)  # open_clip does not declare its attributes
+        embed = cast(nn.Embedding, network.token_embedding)
+        positions = cast(nn.Parameter, network.positional_embedding)
+        transformer = cast(nn.Module, network.transformer)
+        mask = cast(Tensor, network.attn_mask)
+        norm = cast(nn.LayerNorm, network.ln_final)
+        projection = cast(nn.Parameter, network.text_projection)
+
+        ids = ids.to(embed.weight.device)
+        states: Tensor = embed(ids) + positions[:length]
+        states = transformer(states, attn_mask=mask[:length, :length])
         ends = states[torch.arange(len(ids), device=ids.device), ids.argmax(dim=1)]
-        return network.ln_final(ends) @ network.text_projection
+        return norm(ends) @ projection
 
     @torch.no_grad()
     def encode_images(self, images: UInt8[Tensor, "b 3 h w"]) -> Embeddings:
-        """Unit vectors, without gradient; on the device of the weights."""
-        return self.image_features(images.to(self.network.logit_scale.device))
+        """Return unit vectors without gradient, on the device of the weights."""
+        return self.image_features(images.to(self.log_logit_scale.device))
 
     @torch.no_grad()
     def encode_texts(self, texts: list[str]) -> Embeddings:
-        """Unit vectors, without gradient; on the device of the weights."""
+        """Return unit vectors without gradient, on the device of the weights."""
         return self.text_features(self.tokenizer(texts))
 
     def text_encoder(self) -> TextEncoder:
-        """A frozen copy of the text tower: its token states, for a U-Net to attend to."""
+        """Return a frozen copy of the text tower, whose token states are a U-Net's context."""
         config = replace(
             text_tower_config("this CLIP", self.config),
             pad_token_id=self.tokenizer.id_of(self.tokenizer.pad),
@@ -108,45 +154,35 @@ class Clip(nn.Module):
         }
         return TextEncoder(config, weights, self.tokenizer)
 
-    def save(self, folder: str | Path) -> None:
-        """Writes both towers as `open_clip.create_model("local-dir:FOLDER")` opens them."""
-        preprocess = {"size": self.size, "mean": [0.5] * 3, "std": [0.5] * 3}
-        content = {"model_cfg": self.config, "preprocess_cfg": preprocess}
-        texts = {CONFIG_FILE: dump(content)}
-        weights = self.network.state_dict()
-        write_weights_folder(Path(folder), WEIGHTS_FILE, weights, {"format": "pt"}, texts)
 
+def find_clip(folder: Path) -> Path:
+    """Return the folder of a CLIP with both towers: inside a run or a model, or `folder` itself.
 
-def load_clip(folder: str | Path, device: str | torch.device = "cpu") -> Clip:
-    """Both towers of a CLIP that train_clip.py trained, in evaluation mode.
-
-    folder: a run folder, its model/ folder, or the clip/ folder in it.
+    Raises:
+        MissingFileError: there is none in any of these places.
     """
-    folder = Path(folder)
     places = [folder / "model" / "clip", folder / "clip", folder]
-    found = [place for place in places if (place / CONFIG_FILE).is_file()]
-    if not found:
-        raise MissingFileError(
-            f"{folder} holds no CLIP of both towers: no {CONFIG_FILE} in "
-            f"{', '.join(str(place) for place in places)}. Train one: python train_clip.py --data "
-            "DIR --out runs/clip."
-        )
-    config = read_json(found[0] / CONFIG_FILE)["model_cfg"]
-    with torch.random.fork_rng(devices=[]):  # the first weights are drawn, and then replaced
-        clip = Clip(config)
-    weights = read_tensors(found[0] / WEIGHTS_FILE)
-    what = f"the CLIP that {CONFIG_FILE} beside it describes"
-    check_state_dict(weights, clip.network.state_dict(), found[0] / WEIGHTS_FILE, what)
-    clip.network.load_state_dict(weights)
-    return clip.to(device).eval().requires_grad_(False)
+    for place in places:
+        if (place / CONFIG_FILE).is_file():
+            return place
+    raise MissingFileError(
+        f"{folder} holds no CLIP with both towers: no {CONFIG_FILE} in "
+        f"{', '.join(str(place) for place in places)}. Train one with train_clip.py."
+    )
 
 
-def resnet(size: int, width: int, layers: tuple[int, int, int, int] = (1, 1, 1, 1)) -> dict:
-    """open_clip's residual network; on a CPU it learns more per second than a transformer."""
+def resnet(
+    size: int, width: int, layers: tuple[int, int, int, int] = (1, 1, 1, 1)
+) -> dict[str, Any]:
+    """Make the config of open_clip's residual network as an image tower.
+
+    On a CPU it learns more per second than a vision transformer.
+    """
     return {"image_size": size, "layers": list(layers), "width": width, "head_width": 64}
 
 
-def text_tower(tokens: int, width: int, layers: int) -> dict:
+def text_tower(tokens: int, width: int, layers: int) -> dict[str, Any]:
+    """Make the config of a text tower; tokens: context length."""
     return {
         "context_length": tokens,
         "vocab_size": 49408,
@@ -156,14 +192,14 @@ def text_tower(tokens: int, width: int, layers: int) -> dict:
     }
 
 
-# Plain open_clip configs, named by the image size and budget they are for.
-PRESETS = {
-    "tiny-32": {  # tests: seconds
+# Plain open_clip configs, named by the image size and budget that they are for.
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny-32": {  # for tests: seconds of training
         "embed_dim": 64,
         "vision_cfg": resnet(32, 16),
         "text_cfg": text_tower(24, 64, 2),
     },
-    "demo": {  # 32 pixels: at equal time a better text tower than from 48
+    "demo": {  # 32 pixels give a better text tower than 48 in equal time
         "embed_dim": 128,
         "vision_cfg": resnet(32, 24),
         "text_cfg": text_tower(24, 128, 3),
@@ -173,7 +209,7 @@ PRESETS = {
         "vision_cfg": resnet(48, 32, (1, 2, 2, 1)),
         "text_cfg": text_tower(32, 128, 3),  # 14 MB in fp16, most of it the vocabulary
     },
-    "judge-64": {  # to measure with: unlike the others in depth and width of both towers
+    "judge-64": {  # to measure samples with; both towers differ from the others in depth, width
         "embed_dim": 192,
         "vision_cfg": resnet(64, 32, (1, 2, 2, 1)),
         "text_cfg": text_tower(24, 192, 2),

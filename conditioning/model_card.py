@@ -1,4 +1,4 @@
-"""The README.md beside a text encoder's weights."""
+"""The README.md in the folder of a text encoder."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,16 +32,27 @@ context = model(ids, output_hidden_states=True).{states}
 ```"""
 
 
-def card(config: Mapping[str, Any], facts: Mapping[str, Any], *, tokens: int, pad: str) -> str:
-    """config: as in config.json. facts: as in latentsmith.json. pad: token that fills up."""
-    last = facts["layer"] == "last"
-    hidden = f"hidden_states[{-1 if last else -2}]"  # in transformers, without the norm
-    normed = "with" if facts["final_norm"] else "without"
-    read = {
+def model_card_text(
+    config: Mapping[str, Any], facts: Mapping[str, Any], *, tokens: int, pad: str
+) -> str:
+    """Return the text of the model card.
+
+    Args:
+        config: as in config.json.
+        facts: as in latentsmith.json.
+        tokens: context length.
+        pad: the padding token.
+    """
+    with_or_without = "with" if facts["final_norm"] else "without"
+    if facts["final_norm"]:
+        states = "last_hidden_state"
+    else:
+        states = f"hidden_states[{-1 if facts['layer'] == 'last' else -2}]"
+    properties = {
         "context": f"{tokens} tokens of width {config['hidden_size']}, start and end included; "
         f"longer texts are cut, shorter ones filled up with `{pad}`",
         "read after": f"the {facts['layer']} of the {config['num_hidden_layers']} layers stored "
-        f"here, {normed} the final norm",
+        f"here, {with_or_without} the final norm",
         "activation": f"`{config['hidden_act']}`",
         "sha256 of the tensors": f"`{facts['sha256']}`",
     }
@@ -50,12 +61,8 @@ def card(config: Mapping[str, Any], facts: Mapping[str, Any], *, tokens: int, pa
         [
             "The text tower of a CLIP in the layout of transformers' `CLIPTextModel`, written by "
             f"{program_name()}. A U-Net attends to all of its vectors, padding included.\n\n"
-            f"{bullet_list(read)}",
-            USE.format(
-                tokens=tokens,
-                width=config["hidden_size"],
-                states="last_hidden_state" if facts["final_norm"] else hidden,
-            ),
+            f"{bullet_list(properties)}",
+            USE.format(tokens=tokens, width=config["hidden_size"], states=states),
             training_section(as_mapping(facts.get("provenance"))),
         ],
         library="transformers",

@@ -1,27 +1,29 @@
-"""open_clip's NAME:PRETRAINED, such as ViT-L-14-quickgelu:openai, found on disk before the network.
+"""Text towers of open_clip's NAME:PRETRAINED, such as ViT-L-14-quickgelu:openai.
 
-Only the text tower is read; the image tower's weights are never in memory where the file allows.
+Weights are searched on disk before they are downloaded. Only the text tower is read; where the file
+format allows it, the weights of the image tower are never in memory.
 """
 
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import huggingface_hub
-import open_clip
+import open_clip  # pyright: ignore[reportMissingTypeStubs]
 from huggingface_hub import constants
 from torch import Tensor
 
 from conditioning.text_model import TextTowerConfig, empty_tower
-from conditioning.tokenizer import Tokenizer
-from conditioning.tokenizer_io import OPEN_CLIP_PAD, clip_tokenizer
+from conditioning.tokenizer import OPEN_CLIP_PAD, Tokenizer, clip_tokenizer
 from foundation.errors import MissingFileError, UserError, did_you_mean
 from foundation.files import read_json
 from interop.safetensors_io import read_tensors
 from interop.state_dict_check import check_state_dict
 
 TEXT_KEYS = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.")
-BESIDE_THE_TOWER = (  # the image tower, what joins the two, and numbers of OpenAI's first files
+NOT_OF_THE_TOWER = (  # image tower, projections, temperature, numbers in OpenAI's first files
     "visual.",
     "text_projection",
     "logit_scale",
@@ -30,7 +32,7 @@ BESIDE_THE_TOWER = (  # the image tower, what joins the two, and numbers of Open
     "context_length",
     "vocab_size",
 )
-PLAIN_TEXT_CFG = {  # what CLIP's text tower can be told; the pooling and projection are not used
+SUPPORTED_TEXT_CFG = {  # settings of CLIP's text tower; pooling and projection are not used
     "context_length",
     "vocab_size",
     "width",
@@ -44,11 +46,17 @@ PLAIN_TEXT_CFG = {  # what CLIP's text tower can be told; the pooling and projec
     "proj_bias",
     "output_tokens",
 }
-NETWORK_TIMEOUT_SECONDS = 5
+HUB_FILE_NAMES = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+NETWORK_TIMEOUT = 5  # seconds
 
 
 def read_pretrained(source: str) -> tuple[TextTowerConfig, dict[str, Tensor], Tokenizer]:
-    """Config, weights in open_clip's names and tokenizer of NAME:PRETRAINED."""
+    """Read config, weights (under open_clip's names) and tokenizer of NAME:PRETRAINED.
+
+    Raises:
+        UserError: there is no such architecture, or its text tower is not CLIP's.
+        MissingFileError: the weights are not on disk and cannot be downloaded.
+    """
     name, _, pretrained = source.partition(":")
     config = read_architecture(name)
     check_activation(name, pretrained, config)
@@ -60,23 +68,33 @@ def read_pretrained(source: str) -> tuple[TextTowerConfig, dict[str, Tensor], To
 
 
 def read_architecture(name: str) -> TextTowerConfig:
-    """The text tower that open_clip's built-in config of this name describes."""
-    if name not in open_clip.list_models():
-        hint = did_you_mean(name, open_clip.list_models(), count=3)
+    """Return the text tower that open_clip's built-in config of this name describes."""
+    names = cast(list[str], open_clip.list_models())
+    if name not in names:
+        hint = did_you_mean(name, names, count=3)
         raise UserError(f"open_clip has no architecture {name!r}.{hint}")
-    model_cfg = open_clip.get_model_config(name)
+    model_cfg = cast(
+        dict[str, Any],
+        open_clip.get_model_config(name),  # pyright: ignore[reportUnknownMemberType]
+    )
     return text_tower_config(name, model_cfg)
 
 
-def text_tower_config(name: str, model_cfg: dict) -> TextTowerConfig:
-    text_cfg = model_cfg["text_cfg"]
-    norm_kwargs = text_cfg.get("norm_kwargs") or {}
-    foreign = [key for key, value in text_cfg.items() if value and key not in PLAIN_TEXT_CFG]
-    foreign += [key for key in norm_kwargs if key != "eps"]
-    if foreign or "multimodal_cfg" in model_cfg:
+def text_tower_config(name: str, model_cfg: Mapping[str, Any]) -> TextTowerConfig:
+    """Return the config of the text tower in a config of open_clip.
+
+    name: of the architecture, for messages.
+    """
+    text_cfg: dict[str, Any] = model_cfg["text_cfg"]
+    norm_kwargs: dict[str, Any] = text_cfg.get("norm_kwargs") or {}
+    unsupported = [
+        key for key, value in text_cfg.items() if value and key not in SUPPORTED_TEXT_CFG
+    ]
+    unsupported += [key for key in norm_kwargs if key != "eps"]
+    if unsupported or "multimodal_cfg" in model_cfg:
         raise UserError(
-            f"{name} has another text tower than CLIP's ({', '.join(foreign) or 'CoCa'}): it has "
-            "no counterpart in a Stable Diffusion pipeline folder. Choose a CLIP, for example "
+            f"{name} has a text tower unlike CLIP's ({', '.join(unsupported) or 'CoCa'}), for "
+            "which a Stable Diffusion pipeline folder has no place. Choose a CLIP, for example "
             "ViT-L-14-quickgelu:openai or ViT-H-14:laion2b_s32b_b79k."
         )
     width = text_cfg.get("width", 512)
@@ -95,45 +113,66 @@ def text_tower_config(name: str, model_cfg: dict) -> TextTowerConfig:
 
 
 def check_activation(name: str, pretrained: str, config: TextTowerConfig) -> None:
-    """Refuses weights trained with one GELU under the name of the other: no error would follow,
-    only worse embeddings (mlfoundations/open_clip#771)."""
-    tag = open_clip.get_pretrained_cfg(name, pretrained)
+    """Refuse weights trained with one GELU under the name of an architecture with the other.
+
+    There would be no error, only worse embeddings (mlfoundations/open_clip#771).
+
+    Raises:
+        UserError: the weights were trained with the other GELU.
+    """
+    quick = trained_with_quick_gelu(name, pretrained)
+    uses_quick = config.hidden_act == "quick_gelu"
+    if quick is None or quick == uses_quick:
+        return
+    plain = name.removesuffix("-quickgelu")
+    suitable = f"{plain}-quickgelu" if quick else plain
+    raise UserError(
+        f"{name}:{pretrained} would be wrong: these weights were trained with "
+        f"{'QuickGELU' if quick else 'GELU'}, the architecture {name} uses "
+        f"{'QuickGELU' if uses_quick else 'GELU'}. Use {suitable}:{pretrained}."
+    )
+
+
+def trained_with_quick_gelu(name: str, pretrained: str) -> bool | None:
+    """Return whether weights were trained with QuickGELU; None if nothing says so.
+
+    open_clip's table says it for its tags, an open_clip_config.json for the file in its folder, and
+    file names or names of cache folders with "openai" in them for OpenAI's weights.
+    """
+    if tag := pretrained_tag(name, pretrained):
+        return bool(tag.get("quick_gelu", False))
     file = Path(pretrained)
-    beside = read_json(file.parent / "open_clip_config.json", default={}).get("model_cfg")
-    if tag:
-        trained_with = tag.get("quick_gelu", False)
-    elif beside is not None:
-        trained_with = beside.get("quick_gelu", False)
-    elif any("openai" in p.lower() for p in file.parts if p == file.name or p[:8] == "models--"):
-        trained_with = True
-    else:
-        return  # nothing tells
-    uses = config.hidden_act == "quick_gelu"
-    if uses != trained_with:
-        plain = name.removesuffix("-quickgelu")
-        right = f"{plain}-quickgelu" if trained_with else plain
-        raise UserError(
-            f"{name}:{pretrained} would be wrong: these weights were trained with "
-            f"{'QuickGELU' if trained_with else 'GELU'}, the architecture {name} uses "
-            f"{'QuickGELU' if uses else 'GELU'}. Use {right}:{pretrained}."
-        )
+    model_cfg = read_json(file.parent / "open_clip_config.json", default={}).get("model_cfg")
+    if model_cfg is not None:
+        return bool(model_cfg.get("quick_gelu", False))
+    names = [part for part in file.parts if part == file.name or part.startswith("models--")]
+    return True if any("openai" in part.lower() for part in names) else None
+
+
+def pretrained_tag(name: str, pretrained: str) -> dict[str, Any]:
+    """Return what open_clip has in its table about a tag; empty if it does not have the tag."""
+    return cast(dict[str, Any], open_clip.get_pretrained_cfg(name, pretrained))
 
 
 def find_weights(name: str, pretrained: str) -> Path:
-    """The weights file: the path given, or the tag's from the cache, or else downloaded."""
+    """Return the weights file: `pretrained` itself, or the file of that tag.
+
+    The file of a tag is searched in the cache first, and downloaded if it is not there.
+
+    Raises:
+        MissingFileError: there is no such tag, or its file is not there and cannot be downloaded.
+    """
     if Path(pretrained).is_file():
         return Path(pretrained)
-    tag = open_clip.get_pretrained_cfg(name, pretrained)
+    tag = pretrained_tag(name, pretrained)
     if not tag:
-        tags = open_clip.list_pretrained_tags_by_model(name)
+        tags = cast(list[str], open_clip.list_pretrained_tags_by_model(name))
         raise MissingFileError(
-            f"{pretrained!r} is neither a file nor pretrained weights that open_clip knows for "
-            f"{name}. It knows: {', '.join(tags) or 'none'}."
+            f"{pretrained!r} is neither a file nor the name of weights that open_clip has for "
+            f"{name}. It has: {', '.join(tags) or 'none'}."
         )
-    repository, _, file_name = tag["hf_hub"].rpartition("/")
-    names = (
-        [file_name] if file_name else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
-    )
+    repository, _, file_name = str(tag["hf_hub"]).rpartition("/")
+    names = [file_name] if file_name else HUB_FILE_NAMES
     for candidate in names:
         cached = huggingface_hub.try_to_load_from_cache(repository, candidate)
         if isinstance(cached, str):
@@ -142,37 +181,47 @@ def find_weights(name: str, pretrained: str) -> Path:
         if constants.HF_HUB_OFFLINE:
             raise ConnectionError("HF_HUB_OFFLINE is set")
         check_reachable(constants.ENDPOINT)
-        return Path(open_clip.download_pretrained(tag))
+        file = cast(
+            str,
+            open_clip.download_pretrained(tag),  # pyright: ignore[reportUnknownMemberType]
+        )
+        return Path(file)
     except (OSError, RuntimeError) as error:
-        example = Path("/path/to") / names[0]
         raise MissingFileError(
             f"the weights {name}:{pretrained} are not on this machine and could not be downloaded "
             f"({error}). Looked for {' or '.join(names)} of {repository} in "
             f"{constants.HF_HUB_CACHE}. Ways out: download that file from "
-            f"{constants.ENDPOINT}/{repository} elsewhere and pass its path as {name}:{example}; "
-            "point HF_HOME to a cache that has it; pass a CLIPTextModel folder; or train a text "
-            "encoder on your own captions, which needs no download: python train_clip.py --data "
-            "DIR --out runs/clip."
+            f"{constants.ENDPOINT}/{repository} elsewhere and pass its path as "
+            f"{name}:{Path('/path/to') / names[0]}; point HF_HOME to a cache that has it; pass a "
+            "CLIPTextModel folder; or train a text encoder on your own captions with "
+            "train_clip.py, which needs no download."
         ) from None
 
 
 def check_reachable(address: str) -> None:
-    """Raises OSError soon, where a download without a network would try for minutes."""
+    """Fail after seconds without a network, where a download would try for minutes.
+
+    Raises:
+        ConnectionError: there is no answer.
+    """
     request = urllib.request.Request(address, method="HEAD")
     try:
-        urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT_SECONDS).close()
+        urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT).close()
     except urllib.error.HTTPError:
-        return  # it answered
+        return  # an error is an answer, too
     except OSError as error:
         raise ConnectionError(f"no answer from {address}: {error}") from None
 
 
 def read_text_weights(file: Path) -> dict[str, Tensor]:
-    """All but what is known to lie beside the text tower, whose names may be those of a custom one
-    or of a model that was trained in parallel."""
+    """Read the weights of the text tower, and whatever else is not known to be of another part.
 
-    def plain(key: str) -> str:
+    Names may have the prefix "text." (open_clip's custom text towers) or "module." (a model that
+    was trained in parallel).
+    """
+
+    def bare_name(key: str) -> str:
         return key.removeprefix("module.").removeprefix("text.")
 
-    weights = read_tensors(file, lambda key: not plain(key).startswith(BESIDE_THE_TOWER))
-    return {plain(key): value for key, value in weights.items()}
+    weights = read_tensors(file, lambda key: not bare_name(key).startswith(NOT_OF_THE_TOWER))
+    return {bare_name(key): value for key, value in weights.items()}

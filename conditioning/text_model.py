@@ -1,24 +1,29 @@
-"""The text tower: open_clip's causal transformer, described in Hugging Face's words."""
+"""The text tower of CLIP: open_clip's causal transformer, configured as Hugging Face does it."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import partial
+from typing import Any, cast
 
 import torch
-from open_clip.transformer import LayerNorm, QuickGELU, TextTransformer
+from open_clip.transformer import (  # pyright: ignore[reportMissingTypeStubs]
+    LayerNorm,
+    QuickGELU,
+    TextTransformer,
+)
 from torch import Tensor, nn
 
 from foundation.errors import UserError
-from interop.safetensors_io import aligned_copy
 
 ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
-PARTS_OF_A_LAYER = {  # Hugging Face -> open_clip
+LAYER_NAMES = {  # inside a layer: Hugging Face -> open_clip
     "layer_norm1": "ln_1",
     "layer_norm2": "ln_2",
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
     "self_attn.out_proj": "attn.out_proj",
 }
-OUTSIDE_LAYERS = {
+OTHER_NAMES = {  # outside the layers
     "embeddings.token_embedding.weight": "token_embedding.weight",
     "embeddings.position_embedding.weight": "positional_embedding",
     "final_layer_norm.weight": "ln_final.weight",
@@ -28,12 +33,16 @@ OUTSIDE_LAYERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class TextTowerConfig:
-    """Field names are those of `CLIPTextConfig`, so that either side reads the other's file."""
+    """The architecture of a text tower.
+
+    Field names are those of transformers' `CLIPTextConfig`, so that either side reads the other's
+    file.
+    """
 
     vocab_size: int = 49408
     hidden_size: int = 512
     intermediate_size: int = 2048
-    projection_dim: int = 512  # of the whole CLIP; the tower itself has no projection
+    projection_dim: int = 512  # of the whole CLIP; the tower has no projection
     num_hidden_layers: int = 12
     num_attention_heads: int = 8
     max_position_embeddings: int = 77
@@ -56,14 +65,17 @@ class TextTowerConfig:
             )
 
     @classmethod
-    def from_dict(cls, content: dict) -> "TextTowerConfig":
-        """Takes the fields it knows; foreign files hold many that do not change the tower."""
-        known = {key: content[key] for key in asdict(cls()) if content.get(key) is not None}
-        return cls(**known)
+    def from_dict(cls, content: Mapping[str, Any]) -> "TextTowerConfig":
+        """Make a config of the content of a config.json; entries that are no fields are ignored."""
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: content[name] for name in names if content.get(name) is not None})
 
 
 def empty_tower(config: TextTowerConfig) -> TextTransformer:
-    """The tower without memory for its weights, which are to be assigned; draws no numbers."""
+    """Make a tower without memory for its weights, which have to be assigned.
+
+    No random numbers are drawn.
+    """
     with torch.device("meta"):
         return TextTransformer(
             context_length=config.max_position_embeddings,
@@ -71,53 +83,62 @@ def empty_tower(config: TextTowerConfig) -> TextTransformer:
             width=config.hidden_size,
             heads=config.num_attention_heads,
             layers=config.num_hidden_layers,
-            # Half a unit more, because the tower rounds the product down.
+            # Half a unit more, because the tower rounds width times ratio down.
             mlp_ratio=(config.intermediate_size + 0.5) / config.hidden_size,
             output_dim=None,  # no projection: the context is the token states
             pool_type="none",
             act_layer=ACTIVATIONS[config.hidden_act],
-            norm_layer=partial(LayerNorm, eps=config.layer_norm_eps),
+            norm_layer=cast(type[nn.Module], partial(LayerNorm, eps=config.layer_norm_eps)),
         )
 
 
-def build_tower(config: TextTowerConfig, weights: dict[str, Tensor]) -> TextTransformer:
-    """weights: open_clip's names, exactly those of the tower."""
+def build_tower(config: TextTowerConfig, weights: Mapping[str, Tensor]) -> TextTransformer:
+    """Make a tower with the given weights, in float32.
+
+    weights: under open_clip's names, exactly those of the tower.
+    """
     tower = empty_tower(config)
     tower.load_state_dict({k: aligned_copy(v) for k, v in weights.items()}, assign=True)
-    # The causal mask is derived, so it is in no file; the empty tower's holds no numbers.
-    tower.attn_mask = tower.build_causal_mask()
+    # The causal mask is computed, so no file has it; that of the empty tower has no numbers.
+    tower.register_buffer("attn_mask", tower.build_causal_mask(), persistent=False)
     return tower
 
 
-def to_hugging_face(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names and shapes of `CLIPTextModel`: query, key and value apart, prefix "text_model."."""
-    layer_parts = {ours: theirs for theirs, ours in PARTS_OF_A_LAYER.items()}
-    outside = {ours: theirs for theirs, ours in OUTSIDE_LAYERS.items()}
-    renamed = {}
+def to_hugging_face(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convert weights to the names and shapes of transformers' `CLIPTextModel`.
+
+    There, query, key and value are three tensors, and all names begin with "text_model.".
+    """
+    layer_names = {ours: theirs for theirs, ours in LAYER_NAMES.items()}
+    other_names = {ours: theirs for theirs, ours in OTHER_NAMES.items()}
+    renamed: dict[str, Tensor] = {}
     for key, value in weights.items():
-        if key in outside:
-            renamed[f"text_model.{outside[key]}"] = value
+        if key in other_names:
+            renamed[f"text_model.{other_names[key]}"] = value
             continue
-        index, part = key.removeprefix("transformer.resblocks.").split(".", 1)
+        index, name = key.removeprefix("transformer.resblocks.").split(".", 1)
         layer = f"text_model.encoder.layers.{index}"
-        if part in ("attn.in_proj_weight", "attn.in_proj_bias"):
-            kind = part.removeprefix("attn.in_proj_")
-            for name, third in zip("qkv", value.chunk(3), strict=True):
-                renamed[f"{layer}.self_attn.{name}_proj.{kind}"] = third.contiguous()
+        if name in ("attn.in_proj_weight", "attn.in_proj_bias"):
+            kind = name.removeprefix("attn.in_proj_")
+            for letter, third in zip("qkv", value.chunk(3), strict=True):
+                renamed[f"{layer}.self_attn.{letter}_proj.{kind}"] = third.contiguous()
         else:
-            module, kind = part.rsplit(".", 1)
-            renamed[f"{layer}.{layer_parts[module]}.{kind}"] = value
+            module, kind = name.rsplit(".", 1)
+            renamed[f"{layer}.{layer_names[module]}.{kind}"] = value
     return renamed
 
 
-def from_hugging_face(weights: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
-    """The inverse of `to_hugging_face`."""
-    renamed = {ours: weights[f"text_model.{theirs}"] for theirs, ours in OUTSIDE_LAYERS.items()}
+def from_hugging_face(weights: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """Convert weights back to open_clip's names, the inverse of `to_hugging_face`.
+
+    layers: how many layers the tower has.
+    """
+    renamed = {ours: weights[f"text_model.{theirs}"] for theirs, ours in OTHER_NAMES.items()}
     for index in range(layers):
         layer, block = f"text_model.encoder.layers.{index}", f"transformer.resblocks.{index}"
         for kind in ("weight", "bias"):
-            thirds = [weights[f"{layer}.self_attn.{name}_proj.{kind}"] for name in "qkv"]
+            thirds = [weights[f"{layer}.self_attn.{letter}_proj.{kind}"] for letter in "qkv"]
             renamed[f"{block}.attn.in_proj_{kind}"] = torch.cat(thirds)
-            for theirs, ours in PARTS_OF_A_LAYER.items():
+            for theirs, ours in LAYER_NAMES.items():
                 renamed[f"{block}.{ours}.{kind}"] = weights[f"{layer}.{theirs}.{kind}"]
     return renamed

@@ -3,32 +3,46 @@
 One convention for every checkpoint: the text is cleaned as Hugging Face's `CLIPTokenizer` cleans
 it, that is Unicode NFC, runs of white space to one space, lower case, and nothing else. The
 tokenizer files saved with a model therefore give the ids that training saw, in diffusers too.
-open_clip's own tokenizer also repairs mojibake, straightens curly quotes and unescapes HTML
-entities; for text without those the ids are the same.
+open_clip's own tokenizer also repairs wrongly decoded text, straightens curly quotes and unescapes
+HTML entities; for text without those the ids are the same.
+
+A tokenizer on disk is a CLIPTokenizer folder: vocab.json, merges.txt, tokenizer_config.json,
+special_tokens_map.json. Folders with one tokenizer.json in their place can be read as well.
 """
 
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
 
+import open_clip  # pyright: ignore[reportMissingTypeStubs]
 import regex
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from foundation.errors import UserError
+from foundation.files import atomic_folder, read_json, to_json
 
 START_OF_TEXT = "<|startoftext|>"
 END_OF_TEXT = "<|endoftext|>"
+OPEN_CLIP_NAMES = {"<start_of_text>": START_OF_TEXT, "<end_of_text>": END_OF_TEXT}
+OPEN_CLIP_PAD = "!"  # id 0, with which open_clip pads
 WORD = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
 END_OF_WORD = "</w>"
 
+Pair = tuple[str, str]  # two adjacent symbols of a word
+
+
+# Encoding -----------------------------------------------------------------------------------------
+
 
 def byte_symbols() -> list[str]:
-    """One printable character for each byte, so that any text is a sequence of known symbols.
+    """Return one printable character for each byte, so that any text is a sequence of them.
 
-    Printable Latin-1 characters stand for themselves, the rest for characters from U+0100 on
+    Printable Latin-1 characters stand for themselves; the others get characters from U+0100 on
     (Radford et al. 2019, the encoding of GPT-2).
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
@@ -41,7 +55,7 @@ BYTE_SYMBOLS = byte_symbols()
 
 @dataclass(frozen=True, kw_only=True)
 class SpecialToken:
-    """A token that is found in the text as a whole, before the text is split into words."""
+    """A token that is searched in the text as a whole, before the text is split into words."""
 
     id: int
     normalized: bool = False  # searched in the cleaned text, so in any case of letters
@@ -49,22 +63,27 @@ class SpecialToken:
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """Byte-pair encoding with CLIP's start and end tokens, cut and padded to one length.
+    """Byte-pair encoding with CLIP's start and end tokens, truncated and padded to one length.
 
-    `pad` is the token that fills the rest. Checkpoints of OpenAI's family in Hugging Face's layout
-    pad with the end token, those of open_clip with id 0, which is "!": there a "!" in the text
-    becomes id 0 as well, as it does in the tokenizer of Stable Diffusion 2.
+    Checkpoints of OpenAI's family in Hugging Face's layout pad with the end token, those of
+    open_clip with id 0, which is "!". With the latter, a "!" in the text becomes id 0 as well, as
+    it does in the tokenizer of Stable Diffusion 2.
+
+    Raises:
+        UserError: the context length has no room for text.
     """
 
     vocabulary: Mapping[str, int]
-    merges: Mapping[tuple[str, str], int]  # pair of symbols -> rank; lower ranks merge first
+    merges: Mapping[Pair, int]  # pair of symbols -> rank; lower ranks merge first
     special: Mapping[str, SpecialToken]
     context_length: int  # tokens, start and end token included
     start: str = START_OF_TEXT
     end: str = END_OF_TEXT
     pad: str = END_OF_TEXT
     unknown: str = END_OF_TEXT
-    _words: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _ids_of_words: dict[str, tuple[int, ...]] = field(
+        default_factory=dict[str, tuple[int, ...]], repr=False, compare=False
+    )
 
     def __post_init__(self):
         if self.context_length < 3:
@@ -74,78 +93,275 @@ class Tokenizer:
             )
 
     def id_of(self, token: str) -> int:
+        """Return the id of a token of the vocabulary, or of a special token."""
         return self.special[token].id if token in self.special else self.vocabulary[token]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text alone: not cut, without start, end and padding."""
-        as_written = [name for name, token in self.special.items() if not token.normalized]
+        """Return the ids of the text alone: not truncated, without start, end and padding."""
+        literal = [name for name, token in self.special.items() if not token.normalized]
         normalized = [name for name, token in self.special.items() if token.normalized]
-        ids = []
-        for piece in split_keeping(text, as_written):
-            if piece in as_written:
+        ids: list[int] = []
+        for piece in split_at_tokens(text, literal):
+            if piece in literal:
                 ids.append(self.special[piece].id)
                 continue
-            for part in split_keeping(clean(piece), normalized):
+            for part in split_at_tokens(clean(piece), normalized):
                 if part in normalized:
                     ids.append(self.special[part].id)
-                else:
-                    ids.extend(i for word in WORD.findall(part) for i in self._word_ids(word))
+                    continue
+                for word in WORD.findall(part):
+                    ids += self._encode_word(word)
         return ids
 
     def count(self, text: str) -> int:
-        """Tokens the text would need, start and end token included, were it not cut."""
+        """Return how many tokens the whole text needs, start and end token included."""
         return len(self.encode(text)) + 2
 
     def __call__(self, texts: list[str]) -> Int[Tensor, "b tokens"]:
-        """Token ids, cut and padded to `context_length`; the end token always survives the cut."""
+        """Return token ids, truncated and padded to `context_length`; the end token stays."""
         start, end, pad = self.id_of(self.start), self.id_of(self.end), self.id_of(self.pad)
         ids = torch.full((len(texts), self.context_length), pad, dtype=torch.long)
         for row, text in zip(ids, texts, strict=True):
-            kept = [start, *self.encode(text)[: self.context_length - 2], end]
-            row[: len(kept)] = torch.tensor(kept)
+            used = [start, *self.encode(text)[: self.context_length - 2], end]
+            row[: len(used)] = torch.tensor(used)
         return ids
 
-    def _word_ids(self, word: str) -> tuple[int, ...]:
-        if word not in self._words:
+    def _encode_word(self, word: str) -> tuple[int, ...]:
+        if word not in self._ids_of_words:
             unknown = self.id_of(self.unknown)
             symbols = merge([BYTE_SYMBOLS[byte] for byte in word.encode()], self.merges)
-            self._words[word] = tuple(self.vocabulary.get(s, unknown) for s in symbols)
-        return self._words[word]
+            self._ids_of_words[word] = tuple(self.vocabulary.get(s, unknown) for s in symbols)
+        return self._ids_of_words[word]
 
 
 def clean(text: str) -> str:
-    """NFC, one space for white space, lower case letter by letter.
+    """Convert to NFC and lower case, with one space for each run of white space.
 
-    Letter by letter, because Hugging Face's tokenizers lower so: a capital sigma at the end of a
-    word becomes a plain one, where `str.lower` would write the final form.
+    Lower case is applied letter by letter, as Hugging Face's tokenizers do it: a capital sigma at
+    the end of a word becomes a plain one, where `str.lower` would write the final form.
     """
     text = " ".join(regex.split(r"\s+", unicodedata.normalize("NFC", text)))
     return "".join(letter.lower() for letter in text)
 
 
-def split_keeping(text: str, tokens: Iterable[str]) -> list[str]:
-    """The text cut at each of the tokens, the tokens kept as pieces of their own."""
+def split_at_tokens(text: str, tokens: Iterable[str]) -> list[str]:
+    """Split a text at each of the tokens; the tokens are pieces of the result, too."""
     longest_first = sorted(tokens, key=len, reverse=True)
     if not longest_first:
         return [text]
-    return regex.split("(" + "|".join(map(regex.escape, longest_first)) + ")", text)
+    pattern = "(" + "|".join(map(regex.escape, longest_first)) + ")"
+    return [piece or "" for piece in regex.split(pattern, text)]
 
 
-def merge(symbols: list[str], merges: Mapping[tuple[str, str], int]) -> list[str]:
-    """Byte-pair encoding of one word (Sennrich et al. 2016, arXiv:1508.07909).
+def merge(symbols: list[str], ranks: Mapping[Pair, int]) -> list[str]:
+    """Merge the symbols of one word (byte-pair encoding, Sennrich et al. 2016, arXiv:1508.07909).
 
-    The adjacent pair of lowest rank becomes one symbol, wherever it stands, until no pair is left.
+    The adjacent pair of lowest rank becomes one symbol, everywhere in the word, until no pair with
+    a rank is left.
     """
     symbols = [*symbols[:-1], symbols[-1] + END_OF_WORD]
     while len(symbols) > 1:
-        best = min(pairwise(symbols), key=lambda pair: merges.get(pair, len(merges)))
-        if best not in merges:
+        best = min(pairwise(symbols), key=lambda pair: ranks.get(pair, len(ranks)))
+        if best not in ranks:
             break
-        merged = []
-        for symbol in symbols:
-            if merged and not merged[-1][1] and (merged[-1][0], symbol) == best:
-                merged[-1] = (merged[-1][0] + symbol, True)  # a new symbol: not merged again yet
+        merged: list[str] = []
+        k = 0
+        while k < len(symbols):
+            if tuple(symbols[k : k + 2]) == best:
+                merged.append(symbols[k] + symbols[k + 1])
+                k += 2
             else:
-                merged.append((symbol, False))
-        symbols = [symbol for symbol, _ in merged]
+                merged.append(symbols[k])
+                k += 1
+        symbols = merged
     return symbols
+
+
+# Files --------------------------------------------------------------------------------------------
+
+
+def clip_tokenizer(context_length: int, pad: str = END_OF_TEXT) -> Tokenizer:
+    """Make the tokenizer of CLIP, with its vocabulary of 49,408 tokens.
+
+    The special tokens have the names that Hugging Face gives them.
+    """
+    return tokenizer_from_settings({"pad_token": pad}, context_length)
+
+
+def tokenizer_from_settings(settings: Mapping[str, Any], context_length: int) -> Tokenizer:
+    """Make a tokenizer with CLIP's vocabulary.
+
+    settings: content of a tokenizer_config.json, see `settings_of`.
+    """
+    source = open_clip.SimpleTokenizer()
+    vocabulary = {OPEN_CLIP_NAMES.get(token, token): i for token, i in source.encoder.items()}
+    merges = {(first, second): rank for (first, second), rank in source.bpe_ranks.items()}
+    return assemble("the header", vocabulary, merges, {}, settings, settings, context_length)
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write what `transformers.CLIPTokenizer.from_pretrained` opens, with equal ids.
+
+    The files appear all or none; other files in the folder stay.
+    """
+    settings = settings_of(tokenizer)
+    roles = {name: value for name, value in settings.items() if name.endswith("_token")}
+    ranked = sorted(tokenizer.merges, key=tokenizer.merges.__getitem__)
+    texts = {
+        "vocab.json": to_json(dict(tokenizer.vocabulary)),
+        "merges.txt": "\n".join(["#version: 0.2", *(" ".join(pair) for pair in ranked)]) + "\n",
+        "special_tokens_map.json": to_json(roles),
+        "tokenizer_config.json": to_json(settings),
+    }
+    with atomic_folder(folder, keep_others=True) as partial:
+        for name, text in texts.items():
+            (partial / name).write_text(text, encoding="utf-8")
+
+
+def settings_of(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the content of tokenizer_config.json: all but the vocabulary and the merges."""
+    flags = {"lstrip": False, "rstrip": False, "single_word": False, "special": True}
+    by_id = sorted(tokenizer.special.items(), key=lambda item: item[1].id)
+    return {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": tokenizer.context_length,
+        "do_lower_case": True,
+        "bos_token": tokenizer.start,
+        "eos_token": tokenizer.end,
+        "pad_token": tokenizer.pad,
+        "unk_token": tokenizer.unknown,
+        "added_tokens_decoder": {
+            str(token.id): {"content": name, "normalized": token.normalized, **flags}
+            for name, token in by_id
+        },
+    }
+
+
+def load_tokenizer(folder: Path, context_length: int) -> Tokenizer:
+    """Read a CLIPTokenizer folder, with vocab.json and merges.txt or with one tokenizer.json.
+
+    context_length: positions of the text tower. The tokenizer's own `model_max_length` counts
+        where it is smaller.
+    """
+    settings = read_json(folder / "tokenizer_config.json", default={})
+    roles = {**settings, **read_json(folder / "special_tokens_map.json", default={})}
+    vocabulary, merges, special = read_vocabulary(folder)
+    return assemble(folder, vocabulary, merges, special, settings, roles, context_length)
+
+
+def assemble(
+    source: Path | str,
+    vocabulary: Mapping[str, int],
+    merges: Mapping[Pair, int],
+    special: Mapping[str, SpecialToken],
+    settings: Mapping[str, Any],
+    roles: Mapping[str, Any],
+    context_length: int,
+) -> Tokenizer:
+    """Make a tokenizer from the content of its files.
+
+    Args:
+        source: where all this is from, for messages.
+        special: special tokens listed elsewhere than in the settings.
+        settings: content of tokenizer_config.json.
+        roles: which token starts, ends and pads a text, and which stands for unknown symbols.
+    """
+    special = {**special, **read_added_tokens(settings.get("added_tokens_decoder", {}))}
+    names: dict[str, str] = {}
+    for role, default in (("bos", START_OF_TEXT), ("eos", END_OF_TEXT), ("unk", END_OF_TEXT)):
+        names[role] = text_of(roles.get(f"{role}_token")) or default
+    names["pad"] = text_of(roles.get("pad_token")) or names["eos"]
+    for name in names.values():
+        if name in special:
+            continue
+        if name not in vocabulary:
+            raise UserError(
+                f"{source} names the special token {name!r}, which its vocabulary of "
+                f"{len(vocabulary)} tokens does not hold. The files do not belong together; "
+                "copy the whole tokenizer folder again."
+            )
+        normalized = is_normalized(name, settings, roles)
+        special[name] = SpecialToken(id=vocabulary[name], normalized=normalized)
+    return Tokenizer(
+        vocabulary=vocabulary,
+        merges=merges,
+        special=special,
+        context_length=min(context_length, int(settings.get("model_max_length", context_length))),
+        start=names["bos"],
+        end=names["eos"],
+        pad=names["pad"],
+        unknown=names["unk"],
+    )
+
+
+def holds_tokenizer(folder: Path) -> bool:
+    """Return whether a folder has the files of a tokenizer."""
+    if not folder.is_dir():
+        return False
+    files = {file.name for file in folder.iterdir()}
+    return {"vocab.json", "merges.txt"} <= files or "tokenizer.json" in files
+
+
+def read_vocabulary(
+    folder: Path,
+) -> tuple[dict[str, int], dict[Pair, int], dict[str, SpecialToken]]:
+    """Read vocabulary, ranked merges, and the special tokens that tokenizer_config.json lacks."""
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+        pairs = [line for line in lines if line and not line.startswith("#version")]
+        vocabulary = read_json(folder / "vocab.json")
+        extra = read_json(folder / "added_tokens.json", default={})
+        special = {name: SpecialToken(id=i) for name, i in extra.items()}
+    else:
+        content = read_json(folder / "tokenizer.json")
+        pairs = content["model"]["merges"]
+        vocabulary = content["model"]["vocab"]
+        special = read_added_tokens({token["id"]: token for token in content["added_tokens"]})
+    return vocabulary, {as_pair(pair, folder): rank for rank, pair in enumerate(pairs)}, special
+
+
+def as_pair(written: str | list[str], source: Path) -> Pair:
+    """Return a merge that a file writes as "first second" or as a list of the two.
+
+    source: where it is written, for messages.
+    """
+    symbols = written.split() if isinstance(written, str) else written
+    if len(symbols) != 2:
+        raise UserError(
+            f"the tokenizer in {source} lists the merge {written!r}, which is not a pair of "
+            "symbols. Copy the folder again."
+        )
+    return symbols[0], symbols[1]
+
+
+def read_added_tokens(tokens: Mapping[str | int, Any]) -> dict[str, SpecialToken]:
+    """Return the special tokens that a file lists by id, by their text."""
+    return {
+        token["content"]: SpecialToken(id=int(i), normalized=token["normalized"])
+        for i, token in tokens.items()
+    }
+
+
+def is_normalized(name: str, *files: Mapping[str, Any]) -> bool:
+    """Return whether a special token is searched in the cleaned text.
+
+    That is so if all places that name it carry `"normalized": true`; a plain string means false.
+    """
+    flags: list[bool] = []
+    for content in files:
+        for role, value in content.items():
+            if role.endswith("_token") and text_of(value) == name:
+                flags.append(not isinstance(value, str) and value.get("normalized", False))
+    return bool(flags) and all(flags)
+
+
+def text_of(entry: object) -> str | None:
+    """Return the text of a special token; None if the entry of a file is not one.
+
+    Files write such a token as a string or as a dict with flags.
+    """
+    if isinstance(entry, str):
+        return entry
+    if isinstance(entry, dict):
+        return cast(dict[str, Any], entry).get("content")
+    return None

@@ -302,11 +302,16 @@ def read_json(file: Path, default: dict[str, Any] | None = None) -> dict[str, An
     return cast(dict[str, Any], content)
 
 
-def write_json(file: Path, value: Any) -> None:
-    """Write a value as indented JSON, atomically."""
+def to_json(value: Any) -> str:
+    """Return a value as the text of a JSON file: indented, with a line break at the end."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     # File names may contain bytes that are not UTF-8; as JSON escapes they survive a round trip.
-    write_text(file, text.encode("utf-8", "backslashreplace").decode("utf-8"))
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    write_text(file, to_json(value))
 
 
 # Checks -------------------------------------------------------------------------------------------

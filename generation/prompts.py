@@ -14,8 +14,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from cattrs import Converter
 
-from conditioning.prompt_syntax import Part, is_plain, parse, plain
-from conditioning.prompt_weighting import cut_off
+from conditioning.prompt_syntax import SubPrompt, is_plain, parse_prompt, plain_prompt
+from conditioning.prompt_weighting import truncated_words
 from foundation.errors import UserError, did_you_mean
 from generation.options import GenerationOptions, parse_seeds
 from ldm import TextToImage
@@ -220,14 +220,14 @@ def prompt_notes(pipeline: TextToImage, text: str, prompt_weights: bool) -> list
     if encoder is None or not is_text_conditional(pipeline.unet):
         return []
     notes = []
-    parts = parse(text) if prompt_weights else plain(text)
+    parts = parse_prompt(text) if prompt_weights else plain_prompt(text)
     if prompt_weights and not is_plain(text):
         notes.append(
             f"read {text!r} as {describe_parts(parts)}; use --plain-prompts to read it as it is "
             "written."
         )
     for part in parts:
-        dropped = cut_off(encoder, part.text, pipeline.chunks)
+        dropped = truncated_words(encoder, part.text, pipeline.chunks)
         if dropped:
             # Each further chunk has a start and an end token of its own.
             needed = encoder.count_tokens(part.text) + 2 * (pipeline.chunks - 1)
@@ -238,7 +238,7 @@ def prompt_notes(pipeline: TextToImage, text: str, prompt_weights: bool) -> list
     return notes
 
 
-def describe_parts(parts: Sequence[Part]) -> str:
+def describe_parts(parts: Sequence[SubPrompt]) -> str:
     """Describe prompts with their weights, such as "'a', 'cat' (weight 1.3)"."""
     described = []
     for part in parts:

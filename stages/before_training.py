@@ -111,7 +111,7 @@ def clip_memory(config: ClipTrainingConfig, clip: Clip) -> MemoryEstimate:
         images = torch.empty(count, 3, clip.size, clip.size, device=device).to(torch.uint8)
         ids = torch.empty(count, clip.tokenizer.context_length, device=device).long()
         with Precision(device, config.precision):
-            return [clip.image_features(images), clip.pooled(ids)]
+            return [clip.image_features(images), clip.pool_text(ids)]
 
     return estimate_memory([clip], [], forward, batch_size=config.batch_size, averaged=0)
 

@@ -12,8 +12,8 @@ from conditioning.clip import PRESETS as ARCHITECTURES
 from conditioning.clip import Clip
 from conditioning.clip_loss import (
     ContrastiveLoss,
-    bound_logit_scale,
-    degraded,
+    clamp_logit_scale,
+    degrade_images,
     parameter_groups,
 )
 from dataset.images.transform import ImageTransform
@@ -111,7 +111,7 @@ class ClipTrainer:
         images = images.to(self.device, non_blocking=True)
         if config.augment:
             half = len(collectives.rank_share(0, config.batch_size // 2))
-            images = degraded(images, generator(config.seed, "degrade", step), half)
+            images = degrade_images(images, generator(config.seed, "degrade", step), half)
         report_progress("computing gradients")
         self.clip.train()
         buffers = [buffer.clone() for buffer in self.clip.buffers()]
@@ -122,7 +122,7 @@ class ClipTrainer:
         metrics = collectives.mean_metrics({"loss": loss.detach()})
         metrics |= self.optimizer_step(metrics, {"optimizer": config.rate(step)})
         restore_buffers(self.clip.buffers(), buffers, metrics["step_applied"])
-        bound_logit_scale(self.clip)
+        clamp_logit_scale(self.clip)
         return metrics | {"logit_scale": self.clip.logit_scale}
 
 

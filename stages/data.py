@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from conditioning import TextEncoder
-from conditioning.prompt_weighting import cut_off
+from conditioning.prompt_weighting import truncated_words
 from dataset.buckets import Buckets, bucket_shapes, choose_buckets
 from dataset.folder import read_folder
 from dataset.table import Pair, PairList, split
@@ -96,7 +96,7 @@ def print_long_captions(pairs: Sequence[Pair], encoder: TextEncoder, chunks: int
     if not too_long:
         return
     path, caption = captions[too_long[0]]
-    lost = shorten(cut_off(encoder, caption, chunks), SHOWN_CHARACTERS, placeholder=" ...")
+    lost = shorten(truncated_words(encoder, caption, chunks), SHOWN_CHARACTERS, placeholder=" ...")
     print(
         f"note: {len(too_long)} of {len(captions)} captions are longer than "
         f"{chunks} context{'s' * (chunks > 1)} of {encoder.tokens} tokens, and lose their end: of "

@@ -64,7 +64,7 @@ def compute_bindings(autoencoder_sha256: str, text_encoder: TextEncoder | None) 
     return {
         "autoencoder_sha256": autoencoder_sha256,
         "text_encoder_sha256": text_encoder.sha256,
-        "golden": [round(float(value), 6) for value in text_encoder.golden()[-1]],
+        "golden": [round(float(value), 6) for value in text_encoder.golden_embedding()[-1]],
     }
 
 

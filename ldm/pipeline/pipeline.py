@@ -14,7 +14,7 @@ from torch import Tensor
 from autoencoder import Autoencoder
 from autoencoder.tiling import decode_tiled, encode_tiled
 from conditioning import TextEncoder
-from conditioning.prompt_syntax import parse, plain
+from conditioning.prompt_syntax import parse_prompt, plain_prompt
 from conditioning.prompt_weighting import encode_weighted
 from foundation.errors import UserError
 from foundation.shapes import Context, Estimates, Latents, Timesteps
@@ -224,7 +224,7 @@ class TextToImage:
             return [(conditioning.to(self.device), 1.0)]
         assert self.text_encoder is not None  # see check_components
         encode = partial(encode_weighted, self.text_encoder)
-        parts = parse(prompt) if prompt_weights else plain(prompt)
+        parts = parse_prompt(prompt) if prompt_weights else plain_prompt(prompt)
         return [(Conditioning(encode(part.spans, self.chunks)), part.share) for part in parts]
 
     @torch.no_grad()

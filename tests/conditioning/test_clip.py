@@ -1,4 +1,4 @@
-"""A CLIP of one's own: equal to open_clip's, opened by open_clip, and trained by train_clip.py."""
+"""A CLIP trained here equals open_clip's, opens in open_clip, and learns."""
 
 import copy
 import json
@@ -12,8 +12,16 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 import train_clip
 from conditioning import TextEncoder
-from conditioning.clip import PRESETS, Clip, load_clip
-from conditioning.clip_loss import ContrastiveLoss, bound_logit_scale, degraded, parameter_groups
+from conditioning.clip import PRESETS, Clip
+from conditioning.clip_loss import (
+    ContrastiveLoss,
+    SyncBatchNorm2d,
+    clamp_logit_scale,
+    convert_sync_batch_norm,
+    degrade_images,
+    parameter_groups,
+)
+from foundation.errors import MissingFileError, UserError
 
 CAPTIONS = ["a red circle", "", "a long caption about a blue square on the left, and more", "tree"]
 
@@ -41,18 +49,18 @@ def test_what_was_saved_opens_in_open_clip_with_equal_features(clip, tmp_path):
     clip.save(tmp_path / "clip")
     theirs, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'clip'}")
     images = random_images(3)
-    seen = torch.stack(
+    preprocessed = torch.stack(
         [preprocess(Image.fromarray(image.permute(1, 2, 0).numpy())) for image in images]
     )
     tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'clip'}")
     with torch.no_grad():
         theirs.eval()
-        image_features = theirs.encode_image(seen, normalize=True)
+        image_features = theirs.encode_image(preprocessed, normalize=True)
         text_features = theirs.encode_text(tokenizer(CAPTIONS), normalize=True)
     assert torch.allclose(clip.encode_images(images), image_features, atol=1e-5)
     assert torch.allclose(clip.encode_texts(CAPTIONS), text_features, atol=1e-5)
 
-    again = load_clip(tmp_path)
+    again = Clip.load(tmp_path)
     assert torch.equal(again.encode_images(images), clip.encode_images(images))
     assert not again.training and not any(w.requires_grad for w in again.parameters())
 
@@ -104,31 +112,31 @@ def test_both_towers_and_the_temperature_get_a_gradient(clip):
 
 
 def test_no_decay_for_embeddings_norms_and_temperature(clip):
-    decayed, kept = (group["params"] for group in parameter_groups(clip, 0.1))
-    assert len(decayed) + len(kept) == len(list(clip.parameters()))
-    kept_ids = {id(weight) for weight in kept}
-    assert id(clip.network.token_embedding.weight) in kept_ids
-    assert id(clip.network.logit_scale) in kept_ids
-    assert all(weight.ndim >= 2 for weight in decayed)
+    decay, no_decay = (group["params"] for group in parameter_groups(clip, 0.1))
+    assert len(decay) + len(no_decay) == len(list(clip.parameters()))
+    ids = {id(weight) for weight in no_decay}
+    assert id(clip.network.token_embedding.weight) in ids
+    assert id(clip.network.logit_scale) in ids
+    assert all(weight.ndim >= 2 for weight in decay)
 
 
 def test_the_temperature_is_bounded(clip):
     trained = copy.deepcopy(clip)
     trained.network.logit_scale.fill_(9.0)
-    bound_logit_scale(trained)
+    clamp_logit_scale(trained)
     assert trained.logit_scale.item() == pytest.approx(100)
 
 
-def test_degraded_pictures_are_softer_and_only_the_first():
-    """Half of the pixels' difference from their neighbors is gone; the mean color stays."""
+def test_only_the_first_images_are_degraded_and_they_are_softer():
+    """Nearly half of the difference between neighboring pixels is gone; the mean color stays."""
     images = random_images(8, size=64)
-    worse = [degraded(images, torch.Generator().manual_seed(seed), 4) for seed in range(20)]
+    worse = [degrade_images(images, torch.Generator().manual_seed(seed), 4) for seed in range(20)]
     assert all(torch.equal(each[4:], images[4:]) for each in worse)
     roughness = torch.stack([each[:4].float().diff(dim=-1).abs().mean() for each in worse])
     assert roughness.min() < 0.6 * images.float().diff(dim=-1).abs().mean()
     means = torch.stack([each[:4].float().mean() for each in worse])
     assert (means - images[:4].float().mean()).abs().max() < 2
-    again = degraded(images, torch.Generator().manual_seed(3), 4)
+    again = degrade_images(images, torch.Generator().manual_seed(3), 4)
     assert torch.equal(again, worse[3])
 
 
@@ -140,13 +148,41 @@ def test_every_preset_builds_and_has_a_recipe(preset):
 
 
 def test_a_folder_without_both_towers_is_named(clip, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"train_clip\.py"):
-        load_clip(tmp_path)
+    with pytest.raises(MissingFileError, match=r"open_clip_config\.json"):
+        Clip.load(tmp_path)
     clip.save(tmp_path)
     other = {**PRESETS["tiny-32"], "embed_dim": 32}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": other}))
-    with pytest.raises(ValueError, match="differences"):
-        load_clip(tmp_path)
+    with pytest.raises(UserError, match=r"open_clip_model\.safetensors"):
+        Clip.load(tmp_path)
+
+
+def test_synchronized_batch_norms_replace_ordinary_ones_and_share_their_weights(clip):
+    """New layers, the same parameters and keys; PyTorch's own conversion works alike."""
+    converted = copy.deepcopy(clip).train()
+    before = dict(converted.named_modules())
+    parameters = [id(parameter) for parameter in converted.parameters()]
+    convert_sync_batch_norm(converted)
+    after = dict(converted.named_modules())
+    replaced = [name for name in before if type(before[name]) is torch.nn.BatchNorm2d]
+    assert replaced and all(type(after[name]) is SyncBatchNorm2d for name in replaced)
+    assert all(type(before[name]) is torch.nn.BatchNorm2d for name in replaced)
+    assert [id(parameter) for parameter in converted.parameters()] == parameters
+    assert list(converted.state_dict()) == list(clip.state_dict())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_synchronized_batch_norm_of_one_process_is_an_ordinary_one(training):
+    torch.manual_seed(0)
+    plain = torch.nn.Sequential(torch.nn.BatchNorm2d(3)).train(training)
+    torch.nn.init.normal_(plain[0].weight)
+    torch.nn.init.normal_(plain[0].bias)
+    sync = copy.deepcopy(plain)
+    convert_sync_batch_norm(sync)
+    images = torch.randn(4, 3, 5, 6)
+    torch.testing.assert_close(sync(images), plain(images))
+    for key, value in plain.state_dict().items():
+        torch.testing.assert_close(sync.state_dict()[key], value, msg=key)
 
 
 COLORS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "black": (0, 0, 0)}
@@ -187,8 +223,8 @@ def run(shapes, tmp_path_factory):
 
 
 def test_training_learns_which_text_belongs_to_which_image(run):
-    """Pictures between those of the training set, half a pixel off its middle."""
-    trained = load_clip(run)
+    """The test images have sizes between those of the training set, half a pixel off the middle."""
+    trained = Clip.load(run)
     texts = [f"a {color} {shape}" for color in COLORS for shape in ("circle", "square")]
     pictures = []
     for rgb in COLORS.values():
@@ -197,18 +233,18 @@ def test_training_learns_which_text_belongs_to_which_image(run):
             getattr(ImageDraw.Draw(image), shape)((5, 5, 26, 26), fill=rgb)
             pictures.append(torch.tensor(list(image.tobytes())).view(32, 32, 3).permute(2, 0, 1))
     features = trained.encode_images(torch.stack(pictures).to(torch.uint8))
-    found = (features @ trained.encode_texts(texts).T).argmax(dim=1)
-    assert (found // 2 == torch.arange(8) // 2).all()  # the color
-    assert (found == torch.arange(8)).sum() >= 6  # the shape too; chance is 1 of 8
+    best = (features @ trained.encode_texts(texts).T).argmax(dim=1)
+    assert (best // 2 == torch.arange(8) // 2).all()  # the color
+    assert (best == torch.arange(8)).sum() >= 6  # the shape too; chance is 1 of 8
 
 
 def test_the_run_folder_opens_as_text_encoder(run):
     encoder = TextEncoder.load(run)
     assert encoder(["a red circle"]).shape == (1, 24, 64)
-    assert encoder.sha256 == load_clip(run).text_encoder().sha256
+    assert encoder.sha256 == Clip.load(run).text_encoder().sha256
     numbers = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in numbers if "loss" in line]
-    assert math.log(24) + 1 > losses[0] > 1.3 * losses[-1]  # equal captions keep it from falling
+    assert math.log(24) + 1 > losses[0] > 1.3 * losses[-1]  # equal captions limit how far it falls
     assert numbers[-1]["step"] == 60 and numbers[-1]["train_recall@1"] > 0.8
     assert 0 <= numbers[-1]["held_out_recall@10"] <= 1
 

@@ -1,4 +1,4 @@
-"""Token states are those of transformers and of open_clip, whoever wrote the weights."""
+"""Token states equal those of transformers and of open_clip, whoever wrote the weights."""
 
 import json
 
@@ -6,32 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from conditioning import TextEncoder
-from conditioning.text_model import TextTowerConfig, empty_tower
-from conditioning.tokenizer_io import clip_tokenizer, save_tokenizer
+from conditioning.text_model import TextTowerConfig
+from conditioning.tokenizer import clip_tokenizer, save_tokenizer
+from foundation.errors import MissingFileError, UserError
+from tests.helpers.text_encoders import random_clip_text_model, small_encoder
 
 PROMPTS = ["", "a red apple", "wow! 3 cats", "赤いリンゴ ❤️", "word " * 100]
-
-
-def random_model(**fields) -> CLIPTextModel:
-    torch.manual_seed(0)
-    settings = {
-        "hidden_size": 48,
-        "intermediate_size": 100,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 20,
-        "initializer_factor": 5.0,  # far from linear, so that activations and norms matter
-        "eos_token_id": 49407,
-    }
-    model = CLIPTextModel(CLIPTextConfig(**{**settings, **fields})).eval()
-    with torch.no_grad():  # norms that do nothing would hide a missing one
-        for name, weight in model.named_parameters():
-            if "norm" in name or name.endswith("bias"):
-                weight.add_(0.2 * torch.randn_like(weight))
-    return model
 
 
 @torch.no_grad()
@@ -47,7 +30,7 @@ def relative_difference(ours: Tensor, theirs: Tensor) -> float:
 @pytest.fixture(params=["quick_gelu", "gelu"])
 def folder(request, tmp_path):
     """A CLIPTextModel folder as transformers writes it, with its tokenizer beside it."""
-    random_model(hidden_act=request.param).save_pretrained(tmp_path / "text_encoder")
+    random_clip_text_model(hidden_act=request.param).save_pretrained(tmp_path / "text_encoder")
     save_tokenizer(clip_tokenizer(20), tmp_path / "tokenizer")
     return tmp_path
 
@@ -63,7 +46,7 @@ def test_a_folder_of_transformers_gives_equal_states(folder):
 
 
 def test_activations_differ_so_that_the_test_above_can_fail(tmp_path):
-    model = random_model(hidden_act="gelu")
+    model = random_clip_text_model(hidden_act="gelu")
     model.save_pretrained(tmp_path)
     encoder = TextEncoder.load(tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())
@@ -93,7 +76,7 @@ def test_saving_and_loading_changes_nothing(folder, tmp_path):
     again = TextEncoder.load(tmp_path / "again")
     assert again.sha256 == encoder.sha256
     assert torch.equal(again(PROMPTS), encoder(PROMPTS))
-    assert torch.equal(again.golden(), encoder.golden())
+    assert torch.equal(again.golden_embedding(), encoder.golden_embedding())
     assert (again.width, again.tokens) == (48, 20)
 
 
@@ -126,21 +109,8 @@ def test_frozen_in_evaluation_mode_without_gradient():
     assert torch.equal(context, encoder(PROMPTS))
 
 
-def small_encoder(**fields) -> TextEncoder:
-    """Random weights from a config, for what needs no file."""
-    config = TextTowerConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, **fields
-    )
-    generator = torch.Generator().manual_seed(0)
-    weights = {
-        key: 0.3 * torch.randn(value.shape, generator=generator)
-        for key, value in empty_tower(config).state_dict().items()
-    }
-    return TextEncoder(config, weights, clip_tokenizer(config.max_position_embeddings))
-
-
 def test_the_tower_is_causal():
-    """What follows a token cannot change its state; so equal beginnings give equal states."""
+    """A token's state does not depend on later tokens: equal beginnings give equal states."""
     first, second = small_encoder()(["a red apple", "a red house with a garden"])
     assert torch.allclose(first[:3], second[:3], atol=1e-5)
     assert not torch.allclose(first[3], second[3], atol=1e-2)
@@ -164,8 +134,8 @@ def test_loading_draws_no_random_numbers(folder):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_one_string_is_not_taken_for_a_list_of_letters():
-    with pytest.raises((ValueError, TypeError)):
+def test_one_string_in_place_of_a_list_is_refused():
+    with pytest.raises((UserError, TypeError)):  # the latter from the check of types in tests
         small_encoder()("a red apple")
 
 
@@ -204,12 +174,12 @@ def test_a_folder_without_tokenizer_gets_that_of_clip(folder):
 
 
 def test_wrong_files_are_named(folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no text encoder folder"):
+    with pytest.raises(MissingFileError, match="nothing"):
         TextEncoder.load(tmp_path / "nothing")
     unet = tmp_path / "unet"
     unet.mkdir()
     (unet / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
-    with pytest.raises(FileNotFoundError, match="names the class UNet2DConditionModel"):
+    with pytest.raises(MissingFileError, match="UNet2DConditionModel"):
         TextEncoder.load(unet)
 
     file = folder / "text_encoder" / "model.safetensors"
@@ -217,24 +187,31 @@ def test_wrong_files_are_named(folder, tmp_path):
     broken = {**weights, "final_layer_norm.weight": torch.ones(7), "extra": torch.ones(1)}
     del broken["encoder.layers.0.mlp.fc1.weight"]
     save_file(broken, file)
-    with pytest.raises(ValueError, match=r"3 differences.*missing: .*mlp.fc1.weight \(100, 48\)"):
+    with pytest.raises(UserError, match=r"\b3\b.*mlp.fc1.weight \(100, 48\)"):
         TextEncoder.load(folder)
     file.write_bytes(b"\xff" * 100)
-    with pytest.raises(ValueError, match="safetensors"):
+    with pytest.raises(UserError, match=file.name):
         TextEncoder.load(folder)
     file.unlink()
     (folder / "text_encoder" / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match="pickle"):
+    with pytest.raises(MissingFileError, match="pickle"):
         TextEncoder.load(folder)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(folder):
-    random_model(vocab_size=1000).save_pretrained(folder / "text_encoder")
-    with pytest.raises(ValueError, match="knows 1000 tokens"):
+    random_clip_text_model(vocab_size=1000).save_pretrained(folder / "text_encoder")
+    with pytest.raises(UserError, match=r"1000.*49407"):
         TextEncoder.load(folder)
 
 
 @pytest.mark.parametrize("fields", [{"hidden_act": "relu"}, {"num_attention_heads": 5}])
-def test_towers_that_clip_does_not_have_are_refused(fields):
-    with pytest.raises(ValueError):
+def test_towers_unlike_those_of_clip_are_refused(fields):
+    with pytest.raises(UserError):
         TextTowerConfig(**fields)
+
+
+@pytest.mark.parametrize("facts", [{"layer": "first"}, {"layer": 3}])
+def test_an_unknown_layer_in_the_files_is_refused(folder, facts):
+    (folder / "text_encoder" / "latentsmith.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=str(facts["layer"])):
+        TextEncoder.load(folder)

@@ -1,11 +1,11 @@
-"""Contexts of weighted and of long prompts, against their definition."""
+"""Contexts of weighted and of long prompts equal their definition."""
 
 import pytest
 import torch
 
-from conditioning.prompt_syntax import parse
-from conditioning.prompt_weighting import cut_off, encode_weighted
-from tests.conditioning.test_encoder import small_encoder
+from conditioning.prompt_syntax import parse_prompt
+from conditioning.prompt_weighting import encode_chunks, encode_weighted, truncated_words
+from tests.helpers.text_encoders import small_encoder
 
 
 @pytest.fixture(scope="module")
@@ -14,12 +14,12 @@ def encoder():
 
 
 def encode(encoder, text: str, chunks: int = 1) -> torch.Tensor:
-    (part,) = parse(text)
+    (part,) = parse_prompt(text)
     return encode_weighted(encoder, part.spans, chunks)
 
 
 @pytest.mark.parametrize("text", ["a red heart", "a (red:1) heart", "a ([red]) heart"])
-def test_without_weights_it_is_the_context_to_the_bit(encoder, text):
+def test_weights_of_one_change_no_bit_of_the_context(encoder, text):
     assert torch.equal(encode(encoder, text), encoder(["a red heart"]))
 
 
@@ -43,7 +43,7 @@ def test_several_words_and_weights(encoder):
 
 
 def test_a_long_prompt_by_chunks(encoder):
-    """Eight places a chunk, of which start and end take two."""
+    """A chunk has eight tokens, two of which are its start and its end."""
     words = "one two three four five six seven (eight:0) nine"
     context = encode(encoder, words, chunks=2)
     assert context.shape == (1, 16, 32)
@@ -59,7 +59,7 @@ def test_short_prompts_fill_all_chunks(encoder):
 
 
 @pytest.mark.parametrize(
-    ("text", "chunks", "cut"),
+    ("text", "chunks", "end"),
     [
         ("one two three four five six", 1, ""),
         ("one two three four five six seven", 1, "seven"),
@@ -69,8 +69,23 @@ def test_short_prompts_fill_all_chunks(encoder):
         ("", 1, ""),
     ],
 )
-def test_what_is_cut_is_told_in_words(encoder, text, chunks, cut):
-    assert cut_off(encoder, text, chunks) == cut
-    if not cut and text and chunks == 1:
-        longer = encoder.count_tokens(text)
-        assert longer <= encoder.tokens
+def test_the_truncated_end_begins_with_the_first_cut_word(encoder, text, chunks, end):
+    assert truncated_words(encoder, text, chunks) == end
+    if not end and text and chunks == 1:
+        assert encoder.count_tokens(text) <= encoder.tokens
+
+
+def test_equal_chunks_are_encoded_once(encoder, monkeypatch):
+    texts = ["a cat", "a dog", "a cat", ""]
+    expected = torch.cat([encode_chunks(encoder, [text], 2) for text in texts])
+    batches = []
+    encode_ids = encoder.encode
+
+    def encode(ids):
+        batches.append(len(ids))
+        return encode_ids(ids)
+
+    monkeypatch.setattr(encoder, "encode", encode)
+    contexts = encode_chunks(encoder, texts, 2)
+    assert batches == [3]  # two captions, and padding alone
+    torch.testing.assert_close(contexts, expected)

@@ -1,20 +1,28 @@
-"""Token ids are those of Hugging Face's CLIPTokenizer, from our files and from theirs."""
+"""Token ids equal those of transformers' CLIPTokenizer, with our files and with theirs."""
 
+import functools
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import open_clip
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
-from conditioning.tokenizer import END_OF_TEXT, clean, merge
-from conditioning.tokenizer_io import (
+from conditioning.tokenizer import (
+    END_OF_TEXT,
     OPEN_CLIP_PAD,
+    Tokenizer,
+    clean,
     clip_tokenizer,
-    dump,
     load_tokenizer,
+    merge,
     save_tokenizer,
 )
+from foundation.errors import UserError
 from tests.helpers.prompts import ORDINARY, PROMPTS
 
 
@@ -43,7 +51,7 @@ def test_saved_files_give_the_same_ids_in_transformers(tmp_path, pad, length):
 
 
 def test_files_that_transformers_saved_again_give_the_same_ids(tmp_path):
-    """Newer versions write one tokenizer.json in place of the four files."""
+    """Newer versions of transformers write one tokenizer.json in place of the four files."""
     ours = clip_tokenizer(77, pad=OPEN_CLIP_PAD)
     save_tokenizer(ours, tmp_path / "ours")
     CLIPTokenizer.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
@@ -65,12 +73,12 @@ def test_long_text_is_cut_and_the_end_token_survives():
     assert tokenizer.count("") == 2
 
 
-def test_exclamation_marks_are_text_unless_they_are_the_padding():
+def test_an_exclamation_mark_is_text_unless_it_is_the_padding():
     assert clip_tokenizer(77).encode("wow!") == [2781, 256]
     assert clip_tokenizer(77, pad=OPEN_CLIP_PAD).encode("wow!") == [2781, 0]
 
 
-def test_clean_lowers_letter_by_letter_as_hugging_face_does():
+def test_clean_lowers_letter_by_letter_as_transformers_does():
     assert clean("ΟΔΟΣ  \n A\u030a") == "οδοσ å"
 
 
@@ -84,14 +92,69 @@ def test_merge_takes_the_lowest_rank_first_and_never_its_own_result():
 
 def test_files_of_two_tokenizers_are_refused(tmp_path):
     save_tokenizer(clip_tokenizer(77), tmp_path)
-    (tmp_path / "vocab.json").write_text(dump({"a": 0, "b</w>": 1}))
+    (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b</w>": 1}))
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     del settings["added_tokens_decoder"]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match="do not belong together"):
+    with pytest.raises(UserError, match=r"startoftext"):
         load_tokenizer(tmp_path, 77)
 
 
 def test_a_context_without_room_for_text_is_refused():
-    with pytest.raises(ValueError, match="no room for text"):
+    with pytest.raises(UserError, match=r"\b2\b.*\b3\b"):
         clip_tokenizer(2)
+
+
+def test_a_damaged_list_of_merges_is_refused(tmp_path):
+    save_tokenizer(clip_tokenizer(77), tmp_path)
+    with (tmp_path / "merges.txt").open("a") as file:
+        file.write("one two three\n")
+    with pytest.raises(UserError, match="one two three"):
+        load_tokenizer(tmp_path, 77)
+
+
+def test_special_tokens_may_be_missing_or_switched_off(tmp_path):
+    """Files of other tools write null for a token, and flags whose names end in _token."""
+    save_tokenizer(clip_tokenizer(77), tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    del settings["added_tokens_decoder"]
+    file.write_text(json.dumps({**settings, "pad_token": None, "add_bos_token": True}))
+    (tmp_path / "special_tokens_map.json").unlink()
+    loaded = load_tokenizer(tmp_path, 77)
+    assert loaded.pad == END_OF_TEXT
+    assert torch.equal(loaded(PROMPTS), clip_tokenizer(77)(PROMPTS))
+
+
+@functools.cache
+def both_tokenizers() -> tuple[Tokenizer, CLIPTokenizer]:
+    """Make our tokenizer, and that of transformers from the files that ours has saved."""
+    ours = clip_tokenizer(77)
+    with TemporaryDirectory() as folder:
+        save_tokenizer(ours, Path(folder))
+        return ours, CLIPTokenizer.from_pretrained(folder)
+
+
+# Libraries with other versions of Unicode disagree about code points that are not assigned.
+assigned = st.characters(exclude_categories=("Cs", "Cn", "Co"))
+letters = st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=8)
+signs = st.sampled_from(
+    ["'s", "'ll", "!", "...", " ", "  ", "\t", "42", "é", "Σ", "🏳️‍🌈", END_OF_TEXT]
+)
+texts = st.lists(letters | signs | st.text(assigned, max_size=5), max_size=10).map("".join)
+
+
+@given(text=texts)
+@example(text="A\u030a ΟΔΟΣ <|ENDOFTEXT|>")
+def test_ids_of_any_text_equal_those_of_transformers(text):
+    ours, theirs = both_tokenizers()
+    assert ours.encode(text) == theirs(text, add_special_tokens=False).input_ids
+
+
+@given(text=texts, length=st.integers(3, 90))
+def test_any_text_becomes_ids_of_the_context_length(text, length):
+    tokenizer = Tokenizer(**{**vars(both_tokenizers()[0]), "context_length": length})
+    (ids,) = tokenizer([text])
+    count = min(tokenizer.count(text), length)
+    assert len(ids) == length and ids[0] == 49406
+    assert ids[count - 1] == 49407 and (ids[count:] == 49407).all()

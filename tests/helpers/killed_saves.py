@@ -24,8 +24,7 @@ import export
 from autoencoder import Autoencoder, AutoencoderConfig
 from conditioning import TextEncoder
 from conditioning.text_model import TextTowerConfig, empty_tower
-from conditioning.tokenizer import SpecialToken, Tokenizer
-from conditioning.tokenizer_io import clip_tokenizer
+from conditioning.tokenizer import SpecialToken, Tokenizer, clip_tokenizer
 from foundation import files
 from interop import safetensors_io
 from interop.lora import LowRankUpdate, write_lora

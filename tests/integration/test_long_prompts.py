@@ -17,7 +17,7 @@ import export
 import sample
 import train_ldm
 from conditioning import TextEncoder
-from conditioning.prompt_syntax import plain
+from conditioning.prompt_syntax import plain_prompt
 from conditioning.prompt_weighting import encode_chunks, encode_weighted
 from dataset.folder import read_folder
 from foundation.errors import UserError
@@ -94,7 +94,7 @@ def trained(training, tmp_path_factory) -> tuple[Path, DiffusionTrainer]:
 
 
 def context_of(encoder: TextEncoder, text: str, chunks: int = 2) -> torch.Tensor:
-    (part,) = plain(text)
+    (part,) = plain_prompt(text)
     return encode_weighted(encoder, part.spans, chunks)
 
 

@@ -16,11 +16,11 @@ from foundation.hashing import tensors_sha256
 from interop.model_card import CARD, training_section
 from ldm.schedule import ScheduleConfig
 from ldm.unet import UNet, UNetConfig
-from tests.conditioning.test_encoder import small_encoder
 from tests.helpers.bad_calls import command
 from tests.helpers.peer_settings import ODD_UNETS, SMALL_UNET
 from tests.helpers.random_models import make_pipeline
 from tests.helpers.snippets import python_blocks, run, run_all
+from tests.helpers.text_encoders import small_encoder
 
 SMALL = UNetConfig(**SMALL_UNET)
 FOLDED = {"mean": [0.25, -1.5, 0.125, 3.0], "std": [0.5, 2.0, 1.0625, 0.75], "images": 4096}
@@ -197,7 +197,7 @@ def test_text_encoder_card(layer, final_norm, tmp_path, monkeypatch):
 
 def test_a_text_encoder_in_the_current_folder_finds_its_tokenizer(tmp_path, monkeypatch):
     """And not CLIP's own one, which pads with another token."""
-    from conditioning.tokenizer_io import clip_tokenizer
+    from conditioning.tokenizer import clip_tokenizer
 
     usual = small_encoder(max_position_embeddings=16)
     tokenizer = clip_tokenizer(16, pad="!")

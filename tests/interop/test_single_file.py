@@ -8,7 +8,7 @@ from transformers import CLIPTokenizer
 
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
-from conditioning.tokenizer_io import clip_tokenizer, save_tokenizer
+from conditioning.tokenizer import clip_tokenizer, save_tokenizer
 from ldm import TextToImage
 from ldm.pipeline.io import infer_prediction
 from ldm.pipeline.scheduler_config import from_single_file

@@ -30,8 +30,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 import sample
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
-from conditioning.tokenizer import END_OF_TEXT, START_OF_TEXT
-from conditioning.tokenizer_io import clip_tokenizer, load_tokenizer, save_tokenizer
+from conditioning.tokenizer import (
+    END_OF_TEXT,
+    START_OF_TEXT,
+    clip_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+)
 from ldm.schedule import ScheduleConfig
 from ldm.unet import UNet
 from tests.helpers.peer_settings import (

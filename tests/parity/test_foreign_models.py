@@ -16,7 +16,7 @@ import sample
 import train_ldm
 import train_vae
 from autoencoder import Autoencoder
-from conditioning.tokenizer_io import clip_tokenizer, save_tokenizer
+from conditioning.tokenizer import clip_tokenizer, save_tokenizer
 from ldm import TextToImage
 from tests.helpers import bad_calls as mistakes
 from tests.helpers import compvis_files as compvis

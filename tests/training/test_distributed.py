@@ -59,8 +59,7 @@ def gradients_in(networks: dict[str, nn.Module]) -> dict[str, torch.Tensor]:
 def gradients_of_stage_0() -> dict[str, torch.Tensor]:
     """Compute gradients of what depends on the whole batch: batch norms and the contrastive loss,
     in float64."""
-    from conditioning.clip_loss import contrast
-    from conditioning.distributed_batch import normalize_together
+    from conditioning.clip_loss import contrastive_loss, convert_sync_batch_norm
 
     torch.manual_seed(0)
     tower = nn.Sequential(
@@ -70,11 +69,11 @@ def gradients_of_stage_0() -> dict[str, torch.Tensor]:
     texts = nn.Parameter(torch.randn(8, 5).double())
     images = torch.randn(8, 3, 8, 8).double()
     if collectives.world_size() > 1:
-        normalize_together(tower)
+        convert_sync_batch_norm(tower)
     own = torch.tensor(collectives.rank_share(0, 8))
     parallel = distributed.data_parallel(tower)  # averages gradients as long as it exists
     features = F.normalize(parallel(images[own]).flatten(1), dim=-1)
-    loss = contrast(features, F.normalize(texts[own], dim=-1), scale)
+    loss = contrastive_loss(features, F.normalize(texts[own], dim=-1), scale)
     loss.backward()
     rest = {"loss": loss.detach(), "scale": scale.grad, "texts": texts.grad}
     rest = {name: collectives.mean(value) for name, value in rest.items()}
