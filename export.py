@@ -22,7 +22,7 @@ from autoencoder import Autoencoder
 from autoencoder.training.latent_statistics import LatentStatistics, fold_statistics
 from conditioning import TextEncoder
 from conditioning.text_model import to_hugging_face
-from conditioning.tokenizer import settings_of
+from conditioning.tokenizer import settings_of, tokenizer_from_settings
 from foundation.errors import UserError
 from foundation.files import atomic_folder
 from interop.safetensors_io import write_tensors

@@ -209,8 +209,10 @@ def as_layer(name: object) -> Layer:
     Raises:
         UserError: it is neither "last" nor "penultimate".
     """
-    if name == "last" or name == "penultimate":
-        return name
+    if name == "last":
+        return "last"
+    if name == "penultimate":
+        return "penultimate"
     raise UserError(f"layer is {name!r}; choose 'last' or 'penultimate'.")
 
 

@@ -14,6 +14,7 @@ from open_clip.transformer import (  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from interop.safetensors_io import aligned_copy
 
 ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
 LAYER_NAMES = {  # inside a layer: Hugging Face -> open_clip
