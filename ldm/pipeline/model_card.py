@@ -97,12 +97,7 @@ def pipeline_card(
     ]
     if text_to_image and context_tokens is not None:
         caption_dropout = as_mapping(provenance.get("config")).get("caption_dropout")
-        guidance = 1.0 if caption_dropout == 0 else 4.0
-        sections.append(USE.format(guidance=guidance))
-        if chunks != 1:
-            long = LONG_PROMPTS.format(tokens=context_tokens, chunks=chunks, guidance=guidance)
-            sections.append(long)
-        sections.append(guidance_section(caption_dropout))
+        sections += use_sections(context_tokens, chunks, caption_dropout)
     return render_card(
         "Text to image by latent diffusion",
         [*sections, *bindings_section(bindings), training_section(provenance)],
@@ -110,6 +105,16 @@ def pipeline_card(
         tags=["latent-diffusion", "stable-diffusion", "text-to-image"],
         task="text-to-image",
     )
+
+
+def use_sections(context_tokens: int, chunks: int, caption_dropout: float | None) -> list[str]:
+    """Return the sections with code, on long prompts if there are any, and on guidance."""
+    guidance = 1.0 if caption_dropout == 0 else 4.0
+    sections = [USE.format(guidance=guidance)]
+    if chunks != 1:
+        text = LONG_PROMPTS.format(tokens=context_tokens, chunks=chunks, guidance=guidance)
+        sections.append(text)
+    return [*sections, guidance_section(caption_dropout)]
 
 
 def prompt_length(context_tokens: int, chunks: int) -> str:

@@ -389,7 +389,7 @@ class TextToImage:
     ) -> "TextToImage":
         """Load a model.
 
-        source: a run folder of train_ldm.py, a pipeline folder (ours or Stable Diffusion's), or a
+        source: the folder of a training run, a pipeline folder (ours or Stable Diffusion's), or a
             single file in the layout of CompVis or Stability.
         ema: from a single file that holds two U-Nets, the one averaged in training.
 

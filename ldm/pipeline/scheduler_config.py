@@ -32,7 +32,7 @@ BETA_SCHEDULES: dict[str, Literal["linear", "scaled_linear", "cosine"]] = {
     "scaled_linear": "scaled_linear",
     "squaredcos_cap_v2": "cosine",
 }
-# Schedulers that read the fields below, each with the same meaning and the same defaults.
+# Schedulers whose entries have the same meanings and the same defaults.
 SCHEDULER_CLASSES = (
     "DDIMScheduler",
     "DDPMScheduler",
@@ -45,6 +45,17 @@ SCHEDULER_CLASSES = (
     "PNDMScheduler",
     "UniPCMultistepScheduler",
 )
+DEFAULTS = {
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "beta_start": 0.0001,
+    "flow_shift": 1.0,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "rescale_betas_zero_snr": False,
+    "trained_betas": None,
+    "use_flow_sigmas": False,
+}
 
 
 # The schedule of the latents ----------------------------------------------------------------------
@@ -95,7 +106,23 @@ def from_diffusers(entries: Mapping[str, Any]) -> tuple[ScheduleConfig, Predicti
     Raises:
         UserError: the class or a setting is not supported.
     """
-    class_name = entries.get("_class_name")
+    settings: dict[str, Any] = {**DEFAULTS, **entries}
+    _check_supported(settings)
+    prediction = PREDICTIONS[settings["prediction_type"]]
+    if settings["use_flow_sigmas"]:
+        shift = float(settings["flow_shift"])
+        return ScheduleConfig(noise_schedule="flow", shift=shift), prediction
+    config = ScheduleConfig(
+        noise_schedule=BETA_SCHEDULES[settings["beta_schedule"]],
+        beta_start=settings["beta_start"],
+        beta_end=settings["beta_end"],
+        zero_terminal_snr=bool(settings["rescale_betas_zero_snr"]),
+    )
+    return config, prediction
+
+
+def _check_supported(settings: Mapping[str, Any]) -> None:
+    class_name = settings.get("_class_name")
     if class_name not in SCHEDULER_CLASSES:
         raise UserError(
             f"the scheduler class {class_name} is not supported; supported are "
@@ -107,30 +134,12 @@ def from_diffusers(entries: Mapping[str, Any]) -> tuple[ScheduleConfig, Predicti
         "prediction_type": tuple(PREDICTIONS),
         "trained_betas": (None,),
     }
-    defaults = {
-        "beta_schedule": "linear",
-        "num_train_timesteps": 1000,
-        "prediction_type": "epsilon",
-        "trained_betas": None,
-    }
-    settings: dict[str, Any] = {**defaults, **entries}
     for name, values in supported.items():
         if settings[name] not in values:
             raise UserError(
                 f"the scheduler has {name}={settings[name]!r}; supported: "
                 f"{', '.join(map(str, values))}."
             )
-    prediction = PREDICTIONS[settings["prediction_type"]]
-    if settings.get("use_flow_sigmas"):
-        shift = float(settings.get("flow_shift", 1.0))
-        return ScheduleConfig(noise_schedule="flow", shift=shift), prediction
-    config = ScheduleConfig(
-        noise_schedule=BETA_SCHEDULES[settings["beta_schedule"]],
-        beta_start=settings.get("beta_start", 0.0001),
-        beta_end=settings.get("beta_end", 0.02),
-        zero_terminal_snr=bool(settings.get("rescale_betas_zero_snr", False)),
-    )
-    return config, prediction
 
 
 def from_single_file(file: Path) -> tuple[ScheduleConfig, Prediction | None]:

@@ -56,13 +56,11 @@ def unet_card(
     reads_text = "CrossAttn" in str(blocks)
     has_labels = config["num_class_embeds"] or config["class_embed_type"]
     size = height_and_width(config["sample_size"])
-    text = f"token vectors of width {width}"
-    if text_chunks != 1:
-        text += f", of {text_chunks} contexts one after the other"
+    contexts = f", of {text_chunks} contexts one after the other" if text_chunks != 1 else ""
     facts = {
         "latents": f"{config['in_channels']} channels in, {config['out_channels']} out, "
         f"{trained_size(size)}",
-        "text": text if reads_text else "none",
+        "text": f"token vectors of width {width}{contexts}" if reads_text else "none",
         "sha256 of the tensors": f"`{tensors_sha256(weights)}`",
     }
     kind = f"A U-Net of {parameter_count(weights)} in diffusers' layout of `UNet2DConditionModel`"
