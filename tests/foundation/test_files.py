@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ from foundation.files import (
     write_json,
     write_text,
 )
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs symbolic links and file modes")
 
 
 @pytest.fixture(params=["exchange", "two renames"])
@@ -76,6 +79,7 @@ def test_a_file_does_not_replace_a_folder(tmp_path):
     assert tree(tmp_path) == before
 
 
+@posix
 def test_a_symbolic_link_stays_a_link(tmp_path):
     write_text(tmp_path / "real.txt", "old")
     write_folder(tmp_path / "real", "old")
@@ -98,6 +102,7 @@ def test_lines_are_appended(tmp_path):
 # Folders
 
 
+@posix
 @pytest.mark.usefixtures("either_way")
 def test_a_folder_replaces_an_older_one(tmp_path):
     target = tmp_path / "new" / "folder"
@@ -110,6 +115,7 @@ def test_a_folder_replaces_an_older_one(tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["folder"]
 
 
+@posix
 @pytest.mark.usefixtures("either_way")
 def test_other_entries_are_kept_but_not_the_leftovers_of_a_kill(tmp_path):
     target = tmp_path / "folder"
@@ -193,14 +199,17 @@ def test_folders_that_cannot_be_renamed_are_refused(tmp_path, monkeypatch):
     (tmp_path / "here" / "file").write_text("mine")
     monkeypatch.chdir(tmp_path / "here")
     for target in (Path("."), tmp_path / "here", tmp_path):
-        with pytest.raises(UserError, match=str(tmp_path)), atomic_folder(target):
+        with pytest.raises(UserError, match=re.escape(str(tmp_path))), atomic_folder(target):
             pytest.fail("the block must not run")
     monkeypatch.undo()
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "here")
-    with pytest.raises(UserError, match=str(tmp_path / "here")), atomic_folder(tmp_path / "here"):
+    with (
+        pytest.raises(UserError, match=re.escape(str(tmp_path / "here"))),
+        atomic_folder(tmp_path / "here"),
+    ):
         pytest.fail("the block must not run")
     with (
-        pytest.raises(UserError, match=str(tmp_path / "here")),
+        pytest.raises(UserError, match=re.escape(str(tmp_path / "here"))),
         atomic_folder(tmp_path, keep_others=True),
     ):
         pass
@@ -261,12 +270,12 @@ def test_json_is_written_to_be_read_by_people(tmp_path):
 )
 def test_damaged_json_is_refused(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
-    with pytest.raises(UserError, match=str(tmp_path / "x.json")):
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "x.json"))):
         read_json(tmp_path / "x.json", default={})
 
 
 def test_missing_json_is_an_error_or_the_default(tmp_path):
-    with pytest.raises(MissingFileError, match=str(tmp_path / "x.json")):
+    with pytest.raises(MissingFileError, match=re.escape(str(tmp_path / "x.json"))):
         read_json(tmp_path / "x.json")
     assert read_json(tmp_path / "x.json", default={"a": 1}) == {"a": 1}
 
@@ -277,11 +286,11 @@ def test_missing_json_is_an_error_or_the_default(tmp_path):
 @pytest.mark.parametrize("number", files.DISK_FULL)
 def test_a_full_disk_is_explained(tmp_path, number):
     with (
-        pytest.raises(OSError, match=rf"{tmp_path}.*the reason.*Free some space") as error,
+        pytest.raises(OSError, match=r"the reason.*Free some space") as error,
         explain_full_disk(tmp_path, "Free some space."),
     ):
         raise OSError(number, "the reason")
-    assert error.value.errno == number
+    assert error.value.errno == number and str(tmp_path) in str(error.value)
 
 
 def test_other_errors_are_not_explained(tmp_path):
@@ -303,5 +312,5 @@ def test_only_folders_of_the_same_kind_are_replaceable(tmp_path):
     for name in ("nowhere", "empty", "ours"):
         check_replaceable(tmp_path / name, "mark.json")
     for name in ("file", "other"):
-        with pytest.raises(UserError, match=str(tmp_path / name)):
+        with pytest.raises(UserError, match=re.escape(str(tmp_path / name))):
             check_replaceable(tmp_path / name, "mark.json")

@@ -1,6 +1,7 @@
 """Model folders of the three libraries: every form in which others write them, and mix-ups."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,18 @@ def test_loaded_weights_are_aligned_as_torch_allocates_them(pipeline, tmp_path, 
     PEERS[part].from_pretrained(pipeline / part).save_pretrained(tmp_path / part, **FORMS[form])
     model = PARTS[part].load(tmp_path / part)
     assert {weight.data_ptr() % 64 for weight in model.parameters()} == {0}
+
+
+@pytest.mark.parametrize("part", ["vae", "unet"])
+@pytest.mark.parametrize("moved", ["model/{}", "model"])
+def test_a_folder_whose_replacement_was_interrupted_is_restored(pipeline, tmp_path, part, moved):
+    """As on systems that cannot exchange two names, after a kill between the two renames."""
+    run = tmp_path / "run"
+    shutil.copytree(pipeline / part, run / "model" / part)
+    folder = run / moved.format(part)
+    os.replace(folder, folder.with_name(f".{folder.name}.old"))
+    PARTS[part].load(run)
+    assert (run / "model" / part).is_dir() and not list(tmp_path.rglob(".*"))
 
 
 CONTENT = {
