@@ -11,6 +11,7 @@ A TIFF of several pages is one image only if its metadata says that the pages ar
 import importlib
 from dataclasses import dataclass
 from io import BytesIO
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -30,6 +31,9 @@ SIXTEEN_BIT_MODES = frozenset(("I;16", "I;16B", "I;16L", "I;16N"))
 ORIENTATION = 0x0112  # EXIF and TIFF tag; 5 to 8 exchange width and height
 BITS_PER_SAMPLE, SAMPLES_PER_PIXEL = 258, 277  # TIFF tags
 PREMULTIPLIED, STRAIGHT = 1, 2  # TIFF's codes for the two kinds of alpha
+# Python 3.11 can fail with a SystemError ("AST constructor recursion depth mismatch") when several
+# threads parse literals at once, and numpy parses the header of a .npy file as a literal.
+NPY_LOCK = Lock()
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 
@@ -111,7 +115,8 @@ def read_raster(path: Source) -> Raster | None:
 
 def read_npy(content: bytes, path: Source) -> Raster:
     """Read an array of two or three axes."""
-    values = to_native(np.load(BytesIO(content), allow_pickle=False))
+    with NPY_LOCK:
+        values = to_native(np.load(BytesIO(content), allow_pickle=False))
     if values.dtype.name not in INTEGERS + FLOATS or values.ndim not in (2, 3) or not values.size:
         raise UnusableImage(
             path,

@@ -50,25 +50,39 @@ def pairs_in(root: Path) -> PairList:
 
 def build(root: Path, folder: str = "cache", **changes) -> LatentCache:
     """Build root/folder of the images in root/data."""
-    return build_cache(root / folder, pairs_in(root), **{"encode_texts": encode_letters, **changes})
+    arguments = {"pairs": pairs_in(root), "encode_texts": encode_letters, **changes}
+    return build_cache(root / folder, **arguments)
 
 
 def build_together(root: Path, ranks: int, folder: str = "cache", **changes) -> None:
-    """Build with several ranks at the same time, each in a thread."""
+    """Build with several ranks at the same time, each in a thread.
+
+    Python 3.11 can fail to parse headers of .npy files in several threads at once, so they take
+    turns. Real ranks are processes.
+    """
+    pairs, lock, load = pairs_in(root), threading.Lock(), np.load
+
+    def load_alone(*arguments, **options):
+        with lock:
+            return load(*arguments, **options)
+
     barrier, errors = threading.Barrier(ranks, timeout=30), []
 
     def run(rank: int) -> None:
         try:
-            build(root, folder, process=BuildProcess(rank, ranks, barrier.wait), **changes)
+            process = BuildProcess(rank, ranks, barrier.wait)
+            build(root, folder, pairs=pairs, process=process, **changes)
         except Exception as error:
             errors.append(error)
             barrier.abort()
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(ranks)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np, "load", load_alone)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     if errors:
         raise next(
             (e for e in errors if not isinstance(e, threading.BrokenBarrierError)), errors[0]

@@ -81,17 +81,20 @@ def test_mirroring_does_not_change_the_pixels_in_memory(tmp_path):
     assert torch.equal(batches.pixels[0], before)
 
 
-def test_ranks_share_the_batch_of_a_single_process(tmp_path):
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("in_memory", [0, 2**30])
+def test_ranks_share_the_batch_of_a_single_process(tmp_path, world_size, in_memory):
     single = list(islice(make_batches(tmp_path, flip=True).stream(), 5))
-    shares = [
-        list(islice(make_batches(tmp_path, flip=True, rank=rank, world_size=2).stream(), 5))
-        for rank in (0, 1)
-    ]
-    for step, (images, captions) in enumerate(single):
-        for rank in (0, 1):
-            share, share_captions = shares[rank][step]
-            assert torch.equal(share, images[rank::2])
-            assert share_captions == captions[rank::2]
+    for rank in range(world_size):
+        batches = make_batches(
+            tmp_path, flip=True, rank=rank, world_size=world_size, in_memory=in_memory
+        )
+        for (images, captions), share in zip(single, islice(batches.stream(), 5), strict=True):
+            assert torch.equal(share[0], images[rank::world_size])
+            assert share[1] == captions[rank::world_size]
+
+
+def test_a_batch_that_does_not_divide_among_the_ranks_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"batch of 4 .* 3 "):
         make_batches(tmp_path, world_size=3)
 
