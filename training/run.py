@@ -75,7 +75,7 @@ class Run:
             UserError: the folder holds something else, or a run with other settings.
         """
         self.path = Path(path)
-        self.config = to_json(config)
+        self.config = with_current_names(to_json(config))
         overridden = {flag_of(text) for text in self.config.pop("override", ())}
         self.changed: Differences = {}  # by --override, since the last start
         self.renamed = False  # whether config.json has flags under old names

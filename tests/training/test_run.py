@@ -161,6 +161,7 @@ def test_a_run_with_old_flag_names_is_resumed_under_the_new_ones(tmp_path, capsy
     (tmp_path / "config.json").write_text(json.dumps({"seed": 0, "look_every": 500}))
     config = {"seed": 0, "evaluate_every": 500}
     Run(tmp_path, config)  # opening it changes nothing
+    Run(tmp_path, json.loads((tmp_path / "config.json").read_text()))  # as the tools open it
     assert "look_every" in (tmp_path / "config.json").read_text()
     Run(tmp_path, config).resume({})
     assert "note: " in capsys.readouterr().out
