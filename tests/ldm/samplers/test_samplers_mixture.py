@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks.mixture import MEANS, STD, WEIGHTS, IdealDenoiser, exact
+from benchmarks.gaussian_mixture import MEANS, STD, WEIGHTS, IdealDenoiser, exact
 from ldm.samplers import SAMPLERS, STOCHASTIC, dpmpp_2m_sde, dpmpp_3m_sde, unipc
 from ldm.schedule import ScheduleConfig, make_schedule
 from tests.helpers.sampling import sample

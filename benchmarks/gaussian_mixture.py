@@ -1,7 +1,7 @@
-"""A mixture of Gaussians in the plane: data for which the ideal denoiser is known and not linear.
+"""A mixture of Gaussians in the plane: data whose ideal denoiser is known, but not linear.
 
-What a Gaussian does not show: paths that bend and part. A point is an image of one pixel with two
-channels.
+Unlike for one Gaussian, the paths of the ODE bend and separate. A point is an image of one pixel
+with two channels.
 """
 
 import math
@@ -15,13 +15,18 @@ from ldm.schedule import RectifiedFlow, Schedule
 
 MEANS = torch.tensor([[1.0, 0.4], [-0.8, 1.0], [-0.2, -1.1]], dtype=torch.float64)
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
-STD = 0.4  # of each
+STD = 0.4  # of each Gaussian
 
 Points = Float64[Tensor, "b 2 1 1"]
 
 
 class IdealDenoiser:
-    """E[z_0 | z_t] in float64. `calls` counts, `visited` keeps what it was called with."""
+    """The exact E[z_0 | z_t] in float64.
+
+    Attributes:
+        calls: number of calls so far.
+        visited: z_t of the calls, by time.
+    """
 
     def __init__(self, schedule: Schedule):
         self.schedule, self.calls = schedule, 0
@@ -31,24 +36,29 @@ class IdealDenoiser:
         self.calls += 1
         self.visited[float(t[0])] = z_t
         alpha, sigma = (float(x) for x in self.schedule.exact(t[:1]))
-        return clean(z_t.double(), alpha, sigma)
+        return posterior_mean(z_t.double(), alpha, sigma)
 
 
-def clean(z: Points, alpha: float, sigma: float) -> Points:
-    """The mean of the clean points that may lie behind z = alpha z_0 + sigma noise."""
-    points = z.flatten(1)[:, None]  # (b, 1, 2) beside (components, 2)
+def posterior_mean(z: Points, alpha: float, sigma: float) -> Points:
+    """Compute E[z_0 | z] for z = alpha z_0 + sigma noise."""
+    points = z.flatten(1)[:, None]  # (b, 1, 2), to broadcast with (components, 2)
     variance = alpha**2 * STD**2 + sigma**2
-    square = (points - alpha * MEANS).square().sum(dim=-1)
-    share = (WEIGHTS.log() - square / (2 * variance)).softmax(dim=1)[..., None]
-    behind = MEANS + alpha * STD**2 / variance * (points - alpha * MEANS)
-    return (share * behind).sum(dim=1)[..., None, None]
+    squared_distance = (points - alpha * MEANS).square().sum(dim=-1)
+    responsibility = (WEIGHTS.log() - squared_distance / (2 * variance)).softmax(dim=1)[..., None]
+    component_means = MEANS + alpha * STD**2 / variance * (points - alpha * MEANS)
+    return (responsibility * component_means).sum(dim=1)[..., None, None]
 
 
 def exact(
     noise: Points, schedule: Schedule, start: float, end: float | None, steps: int = 400
 ) -> Points:
-    """The probability-flow ODE from one time to another, None for the clean end, by a method that
-    is none of the samplers: classical Runge-Kutta of fourth order in log(sigma / alpha)."""
+    """Solve the probability-flow ODE from one time to another by a method that is no sampler.
+
+    It is the classical Runge-Kutta method of fourth order in log(sigma / alpha).
+
+    Args:
+        end: None for the clean end.
+    """
     times = torch.tensor([start, start if end is None else end], dtype=torch.float64)
     alpha, sigma = schedule.exact(times)
     u, last = (sigma / alpha).log().tolist()
@@ -61,9 +71,9 @@ def exact(
         return alpha, alpha * ratio
 
     def slope(x: Points, u: float) -> Points:
-        """Of x = z / alpha: d x / d(sigma / alpha) is (x - z_0) / (sigma / alpha)."""
+        """Compute dx/du of x = z / alpha: dx/d(sigma / alpha) is (x - z_0) / (sigma / alpha)."""
         alpha, sigma = scales(u)
-        return x - clean(alpha * x, alpha, sigma)
+        return x - posterior_mean(alpha * x, alpha, sigma)
 
     h, x = (last - u) / steps, noise / scales(u)[0]
     for _ in range(steps):
