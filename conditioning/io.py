@@ -18,7 +18,7 @@ from conditioning.tokenizer import (
     tokenizer_from_settings,
 )
 from foundation.errors import MissingFileError, UserError
-from foundation.files import read_json, to_json
+from foundation.files import read_json, restore, to_json
 from interop.key_mapping import clip_text_weights
 from interop.model_card import CARD
 from interop.safetensors_io import read_folder, weights_file, write_weights_folder
@@ -36,6 +36,7 @@ def find_text_encoder(source: Path) -> Path:
         MissingFileError: there is no text encoder in any of these places.
     """
     places = [source / "model" / "text_encoder", source / "text_encoder", source]
+    restore(source / "model", source, *places)
     for folder in places:
         content = read_json(folder / "config.json", default={})
         if content.get("model_type") in ("clip_text_model", "clip"):

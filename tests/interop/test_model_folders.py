@@ -98,7 +98,7 @@ def test_loaded_weights_are_aligned_as_torch_allocates_them(pipeline, tmp_path, 
     assert {weight.data_ptr() % 64 for weight in model.parameters()} == {0}
 
 
-@pytest.mark.parametrize("part", ["vae", "unet"])
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("moved", ["model/{}", "model"])
 def test_a_folder_whose_replacement_was_interrupted_is_restored(pipeline, tmp_path, part, moved):
     """As on systems that cannot exchange two names, after a kill between the two renames."""
