@@ -1,7 +1,8 @@
 """python evaluate.py --model runs/ldm --data data/openmoji --judge runs/judge
 
-How good is a model? Reconstruction of the held-out images (PSNR), and how often a CLIP that had no
-part in the training finds the right prompt for a sample among all prompts asked (recall).
+Measure how good a model is. PSNR: how well its autoencoder reconstructs the held-out images.
+Recall: how often a CLIP that had no part in the training finds the right prompt for a generated
+picture, among all prompts used. The recall for real images is the ceiling of that number.
 """
 
 import json
@@ -34,11 +35,14 @@ from training.logging.image_grid import image_grid, pil_to_tensor
 from training.logging.progress import progress_counter
 from training.run import make_folder
 
-KS = (1, 5, 10)
+KS = (1, 5, 10)  # of recall@k
+BATCH = 64  # images that the autoencoder sees at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
+    """Flags of evaluate.py."""
+
     GROUPS: ClassVar[Groups] = {
         "data": ("data", "held_out"),
         "model": ("model", "judge"),
@@ -47,17 +51,17 @@ class Config:
         "machine": ("device",),
     }
 
-    model: Path  # run folder of train_ldm.py, a pipeline folder, or a single file
-    data: Path  # the data folder it was trained on
-    judge: Path  # run folder of a CLIP with another seed and architecture than the one inside
-    samples: Positive[int] = 256  # captions drawn at random, one picture of each
-    steps: int = 25  # network evaluations per picture
+    model: Path  # run of train_ldm.py, pipeline folder, or single file
+    data: Path  # the data folder that it was trained on
+    judge: Path  # run of train_clip.py with another seed and architecture than the model's CLIP
+    samples: Positive[int] = 256  # captions chosen at random; one picture is generated for each
+    steps: int = 25  # sampler steps per picture
     guidance_scale: Finite = 4.0  # as in sample.py
     sampler: str = "dpmpp_2m"  # as in sample.py
-    held_out: FractionBelowOne = 0.02  # share that the trainings kept apart
-    out: Path | None = None  # also write the samples side by side, and the figures, here
-    seed: Seed = 0  # of the captions and the pictures
-    device: str = "auto"  # cpu, cuda, mps; auto takes what is there
+    held_out: FractionBelowOne = 0.02  # fraction of the images that the trainings held out
+    out: Path | None = None  # folder for the figures and a grid of the pictures
+    seed: Seed = 0  # of the choice of captions and of the pictures
+    device: str = "auto"  # cpu, cuda, mps; auto: the first GPU there is, else the CPU
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -74,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.out is not None:
         make_folder(config.out)
     if not held_out:
-        print("nothing is held out, so reconstructions are those of images trained on.")
+        print("nothing is held out, so the reconstructed images are training images.")
     pixels = recorded_format(read_model_provenance(config.model))
     figures = reconstruction(pipeline, held_out or train[: config.samples], pixels)
     figures |= alignment(config, sampling, pipeline, judge, train)
@@ -85,51 +89,41 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @torch.no_grad()
 def reconstruction(
-    pipeline: TextToImage, held_out: Sequence[Pair], file_format: PixelFormat
+    pipeline: TextToImage, images: Sequence[Pair], file_format: PixelFormat
 ) -> dict[str, float]:
-    """PSNR of encode -> most likely latent -> decode, mean over images; 8-bit ones are rounded."""
+    """Return the mean PSNR of images encoded to their most likely latents and decoded again."""
     vae: Autoencoder = pipeline.autoencoder
-    pixels = load(held_out, pipeline.size, vae.config.in_channels, file_format)
-    values = [
-        psnr(
-            block,
-            to_pixels_like(
-                vae.decode(vae.encode(normalize_pixels(block).to(pipeline.device)).mode()), block
-            ).cpu(),
-        )
-        for block in pixels.split(64)
-    ]
+    values = []
+    for pixels in load(images, pipeline.size, vae.config.in_channels, file_format).split(BATCH):
+        posterior = vae.encode(normalize_pixels(pixels).to(pipeline.device))
+        reconstructed = to_pixels_like(vae.decode(posterior.mode()), pixels)
+        values.append(psnr(pixels, reconstructed.cpu()))
     return {"reconstruction_psnr": torch.cat(values).mean().item()}
 
 
 def alignment(
     config: Config, sampling: Sampling, pipeline: TextToImage, judge: Clip, train: Sequence[Pair]
 ) -> dict[str, float]:
-    """Recall among the drawn captions, of the samples and, as the ceiling, of the real images."""
+    """Return the recall of captions for generated pictures and for the real images."""
     order = torch.randperm(len(train), generator=generator(config.seed, "captions"))
     pairs = [train[k] for k in order[: config.samples].tolist()]
     captions = [pair.captions[0] for pair in pairs]
-    with progress_counter(
-        "sampling", len(pairs) * sampling.network_calls(), "image steps"
-    ) as count:
-        pictures = pipeline(
-            captions,
-            sampling=sampling,
-            seed=config.seed,
-            progress=count,
-        )
+    total = len(pairs) * sampling.network_calls()
+    with progress_counter("sampling", total, "image steps") as count:
+        pictures = pipeline(captions, sampling=sampling, seed=config.seed, progress=count)
     samples = pil_to_tensor(pictures)
     if config.out is not None:
         image_grid(samples, columns=int(len(samples) ** 0.5)).save(config.out / "samples.png")
     real = load(pairs, judge.size, channels=3)
     return {
         "samples": len(pairs),
-        **recalls("recall", judge, samples, captions),
-        **recalls("recall_of_real_images", judge, real, captions),
+        **recall("recall", judge, samples, captions),
+        **recall("recall_of_real_images", judge, real, captions),
     }
 
 
-def recalls(name: str, judge: Clip, images: Tensor, captions: list[str]) -> dict[str, float]:
+def recall(name: str, judge: Clip, images: Tensor, captions: list[str]) -> dict[str, float]:
+    """Return recall@k of finding captions by images, under `name`."""
     images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
     similarity = judge.encode_images(images) @ judge.encode_texts(captions).T
     return {f"{name}@{k}": value for k, value in recall_at(similarity, captions, KS).items()}

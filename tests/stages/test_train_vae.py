@@ -23,7 +23,7 @@ ADVERSARY = ["--adversarial-weight", "0.5", "--discriminator-start", "1", "--adv
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Colored disks; captions are not asked for."""
+    """Colored disks; without captions."""
     folder = tmp_path_factory.mktemp("data")
     y, x = np.mgrid[:40, :48]
     for k in range(12):
@@ -34,7 +34,7 @@ def data(tmp_path_factory):
 
 
 def train(data, out, *flags) -> dict[int, dict]:
-    """Runs the script; returns its metrics by step."""
+    """Run the script; return its metrics by step."""
     train_vae.main(["--data", str(data), "--out", str(out), *FAST, *flags])
     lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
     metrics = {}
@@ -43,7 +43,7 @@ def train(data, out, *flags) -> dict[int, dict]:
     return metrics
 
 
-def test_run_leaves_an_autoencoder_with_normalized_latents(data, tmp_path, capsys):
+def test_a_run_writes_an_autoencoder_with_normalized_latents(data, tmp_path, capsys):
     metrics = train(data, tmp_path / "run", *ADVERSARY)
     assert {"l2", "kl_per_element", "adversarial", "adaptive_weight", "psnr"} <= metrics[6].keys()
     assert "discriminator" in capsys.readouterr().out
@@ -68,7 +68,7 @@ def test_latents_of_the_training_images_are_standardized(data, tmp_path):
     assert posterior.mean.mean(dim=(0, 2, 3)).abs().max() < 1e-4
 
 
-def test_training_goes_on_from_another_autoencoder(data, tmp_path, capsys):
+def test_a_training_begins_with_another_autoencoder(data, tmp_path, capsys):
     first = [train(data, tmp_path / "first", "--steps", "30")[30]["psnr"]]
     config = tmp_path / "first" / "model" / "config.json"
     edited = json.loads(config.read_text()) | {"scaling_factor": 0.5}  # as a foreign one may have
@@ -86,13 +86,16 @@ def test_dry_run_writes_nothing(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--size", "30"], "--size 30 is not a multiple of 4.*--size 28"),
-        (["--batch-size", "64"], "batch of 64.*batch_size"),
-        (["--preset", "tiny-23"], "unknown preset.*Did you mean 'tiny-32'"),
-        (["--adversarial-weight", "1", "--adversarial-start", "0"], "before the discriminator"),
-        (["--perceptual", "alex"], "perceptual="),
-        (["--perceptual", "alex", "--size", "16"], "LPIPS needs images of at least 32 pixels"),
-        (["--adversarial-weight", "1", "--size", "16"], "3 layers needs at least 24 pixels"),
+        (["--size", "30"], "--size 30 .*--size 28"),
+        (["--batch-size", "64"], r"\b64\b"),
+        (["--preset", "tiny-23"], "'tiny-23'.*'tiny-32'"),
+        (
+            ["--adversarial-weight", "1", "--adversarial-start", "0"],
+            "adversarial_start|discriminator",
+        ),
+        (["--perceptual", "alex"], "perceptual"),
+        (["--perceptual", "alex", "--size", "16"], r"LPIPS.*\b32\b"),
+        (["--adversarial-weight", "1", "--size", "16"], r"\b3\b.*\b24\b"),
     ],
 )
 def test_mistakes_end_with_one_message(data, tmp_path, capsys, monkeypatch, flags, message):

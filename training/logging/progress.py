@@ -110,14 +110,18 @@ def progress_lines(items: Iterable[T], title: str, total: int) -> Iterator[T]:
 
 
 @contextmanager
-def progress_counter(title: str, total: int, unit: str) -> Iterator[Callable[[int], object]]:
+def progress_counter(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """Yield `update(n)`; call it after n more units of work.
 
     unit: the plural of what is counted, such as "image steps".
     """
     if in_terminal():
         with tqdm(total=total, desc=title, unit=f" {unit}", dynamic_ncols=True) as bar:
-            yield bar.update
+
+            def advance(count: int) -> None:
+                bar.update(count)
+
+            yield advance
         return
     started = last_line = time.monotonic()
     done = 0

@@ -1,4 +1,4 @@
-"""What the trainings look at: held-out images of stage 1, previews of stage 2."""
+"""Evaluations and previews of the trainings, and what they print before they begin."""
 
 import re
 from pathlib import Path
@@ -30,21 +30,21 @@ def hub(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def test_lpips_is_measured_only_where_its_weights_are_at_hand(hub, monkeypatch):
-    asked = []
+def test_lpips_is_measured_only_if_its_weights_are_downloaded(hub, monkeypatch):
+    nets = []
     monkeypatch.setattr(
-        "autoencoder.training.lpips.PerceptualDistance", lambda net, device: asked.append(net)
+        "autoencoder.training.lpips.PerceptualDistance", lambda net, device: nets.append(net)
     )
     find_perceptual_distance(64, CPU)
-    assert not asked
+    assert not nets
     (hub / "vgg16-397923af.pth").touch()
     find_perceptual_distance(16, CPU)  # too small for LPIPS
-    assert not asked
+    assert not nets
     find_perceptual_distance(64, CPU)
-    assert asked == ["vgg"]
+    assert nets == ["vgg"]
 
 
-def test_images_are_judged_alike_in_any_batches():
+def test_an_evaluation_does_not_depend_on_the_batch_size():
     torch.manual_seed(0)
     autoencoder = Autoencoder(PRESETS["tiny-32"]).eval()
     pixels = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8)
@@ -52,11 +52,11 @@ def test_images_are_judged_alike_in_any_batches():
     def distance(images, others):
         return (images - others).abs().mean(dim=(1, 2, 3))
 
-    whole, parts = (
+    whole, in_parts = (
         ReconstructionEvaluator(pixels, size, CPU, distance).evaluate(autoencoder)
         for size in (5, 2)
     )
-    assert whole.metrics == pytest.approx(parts.metrics, rel=1e-4)
+    assert whole.metrics == pytest.approx(in_parts.metrics, rel=1e-4)
     names = {"psnr", "ssim", "held_out_lpips", *(f"kl/channel{k}" for k in range(4))}
     assert whole.metrics.keys() == names
     assert len(whole.comparison) == 15 and torch.equal(whole.comparison[3], pixels[1])
@@ -65,7 +65,7 @@ def test_images_are_judged_alike_in_any_batches():
     assert ((shown - 127.5) * 2 - difference).abs().max() <= 2
 
 
-def test_stage_1_tells_numbers_and_verdicts(world, tmp_path, capsys):
+def test_stage_1_prints_metrics_and_verdicts(world, tmp_path, capsys):
     train_vae.main(command(train_vae, world, tmp_path / "run"))
     text = capsys.readouterr().out
     assert re.search(r"step 2: psnr \S+  ssim \S+  kl/channel0", text)
@@ -73,7 +73,7 @@ def test_stage_1_tells_numbers_and_verdicts(world, tmp_path, capsys):
     assert "verdict/channels" in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
-def test_previews_of_stage_2_are_what_sample_draws(world, tmp_path):
+def test_previews_of_stage_2_are_the_pictures_of_sample(world, tmp_path):
     """Averaged weights above, live ones below."""
     run = tmp_path / "run"
     train_ldm.main(command(train_ldm, world, run, "--warmup", 0, "--preview-prompts", "red disk"))
@@ -97,22 +97,24 @@ def pixels(file: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("script", [train_clip, train_vae, train_ldm], ids=lambda s: s.__name__)
-def test_the_plan_tells_memory(world, tmp_path, capsys, script):
+def test_a_dry_run_prints_the_memory(world, tmp_path, capsys, script):
     script.main(command(script, world, tmp_path / "run", "--dry-run"))
     text = capsys.readouterr().out
-    assert re.search(r"memory of a step: about [\d.]+ MB \(weights .*activations", text)
+    assert re.search(r"memory .*[\d.]+ MB \(weights .*activations", text)
     assert not tree(tmp_path)
 
 
-def test_the_plan_tells_half_life_and_disk(world, tmp_path, capsys):
+def test_a_dry_run_prints_half_life_and_disk_space(world, tmp_path, capsys):
     flags = ("--dry-run", "--ema-halflife", 10, "--averages-every", 1)
     train_vae.main(command(train_vae, world, tmp_path / "run", *flags))
     text = capsys.readouterr().out
-    assert "half-life 10 images, 2.5 steps; and 2 files of 0.935 MB, 1.87 MB in all" in text
+    assert re.search(r"\b10 images, 2\.5 steps.*\b2 files of 0\.935 MB, 1\.87 MB", text)
 
 
 @pytest.mark.parametrize("script", [train_clip, train_vae, train_ldm], ids=lambda s: s.__name__)
-def test_a_batch_size_is_found_and_nothing_written(world, tmp_path, capsys, monkeypatch, script):
+def test_find_batch_size_prints_a_size_and_writes_nothing(
+    world, tmp_path, capsys, monkeypatch, script
+):
     def one_a_second(step, device, clock):  # so that speed does not decide
         step(0)
         return 1.0
@@ -121,5 +123,5 @@ def test_a_batch_size_is_found_and_nothing_written(world, tmp_path, capsys, monk
     script.main(command(script, world, tmp_path / "run", "--find-batch-size"))
     text = capsys.readouterr().out
     assert re.search(r"batch of 8: 8 images/s, memory", text) and "batch of 16" not in text
-    assert re.search(r"no more than 11 images.*--batch-size 8. The recipe has 4", text)
+    assert re.search(r"\b11 images.*--batch-size 8\b.*\b4\b", text)
     assert not tree(tmp_path)
