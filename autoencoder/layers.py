@@ -15,7 +15,7 @@ from foundation.shapes import Features, Resized
 def at_least_float32(x: Tensor) -> Tensor:
     """Convert half precision to float32, and leave float32 and float64 as they are.
 
-    Half precision suffices for products. Whatever adds up many values needs more digits.
+    Half precision suffices for products. Sums of many values need more digits.
     """
     return x.to(torch.promote_types(x.dtype, torch.float32))
 

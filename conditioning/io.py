@@ -138,7 +138,7 @@ def write_text_encoder(
         readme: text of the model card.
     """
     content = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
-    # Whatever the stored precision is: by default diffusers loads the other models of a pipeline in
+    # float32 for any stored precision: by default diffusers loads the other models of a pipeline in
     # float32, and a pipeline of two precisions does not run.
     content |= {**asdict(config), "dtype": "float32", "torch_dtype": "float32"}
     header = {"format": "pt", "latentsmith": json.dumps(facts)}

@@ -214,7 +214,7 @@ def check_reachable(address: str) -> None:
 
 
 def read_text_weights(file: Path) -> dict[str, Tensor]:
-    """Read the weights of the text tower, and whatever else is not known to be of another part.
+    """Read all weights but those of known other parts of a CLIP; the caller checks the rest.
 
     Names may have the prefix "text." (open_clip's custom text towers) or "module." (a model that
     was trained in parallel).

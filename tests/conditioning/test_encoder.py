@@ -29,7 +29,7 @@ def relative_difference(ours: Tensor, theirs: Tensor) -> float:
 
 @pytest.fixture(params=["quick_gelu", "gelu"])
 def folder(request, tmp_path):
-    """A CLIPTextModel folder as transformers writes it, with its tokenizer beside it."""
+    """Write a CLIPTextModel folder as transformers does, and the tokenizer in ../tokenizer."""
     random_clip_text_model(hidden_act=request.param).save_pretrained(tmp_path / "text_encoder")
     save_tokenizer(clip_tokenizer(20), tmp_path / "tokenizer")
     return tmp_path

@@ -95,7 +95,7 @@ def test_openai_weights_under_a_plain_name_are_refused(tmp_path):
 @pytest.fixture
 def no_network(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody answers
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # no server there
 
 
 @pytest.mark.parametrize("offline", [True, False])
