@@ -155,16 +155,16 @@ def test_native_upscaling_is_that_of_diffusers(tmp_path, kind, level):
     drawn = theirs(PROMPT[0], small, generator=of_small, **options).images[0]
     of_small.set_state(state)
     z = theirs(PROMPT[0], small, generator=of_small, output_type="latent", **options).images
-    task = tasks.upscale(again, small, level=level)
+    task = tasks.upscale(again, small, noise_level=level)
     (mine,) = again.draw(again.make_requests(PROMPT, seed=[SEED]), sampling(sampler), task=task)
     torch.testing.assert_close(mine, z, rtol=0, atol=1e-4 * z.std().item())
     assert np.abs(pixels(again.to_picture(mine, task)) - pixels(drawn)).max() <= 1
     assert drawn.size == (64, 64) and pixels(drawn).std() > 5
     with pytest.raises(ValueError, match=r"noise level is 151; for this model .* from 0 to 150"):
-        tasks.upscale(again, small, level=151)
+        tasks.upscale(again, small, noise_level=151)
     again.low_res = LowResSchedule()
     with pytest.raises(ValueError, match="noise level is 250; this U-Net knows levels below 200"):
-        tasks.upscale(again, small, level=250)
+        tasks.upscale(again, small, noise_level=250)
 
 
 def test_what_a_small_picture_is_noised_by_is_written_back(tmp_path):
