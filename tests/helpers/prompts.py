@@ -1,4 +1,4 @@
-"""Prompts that tokenizers are likely to disagree on: more than 200."""
+"""More than 200 prompts that tokenizers are likely to treat differently."""
 
 from itertools import pairwise
 

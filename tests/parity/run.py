@@ -1,10 +1,11 @@
 """python -m tests.parity.run [WORD ...]
 
-How far our outputs are from those of diffusers and transformers, as the table of docs/parity.md:
-all rows, or those whose name contains one of the words. fp32 on the CPU, same weights, same inputs.
+Differences between our outputs and those of diffusers and transformers, as the table of
+docs/parity.md: all rows, or those whose name contains one of the words. Computed in fp32 on the
+CPU, with the same weights and inputs.
 
-The weights are random: the peer builds its own class from the settings of a public checkpoint and
-saves it; ours opens the folder. Only one of the two is in memory at a time.
+The weights are random. The other library builds a model from the settings of a public checkpoint
+and saves it, and ours opens the folder. Only one of the two is in memory at a time.
 """
 
 import io
@@ -54,35 +55,40 @@ DEMO = Path(__file__).parents[2] / "checkpoints" / "demo"
 
 
 class Measured(NamedTuple):
-    figures: dict[str, float]  # what was compared -> how far apart
-    parameters: int = 0  # of the network
+    """Differences in one row of the table."""
+
+    figures: dict[str, float]  # compared output -> largest difference
+    parameters: int = 0  # number of parameters of the network
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
-    """Largest over all elements, in standard deviations of that sample of theirs."""
+    """Compute the largest difference, in standard deviations of the peer's sample."""
     assert ours.shape == theirs.shape
     gap = (ours - theirs).abs().flatten(1).amax(dim=1)
     return (gap / theirs.flatten(1).std(dim=1)).max().item()
 
 
-def parameters(module: nn.Module) -> int:
+def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 @contextmanager
 def saved(peer: nn.Module, altered: dict[str, Any]):
-    """Its folder, with other settings in config.json if the difference that makes is asked for."""
+    """Save a peer to a temporary folder, and replace settings in its config.json.
+
+    altered: other settings than the peer's, to see that a difference is noticed.
+    """
     with TemporaryDirectory() as name:
         peer.save_pretrained(name)
         config = Path(name) / "config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | altered))
-        del peer  # for the caller to set free
+        del peer  # so that the caller can free its memory
         yield name
 
 
 @torch.no_grad()
 def randomized(peer: nn.Module) -> nn.Module:
-    """Norms and biases start as ones and zeros, with which a swapped pair would go unnoticed."""
+    """Add noise to norms and biases, whose ones and zeros would hide a swapped pair."""
     for parameter in peer.parameters():
         if parameter.ndim == 1:
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -91,8 +97,11 @@ def randomized(peer: nn.Module) -> nn.Module:
 
 
 def scale_and_shift(config: Any, dtype: torch.dtype) -> tuple[Tensor | float, Tensor | float]:
-    """As diffusers' pipelines use them: latents are (z - shift) * scale, and z is
-    latents / scale + shift. With latents_mean as that of SDXL, without as that of SD 3 and FLUX."""
+    """Return scale and shift as diffusers' pipelines use them: latents = (z - shift) * scale.
+
+    A config with latents_mean is used as by the pipeline of SDXL, one without as by those of SD 3
+    and FLUX.
+    """
     if config.latents_mean is None:
         return config.scaling_factor, config.shift_factor or 0.0
     mean, std = (
@@ -106,7 +115,7 @@ def scale_and_shift(config: Any, dtype: torch.dtype) -> tuple[Tensor | float, Te
 def autoencoder(
     settings: dict[str, Any], size: tuple[int, int], dtype: torch.dtype = torch.float32, **altered
 ) -> Measured:
-    """Mean and standard deviation of the encoder's Gaussian; images decoded from other latents."""
+    """Compare mean and deviation of the encoder's Gaussian, and images decoded from latents."""
     torch.manual_seed(0)
     levels = len(settings["block_out_channels"])
     blocks = {
@@ -128,14 +137,14 @@ def autoencoder(
             "deviation": difference(posterior.std, z.std * scale),
             "decoded": difference(ours.decode(latents), pictures),
         }
-        return Measured(figures, parameters(ours))
+        return Measured(figures, count_parameters(ours))
 
 
 @torch.no_grad()
 def unet(
     settings: dict[str, Any], size: tuple[int, int], dtype: torch.dtype = torch.float32, **altered
 ) -> Measured:
-    """The prediction at whole and at fractional times."""
+    """Compare the prediction at whole and at fractional times."""
     torch.manual_seed(0)
     timesteps = torch.tensor([0, 1, 37.5, 500, 999])
     count = len(timesteps)
@@ -154,12 +163,12 @@ def unet(
         expected = peer.to(dtype)(*inputs, return_dict=False)[0]
         del peer
         ours = UNet.load(folder).to(dtype)
-        return Measured({"prediction": difference(ours(*inputs), expected)}, parameters(ours))
+        return Measured({"prediction": difference(ours(*inputs), expected)}, count_parameters(ours))
 
 
 @torch.no_grad()
 def text_encoder(settings: dict[str, Any]) -> Measured:
-    """The states of all tokens, padding included."""
+    """Compare the states of all tokens, including padding."""
     torch.manual_seed(0)
     peer = randomized(CLIPTextModel(CLIPTextConfig(**settings, eos_token_id=49407)))
     with saved(peer, {}) as folder:
@@ -167,14 +176,16 @@ def text_encoder(settings: dict[str, Any]) -> Measured:
         prompts = PROMPTS[:24:3]
         expected = peer(input_ids=encoder.tokenize(prompts)).last_hidden_state
         figures = {"token states": difference(encoder(prompts), expected)}
-        return Measured(figures, parameters(encoder))
+        return Measured(figures, count_parameters(encoder))
 
 
 @torch.no_grad()
 def tokens(pad: str) -> Measured:
-    """Ids of awkward prompts, from tokenizer files as the Stable Diffusion repositories have them:
-    special tokens with flags, and in version 2 a pad token that only special_tokens_map.json
-    tells."""
+    """Compare token ids of difficult prompts.
+
+    The tokenizer files are as in the repositories of Stable Diffusion: special tokens have flags,
+    and in version 2 only special_tokens_map.json names the pad token.
+    """
     flags = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
     start, end = {"content": START_OF_TEXT, **flags}, {"content": END_OF_TEXT, **flags}
     roles = {"bos_token": start, "eos_token": end, "unk_token": end}
@@ -196,7 +207,7 @@ def tokens(pad: str) -> Measured:
 
 @torch.no_grad()
 def pipeline(schedule: ScheduleConfig, prediction: str, sampler: str) -> Measured:
-    """Pixels of a picture, in levels of 255: StableDiffusionPipeline, as it is, on our folder."""
+    """Compare an image in gray levels of 255 with StableDiffusionPipeline on our folder."""
     ours = make_pipeline(schedule, prediction)
     with TemporaryDirectory() as folder:
         ours.save(f"{folder}/model")
@@ -211,7 +222,7 @@ def pipeline(schedule: ScheduleConfig, prediction: str, sampler: str) -> Measure
 
 @torch.no_grad()
 def trained() -> Measured:
-    """The same for sample.py, and the model that comes with it."""
+    """Compare images of sample.py and checkpoints/demo with StableDiffusionPipeline."""
     flags = {"model": DEMO, "steps": 10, "guidance-scale": 4, "seed": 3, "device": "cpu"}
     prompts = ["woman astronaut", "red heart"]
     with TemporaryDirectory() as out, redirect_stdout(io.StringIO()):
@@ -228,7 +239,7 @@ def trained() -> Measured:
         options = {"latents": noise, "num_inference_steps": 10, "guidance_scale": 4.0}
         drawn = theirs(prompt, output_type="np", **options).images[0]
         figures.append(float(np.abs(picture - 255 * drawn).max()))
-    return Measured({"gray levels": max(figures)}, parameters(theirs.unet))
+    return Measured({"gray levels": max(figures)}, count_parameters(theirs.unet))
 
 
 def samplers(row: str) -> Measured:
@@ -238,9 +249,11 @@ def samplers(row: str) -> Measured:
 
 @dataclass(frozen=True)
 class Case:
+    """One row of the table."""
+
     measure: Callable[[], Measured]
-    bound: float = 1e-5
-    slow: bool = False  # minutes or gigabytes
+    bound: float = 1e-5  # largest difference allowed
+    slow: bool = False  # takes minutes or gigabytes
 
 
 CASES = {

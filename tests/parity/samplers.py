@@ -1,7 +1,7 @@
-"""Our samplers against diffusers' schedulers and k-diffusion's formulas: after the last step.
+"""Differences of our samplers from diffusers' schedulers and from k-diffusion's formulas.
 
-All start from the same noise and go over the same times; theirs are driven by the network, ours by
-the denoiser around it. RUNS[row][run]() gives the largest absolute difference of the latents.
+All start from the same noise and use the same times. Schedulers call the network, our samplers the
+denoiser around it. RUNS[row][run]() returns the largest absolute difference after the last step.
 """
 
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def fresh_noise() -> Callable[..., Tensor]:
 
 
 class Blobs(torch.nn.Module):
-    """The ideal network for pixels near -1 or 1: no line, but as stable as a trained one."""
+    """The ideal network for pixels near -1 or 1: not linear, but as stable as a trained one."""
 
     def __init__(self, schedule, prediction):
         super().__init__()
@@ -87,7 +87,7 @@ def table(zero: bool) -> Tensor:
 
 
 def peer(kind: type, zero: bool, prediction: str, **options):
-    """A scheduler of diffusers, with the table that it would have in float64."""
+    """Make a scheduler of diffusers with its table in float64."""
     scheduler = kind(
         beta_start=0.00085,
         beta_end=0.012,
@@ -163,7 +163,10 @@ def against_flow(samplers: list, order: int, prediction: str, shift: float, step
 def against_scheduler(
     kind: type, sampler: Callable, prediction: str, steps: int, options: dict, theirs: dict
 ) -> float:
-    """On the table of Stable Diffusion. options: of our sampler; theirs: of the scheduler."""
+    """Compare on the schedule of Stable Diffusion.
+
+    options: those of our sampler; theirs: those of the scheduler.
+    """
     network, denoiser = parts(NoiseSchedule(table(False)), prediction)
     scheduler = peer(kind, False, prediction, **theirs)
     ours = sample(sampler, denoiser, randn(), denoiser.schedule, steps, fresh_noise(), **options)
@@ -172,7 +175,7 @@ def against_scheduler(
 
 
 def against_unipc(order: int, shift: float | None, prediction: str, steps: int) -> float:
-    """shift: of the flow; None is the table of Stable Diffusion."""
+    """Compare on a flow with this shift, or, for None, on the schedule of Stable Diffusion."""
     schedule = NoiseSchedule(table(False)) if shift is None else RectifiedFlow(shift)
     network, denoiser = parts(schedule, prediction)
     options = {"solver_order": order, "final_sigmas_type": "zero"}
@@ -190,7 +193,7 @@ def against_unipc(order: int, shift: float | None, prediction: str, steps: int) 
 
 
 def against_lcm(prediction: str, steps: int) -> float:
-    """Its times are some of the 50 that its models are distilled at."""
+    """Compare at the scheduler's times, which are some of the 50 of the distillation."""
     network, denoiser = parts(NoiseSchedule(table(False)), prediction)
     scheduler = LCMScheduler(
         beta_start=0.00085,
@@ -207,9 +210,11 @@ def against_lcm(prediction: str, steps: int) -> float:
 
 
 def dpm_solver_of_k_diffusion(denoise, sigmas: Tensor, kind: str) -> Tensor:
-    """In its variables: kind "2s" of Lu et al. 2022, or its stochastic "2m_sde" and "3m_sde".
+    """Run a DPM-Solver++ in k-diffusion's variables.
 
-    denoise: (x, sigma) -> z_0.
+    Args:
+        denoise: (x, sigma) -> z_0.
+        kind: "2s" of Lu et al. 2022, or the stochastic "2m_sde" and "3m_sde".
     """
     x, draw_noise, known, hs = sigmas[0] * randn().double(), fresh_noise(), [], []
     for sigma, lower in pairwise(sigmas):
@@ -245,7 +250,7 @@ def against_dpm_solver_of_k_diffusion(sampler, kind: str, schedule, prediction, 
     alpha, sigma = schedule.exact(schedule.timesteps(steps))
 
     def denoise(x: Tensor, level: Tensor) -> Tensor:
-        """At times between the table's, found as ours finds them."""
+        """Denoise at a noise level between those of the table, whose time is interpolated."""
         t = schedule.timesteps_of_ratio(level[None])
         a, _ = schedule.exact(t)
         return denoiser((a * x).float(), t.float().expand(len(x))).double()
@@ -256,11 +261,16 @@ def against_dpm_solver_of_k_diffusion(sampler, kind: str, schedule, prediction, 
 
 
 def k_diffusion(denoise, sigmas: Tensor, ancestral: bool, multistep: bool) -> Tensor:
-    """In k-diffusion's variables, x = z / alpha at noise sigma / alpha: x' = (x - z_0) / sigma.
+    """Run Euler steps or DPM-Solver++ (2M) in k-diffusion's variables.
 
-    denoise: (x, i) -> z_0 at sigmas[i]. Euler steps of Karras et al. 2022 (arXiv:2206.00364),
-    ancestral ones to a lower sigma and back up by fresh noise, or DPM-Solver++ (2M) of Lu et al.
-    2022 (arXiv:2211.01095), whose lambda is -log(sigma) here.
+    They are x = z / alpha at noise sigma / alpha; the ODE is x' = (x - z_0) / sigma. Euler steps
+    are those of Karras et al. 2022 (arXiv:2206.00364). DPM-Solver++ (2M) is that of Lu et al. 2022
+    (arXiv:2211.01095), with lambda = -log(sigma).
+
+    Args:
+        denoise: (x, i) -> z_0 at sigmas[i].
+        ancestral: whether steps go to a lower sigma, and back by fresh noise.
+        multistep: whether to use DPM-Solver++ (2M).
     """
     x, draw_noise, previous = sigmas[0] * randn().double(), fresh_noise(), None
     for i, (sigma, lower) in enumerate(pairwise(sigmas)):
@@ -278,7 +288,7 @@ def k_diffusion(denoise, sigmas: Tensor, ancestral: bool, multistep: bool) -> Te
 
 
 def against_k_diffusion(samplers: dict, schedule, prediction: str, steps: int, **kind) -> float:
-    """samplers: with their further arguments."""
+    """Compare samplers, each with its additional arguments."""
     _, denoiser = parts(schedule, prediction)
     times = schedule.timesteps(steps)
     alpha, sigma = schedule.exact(times)
@@ -340,7 +350,7 @@ WHOLE = [case for case in SOLVED if 1000 % case[1] == 0]  # strides
 
 
 def runs(function: Callable[..., float], cases: list[tuple], **options) -> dict:
-    """By name. Schedules in a case are named by their kind."""
+    """Bind a function to each case, by a name made of the case's values."""
     named = {}
     for case in cases:
         words = [

@@ -1,4 +1,4 @@
-"""Whole models of diffusers go through every command, and are drawn as diffusers draws them."""
+"""Models of diffusers work in every command, and give the same images as in diffusers."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def images(data: Path) -> Tensor:
 
 
 def make_peer(family: str, world: Path, root: Path) -> diffusers.StableDiffusionPipeline:
-    """Random weights; the scale of the latents is that of the world's pictures."""
+    """Make a model with random weights, whose latents are scaled for the images of `world`."""
     first = family == "SD 1.x"
     vae = compvis.make_autoencoder()
     with torch.no_grad():
@@ -85,7 +85,7 @@ def opened(folder: Path, **options: Any) -> diffusers.StableDiffusionPipeline:
 
 
 def drawn(theirs: diffusers.StableDiffusionPipeline) -> np.ndarray:
-    """In levels of 255, by DDIM over the same times as ours."""
+    """Generate with diffusers' DDIM at the same times as ours; in gray levels of 255."""
     settings = {"timestep_spacing": "trailing", "set_alpha_to_one": True, "clip_sample": False}
     theirs.scheduler = diffusers.DDIMScheduler.from_config(theirs.scheduler.config, **settings)
     shape = 1, 4, SIDE // 2, SIDE // 2
@@ -101,7 +101,7 @@ def sampled(model: Path, out: Path) -> np.ndarray:
     return pixels(Image.open(out / "00000.png"))
 
 
-def test_sample_draws_what_diffusers_draws(foreign, tmp_path):
+def test_sample_gives_the_image_of_diffusers(foreign, tmp_path):
     family, folder = foreign
     variant = FORMS[family].get("variant")
     names = [path.name for path in folder.rglob("*.safetensors")]
@@ -116,7 +116,7 @@ def test_sample_draws_what_diffusers_draws(foreign, tmp_path):
     assert np.abs(sampled(tmp_path / "model.safetensors", tmp_path / "2") - expected).max() <= 1
 
 
-def test_trainings_begin_with_its_parts(foreign, world, tmp_path):
+def test_trainings_start_from_its_components(foreign, world, tmp_path):
     _, folder = foreign
     command = mistakes.command
     parts = ("--vae", folder, "--text-encoder", folder)

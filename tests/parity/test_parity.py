@@ -1,4 +1,4 @@
-"""Networks, tokens and pictures are those of diffusers and transformers, on the same weights."""
+"""Networks, tokens and images equal those of diffusers and transformers for the same weights."""
 
 import pytest
 import torch
@@ -23,19 +23,19 @@ def test_equals_its_peer(case):
 
 
 @pytest.mark.parametrize("settings", ODD_AUTOENCODERS.values(), ids=ODD_AUTOENCODERS.keys())
-def test_autoencoders_differ_by_rounding_alone(settings):
+def test_autoencoders_differ_only_by_rounding(settings):
     figures = parity.autoencoder(settings, (16, 24), torch.float64).figures
     assert max(figures.values()) < 1e-12
 
 
 @pytest.mark.parametrize("settings", ODD_UNETS.values(), ids=ODD_UNETS.keys())
-def test_unets_differ_by_rounding_alone(settings):
+def test_unets_differ_only_by_rounding(settings):
     figures = parity.unet(settings, (8, 16), torch.float64).figures
     assert max(figures.values()) < 1e-12
 
 
 def test_other_settings_of_the_same_shapes_are_noticed():
-    """So that the tests above can fail."""
+    """Show that the tests above can fail."""
     settings = ODD_UNETS["heads per level"]
     heads = parity.unet(settings, (8, 16), attention_head_dim=[2, 8]).figures
     assert heads["prediction"] > 1e-4

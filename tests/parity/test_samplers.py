@@ -1,4 +1,4 @@
-"""Samplers give the latents that those of diffusers and k-diffusion give, to 1e-4."""
+"""Latents of our samplers equal those of diffusers and k-diffusion to 1e-4."""
 
 import pytest
 

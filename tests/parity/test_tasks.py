@@ -1,4 +1,4 @@
-"""Inpainting and upscaling by models made for it draw what diffusers' pipelines draw."""
+"""Models made for inpainting and upscaling give the same images as diffusers' pipelines."""
 
 import json
 from dataclasses import replace
@@ -42,7 +42,7 @@ MODELS = {  # and the sampler that is diffusers' scheduler
 
 
 def peer(model: TextToImage, folder: Path) -> diffusers.DiffusionPipeline:
-    """Of the class that model_index.json names."""
+    """Save the model and open it with the pipeline class that model_index.json names."""
     model.save(folder / "model")
     theirs = diffusers.DiffusionPipeline.from_pretrained(folder / "model", low_cpu_mem_usage=False)
     theirs.set_progress_bar_config(disable=True)
@@ -58,7 +58,7 @@ def seeded() -> torch.Generator:
 
 
 def gray_disk(side: int = SIDE) -> Image.Image:
-    """A mask of all grays, whose edge keeps to no cell of the latents."""
+    """Return a mask with all grays, whose edge does not follow the grid of the latents."""
     y, x = np.mgrid[:side, :side]
     distance = np.hypot(y - 0.41 * side, x - 0.57 * side) / side
     return Image.fromarray((255 * (0.6 - 2 * (distance - 0.2)).clip(0, 1)).astype(np.uint8))
@@ -67,9 +67,12 @@ def gray_disk(side: int = SIDE) -> Image.Image:
 @pytest.mark.parametrize(
     ("kind", "strength"), [("noise", 1.0), ("velocity", 1.0), ("flow", 1.0), ("noise", 0.6)]
 )
-def test_native_inpainting_is_that_of_diffusers(tmp_path, kind, strength):
-    """To a gray level, but for what is ours on purpose: the most likely latents of the masked
-    picture, where theirs are drawn at random, and what is outside given back as it was."""
+def test_native_inpainting_equals_diffusers(tmp_path, kind, strength):
+    """Equal to one gray level, except for two intended differences.
+
+    We use the most likely latents of the masked image, diffusers random ones; and we return what is
+    outside the mask unchanged.
+    """
     schedule, prediction, sampler = MODELS[kind]
     ours = with_unet(make_pipeline(schedule, prediction), in_channels=9)
     theirs, given, mask = peer(ours, tmp_path), smooth_image(), gray_disk()
@@ -107,7 +110,7 @@ def test_native_inpainting_is_that_of_diffusers(tmp_path, kind, strength):
 
 
 def on_the_command_line(folder: Path, strength: float) -> Image.Image:
-    """The same by sample.py."""
+    """Generate the same image by sample.py."""
     smooth_image().save(folder / "given.png")
     gray_disk().save(folder / "mask.png")
     flags = {
@@ -127,8 +130,8 @@ def on_the_command_line(folder: Path, strength: float) -> Image.Image:
 
 
 @pytest.mark.parametrize(("kind", "level"), [("velocity", 20), ("flow", 130)])
-def test_native_upscaling_is_that_of_diffusers(tmp_path, kind, level):
-    """To a gray level, the small picture noised by a schedule of its own from the same generator.
+def test_native_upscaling_equals_diffusers(tmp_path, kind, level):
+    """Equal to one gray level; the same generator adds noise to the small image.
 
     The scale of the latents is 0.08333, which this pipeline sets whatever the folder says.
     """
