@@ -25,7 +25,7 @@ from dataset.loader import ImageBatches, read_pixels
 from dataset.source import MissingLibrary, UnusableImage
 from dataset.table import Pair
 from foundation.errors import UserError
-from tests.helpers.deep_images import SIDE, SIXTEEN_BIT, npy, numbers, png, read, tiff
+from tests.helpers.data.deep_images import SIDE, SIXTEEN_BIT, npy, numbers, png, read, tiff
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

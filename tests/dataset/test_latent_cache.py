@@ -17,9 +17,9 @@ from dataset.latent_cache import block_file
 from dataset.latent_cache.cache import LatentCache
 from dataset.table import PairList
 from foundation.errors import MissingFileError, UserError
+from tests.helpers.data.latent_cache import IDENTITY, TRANSFORM, encode_images, encode_texts
+from tests.helpers.data.latent_cache import build as build_cache
 from tests.helpers.images import picture, write_metadata
-from tests.helpers.latent_cache import IDENTITY, TRANSFORM, encode_images, encode_texts
-from tests.helpers.latent_cache import build as build_cache
 
 ALL = torch.arange(4)
 CAPTIONS = ("apple", ["fig", "quince", "grapefruit"], "apple", "")

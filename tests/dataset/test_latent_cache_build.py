@@ -22,16 +22,16 @@ from dataset.latent_cache.build import BuildProcess
 from dataset.latent_cache.cache import LatentCache, verify_cache
 from dataset.table import PairList
 from foundation.errors import UserError
-from tests.helpers.images import captioned, picture, write_metadata
-from tests.helpers.kills import forked, kill_at
-from tests.helpers.latent_cache import (
+from tests.helpers.data.latent_cache import (
     IDENTITY,
     TRANSFORM,
     encode_images,
     encode_letters,
     folder_content,
 )
-from tests.helpers.latent_cache import build as build_cache
+from tests.helpers.data.latent_cache import build as build_cache
+from tests.helpers.images import captioned, picture, write_metadata
+from tests.helpers.killing.kills import forked, kill_at
 
 COUNT = 11  # images, each with a caption of its own
 
@@ -129,7 +129,7 @@ def test_a_killed_build_continues(tmp_path):
         from pathlib import Path
         from dataset.folder import read_folder
         from dataset.latent_cache import block_file
-        from tests.helpers.latent_cache import build, encode_images, encode_letters
+        from tests.helpers.data.latent_cache import build, encode_images, encode_letters
 
         block_file.ROWS = 2
         calls = []

@@ -12,7 +12,7 @@ from dataset.folder import read_folder
 from dataset.images.pixel_format import PixelFormat
 from dataset.report import BINS, histogram, report, report_numbers, value_range_notes
 from foundation.errors import UserError
-from tests.helpers.deep_images import SIDE, npy, numbers, png
+from tests.helpers.data.deep_images import SIDE, npy, numbers, png
 from tests.helpers.images import captioned, picture
 
 

@@ -20,7 +20,7 @@ from dataset.source import UnusableImage
 from dataset.table import split
 from dataset.webdataset import expand_braces, expand_shards
 from foundation.errors import UserError
-from tests.helpers.latent_cache import IDENTITY, build
+from tests.helpers.data.latent_cache import IDENTITY, build
 from tests.helpers.shards import (
     SAMPLES,
     make_shards,

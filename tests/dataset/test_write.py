@@ -16,7 +16,7 @@ from dataset.images.pixel_format import PixelFormat
 from dataset.images.write import choose_extension, encode_png, write_image
 from dataset.source import MissingLibrary
 from foundation.errors import NotFiniteError, UserError
-from tests.helpers.deep_images import SIDE, SIXTEEN_BIT, numbers
+from tests.helpers.data.deep_images import SIDE, SIXTEEN_BIT, numbers
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from PIL import Image
 
 from autoencoder import PRESETS, Autoencoder
 from autoencoder.training.latent_statistics import fold_statistics, measure_statistics
+from tests.helpers.data.shapes_dataset import make_shapes
 from tests.helpers.random_models import make_pipeline
-from tests.helpers.shapes_dataset import make_shapes
 from tests.helpers.snippets import python_blocks, run
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.helpers.shapes_dataset import COLORS, SHAPES, make_shapes, name_shape
+from tests.helpers.data.shapes_dataset import COLORS, SHAPES, make_shapes, name_shape
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = [f"a {color} {shape}" for color in COLORS for shape in SHAPES]

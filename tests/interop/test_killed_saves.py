@@ -22,7 +22,7 @@ WAYS = ("exchange", "two renames")
 
 
 def run_killer(*arguments: object) -> dict[str, dict]:
-    command = [sys.executable, "-m", "tests.helpers.killed_saves", *map(str, arguments)]
+    command = [sys.executable, "-m", "tests.helpers.killing.killed_saves", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -16,8 +16,8 @@ from torch import nn
 from foundation import collectives
 from foundation.errors import UserError
 from tests.helpers import short_runs as runs
+from tests.helpers.data.shapes_dataset import make_shapes
 from tests.helpers.processes import on_ranks
-from tests.helpers.shapes_dataset import make_shapes
 from training import distributed
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run_killer(*paths: Path) -> dict:
-    command = [sys.executable, "-m", "tests.helpers.killed_trainings", *map(str, paths)]
+    command = [sys.executable, "-m", "tests.helpers.killing.killed_trainings", *map(str, paths)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,6 +1,6 @@
 """Kill the saving of models with SIGKILL before every change to a file, and check what is left.
 
-    python -m tests.helpers.killed_saves FOLDER [KILLS]
+    python -m tests.helpers.killing.killed_saves FOLDER [KILLS]
 
 Every kind of save is killed with the system's call that exchanges two names, and without it. After
 each kill the target must be the old content or the new one, byte by
@@ -31,7 +31,7 @@ from interop.lora import LowRankUpdate, write_lora
 from ldm import TextToImage
 from ldm.schedule import ScheduleConfig
 from ldm.unet import UNet, UNetConfig
-from tests.helpers.kills import forked, keep_writes_in_memory, kill_at, recorded_changes
+from tests.helpers.killing.kills import forked, keep_writes_in_memory, kill_at, recorded_changes
 
 Save = Callable[[Path], object]
 Content = dict[str, bytes] | bytes | None  # of a folder, of a file, of nothing

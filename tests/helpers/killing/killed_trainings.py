@@ -1,6 +1,6 @@
 """Kill trainings with SIGKILL, resume them, and compare them with trainings that nobody killed.
 
-    python -m tests.helpers.killed_trainings FOLDER [WORLD]
+    python -m tests.helpers.killing.killed_trainings FOLDER [WORLD]
 
 Without WORLD it trains the miniature of toy_training.py and kills it before every change to a file.
 With WORLD it trains the three real stages.
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import torch.utils.tensorboard
 
-from tests.helpers.kills import forked, keep_writes_in_memory, kill_at
+from tests.helpers.killing.kills import forked, keep_writes_in_memory, kill_at
 from tests.helpers.toy_training import Toy
 from training.loop import Plan
 
