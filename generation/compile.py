@@ -202,7 +202,7 @@ def compile_to(file: Path, job: dict[str, Any]) -> None:
         )
 
 
-def attention_for(latents: Latents) -> AbstractContextManager[None]:
+def attention_for(latents: Latents) -> AbstractContextManager[object]:
     """Choose plain products for few tokens, of which the compiler makes faster code."""
     is_small = latents[0, 0].numel() <= FEW_PIXELS
     return sdpa_kernel(SDPBackend.MATH) if is_small else nullcontext()

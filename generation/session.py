@@ -150,7 +150,7 @@ class GenerationSession:
         requests: Sequence[Request],
         options: GenerationOptions,
         task: Task,
-        progress: Callable[[int], None],
+        progress: Callable[[int], object],
         preview: Callable[[list[int], Tensor], None] | None = None,
     ) -> list[Latents]:
         """Generate latents.

@@ -89,7 +89,7 @@ def draw_in_batches(
     requests: Sequence[Request],
     size: int,
     fill: bool,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
     preview: Callable[[list[int], Latents], None] | None = None,
 ) -> list[Float[Tensor, "1 c h w"]]:
     """Draw the latents of each request, in their order.

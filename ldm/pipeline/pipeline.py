@@ -151,7 +151,7 @@ class TextToImage:
         width: int | None = None,
         window: int | None = None,
         batch_size: int | None = None,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], object] | None = None,
         preview: Callable[[list[int], Latents], None] | None = None,
     ) -> list[Image.Image]:
         """Draw one picture per prompt.
@@ -239,7 +239,7 @@ class TextToImage:
         width: int | None = None,
         window: int | None = None,
         batch_size: int | None = None,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], object] | None = None,
         preview: Callable[[list[int], Latents], None] | None = None,
     ) -> list[Float[Tensor, "1 c h w"]]:
         """Draw the latents of each request; `to_picture` decodes them.
