@@ -14,6 +14,7 @@ import train_ldm
 import train_vae
 from autoencoder import PRESETS, Autoencoder
 from autoencoder.io import read_provenance
+from foundation.errors import UserError
 from ldm import TextToImage
 from ldm.schedule import ScheduleConfig
 from ldm.unet import UNet, UNetConfig
@@ -82,14 +83,14 @@ def test_a_pipeline_takes_another_decoder_of_the_same_latents(data, model, tmp_p
         shutil.rmtree(tmp_path / "model" / "vae")
         shutil.copytree(tmp_path / run / "model", tmp_path / "model" / "vae")
         if run == "other":
-            with pytest.raises(ValueError, match="trained with the autoencoder of sha256"):
+            with pytest.raises(UserError, match="sha256"):
                 TextToImage.load(tmp_path / "model")
         else:
             loaded = TextToImage.load(tmp_path / "model").autoencoder
             assert (loaded.sha256 == first.sha256) == (run == "first")
 
 
-def test_without_freezing_all_learns_and_the_scale_is_folded_in(data, tmp_path):
+def test_without_freezing_all_weights_learn_and_the_scale_is_folded_in(data, tmp_path):
     before = vae(tmp_path / "source", scaling_factor=0.18215)
     after = train_autoencoder(data, tmp_path / "source", tmp_path / "run")
     assert after.config.scaling_factor == 1
@@ -97,7 +98,7 @@ def test_without_freezing_all_learns_and_the_scale_is_folded_in(data, tmp_path):
     assert not torch.equal(ours, theirs)
 
 
-def test_an_encoder_that_is_another_now_stops_before_anything_is_written(
+def test_a_frozen_encoder_that_changed_stops_before_anything_is_written(
     data, tmp_path, monkeypatch, capsys
 ):
     vae(tmp_path / "source")
@@ -109,7 +110,7 @@ def test_an_encoder_that_is_another_now_stops_before_anything_is_written(
         return step(stage, number)
 
     monkeypatch.setattr(AutoencoderTrainer, "step", replaced)
-    with pytest.raises(ValueError, match="encodes differently now"):
+    with pytest.raises(UserError, match=str(tmp_path / "source")):
         train_autoencoder(data, tmp_path / "source", tmp_path / "run", "--freeze", "encoder")
     assert not (tmp_path / "run" / "model").exists()
 
@@ -164,7 +165,7 @@ def test_a_unet_begins_with_the_weights_of_another(data, model, tmp_path, part):
     assert len(config["init_sha256"]) == 64
 
 
-def test_a_single_file_begins_one_too(data, model, tmp_path):
+def test_a_unet_begins_with_a_single_file(data, model, tmp_path):
     export.main([str(model), str(tmp_path / "unet.safetensors"), "--format", "single-file"])
     more = ("--init-from", tmp_path / "unet.safetensors", "--learning-rate", 1e-12, *NOISE)
     train_ldm.main(flags(data, model, tmp_path / "run", *more))
@@ -173,19 +174,21 @@ def test_a_single_file_begins_one_too(data, model, tmp_path):
     )
 
 
-def test_another_process_than_the_sources_is_refused_with_the_flags_to_give(
+def test_flags_other_than_those_of_the_source_are_refused_with_those_to_give(
     data, model, tmp_path, capsys
 ):
     given = flags(data, model, tmp_path / "run", "--init-from", model)
     message = refusal(capsys, train_ldm, given)
     needed = "--prediction noise --noise-schedule scaled_linear --beta-start 0.00085"
-    assert needed in message and "As it is: --prediction flow --noise-schedule flow" in message
+    assert needed in message and "--prediction flow --noise-schedule flow" in message
     assert not (tmp_path / "run").exists()
-    words = message.split("trained with: ")[1].split("\n")[0].split()
-    train_ldm.main([*given, *words, "--times", "uniform", "--dry-run"])  # the flags can be copied
+    (flags_to_give,) = re.findall(r"--prediction noise .*", message)
+    train_ldm.main(
+        [*given, *flags_to_give.split(), "--times", "uniform", "--dry-run"]
+    )  # the flags can be copied
 
 
-def test_a_bare_unet_is_believed_to_be_as_the_flags_say(data, model, tmp_path, capsys):
+def test_of_a_unet_without_a_scheduler_file_the_flags_are_believed(data, model, tmp_path, capsys):
     UNet.load(model).save(tmp_path / "bare")
     train_ldm.main(
         flags(data, model, tmp_path / "run", "--init-from", tmp_path / "bare", "--dry-run")
@@ -210,14 +213,14 @@ def test_what_does_not_fit_is_refused(data, model, tmp_path, capsys, change, mes
     assert not (tmp_path / "run").exists()
 
 
-def test_parts_that_it_was_not_trained_with_are_told(data, model, tmp_path, capsys):
+def test_other_encoders_than_those_of_the_training_are_printed(data, model, tmp_path, capsys):
     vae(tmp_path / "vae" / "model")
     more = ("--init-from", model, "--vae", tmp_path / "vae", "--dry-run", *NOISE)
     train_ldm.main(flags(data, model, tmp_path / "run", *more))
     assert "was trained with the autoencoder of sha256" in capsys.readouterr().out
 
 
-def test_a_run_goes_on_with_no_other_weights_than_it_began_with(data, model, tmp_path, capsys):
+def test_a_run_resumes_only_with_the_weights_it_began_with(data, model, tmp_path, capsys):
     shutil.copytree(model, tmp_path / "source")
     given = flags(data, model, tmp_path / "run", "--init-from", tmp_path / "source", *NOISE)
     train_ldm.main(given)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import sample
 import train_ldm
+from foundation.errors import MissingFileError
 from foundation.files import read_json
 from interop.lora import WEIGHTS, LowRankUpdate, read_lora
 from ldm import TextToImage
@@ -73,13 +74,13 @@ def trained(base, tmp_path_factory) -> tuple[Path, Tensor]:
     return learned(base, tmp_path_factory.mktemp("lora"))
 
 
-def test_a_change_is_the_scaled_product():
+def test_a_low_rank_change_is_a_scaled_product():
     down, up = torch.randn(2, 5), torch.randn(4, 2)
     assert torch.equal(LowRankUpdate(down, up).delta(), up @ down)
     torch.testing.assert_close(LowRankUpdate(down, up, alpha=6.0).delta(), 3 * up @ down)
 
 
-def test_an_untrained_adapter_changes_nothing_and_learns_alone(base):
+def test_a_new_adapter_changes_nothing_and_is_trained_alone(base):
     unet = UNet.load(base).eval()
     before = output(unet)
     add_adapter(unet, rank=2, alpha=2.0, targets=TARGETS)
@@ -89,7 +90,7 @@ def test_an_untrained_adapter_changes_nothing_and_learns_alone(base):
     assert len(learning) == 2 * len(low_rank_changes(unet)) == 2 * len(TARGETS) * 2 * 4
 
 
-def test_what_is_applied_is_what_was_trained(base, trained):
+def test_a_saved_lora_gives_the_trained_network(base, trained):
     folder, expected = trained
     pipeline = TextToImage.load(base)
     before = output(pipeline.unet)
@@ -114,7 +115,7 @@ def theirs(unet) -> Tensor:
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.6])
-def test_diffusers_loads_what_is_trained_here(base, tmp_path, scale):
+def test_diffusers_loads_a_lora_trained_here(base, tmp_path, scale):
     """Convolutions and feed-forward layers, too."""
     folder, expected = learned(base, tmp_path, "ff.net.0.proj", "conv1")
     their, ours = peer(base), TextToImage.load(base)
@@ -126,7 +127,7 @@ def test_diffusers_loads_what_is_trained_here(base, tmp_path, scale):
         torch.testing.assert_close(theirs(their.unet), expected, rtol=0, atol=TOLERANCE)
 
 
-def test_pictures_are_those_of_diffusers(base, trained):
+def test_pictures_with_a_lora_are_those_of_diffusers(base, trained):
     folder, _ = trained
     their, ours = peer(base), TextToImage.load(base)
     their.load_lora_weights(folder)
@@ -152,7 +153,7 @@ def theirs_trained(base: Path, folder: Path, save: Callable) -> Tensor:
     return theirs(their.unet)
 
 
-def test_what_diffusers_trained_is_applied(base, tmp_path):
+def test_a_lora_trained_by_diffusers_is_applied(base, tmp_path):
     from diffusers import StableDiffusionPipeline
     from diffusers.training_utils import _collate_lora_metadata
     from diffusers.utils import convert_state_dict_to_diffusers
@@ -202,16 +203,16 @@ def test_files_of_kohyas_scripts_change_unet_and_text_encoder_alike(base, traine
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"unet.conv_in.dora_scale": torch.ones(1)}, "no LoRA that is known.*dora_scale"),
-        ({"unet.conv_in.lora_A.weight": torch.ones(1, 2)}, "no LoRA that is known.*conv_in"),
+        ({"unet.conv_in.dora_scale": torch.ones(1)}, "dora_scale"),
+        ({"unet.conv_in.lora_A.weight": torch.ones(1, 2)}, "conv_in"),
         ({"unet.nowhere.lora_A.weight": torch.ones(1, 2), "unet.nowhere.lora_B.weight":
-          torch.ones(2, 1)}, "does not fit this model's U-Net.*nowhere, and there is none"),
+          torch.ones(2, 1)}, r"\bnowhere\b"),
         ({"unet.time_embedding.linear_1.lora_A.weight": torch.ones(1, 2),
           "unet.time_embedding.linear_1.lora_B.weight": torch.ones(2, 1)},
-         r"a matrix of \(2, 2\) in time_embedding.linear_1, and that is \(128, 32\) here"),
+         r"\(2, 2\).*time_embedding\.linear_1\b.*\(128, 32\)"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused_and_nothing_is_changed(
+def test_a_lora_that_does_not_fit_is_refused_and_changes_nothing(
     base, trained, tmp_path, change, message
 ):
     save_file(load_file(trained[0] / WEIGHTS) | change, tmp_path / WEIGHTS)
@@ -220,7 +221,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_changed(
     with pytest.raises(ValueError, match=message):
         apply_lora(pipeline, tmp_path)
     assert torch.equal(output(pipeline.unet), before)
-    with pytest.raises(FileNotFoundError, match="there is no LoRA in"):
+    with pytest.raises(MissingFileError, match=str(base)):
         apply_lora(pipeline, base)
 
 
@@ -247,7 +248,7 @@ def test_a_lora_run_resumes_exactly_and_samples(data, base, tmp_path, capsys):
     whole, parts = (load_file(tmp_path / x / "model" / WEIGHTS) for x in ("whole", "parts"))
     assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
     assert any(weight.any() for name, weight in whole.items() if "lora_B" in name)
-    with pytest.raises(FileNotFoundError, match="It holds a LoRA"):
+    with pytest.raises(MissingFileError, match=str(tmp_path / "whole")):
         TextToImage.load(tmp_path / "whole")
     state = tmp_path / "whole" / "state" / "step-0000004" / "unet.safetensors"
     assert state.stat().st_size < 0.2 * (base / "unet" / "diffusion_pytorch_model.safetensors"
@@ -278,7 +279,7 @@ def test_mistakes_end_with_one_message(data, base, tmp_path, capsys, monkeypatch
         assert not (tmp_path / "run").exists()
         return capsys.readouterr().err
 
-    assert "no module of this U-Net is called to_x" in message("--lora-targets", "to_q", "to_x")
-    assert "proj_in cannot learn a change here" in message("--lora-targets", "proj_in")
+    assert "to_x" in message("--lora-targets", "to_q", "to_x")
+    assert "proj_in" in message("--lora-targets", "proj_in")
     monkeypatch.setitem(sys.modules, "peft", None)
     assert "pip install peft" in message()
