@@ -16,6 +16,7 @@ import sample
 import train_clip
 import train_ldm
 import train_vae
+from foundation import __version__
 from training.cli import parse
 
 ROOT = Path(__file__).parents[2]
@@ -132,3 +133,8 @@ def test_links_lead_somewhere(page):
         file = page.parent / path if path else page
         assert file.exists(), f"{page.name} links to {target}"
         assert not anchor or anchor in anchors(file), f"{page.name} links to {target}"
+
+
+def test_the_citation_names_the_current_version():
+    (version,) = re.findall(r"^version: (.*)$", text_of(ROOT / "CITATION.cff"), re.MULTILINE)
+    assert version == __version__
