@@ -137,4 +137,4 @@ def load(
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, Config)

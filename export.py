@@ -235,4 +235,4 @@ def print_compatibility(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, Config)

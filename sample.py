@@ -260,4 +260,4 @@ def generate_video(config: Config, session: GenerationSession, images: Sequence[
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, Config)

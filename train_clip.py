@@ -104,4 +104,4 @@ def print_plan(
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, ClipTrainingConfig)

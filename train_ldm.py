@@ -161,4 +161,4 @@ def print_plan(
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, DiffusionTrainingConfig)

@@ -6,9 +6,9 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
 
 import torch
 import tyro
@@ -140,7 +140,7 @@ def given_preset(argv: Sequence[str]) -> str | None:
     return name
 
 
-def run_main(main: Callable[[], None]) -> None:
+def run_main(main: Callable[[], None], config: type[Any] | None = None) -> None:
     """Call the main function of a script, and end the process if it fails.
 
     An error that the user can mend, such as UserError or a full disk, ends it with one line and
@@ -148,6 +148,9 @@ def run_main(main: Callable[[], None]) -> None:
     bug: it keeps its traceback, with a note that says what to report.
 
     Of several ranks, one prints the line, the others end with it (training/watchdog.py).
+
+    config: the dataclass of the script's flags. Libraries name parameters, such as `batch_size`;
+        in the line these become flags.
     """
     keep_freed_memory()
     with process_group() as watchdog:
@@ -159,7 +162,7 @@ def run_main(main: Callable[[], None]) -> None:
         except (UserError, OSError, SafetensorError, MemoryError, torch.OutOfMemoryError) as error:
             if os.environ.get("LATENTSMITH_TRACEBACK"):
                 raise
-            message, status = f"error: {explain(error)}", 2
+            message, status = f"error: {with_flags(explain(error), config)}", 2
         except Exception as error:
             # A connection breaks where another rank has failed, and that one says why.
             if world_size() == 1 or not is_connection_error(error):
@@ -176,6 +179,30 @@ def bug_note() -> str:
         f"above, the command, and this: Latentsmith {__version__}, PyTorch {torch.__version__}, "
         f"Python {platform.python_version()}, {platform.platform()}."
     )
+
+
+def with_flags(text: str, config: type[Any] | None) -> str:
+    """Replace the parameters in a message that are flags of a script, but not parts of paths.
+
+    Only names of several words are replaced; a name such as `size` is also a word.
+    """
+    names = [name for name in field_names(config) if "_" in name] if config else []
+    if not names:
+        return text
+    names.sort(key=len, reverse=True)
+    pattern = re.compile(rf"(?<![\w./'\"-])({'|'.join(names)})(?![\w/'\"]|\.\w)")
+    return pattern.sub(lambda match: flag_name(match[0]), text)
+
+
+def field_names(config: type[Any]) -> Iterator[str]:
+    """Yield the names of all flags: the fields of a dataclass and of the dataclasses in it."""
+    for name, kind in get_type_hints(config).items():
+        if get_origin(kind) is ClassVar:
+            continue
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            yield from field_names(kind)
+        else:
+            yield name
 
 
 def explain(error: Exception) -> str:

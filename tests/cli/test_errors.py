@@ -49,6 +49,20 @@ def error_line(capsys: pytest.CaptureFixture[str], error: BaseException) -> str:
     return text
 
 
+def test_scripts_print_parameters_of_libraries_as_flags(capsys):
+    def main() -> None:
+        raise UserError(
+            "batch_size is 7, size is 5: give caption_dropout=0, not batch_sizes. "
+            "runs/batch_size.png"
+        )
+
+    with pytest.raises(SystemExit):
+        run_main(main, train_ldm.DiffusionTrainingConfig)
+    line = capsys.readouterr().err
+    assert "--batch-size is 7, size is 5: give --caption-dropout=0, not batch_sizes" in line
+    assert "runs/batch_size.png" in line
+
+
 @pytest.fixture(autouse=True)
 def without_traceback_variable(monkeypatch):
     monkeypatch.delenv("LATENTSMITH_TRACEBACK", raising=False)

@@ -96,7 +96,7 @@ def refusal(capsys: pytest.CaptureFixture, script: ModuleType, arguments: list[s
     """Runs the script, which must end as a user's mistake does; returns its one message."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        run_main(lambda: script.main(arguments))
+        run_main(lambda: script.main(arguments), CONFIGS[script])
     text = capsys.readouterr().err
     assert stopped.value.code == 2, text
     assert "Traceback" not in text
