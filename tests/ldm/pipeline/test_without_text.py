@@ -183,6 +183,6 @@ def test_facts_that_a_single_file_cannot_hold_are_not_lost_in_an_export(tmp_path
     upscaler = with_unet(make_pipeline(), in_channels=7, num_class_embeds=1000)
     upscaler.low_res = LowResSchedule(max_noise_level=100)
     upscaler.save(tmp_path / "upscaler" / "model")
-    for name, what in (("classes", "names of classes"), ("upscaler", "a schedule of its own")):
+    for name, what in (("classes", "names of classes"), ("upscaler", "noise schedule")):
         flags = [str(tmp_path / name), str(tmp_path / "x.safetensors"), "--format", "single-file"]
         assert what in refusal(capsys, export, flags)

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from foundation.errors import UserError
 from ldm.samplers import (
     CALLS_PER_STEP,
     SAMPLERS,
@@ -205,8 +206,8 @@ def test_dtype_and_number_of_network_calls(name):
 
 def test_stochastic_samplers_need_draw_noise():
     schedule = make_schedule(ScheduleConfig())
-    with pytest.raises(ValueError, match="draw_noise"):
-        ddpm(lambda z, t: z, randn(1, 4, 2, 2), schedule, 3)
+    with pytest.raises(UserError, match="draw_noise"):
+        sample(ddpm, lambda z, t: z, randn(1, 4, 2, 2), schedule, 3)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
