@@ -174,9 +174,9 @@ def test_what_a_small_picture_is_noised_by_is_written_back(tmp_path):
     """As the x4 upscaler's folder has it."""
     model = with_unet(make_pipeline(), in_channels=7, num_class_embeds=1000)
     model.save(tmp_path / "model")
-    told = {"_class_name": "DDPMScheduler", "beta_start": 0.0001, "beta_end": 0.02}
-    told |= {"beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "clip_sample": True}
-    (tmp_path / "model" / LOW_RES_SCHEDULER).write_text(json.dumps(told | {"beta_end": 0.01}))
+    settings = {"_class_name": "DDPMScheduler", "beta_start": 0.0001, "beta_end": 0.02}
+    settings |= {"beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "clip_sample": True}
+    (tmp_path / "model" / LOW_RES_SCHEDULER).write_text(json.dumps(settings | {"beta_end": 0.01}))
     again = TextToImage.load(tmp_path)
     assert again.low_res.config == ScheduleConfig(beta_start=0.0001, beta_end=0.01)
     again.save(tmp_path / "again")
@@ -185,7 +185,7 @@ def test_what_a_small_picture_is_noised_by_is_written_back(tmp_path):
     index = json.loads((tmp_path / "again" / "model_index.json").read_text())
     assert index["low_res_scheduler"] == ["diffusers", "DDPMScheduler"]
     (tmp_path / "model" / LOW_RES_SCHEDULER).write_text(
-        json.dumps(told | {"num_train_timesteps": 500})
+        json.dumps(settings | {"num_train_timesteps": 500})
     )
     with pytest.raises(ValueError, match="num_train_timesteps=500"):
         TextToImage.load(tmp_path)

@@ -121,8 +121,8 @@ def test_five_channels_of_floats_through_both_stages_and_back(world, five, tmp_p
     assert values.min() >= -100 and values.max() <= 800 and np.abs(values).max() > 1.5
     again = ("--data", five, "--out", tmp_path / "again", "--channels", 5, *FAST, "--dry-run")
     run(train_vae, *again, "--init-from", vae, "--value-range", 0, 800)
-    told = capsys.readouterr().out
-    assert "other numbers: float32, -100 to 800; these are float32, 0 to 800" in told
+    output = capsys.readouterr().out
+    assert "other numbers: float32, -100 to 800; these are float32, 0 to 800" in output
     made_by = json.loads((out / "00000.json").read_text())
     assert json.loads(made_by["latentsmith"])["prompt"] == "a ramp"
     other = tmp_path / "other"
