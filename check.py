@@ -5,7 +5,6 @@ the captions come from, which files cannot be used, image sizes, channels, depth
 lengths, and samples. Exits with status 1 if a training on this folder would go wrong.
 """
 
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ import tyro
 from dataset.folder import read_folder
 from dataset.report import find_problems, report, report_numbers
 from training.cli import parse, run_main
-from training.flags import Groups, Positive
+from training.flags import Groups, Positive, with_flags
 from training.logging.progress import progress_bar
 
-PARAMETERS = re.compile(r"\b(batch_size|max_aspect|value_range|skip_unusable)\b")
+PARAMETERS = ("batch_size", "max_aspect", "value_range", "skip_unusable")  # of the trainings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,21 +45,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(Options, argv, __doc__)
     folder = read_folder(options.data, allow_missing_captions=True, progress=progress_bar)
     tokens = options.text_chunks * (options.context_length - 2) + 2  # without inner start and end
-    print(with_flags(report(folder, options.size, tokens, token_counter())) + "\n")
+    print(with_flags(report(folder, options.size, tokens, token_counter()), PARAMETERS) + "\n")
     lines, problems = report_numbers(folder, options.value_range)
     if lines:
-        print(with_flags("\n".join(lines)) + "\n")
+        print(with_flags("\n".join(lines), PARAMETERS) + "\n")
     problems += find_problems(folder, options.batch_size, options.allow_missing_captions)
     for problem in problems:
-        print(f"PROBLEM: {with_flags(problem)}")
+        print(f"PROBLEM: {with_flags(problem, PARAMETERS)}")
     if problems:
         sys.exit(1)
     print("No problems found: ready for training.")
-
-
-def with_flags(text: str) -> str:
-    """Replace the names of parameters by the flags of the training scripts."""
-    return PARAMETERS.sub(lambda match: "--" + match[0].replace("_", "-"), text)
 
 
 def token_counter() -> Callable[[str], int] | None:

@@ -18,7 +18,7 @@ from foundation import __version__
 from foundation.collectives import is_initialized, local_rank, rank, world_size
 from foundation.errors import UserError, unknown_name
 from training.distributed import process_group
-from training.flags import check_bounds, default_of, flag_name, help_page
+from training.flags import check_bounds, default_of, flag_name, help_page, with_flags
 from training.memory import keep_freed_memory
 from training.signals import interruptible
 from training.watchdog import STOPPED, is_connection_error
@@ -162,7 +162,8 @@ def run_main(main: Callable[[], None], config: type[Any] | None = None) -> None:
         except (UserError, OSError, SafetensorError, MemoryError, torch.OutOfMemoryError) as error:
             if os.environ.get("LATENTSMITH_TRACEBACK"):
                 raise
-            message, status = f"error: {with_flags(explain(error), config)}", 2
+            names = field_names(config) if config else ()
+            message, status = f"error: {with_flags(explain(error), names)}", 2
         except Exception as error:
             # A connection breaks where another rank has failed, and that one says why.
             if world_size() == 1 or not is_connection_error(error):
@@ -179,19 +180,6 @@ def bug_note() -> str:
         f"above, the command, and this: Latentsmith {__version__}, PyTorch {torch.__version__}, "
         f"Python {platform.python_version()}, {platform.platform()}."
     )
-
-
-def with_flags(text: str, config: type[Any] | None) -> str:
-    """Replace the parameters in a message that are flags of a script, but not parts of paths.
-
-    Only names of several words are replaced; a name such as `size` is also a word.
-    """
-    names = [name for name in field_names(config) if "_" in name] if config else []
-    if not names:
-        return text
-    names.sort(key=len, reverse=True)
-    pattern = re.compile(rf"(?<![\w./'\"-])({'|'.join(names)})(?![\w/'\"]|\.\w)")
-    return pattern.sub(lambda match: flag_name(match[0]), text)
 
 
 def field_names(config: type[Any]) -> Iterator[str]:

@@ -13,7 +13,7 @@ import shutil
 import textwrap
 import tokenize
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import (
@@ -54,6 +54,18 @@ Seed = Annotated[int, Bound(lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1", on_h
 def flag_name(field: str) -> str:
     """Return the flag of a field: `--batch-size` for `batch_size`."""
     return "--" + field.replace("_", "-")
+
+
+def with_flags(text: str, names: Iterable[str]) -> str:
+    """Replace the names of parameters in a text by flags, but not inside paths or quotes.
+
+    Only names of several words are replaced; a name such as `size` is also a word.
+    """
+    several_words = sorted((name for name in names if "_" in name), key=len, reverse=True)
+    if not several_words:
+        return text
+    pattern = re.compile(rf"(?<![\w./'\"-])({'|'.join(several_words)})(?![\w/'\"]|\.\w)")
+    return pattern.sub(lambda match: flag_name(match[0]), text)
 
 
 def check_bounds(config: Any, default: Any) -> None:

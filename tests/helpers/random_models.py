@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from PIL import Image
-from torch import nn
 
 from autoencoder import Autoencoder
 from autoencoder.model import PRESETS as AUTOENCODERS
@@ -16,27 +15,18 @@ from ldm import TextToImage
 from ldm.denoiser import Prediction
 from ldm.schedule import ScheduleConfig
 from ldm.unet import PRESETS as UNETS
-from ldm.unet import UNet, UNetConfig
+from tests.helpers.sampling import random_unet
 
 FLOW = ScheduleConfig(noise_schedule="flow")
 PROMPT = ["a cat"]
 SIDE = 32  # pixels, as the preset tiny-32 says
 
 
-def make_unet(config: UNetConfig) -> UNet:
-    """Make a U-Net whose zero-initialized layers are random, too: zeros would hide mistakes."""
-    unet = UNet(config).eval()
-    for weight in unet.parameters():
-        if not weight.any():
-            nn.init.normal_(weight, std=0.05)
-    return unet
-
-
 def make_pipeline(schedule: ScheduleConfig = FLOW, prediction: Prediction = "flow") -> TextToImage:
     """Make a whole model; every call gives the same weights."""
     torch.manual_seed(0)
     text_encoder = Clip(CLIPS["tiny-32"]).text_encoder()
-    unet = make_unet(replace(UNETS["tiny-32"], cross_attention_dim=text_encoder.width))
+    unet = random_unet(replace(UNETS["tiny-32"], cross_attention_dim=text_encoder.width))
     autoencoder = Autoencoder(AUTOENCODERS["tiny-32"]).eval()
     return TextToImage(unet, autoencoder, text_encoder, schedule, prediction)
 
@@ -45,7 +35,7 @@ def with_unet(pipeline: TextToImage, **changes: object) -> TextToImage:
     """Return the same model with another U-Net, whose config has these changes."""
     torch.manual_seed(0)
     return TextToImage(
-        make_unet(replace(pipeline.unet.config, **changes)),
+        random_unet(replace(pipeline.unet.config, **changes)),
         pipeline.autoencoder,
         pipeline.text_encoder,
         pipeline.schedule_config,

@@ -45,11 +45,16 @@ def text_conds(*weighted: tuple[Tensor, float]) -> list[tuple[Conditioning, floa
     return [(Conditioning(context), weight) for context, weight in weighted]
 
 
-def make_unet(settings: dict) -> UNet:
-    """Make a U-Net whose zero-initialized layers are random, since zeros would hide mistakes."""
-    torch.manual_seed(0)
-    unet = UNet(UNetConfig(**settings)).eval().requires_grad_(False)
+def random_unet(config: UNetConfig) -> UNet:
+    """Make a U-Net whose zero-initialized layers are random, too: zeros would hide mistakes."""
+    unet = UNet(config).eval()
     for weight in unet.parameters():
         if not weight.any():
             nn.init.normal_(weight, std=0.05)
     return unet
+
+
+def make_unet(settings: dict) -> UNet:
+    """Make a random U-Net without gradients; every call gives the same weights."""
+    torch.manual_seed(0)
+    return random_unet(UNetConfig(**settings)).requires_grad_(False)
