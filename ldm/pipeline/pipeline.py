@@ -286,9 +286,10 @@ class TextToImage:
 
     def bind_network(self, conditionings: Sequence[Conditioning]) -> BoundNetwork:
         """Bind the U-Net to conditionings: with a cache, if it is conditional on text."""
-        context = concatenate(conditionings).text
-        if context is None or not self.use_cache:
+        if not is_text_conditional(self.unet) or not self.use_cache:
             return RepeatedNetwork(self.call_unet, conditionings)
+        context = concatenate(conditionings).text
+        assert context is not None  # every conditioning of such a U-Net has a text
         return CachedUNet(self.unet, context, self.cached_forward)
 
     def call_unet(
