@@ -51,7 +51,7 @@ def test_a_run_with_other_settings_is_left_alone(world, runs, capsys, script):
     with unchanged(runs):
         given = arguments(script, world, runs, "--learning-rate", 0.5)
         message = refusal(capsys, script, given)
-    assert re.search(r"learning_rate: [\d.]+ -> 0\.5", message) and "--out" in message
+    assert re.search(r"rate: [\d.]+ -> 0\.5", message) and "--out" in message
 
 
 def test_a_run_of_another_training_is_left_alone(world, runs, capsys):

@@ -152,10 +152,10 @@ def test_another_number_of_contexts_is_refused_without_override(
     run, _ = trained
     again = training(tmp_path / "run", "--text-chunks", 1)
     shutil.copytree(run, tmp_path / "run")
-    assert "text_chunks: 2 -> 1" in refusal(capsys, train_ldm, again)
+    assert "chunks: 2 -> 1" in refusal(capsys, train_ldm, again)
     again += ["--override", "text-chunks=1", "steps=5"]
     message = refusal(capsys, train_ldm, again)
-    assert "text_chunks: cached with 2, now 1" in message and "Delete" in message
+    assert "chunks: cached with 2, now 1" in message and "Delete" in message
     shutil.rmtree(tmp_path / "run" / "cache")
     train_ldm.main(again)
     assert TextToImage.load(tmp_path / "run").chunks == 1
