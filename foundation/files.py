@@ -1,10 +1,11 @@
-"""Write files and folders that appear whole or not at all, even after a kill or a power cut.
+"""Write files and folders that appear whole or not at all, and read small ones within bounds.
 
 New content is written next to the target, under a hidden name. When it is complete it is flushed
 to the disk (fsync), then it is renamed to the target, then the folder that contains the name is
 flushed. A folder replaces an older one by one system call that exchanges the two names. Where there
 is no such call (Windows, some network file systems), the older folder is first renamed to a second
-hidden name; if the process is killed right then, `restore` renames it back.
+hidden name; if the process is killed right then, `restore` renames it back. So nothing is seen
+half-written, even after a kill or a power cut.
 
 Only one process at a time may write a target. A target that is a symbolic link stays a link: the
 file or folder that it points to is replaced.
@@ -16,15 +17,26 @@ import functools
 import json
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
-from foundation.errors import MissingFileError, UserError
+from foundation.errors import MissingFileError, UserError, one_line
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNREADABLE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENAMETOOLONG)
+MEGABYTE = 2**20
+O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+O_BINARY = getattr(os, "O_BINARY", 0)  # Windows would change line ends
+BYTE_ORDER_MARKS = {  # a longer mark that begins with a shorter one goes first
+    b"\xff\xfe\0\0": "UTF-32",
+    b"\0\0\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 
@@ -275,6 +287,107 @@ def sync_names(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+# Reading ------------------------------------------------------------------------------------------
+
+
+def open_file(file: Path) -> BinaryIO:
+    """Open a regular file for reading; a pipe or a device, which may never end, is refused.
+
+    Raises:
+        MissingFileError: there is no such file.
+        UserError: it is not a regular file, or may not be read.
+    """
+    try:
+        # The mode first: to open a device can already have an effect. Without O_NONBLOCK a pipe
+        # that takes the file's place meanwhile would be waited for.
+        _require_regular(file, os.stat(file).st_mode)
+        descriptor = os.open(file, os.O_RDONLY | O_NONBLOCK | O_BINARY)
+        stream = os.fdopen(descriptor, "rb")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingFileError(f"there is no file {one_line(file)}.") from error
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{one_line(file)} cannot be the name of a file ({error}).") from error
+    except OSError as error:
+        if error.errno not in UNREADABLE:
+            raise
+        reason = error.strerror
+        if error.errno == errno.ELOOP:
+            reason = "it is a link that leads to itself"
+        raise UserError(f"{one_line(file)} cannot be read ({reason}).") from error
+    try:
+        _require_regular(file, os.fstat(stream.fileno()).st_mode)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+def read_bytes(file: Path, limit: int = 64 * MEGABYTE) -> bytes:
+    """Read a small file.
+
+    Raises:
+        MissingFileError: there is no such file.
+        UserError: it is not a regular file, may not be read, or has more than `limit` bytes.
+    """
+    with open_file(file) as stream:
+        content = stream.read(limit + 1)
+        if len(content) > limit:
+            raise UserError(
+                f"{one_line(file)} has {os.fstat(stream.fileno()).st_size:,} bytes, and at most "
+                f"{limit:,} are expected there. Is it another kind of file?"
+            )
+    return content
+
+
+def read_text(file: Path, limit: int = 64 * MEGABYTE) -> str:
+    """Read a small UTF-8 file, with or without the byte order mark that Windows programs write.
+
+    Line ends become line feeds.
+
+    Raises:
+        MissingFileError: there is no such file.
+        UserError: as `read_bytes`, or it is not UTF-8 text.
+    """
+    content = read_bytes(file, limit)
+    try:
+        return decode_text(content)
+    except UserError as error:
+        raise UserError(f"{one_line(file)} {error}") from None
+
+
+def decode_text(content: bytes) -> str:
+    """Decode UTF-8, with or without a byte order mark; line ends become line feeds.
+
+    Raises:
+        UserError: it is not UTF-8 text. The message continues "<file> ...".
+    """
+    for mark, name in BYTE_ORDER_MARKS.items():
+        if content.startswith(mark):
+            raise UserError(f"is {name} text; save it as UTF-8.")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"is not UTF-8 text: byte 0x{content[error.start]:02x} in line {line}. Save it as "
+            "UTF-8 (files of older Windows programs are often Windows-1252)."
+        ) from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise UserError(f"is not text: it has a zero byte in line {line}.")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _require_regular(file: Path, mode: int) -> None:
+    """Refuse what is not a regular file, by its mode."""
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket"}
+        kind = next((name for test, name in kinds.items() if test(mode)), "a device")
+        raise UserError(f"{one_line(file)} is {kind}, and a file is needed there.")
 
 
 # JSON ---------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from foundation import __version__
 from foundation.collectives import is_initialized, local_rank, rank, world_size
-from foundation.errors import UserError, unknown_name
+from foundation.errors import LONGEST_MESSAGE, UserError, printable, shortened, unknown_name
 from training.distributed import process_group
 from training.flags import check_bounds, default_of, flag_name, help_page, with_flags
 from training.memory import keep_freed_memory
@@ -163,7 +163,10 @@ def run_main(main: Callable[[], None], config: type[Any] | None = None) -> None:
             if os.environ.get("LATENTSMITH_TRACEBACK"):
                 raise
             names = field_names(config) if config else ()
-            message, status = f"error: {with_flags(explain(error), names)}", 2
+            message = (
+                f"error: {with_flags(printable(shortened(explain(error), LONGEST_MESSAGE)), names)}"
+            )
+            status = 2
         except Exception as error:
             # A connection breaks where another rank has failed, and that one says why.
             if world_size() == 1 or not is_connection_error(error):

@@ -17,9 +17,13 @@ from foundation.files import (
     atomic_file,
     atomic_folder,
     check_replaceable,
+    decode_text,
     explain_full_disk,
+    open_file,
     put_in_place,
+    read_bytes,
     read_json,
+    read_text,
     remove_folder,
     restore,
     write_json,
@@ -314,3 +318,63 @@ def test_only_folders_of_the_same_kind_are_replaceable(tmp_path):
     for name in ("file", "other"):
         with pytest.raises(UserError, match=re.escape(str(tmp_path / name))):
             check_replaceable(tmp_path / name, "mark.json")
+
+
+# Reading
+
+
+def hostile_files(folder: Path) -> dict[str, Path]:
+    """Make things that are no small regular files; part of the message -> path."""
+    paths = {
+        "pipe": folder / "pipe",
+        "device": folder / "zeros",
+        "folder": folder / "directory",
+        "leads to itself": folder / "loop",
+        "no file": folder / "missing",
+        "65": folder / "large",
+        "cannot be": folder / ("long" * 200),
+        "null": Path("a\0b"),
+    }
+    os.mkfifo(paths["pipe"])
+    paths["device"].symlink_to("/dev/zero")
+    paths["folder"].mkdir()
+    paths["leads to itself"].symlink_to("loop")
+    paths["65"].write_bytes(bytes(65))
+    return paths
+
+
+@posix
+def test_only_small_regular_files_are_read(tmp_path):
+    for reason, path in hostile_files(tmp_path).items():
+        with pytest.raises(UserError, match=reason):
+            read_bytes(path, limit=64)
+        if reason != "65":
+            with pytest.raises(UserError, match=reason):
+                open_file(path)
+    (tmp_path / "small").write_bytes(bytes(64))
+    (tmp_path / "link").symlink_to("small")
+    assert read_bytes(tmp_path / "link", limit=64) == bytes(64)
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0\r\ufeff")), st.booleans())
+def test_text_is_read_with_or_without_a_byte_order_mark(text, with_mark):
+    content = text.encode("utf-8-sig" if with_mark else "utf-8")
+    assert decode_text(content) == text
+    assert decode_text(content.replace(b"\n", b"\r\n")) == text
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("\u00e4pfel".encode("utf-16"), "UTF-16"),
+        (b"\xfe\xff" + "a".encode("utf-16-be"), "UTF-16"),
+        ("a".encode("utf-32"), "UTF-32"),
+        ("one\n\u00e4pfel".encode("cp1252"), "0xe4 in line 2"),
+        (b"one\ntwo\nthr\0ee", "zero byte in line 3"),
+        (b"\xed\xa0\x80", "0xed in line 1"),
+    ],
+)
+def test_text_in_another_encoding_is_named(tmp_path, content, reason):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"a\.txt is .*{reason}"):
+        read_text(tmp_path / "a.txt")
