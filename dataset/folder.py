@@ -20,7 +20,8 @@ from dataset.captions import (
     FileList,
     find_captions,
 )
-from dataset.images.transform import EXTENSIONS, parse_mode
+from dataset.images.formats import EXTENSIONS
+from dataset.images.transform import parse_mode
 from dataset.index import Catalog, open_index
 from dataset.parallel import Progress, no_progress
 from dataset.source import UnusableFile, as_lines

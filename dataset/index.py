@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.images.transform import EXTENSIONS, inspect_image
+from dataset.images.formats import EXTENSIONS
+from dataset.images.transform import inspect_image
 from dataset.parallel import Progress, map_in_threads
 from dataset.source import Member, Source, UnusableFile, UnusableImage, as_lines
 from dataset.table import FileStamp, ImageFacts, PairList, Table, TableBuilder

@@ -20,7 +20,7 @@ from itertools import product
 from pathlib import Path
 
 from dataset.captions import SIDECAR_SUFFIXES, split_lines
-from dataset.images.transform import EXTENSIONS
+from dataset.images.formats import EXTENSIONS
 from dataset.index import Catalog
 from dataset.parallel import Progress
 from dataset.source import Member, UnusableFile, as_lines

@@ -32,8 +32,7 @@ from dataset.source import MissingLibrary, Source, UnusableImage
 from foundation.errors import UserError
 
 Image.init()  # otherwise Pillow tries TIFF and WebP only after other formats have failed
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-EXTENSIONS = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".png", ".tif", ".tiff", ".webp"))
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
 Crop = Literal["center", "random", "letterbox", "none"]
 Pixels = UInt8[np.ndarray, "c h w"] | Float32[np.ndarray, "c h w"]
