@@ -12,7 +12,9 @@ from typing import Any
 import torch.distributed as dist
 
 FORKSERVER = multiprocessing.get_context("forkserver")  # imports PyTorch once for all processes
-FORKSERVER.set_forkserver_preload(["torch._dynamo", "torch.distributed.tensor", "train_ldm"])
+FORKSERVER.set_forkserver_preload(
+    ["torch._dynamo", "torch.distributed.tensor", "train_ldm", "tests.helpers.hostile"]
+)
 
 
 def on_ranks(function: Callable, *arguments: Any, count: int = 2) -> list[Any]:
