@@ -10,6 +10,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 DATA := data/openmoji
 RUNS := runs/demo
+# Processes that run tests at the same time; one thread each, so that they do not wait for each other.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo train-demo test lint format coverage clean
 
@@ -32,7 +35,7 @@ train-demo: .venv/ready $(DATA)/metadata.jsonl
 		--out samples/demo --grid
 
 test: .venv/ready lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -40,7 +43,7 @@ lint: .venv/ready
 	$(BIN)/pyright
 
 coverage: .venv/ready
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

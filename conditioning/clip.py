@@ -1,4 +1,4 @@
-"""A small CLIP to train on one's own data: open_clip's two towers, in open_clip's files.
+"""A small CLIP to train on your own data: open_clip's two towers, in open_clip's files.
 
 The text tower becomes the `TextEncoder` of a latent diffusion model. Both towers together measure
 how well pictures match their prompts.

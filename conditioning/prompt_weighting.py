@@ -7,8 +7,8 @@ The state of a token moves on the line from the state that the empty prompt has 
 A weight of 1 changes nothing. A weight of 0 removes the word, since the empty prompt is what a
 model is trained on where captions are dropped. A weight above 1 goes further in the same direction,
 as guidance does with the whole prompt. This is ComfyUI's rule. AUTOMATIC1111's multiplies the state
-itself and restores the mean afterwards, which presumes states around zero; in a text encoder of
-one's own they may be anywhere.
+itself and restores the mean afterwards. That presumes states around zero, and those of another text
+encoder than OpenAI's may lie anywhere.
 """
 
 from collections.abc import Sequence
