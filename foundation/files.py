@@ -22,9 +22,10 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from foundation.errors import MissingFileError, UserError, one_line
+from foundation.json_reading import load_object
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNREADABLE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENAMETOOLONG)
@@ -393,26 +394,28 @@ def _require_regular(file: Path, mode: int) -> None:
 # JSON ---------------------------------------------------------------------------------------------
 
 
-def read_json(file: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
+def read_json(
+    file: Path, default: dict[str, Any] | None = None, limit: int = 64 * MEGABYTE
+) -> dict[str, Any]:
     """Read a file that contains one JSON object.
 
-    default: returned if there is no such file; without it that is an error.
+    Args:
+        default: returned if there is no such file; without it that is an error.
+        limit: bytes that the file may have.
 
     Raises:
         MissingFileError: there is no such file.
-        UserError: it is not JSON, or not an object.
+        UserError: it is not JSON, or not an object; see `load_json`.
     """
     try:
-        content: object = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        text = read_text(file, limit)
+    except MissingFileError as error:
         if default is not None:
             return default
-        raise MissingFileError(f"{file} is missing. Copy the whole folder again.") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not JSON ({error}). Copy or download it again.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file} contains no JSON object. Copy or download it again.")
-    return cast(dict[str, Any], content)
+        raise MissingFileError(
+            f"{one_line(file)} is missing. Copy the whole folder again."
+        ) from error
+    return load_object(text, file, raw_bytes=True)
 
 
 def to_json(value: Any) -> str:
