@@ -14,6 +14,7 @@ from typing import ClassVar
 import tyro
 
 from dataset.folder import read_folder
+from dataset.options import ReadOptions
 from dataset.report import find_problems, report, report_numbers
 from training.cli import parse, run_main
 from training.flags import Groups, Positive, with_flags
@@ -23,9 +24,9 @@ PARAMETERS = ("batch_size", "max_aspect", "value_range", "skip_unusable")  # of 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(ReadOptions):
     GROUPS: ClassVar[Groups] = {
-        "data": ("data", "allow_missing_captions"),
+        "data": ("data", *ReadOptions.READ_FLAGS, "allow_missing_captions"),
         "planned training": (
             *("size", "batch_size", "context_length", "text_chunks", "value_range"),
         ),
@@ -43,7 +44,7 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse(Options, argv, __doc__)
-    folder = read_folder(options.data, allow_missing_captions=True, progress=progress_bar)
+    folder = read_folder(options.data, True, progress_bar, options)
     tokens = options.text_chunks * (options.context_length - 2) + 2  # without inner start and end
     print(with_flags(report(folder, options.size, tokens, token_counter()), PARAMETERS) + "\n")
     lines, problems = report_numbers(folder, options.value_range)

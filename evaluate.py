@@ -20,6 +20,7 @@ from dataset.folder import read_folder
 from dataset.images.pixel_format import EIGHT_BIT, PixelFormat, recorded_format
 from dataset.images.transform import ImageTransform, normalize_pixels, to_pixels_like
 from dataset.loader import read_pixels
+from dataset.options import ReadOptions
 from dataset.table import Pair, split
 from evaluation.reconstruction import psnr
 from evaluation.retrieval import recall_at
@@ -40,11 +41,11 @@ BATCH = 64  # images that the autoencoder sees at once
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(ReadOptions):
     """Flags of evaluate.py."""
 
     GROUPS: ClassVar[Groups] = {
-        "data": ("data", "held_out"),
+        "data": ("data", *ReadOptions.READ_FLAGS, "held_out"),
         "model": ("model", "judge"),
         "sampling": ("samples", "steps", "guidance_scale", "sampler", "seed"),
         "output": ("out",),
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = pick_device(config.device)
     pipeline = TextToImage.load(config.model, device)
     judge = Clip.load(config.judge, device)
-    train, held_out = split(read_folder(config.data).pairs, config.held_out)
+    train, held_out = split(read_folder(config.data, options=config).pairs, config.held_out)
     if config.out is not None:
         make_folder(config.out)
     if not held_out:

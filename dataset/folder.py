@@ -23,6 +23,7 @@ from dataset.captions import (
 from dataset.images.formats import EXTENSIONS
 from dataset.images.transform import parse_mode
 from dataset.index import Catalog, open_index
+from dataset.options import DEFAULT_OPTIONS, ReadOptions
 from dataset.parallel import Progress, no_progress
 from dataset.source import UnusableFile, as_lines
 from dataset.table import NO_CAPTION, PairList, captions_hash
@@ -112,7 +113,10 @@ class Folder:
 
 
 def read_folder(
-    data: Path | str, allow_missing_captions: bool = False, progress: Progress = no_progress
+    data: Path | str,
+    allow_missing_captions: bool = False,
+    progress: Progress = no_progress,
+    options: ReadOptions = DEFAULT_OPTIONS,
 ) -> Folder:
     """Find images and captions, and decode every image that is not in the index yet.
 
@@ -124,6 +128,7 @@ def read_folder(
             files in WebDataset's layout, by a pattern such as 'shards/{000..099}.tar' or
             'shards/*.tar'.
         allow_missing_captions: accept images without a caption; they get the empty caption.
+        options: what to read of it.
 
     Raises:
         UserError: there is nothing to train on, captions are missing, or a file looks like
@@ -131,10 +136,12 @@ def read_folder(
         MissingFileError: the folder or a tar file does not exist.
     """
     if is_shards(data):
+        options.refuse(options.READ_FLAGS, "shards")
         root, shards = expand_shards(data)
         kind, fingerprint = f"shards-{shard_names_hash(shards)}", shards_fingerprint(root, shards)
         read = partial(read_shards, root, shards, progress)
     else:
+        options.refuse(options.READ_FLAGS, "a folder of images")
         root = require_folder(Path(data))
         kind, fingerprint = "folder", folder_fingerprint(root)
         read = partial(read_catalog, root)

@@ -19,12 +19,13 @@ from dataset.buckets import bucket_shapes
 from dataset.images.pixel_format import PIXELS_KEY, Layout, choose_format
 from dataset.images.transform import ImageTransform, inspect_image, normalize_pixels, parse_mode
 from dataset.loader import ImageBatches
+from dataset.options import ReadOptions
 from dataset.source import Source
 from foundation import collectives
 from foundation.errors import UserError
 from foundation.hashing import derived_seed, generators
 from stages.autoencoder_evaluation import ReconstructionEvaluator, find_perceptual_distance
-from stages.data import Aspect
+from stages.data import Aspect, DataTrainingConfig
 from stages.finetune import load_autoencoder, save_with_frozen_encoder
 from training import distributed
 from training.checkpoint import Stateful
@@ -44,13 +45,16 @@ PREVIEW_IMAGES = 16  # of these, in a preview
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoencoderTrainingConfig(EMATrainingConfig):
+class AutoencoderTrainingConfig(EMATrainingConfig, DataTrainingConfig):
     """Flags of train_vae.py."""
 
     GROUPS: ClassVar[Groups] = extended(
         EMATrainingConfig.GROUPS,
         {
-            "data": ("size", "max_aspect", "channels", "value_range", "layout"),
+            "data": (
+                *(*ReadOptions.READ_FLAGS, "size", "max_aspect"),
+                *("channels", "value_range", "layout"),
+            ),
             "model": ("init_from", "freeze"),
             "training": ("clip_norm", "statistics_images"),
             "loss": ("loss",),

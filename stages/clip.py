@@ -23,9 +23,10 @@ from evaluation.retrieval import recall_at
 from foundation import collectives
 from foundation.errors import UserError
 from foundation.hashing import derived_seed, generator
+from stages.data import DataTrainingConfig
 from training import distributed
 from training.checkpoint import Stateful
-from training.config import TrainingConfig, extended
+from training.config import extended
 from training.flags import Bound, Fraction, Groups, NonNegative, Positive
 from training.optimizer import OptimizerStep, restore_buffers
 from training.precision import Precision
@@ -37,11 +38,11 @@ LARGEST_RETRIEVAL = 4096  # pairs of a retrieval test, in which each is compared
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipTrainingConfig(TrainingConfig):
+class ClipTrainingConfig(DataTrainingConfig):
     """Flags of train_clip.py."""
 
     GROUPS: ClassVar[Groups] = extended(
-        TrainingConfig.GROUPS,
+        DataTrainingConfig.GROUPS,
         {"data": ("augment",), "model": ("context_length",), "training": ("weight_decay",)},
     )
 

@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from textwrap import shorten
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -11,12 +12,13 @@ from conditioning import TextEncoder
 from conditioning.prompt_weighting import truncated_words
 from dataset.buckets import Buckets, bucket_shapes, choose_buckets
 from dataset.folder import read_folder
+from dataset.options import ReadOptions
 from dataset.table import Pair, PairList, split
 from foundation import collectives
 from foundation.errors import UserError
 from training import distributed
-from training.config import TrainingConfig
-from training.flags import Bound
+from training.config import TrainingConfig, extended
+from training.flags import Bound, Groups
 from training.logging.progress import progress_bar
 from training.watchdog import report_progress
 
@@ -26,8 +28,15 @@ CHECKED_PAIRS = 10_000  # whose captions are checked for their length, at most
 SHOWN_CHARACTERS = 200  # of a caption's end that is cut off
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataTrainingConfig(TrainingConfig, ReadOptions):
+    """Flags of every training that reads image-text pairs."""
+
+    GROUPS: ClassVar[Groups] = extended(TrainingConfig.GROUPS, {"data": ReadOptions.READ_FLAGS})
+
+
 def read_pairs(
-    config: TrainingConfig, allow_missing_captions: bool = False
+    config: DataTrainingConfig, allow_missing_captions: bool = False
 ) -> tuple[PairList, PairList]:
     """Read the data folder; return the pairs to train on and the held-out ones.
 
@@ -38,7 +47,7 @@ def read_pairs(
     report_progress("reading the data folder")
     distributed.check_batch_size(config.batch_size, config.accumulate)
     with collectives.rank_zero_first():  # it decodes and writes the index; the others read that
-        folder = read_folder(config.data, allow_missing_captions, progress_bar)
+        folder = read_folder(config.data, allow_missing_captions, progress_bar, config)
     for note in folder.notes:
         print(f"note: {note}")
     if not config.skip_unusable:

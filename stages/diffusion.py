@@ -13,6 +13,7 @@ from torch import Tensor
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
 from dataset.latent_cache.cache import LatentCache
+from dataset.options import ReadOptions
 from dataset.order import BucketOrder
 from foundation import collectives
 from foundation.errors import UserError
@@ -25,7 +26,7 @@ from ldm.schedule import ScheduleConfig, make_schedule
 from ldm.unet import PRESETS as ARCHITECTURES
 from ldm.unet import UNet
 from ldm.validation import Validation, learning_status
-from stages.data import Aspect
+from stages.data import Aspect, DataTrainingConfig
 from stages.finetune import check_noise_process, load_unet
 from stages.lora import TARGETS, adapter_states, add_adapter
 from training import distributed
@@ -46,13 +47,19 @@ TRAINING_EVAL_PAIRS = 256  # training pairs of the validation loss, if none are 
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionTrainingConfig(EMATrainingConfig):
+class DiffusionTrainingConfig(EMATrainingConfig, DataTrainingConfig):
     """Flags of train_ldm.py."""
 
     GROUPS: ClassVar[Groups] = extended(
         EMATrainingConfig.GROUPS,
         {
-            "data": ("size", "max_aspect", "allow_missing_captions", "verify_cache"),
+            "data": (
+                *ReadOptions.READ_FLAGS,
+                "size",
+                "max_aspect",
+                "allow_missing_captions",
+                "verify_cache",
+            ),
             "model": (
                 *("vae", "text_encoder", "text_chunks", "init_from"),
                 *("lora", "lora_alpha", "lora_targets"),

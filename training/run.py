@@ -39,6 +39,8 @@ def config_differences(
         before, now = old.get(key, ABSENT), new.get(key, ABSENT)
         if before == now or (not prefix and key in FREE_FLAGS):
             continue
+        if before is ABSENT and (now is None or now is False or now in ((), [], "")):
+            continue  # a flag that the program did not have then, and that is off now
         if isinstance(before, dict) and isinstance(now, dict):
             differences |= config_differences(before, now, f"{prefix}{key}.")
         else:
