@@ -9,9 +9,10 @@ from jaxtyping import Float64
 
 from dataset.buckets import Buckets, bucket_shapes
 from dataset.folder import Folder
+from dataset.images.decode import decoded
 from dataset.images.pixel_format import FULL_RANGES, PixelFormat
-from dataset.images.rasters import read_raster
-from dataset.images.transform import load_image, parse_mode
+from dataset.images.rasters import Raster
+from dataset.images.transform import parse_mode
 from dataset.parallel import map_in_threads
 from dataset.source import Source, as_lines
 from dataset.table import NO_CAPTION, Pair
@@ -247,10 +248,10 @@ def value_range_notes(paths: Sequence[Source], pixels: PixelFormat) -> list[str]
 
 def extent(path: Source) -> tuple[float, float]:
     """Read the lowest and the highest number of a file."""
-    raster = read_raster(path)
-    if raster is not None:
-        return float(raster.values.min()), float(raster.values.max())
-    image = load_image(path)
+    with decoded(path) as found:
+        if isinstance(found, Raster):
+            return float(found.values.min()), float(found.values.max())
+        image = found.image
     extrema = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB").getextrema()
     return float(np.min(extrema)), float(np.max(extrema))
 

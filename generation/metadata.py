@@ -17,7 +17,7 @@ from typing import Any
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
-from dataset.images.transform import load_image
+from dataset.images.texts import read_texts
 from foundation.errors import UserError
 from foundation.files import read_json
 from foundation.hashing import file_sha256
@@ -177,13 +177,8 @@ def read_image_text(file: Path) -> str | bytes:
     """Return the JSON stored in an image or a GIF, or next to an array; empty if there is none."""
     if file.suffix == ".npy":
         return read_json(file.with_suffix(".json"), default={}).get("latentsmith", "")
-    image = load_image(file)
-    if "latentsmith" in image.info:
-        return image.info["latentsmith"]
-    comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(USER_COMMENT, b"")
-    if isinstance(comment, bytes) and comment.startswith(UNICODE):
-        return comment.removeprefix(UNICODE).decode("utf-16-be", "replace")
-    return image.info.get("comment", "")
+    texts = read_texts(file)
+    return texts.get("latentsmith", texts.get("comment", ""))
 
 
 def read_video_text(file: Path) -> str:

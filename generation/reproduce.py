@@ -1,15 +1,13 @@
 """Generating a recorded image again, and comparing the two."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
-from PIL import Image, ImageSequence
 
-from dataset.images.rasters import read_raster
+from dataset.images.decode import read_frames
 from foundation.errors import UserError
 from generation.metadata import hash_input_file, read_record
 from generation.options import DEFAULTS, GenerationOptions
@@ -94,13 +92,3 @@ def compare_pixels(reproduced: Path, original: Path) -> None:
             f"the pixels differ from those of {original}. Another kind of processor, or another "
             "version of PyTorch, rounds differently."
         )
-
-
-def read_frames(file: Path) -> Iterator[Shaped[np.ndarray, "..."]]:
-    """Yield the pixels of each frame; an image has one frame."""
-    if (raster := read_raster(file)) is not None:
-        yield raster.interleaved(channels=None)
-        return
-    with Image.open(file) as image:
-        for frame in ImageSequence.Iterator(image):
-            yield np.asarray(frame.convert("RGB") if image.format == "GIF" else frame)

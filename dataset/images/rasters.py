@@ -1,40 +1,38 @@
-"""Image files beyond 8-bit pictures: 16 bits and more, floats, any number of channels.
+"""Numbers of image files beyond 8-bit pictures, and their conversion to channels.
 
-    .npy        (h, w), (h, w, c) or (c, h, w), of any real type; numpy
-    16-bit PNG  gray: Pillow; color: imagecodecs, since Pillow drops the lower 8 bits silently
-    TIFF        16-bit gray: Pillow; other deep files, and more than four channels: tifffile, which
-                uses imagecodecs for compressions such as LZW
-
-A TIFF of several pages is one image only if its metadata says that the pages are channels.
+.npy        (h, w), (h, w, c) or (c, h, w), of any real type; numpy
+16-bit PNG  gray: Pillow; color: imagecodecs, since Pillow drops the lower 8 bits silently
+TIFF        in `dataset.images.tiff`
 """
 
 import importlib
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
+from math import prod
 from threading import Lock
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
 from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
 
+from dataset.images.limits import check_size
 from dataset.images.pixel_format import FLOATS, INTEGERS, Layout
 from dataset.source import MissingLibrary, Source, UnusableImage
 from foundation.errors import UserError
 
-NPY, PNG = b"\x93NUMPY", b"\x89PNG\r\n\x1a\n"
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-EIGHT_BIT_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"))
-SIXTEEN_BIT_MODES = frozenset(("I;16", "I;16B", "I;16L", "I;16N"))
-ORIENTATION = 0x0112  # EXIF and TIFF tag; 5 to 8 exchange width and height
-BITS_PER_SAMPLE, SAMPLES_PER_PIXEL = 258, 277  # TIFF tags
-PREMULTIPLIED, STRAIGHT = 1, 2  # TIFF's codes for the two kinds of alpha
 # Python 3.11 can fail with a SystemError ("AST constructor recursion depth mismatch") when several
 # threads parse literals at once, and numpy parses the header of a .npy file as a literal.
 NPY_LOCK = Lock()
+NPY_VERSIONS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
+BAND_NUMBERS = 1 << 22  # numbers that are converted at once: 32 MiB of float64
 
 
 @dataclass(frozen=True)
@@ -92,121 +90,56 @@ class Raster:
         return np.moveaxis(self.values, 0, -1) if first else self.values
 
 
-def read_raster(path: Source) -> Raster | None:
-    """Read a file beyond 8-bit pictures; None for all other files, which Pillow reads.
+def read_npy(content: bytes, path: Source) -> Raster:
+    """Read an array of two or three axes; nothing is copied.
 
     Raises:
-        UnusableImage: files of this kind are not supported.
-        MissingLibrary: the library that reads files of this kind is not installed.
-        Other exceptions of the reading libraries: the file is damaged.
+        UnusableImage: it holds other than real numbers, has other axes, or is cut off.
     """
-    with path.open("rb") as file:
-        head = file.read(26)
-        deep_png = head.startswith(PNG) and len(head) == 26 and head[24] == 16  # bits per sample
-        if not deep_png and not head.startswith((NPY, *TIFF)):
-            return None
-        content = head + file.read()
-    if deep_png:
-        return read_deep_png(content, path, gray=head[25] == 0)  # color type
-    if head.startswith(NPY):
-        return read_npy(content, path)
-    return read_deep_tiff(content, path)
-
-
-def read_npy(content: bytes, path: Source) -> Raster:
-    """Read an array of two or three axes."""
+    file = BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    if version not in NPY_VERSIONS:
+        raise UnusableImage(path, f"is of version {version} of the .npy format; save it again")
     with NPY_LOCK:
-        values = to_native(np.load(BytesIO(content), allow_pickle=False))
-    if values.dtype.name not in INTEGERS + FLOATS or values.ndim not in (2, 3) or not values.size:
+        shape, columns_first, dtype = NPY_VERSIONS[version](file)
+    if dtype.hasobject:
+        raise UnusableImage(path, "holds Python objects (a pickle), which are never opened")
+    axes = len(shape) in (2, 3) and all(side > 0 for side in shape)
+    if dtype.name not in INTEGERS + FLOATS or not axes:
         raise UnusableImage(
             path,
-            f"is an array of {values.dtype.name} of shape {values.shape}; needed are real numbers "
+            f"is an array of {dtype.name[:40]} of shape {str(shape)[:80]}; needed are real numbers "
             "of shape (h, w), (h, w, c) or (c, h, w)",
         )
-    return Raster(values, "auto")
+    check_size(path, shape[1], shape[0], prod(shape[2:]), dtype.itemsize)
+    needed, given = prod(shape) * dtype.itemsize, len(content) - file.tell()
+    if given < needed:
+        raise UnusableImage(path, f"is cut off: {given} of {needed} bytes are there")
+    values = np.frombuffer(content, dtype, prod(shape), file.tell())
+    return Raster(to_native(values.reshape(shape, order="F" if columns_first else "C")), "auto")
 
 
-def read_deep_png(content: bytes, path: Source, gray: bool) -> Raster:
-    """Read a 16-bit PNG."""
-    with Image.open(BytesIO(content), formats=("PNG",)) as image:
-        orientation = image.getexif().get(ORIENTATION, 1)
-        if gray:
-            return Raster(turn_upright(np.asarray(image), orientation), color=True)
+def read_deep_png(content: bytes, path: Source, transparent: bytes) -> Raster:
+    """Read a 16-bit PNG of which the size has been judged.
+
+    transparent: the tRNS chunk: of gray, the level that is transparent.
+    """
+    if content[25] == 0:  # gray
+        with Image.open(BytesIO(content), formats=("PNG",)) as image:
+            values = np.asarray(image)
+        if len(transparent) != 2:
+            return Raster(values, color=True)
+        (level,) = struct.unpack(">H", transparent)
+        opacity = np.where(values == level, 0, 65535).astype(np.uint16)
+        return Raster(np.stack([values, opacity], axis=2), color=True, alpha=True)
     imagecodecs = import_library("imagecodecs", path, "16-bit PNG in color")
-    try:
-        values = imagecodecs.png_decode(content)
-    except imagecodecs.PngError as error:
-        raise UnusableImage(path, f"cannot be read: {error}") from error
-    return Raster(turn_upright(values, orientation), color=True, alpha=values.shape[2] in (2, 4))
-
-
-def read_deep_tiff(content: bytes, path: Source) -> Raster | None:
-    """Read a TIFF; None if it is an 8-bit picture that Pillow reads."""
-    try:
-        with Image.open(BytesIO(content), formats=("TIFF",)) as image:
-            assert isinstance(image, TiffImageFile)
-            bits = max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
-            samples = image.tag_v2.get(SAMPLES_PER_PIXEL, 1)
-            all_read = samples == 1 or (len(image.getbands()) > 1 and samples <= 4)
-            if bits <= 8 and image.mode in EIGHT_BIT_MODES and all_read:
-                return None
-            if image.mode in SIXTEEN_BIT_MODES and all_read and image.n_frames == 1:
-                return Raster(to_native(np.asarray(image)), color=True)  # Pillow has turned it
-    except Image.UnidentifiedImageError:
-        pass  # for example more than four channels; tifffile may read it
-    tifffile = import_library("tifffile", path, "TIFF of this kind")
-    try:
-        with tifffile.TiffFile(BytesIO(content)) as file:
-            return tiff_raster(file, path)
-    except (tifffile.TiffFileError, IndexError) as error:
-        raise UnusableImage(path, f"cannot be read: {error}") from error
-
-
-def tiff_raster(file: Any, path: Source) -> Raster:
-    """Read the first image of an open `tifffile.TiffFile`."""
-    series, page = file.series[0], file.pages[0]
-    if series.axes not in ("YX", "YXS", "SYX", "CYX", "YXC"):
-        raise UnusableImage(
-            path,
-            f"has the axes {series.axes} of lengths {series.shape}; one image has only rows, "
-            "columns and channels. Save the channels as samples of one page, or as .npy",
-        )
-    if series.dtype.name not in INTEGERS + FLOATS:
-        raise UnusableImage(
-            path, f"holds numbers of type {series.dtype.name}, which cannot be pixels"
-        )
-    values = to_native(series.asarray())
-    if series.axes in ("SYX", "CYX"):
-        values = np.moveaxis(values, 0, -1)
-    alpha = alpha_type(page)
-    if alpha == PREMULTIPLIED:
-        values = unpremultiply(values)
-    orientation = page.tags.get(ORIENTATION)
-    photometric = page.photometric.name
-    gray = values.ndim == 2 or values.shape[2] - bool(alpha) == 1
-    return Raster(
-        turn_upright(values, orientation.value if orientation else 1),
-        color=photometric == "RGB" or (photometric == "MINISBLACK" and gray),
-        alpha=bool(alpha) and "S" in series.axes,
-    )
-
-
-def alpha_type(page: Any) -> int:
-    """Return PREMULTIPLIED or STRAIGHT if the last sample of a TIFF page is alpha, otherwise 0."""
-    last = page.extrasamples[-1] if page.extrasamples else 0
-    return int(last) if last in (PREMULTIPLIED, STRAIGHT) else 0
-
-
-def unpremultiply(values: Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "h w c"]:
-    """Divide the colors by alpha, the last channel, by which they have been multiplied."""
-    opacity = values[..., -1:] / white(values.dtype)
-    color = values[..., :-1] / np.where(opacity == 0, 1, opacity)
-    return np.concatenate([to_dtype(color, values.dtype), values[..., -1:]], axis=2)
+    values = imagecodecs.png_decode(content)
+    return Raster(values, color=True, alpha=values.shape[2] in (2, 4))
 
 
 def to_native(values: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-    """Convert to the byte order of this machine."""
-    return values.astype(values.dtype.newbyteorder("="))
+    """Convert to the byte order of this machine; values that have it are not copied."""
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def turn_upright(values: Shaped[np.ndarray, "..."], orientation: int) -> Shaped[np.ndarray, "..."]:
@@ -252,11 +185,25 @@ def to_channels(
                 f"channels {values.shape[2]}, or leave the file out"
             )
         return values
+    if channels < 4 and not raster.alpha and color.shape[2] <= channels:
+        return to_rgb(color) if channels == 3 else color  # a view
+    convert = partial(convert_band, raster.alpha, channels, background)
+    return in_bands(convert, values)
+
+
+def convert_band(
+    alpha: bool,
+    channels: int,
+    background: tuple[int, int, int],
+    values: Shaped[np.ndarray, "h w _"],
+) -> Shaped[np.ndarray, "h w {channels}"]:
+    """Convert gray or RGB, with or without alpha, to gray, RGB or RGBA."""
+    color = values[..., :-1] if alpha else values
     full = white(values.dtype)
     if channels == 4:
         opaque = np.full_like(values[..., :1], int(full) if full > 1 else full)
-        return np.concatenate([to_rgb(color), values[..., -1:] if raster.alpha else opaque], axis=2)
-    if raster.alpha:
+        return np.concatenate([to_rgb(color), values[..., -1:] if alpha else opaque], axis=2)
+    if alpha:
         opacity = values[..., -1:] / full
         below = np.array(background) * (full / 255)
         color = to_dtype(to_rgb(color) * opacity + below * (1 - opacity), values.dtype)
@@ -265,6 +212,22 @@ def to_channels(
     if color.shape[2] == 1:
         return color
     return to_dtype(color @ np.array(LUMA), values.dtype)[..., None]
+
+
+def in_bands(
+    function: Callable[[Shaped[np.ndarray, "..."]], Shaped[np.ndarray, "..."]],
+    values: Shaped[np.ndarray, "h ..."],
+) -> Shaped[np.ndarray, "h ..."]:
+    """Return function(values), computed a few rows at a time, which bounds the memory for it."""
+    rows = max(1, BAND_NUMBERS * len(values) // max(values.size, 1))
+    if rows >= len(values):
+        return function(values)
+    first = function(values[:rows])
+    result = np.empty((len(values), *first.shape[1:]), first.dtype)
+    result[:rows] = first
+    for start in range(rows, len(values), rows):
+        result[start : start + rows] = function(values[start : start + rows])
+    return result
 
 
 def to_rgb(color: Shaped[np.ndarray, "h w _"]) -> Shaped[np.ndarray, "h w 3"]:

@@ -13,27 +13,25 @@ color, convert channels and range, crop and resize. Training, caches and metrics
 - Color profiles (ICC) are ignored, and only the first frame of an animation is used.
 """
 
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Shaped, UInt8, UInt16
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from dataset.images import rasters
-from dataset.images.pixel_format import EIGHT_BIT, PixelFormat
-from dataset.images.rasters import EIGHT_BIT_MODES, LUMA, ORIENTATION, Raster, read_raster
-from dataset.source import MissingLibrary, Source, UnusableImage
+from dataset.images.border import border
+from dataset.images.decode import EIGHT_BIT_MODES, decoded
+from dataset.images.pixel_format import EIGHT_BIT, FULL_RANGES, PixelFormat
+from dataset.images.rasters import LUMA, Raster, in_bands
+from dataset.source import Source, UnusableImage
 from foundation.errors import UserError
 
-Image.init()  # otherwise Pillow tries TIFF and WebP only after other formats have failed
-FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-
+BAND_PIXELS = 1 << 24  # pixels that are composited at once
 Crop = Literal["center", "random", "letterbox", "none"]
 Pixels = UInt8[np.ndarray, "c h w"] | Float32[np.ndarray, "c h w"]
 PixelTensor = UInt8[Tensor, "*b c h w"] | Float32[Tensor, "*b c h w"]
@@ -97,15 +95,15 @@ class ImageTransform:
             UnusableImage: the file cannot be read into such pixels.
         """
         position = draw_position(generator) if self.crop == "random" else CENTER
-        with wrap_errors(path):
-            raster = read_raster(path)
-        if raster is None:
-            return self.transform_picture(path, position)
-        return self.transform_raster(raster, path, position)
+        with decoded(path, None if self.crop == "none" else 2 * max(self.shape)) as found:
+            if isinstance(found, Raster):
+                return self.transform_raster(found, path, position)
+            return self.transform_picture(found.image, path, position)
 
-    def transform_picture(self, path: Source, position: tuple[float, float]) -> Pixels:
-        """Read a file of 8-bit pixels."""
-        image, _ = open_image(path, None if self.crop == "none" else 2 * max(self.shape))
+    def transform_picture(
+        self, image: Image.Image, path: Source, position: tuple[float, float]
+    ) -> Pixels:
+        """Transform a picture of 8-bit pixels."""
         if self.channels not in (1, 3, 4):
             raise UnusableImage(
                 path,
@@ -114,7 +112,8 @@ class ImageTransform:
             )
         if self.format.dtype != "uint8":
             raise UnusableImage(path, f"has 8-bit pixels; expected is {self.format.dtype}")
-        image = to_channels(image, self.channels, self.background)
+        with border(path):  # palettes and transparent colors may be damaged
+            image = to_channels(image, self.channels, self.background)
         pixels = np.atleast_3d(self.crop_and_resize(image, path, position)).transpose(2, 0, 1)
         pixels = np.ascontiguousarray(pixels)
         return pixels if self.format.eight_bit else self.format.normalize(pixels, path)
@@ -123,15 +122,16 @@ class ImageTransform:
         self, raster: Raster, path: Source, position: tuple[float, float]
     ) -> Pixels:
         """Transform a file beyond 8-bit pictures, channel by channel."""
-        values = self.convert_numbers(raster, path)
-        planes = [Image.fromarray(plane) for plane in values.transpose(2, 0, 1)]
-        pixels = np.stack(
-            [self.crop_and_resize(plane, path, position, k) for k, plane in enumerate(planes)]
-        )
+        values = self.convert_channels(raster, path)
+        planes: list[Shaped[np.ndarray, "h w"]] = []
+        for k in range(self.channels):  # one by one: float32 may take four times as much memory
+            plane = in_bands(partial(self.convert_numbers, path), values[..., k])
+            planes.append(self.crop_and_resize(Image.fromarray(plane), path, position, k))
+        pixels = np.stack(planes)
         return pixels if self.format.eight_bit else pixels.clip(-1, 1)  # Lanczos overshoots
 
-    def convert_numbers(self, raster: Raster, path: Source) -> Shaped[np.ndarray, "h w c"]:
-        """Convert to the type and range of pixels in memory, and to the right channels."""
+    def convert_channels(self, raster: Raster, path: Source) -> Shaped[np.ndarray, "h w c"]:
+        """Convert to the right channels, if the numbers are of the right type."""
         scaled = self.format.eight_bit and raster.dtype == "uint16"
         if raster.dtype != self.format.dtype and not scaled:
             raise UnusableImage(
@@ -140,12 +140,17 @@ class ImageTransform:
                 "must be the same in all files; value_range LOW HIGH states the range",
             )
         try:
-            values = rasters.to_channels(raster, self.channels, self.format.layout, self.background)
+            return rasters.to_channels(raster, self.channels, self.format.layout, self.background)
         except UserError as error:
             raise UnusableImage(path, str(error)) from error
+
+    def convert_numbers(
+        self, path: Source, values: Shaped[np.ndarray, "h w"]
+    ) -> Shaped[np.ndarray, "h w"]:
+        """Convert to the type and range of pixels in memory."""
         if not self.format.eight_bit:
             return self.format.normalize(values, path)
-        return to_eight_bits(values) if scaled else values
+        return to_eight_bits(values) if values.dtype == np.uint16 else values
 
     def crop_and_resize(
         self,
@@ -230,26 +235,25 @@ def refuse_random_crop() -> NoReturn:
 
 
 def load_image(path: Source, shrink_to: int | None = None) -> Image.Image:
-    """Decode a picture in 8 bits and turn it upright; 16 bits are scaled, 65535 -> 255.
+    """Decode a picture in 8 bits, upright; 16 bits are scaled, 65535 -> 255.
 
-    shrink_to: decode a JPEG at 1/2, 1/4 or 1/8 of its size if both sides keep this many pixels;
-        large photos then load several times faster.
+    shrink_to: decode a JPEG at 1/2, 1/4 or 1/8 of its size if both sides keep this many pixels.
 
     Raises:
         UnusableImage: it is not a picture, or it is damaged.
     """
-    with wrap_errors(path):
-        raster = read_raster(path)
-    if raster is None:
-        image, _ = open_image(path, shrink_to)
-        return image
-    if not raster.color or raster.dtype != "uint16":
-        raise UnusableImage(path, f"holds numbers of type {raster.dtype} and is not a picture")
-    pixels = to_eight_bits(raster.interleaved(channels=None))
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    with path.open("rb") as file, suppress(Image.UnidentifiedImageError):
-        image.info = dict(Image.open(file, formats=FORMATS).info)  # such as the text chunks
-    return image
+    with decoded(path, shrink_to) as found:
+        if not isinstance(found, Raster):
+            return found.image
+        channels = found.interleaved(channels=None).shape[2]
+        if not found.color or found.dtype not in FULL_RANGES or channels > 4:
+            raise UnusableImage(
+                path, f"holds {channels} channels of {found.dtype} and is not a picture"
+            )
+        pixels = found.interleaved(channels=None)
+        if found.dtype == "uint16":
+            pixels = in_bands(to_eight_bits, pixels)
+        return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
 
 
 def inspect_image(path: Source) -> tuple[tuple[int, int], str]:
@@ -261,13 +265,11 @@ def inspect_image(path: Source) -> tuple[tuple[int, int], str]:
     Raises:
         UnusableImage: the file cannot be read.
     """
-    with wrap_errors(path):
-        raster = read_raster(path)
-    if raster is None:
-        image, size = open_image(path, shrink_to=1)
-        return size, image.mode
-    height, width, channels = raster.interleaved(channels=None).shape
-    return (width, height), f"{raster.dtype}x{channels}"
+    with decoded(path, shrink_to=1) as found:
+        if not isinstance(found, Raster):
+            return found.size, found.mode
+        height, width, channels = found.interleaved(channels=None).shape
+        return (width, height), f"{found.dtype}x{channels}"
 
 
 def parse_mode(mode: str) -> tuple[str, int]:
@@ -281,48 +283,26 @@ def parse_mode(mode: str) -> tuple[str, int]:
     return "uint8", {"1": 1, "L": 1, "LA": 2, "PA": 4, "RGBA": 4}.get(mode, 3)
 
 
-def open_image(path: Source, shrink_to: int | None) -> tuple[Image.Image, tuple[int, int]]:
-    """Decode an 8-bit picture; return it upright, with its upright size in the file."""
-    with wrap_errors(path), path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
-        size = image.size
-        if image.mode not in EIGHT_BIT_MODES:
-            raise UnusableImage(path, f"has pixels of kind {image.mode!r}, which are not supported")
-        if shrink_to is not None:
-            image.draft(None, (shrink_to, shrink_to))
-        image.load()
-        if image.getexif().get(ORIENTATION, 1) >= 5:
-            size = size[1], size[0]
-        return ImageOps.exif_transpose(image), size
-
-
-@contextmanager
-def wrap_errors(path: Source) -> Iterator[None]:
-    """Turn all errors that a damaged file can cause into UnusableImage, with the reason."""
-    try:
-        if path.stat().st_size == 0:
-            raise UnusableImage(path, "is empty (0 bytes)")
-        yield
-    except (UnusableImage, MissingLibrary):
-        raise
-    except Image.UnidentifiedImageError as error:
-        raise UnusableImage(path, "is not an image, whatever its name says") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        raise UnusableImage(path, f"cannot be read: {error}") from error
-    except Image.DecompressionBombError as error:
-        raise UnusableImage(path, f"is too large: {error}") from error
-
-
 # Converting ---------------------------------------------------------------------------------------
 
 
 def to_channels(image: Image.Image, channels: int, background: tuple[int, int, int]) -> Image.Image:
     """Convert to gray (1), RGB (3) or RGBA (4); without alpha the background shows through."""
-    if channels == 4:
-        return image.convert("RGBA")
-    if image.has_transparency_data:
-        canvas = Image.new("RGBA", image.size, (*background, 255))
-        image = Image.alpha_composite(canvas, image.convert("RGBA"))
-    return image.convert("RGB" if channels == 3 else "L")
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+    if channels < 4 and image.has_transparency_data:
+        return composite(image, mode, background)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def composite(image: Image.Image, mode: str, background: tuple[int, int, int]) -> Image.Image:
+    """Lay an image with transparency onto a color, some rows at a time to save memory."""
+    result = Image.new(mode, image.size)
+    rows = max(1, BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        canvas = Image.new("RGBA", band.size, (*background, 255))
+        result.paste(Image.alpha_composite(canvas, band).convert(mode), (0, top))
+    return result
 
 
 def to_eight_bits(values: UInt16[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dataset.images import rasters
+from dataset.images.decode import read_raster
 from dataset.images.pixel_format import PixelFormat
 from dataset.images.write import choose_extension, encode_png, write_image
 from dataset.source import MissingLibrary
@@ -43,7 +43,7 @@ def test_images_are_written_with_the_numbers_of_the_files(
     values = numbers(SIDE, SIDE, channels, dtype=dtype, high=250)
     images = torch.from_numpy(pixels.normalize(values, Path("a")).transpose(2, 0, 1))
     path = write_image(images, tmp_path / f"a{extension}", pixels, {"parameters": "a red apple, ä"})
-    raster = rasters.read_raster(path)
+    raster = read_raster(path)
     if raster is None:
         with Image.open(path) as image:
             read = np.asarray(image)
@@ -67,7 +67,7 @@ def test_a_16_bit_png_keeps_its_texts(tmp_path):
 def test_values_beyond_the_range_are_clamped_on_writing(tmp_path):
     pixels = PixelFormat("uint16", 10, 1000)
     path = write_image(torch.tensor([[[-3.0, 3.0]]]), tmp_path / "a.png", pixels)
-    assert rasters.read_raster(path).values.tolist() == [[10, 1000]]
+    assert read_raster(path).values.tolist() == [[10, 1000]]
 
 
 def test_the_extension_follows_from_the_numbers():
@@ -89,7 +89,7 @@ def test_png_of_any_depth_and_channels_is_read_back(tmp_path, channels, dtype):
     pytest.importorskip("imagecodecs")
     values = numbers(SIDE, SIDE, channels, dtype=dtype, high=np.iinfo(dtype).max + 1)
     (tmp_path / "a.png").write_bytes(encode_png(values, {"name": "ä"}))
-    raster = rasters.read_raster(tmp_path / "a.png")
+    raster = read_raster(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:
         image.load()
         assert image.text == {"name": "ä"}

@@ -14,8 +14,8 @@ import train_ldm
 import train_vae
 from autoencoder import Autoencoder
 from autoencoder.io import read_provenance
+from dataset.images.decode import read_raster
 from dataset.images.pixel_format import recorded_format
-from dataset.images.rasters import read_raster
 from dataset.images.transform import ImageTransform
 from dataset.images.write import encode_png
 from tests.helpers.snippets import python_blocks

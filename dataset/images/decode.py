@@ -1,0 +1,229 @@
+"""Decoding: any image file, from anywhere, to a picture of 8 bits or to other numbers, upright.
+
+The order is the same for all formats: the content says what the file is, its header is judged
+(`dataset.images.limits`), memory is waited for, a library decodes what the pixels depend on, and
+the result is turned upright. Errors of libraries end at `dataset.images.border`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from jaxtyping import Shaped
+from PIL import Image, ImageSequence
+
+from dataset.images.border import border, file_size, refuse_foreign
+from dataset.images.containers import (
+    Parts,
+    read_orientation,
+    split_jpeg,
+    split_png,
+    split_webp,
+)
+from dataset.images.formats import Kind, recognize
+from dataset.images.limits import BUDGET, DECODING_BYTES, LARGE_FILE, MOST_FILE_BYTES, check_size
+from dataset.images.rasters import Raster, read_deep_png, read_npy, turn_upright
+from dataset.images.tiff import is_picture, read_deep_tiff
+from dataset.images.tiff_header import TiffHeader, judge_header
+from dataset.source import Source, UnusableImage
+
+EIGHT_BIT_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"))
+ONE_BYTE_MODES = frozenset(("1", "L", "P"))  # Pillow stores the pixels of all others in 4 bytes
+COEFFICIENT_BYTES = 6  # per pixel of a JPEG with several scans: 3 numbers of 2 bytes
+PILLOW_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+PNG_COLORS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # color type -> channels
+TURNS = {  # orientation of EXIF -> what turns the pixels upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of 8 bits.
+
+    Args:
+        image: decoded, upright; possibly smaller than in the file.
+        size: width and height in the file, upright.
+        mode: Pillow's name for the kind of pixels in the file.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    mode: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is left to do after the header has been judged.
+
+    Args:
+        memory: bytes that decoding and converting take, roughly.
+        run: decodes.
+    """
+
+    memory: int
+    run: Callable[[], Picture | Raster]
+
+
+@contextmanager
+def decoded(path: Source, shrink_to: int | None = None) -> Iterator[Picture | Raster]:
+    """Decode an image file; inside the block, memory is held for what is done with it.
+
+    shrink_to: decode a JPEG at 1/2, 1/4 or 1/8 of its size if both sides keep this many pixels;
+        large photos then load several times faster.
+
+    Raises:
+        UnusableImage: the file cannot be read; whatever the reason is.
+        MissingLibrary: the library that reads it is not installed.
+    """
+    size = file_size(path)
+    large = size > LARGE_FILE
+    with BUDGET.hold(DECODING_BYTES) if large else nullcontext():
+        with border(path):
+            plan = make_plan(read_content(path), path, shrink_to)
+        with nullcontext() if large else BUDGET.hold(plan.memory):
+            with border(path):
+                found = plan.run()
+            yield found
+
+
+def read_content(path: Source) -> bytes:
+    """Read a file; it may have grown since its size was asked for."""
+    with path.open("rb") as file:
+        content = file.read(MOST_FILE_BYTES + 1)
+    if len(content) > MOST_FILE_BYTES:
+        raise UnusableImage(path, "grows while it is read")
+    return content
+
+
+def make_plan(content: bytes, path: Source, shrink_to: int | None) -> Plan:
+    """Judge the header of a file, and return how it is decoded."""
+    kind = recognize(content[:64])
+    if kind is None:
+        raise refuse_foreign(path, content[:1024])
+    if kind == "NPY":
+        return Plan(3 * len(content), lambda: read_npy(content, path))
+    if kind == "TIFF":
+        return plan_tiff(TiffHeader(content, path))
+    if kind == "PNG":
+        return plan_png(split_png(content, path), path)
+    if kind == "JPEG":
+        parts = split_jpeg(content, path)
+    else:
+        parts = split_webp(content) if kind == "WEBP" else Parts(content)
+    return plan_picture(parts, kind, path, shrink_to)
+
+
+def plan_png(parts: Parts, path: Source) -> Plan:
+    header = parts.pixels[8:33]
+    if len(header) < 25 or header[4:8] != b"IHDR":
+        raise UnusableImage(path, "is cut off or damaged: a PNG begins with its header")
+    width, height = int.from_bytes(header[8:12]), int.from_bytes(header[12:16])
+    bits, channels = header[16], PNG_COLORS.get(header[17], 4)
+    check_size(path, width, height, channels, 2 if bits == 16 else 1)
+    if bits != 16:
+        return plan_picture(parts, "PNG", path)
+    orientation = read_orientation(parts.exif)
+
+    def run() -> Raster:
+        raster = read_deep_png(parts.pixels, path, parts.transparent)
+        return turned(raster, orientation)
+
+    return Plan(8 * width * height * (channels + 1), run)
+
+
+def plan_tiff(header: TiffHeader) -> Plan:
+    judge_header(header)
+    path, (width, height) = header.path, header.size
+    if is_picture(header):
+        return plan_picture(Parts(header.structure()), "TIFF", path, turn=header.orientation)
+    numbers = width * height * header.samples * header.pages
+    depth = max(1, header.bits // 8)
+    return Plan(
+        numbers * (3 * depth + 4), lambda: turned(read_deep_tiff(header), header.orientation)
+    )
+
+
+def turned(raster: Raster, orientation: int) -> Raster:
+    """Turn the numbers of a file upright; nothing is copied."""
+    values = turn_upright(raster.values, orientation)
+    return Raster(values, raster.layout, raster.color, raster.alpha)
+
+
+def plan_picture(
+    parts: Parts, kind: Kind, path: Source, shrink_to: int | None = None, turn: int | None = None
+) -> Plan:
+    """Plan the decoding by Pillow, which reads only the header for now.
+
+    turn: the orientation, if EXIF does not state it.
+    """
+    if parts.size is not None:  # before Pillow allocates anything
+        check_size(path, *parts.size)
+    image = Image.open(BytesIO(parts.pixels), formats=(kind,))
+    size, mode = image.size, image.mode
+    if mode not in EIGHT_BIT_MODES:
+        raise UnusableImage(path, f"has pixels of kind {mode!r}, which are not supported")
+    check_size(path, *size, channels=len(image.getbands()))
+    if shrink_to is not None:
+        image.draft(None, (shrink_to, shrink_to))
+    orientation = read_orientation(parts.exif) if turn is None else turn
+
+    def run() -> Picture:
+        image.load()
+        info = image.info.get("transparency")
+        image.info = {} if info is None else {"transparency": info}
+        upright = image.transpose(TURNS[orientation]) if orientation in TURNS else image
+        upright_size = size if orientation < 5 else (size[1], size[0])
+        return Picture(upright, upright_size, mode)
+
+    bytes_each = 1 if mode in ONE_BYTE_MODES else 4
+    memory = image.width * image.height * (bytes_each * (2 if orientation > 1 else 1) + 4)
+    if parts.scans > 1:
+        memory += size[0] * size[1] * COEFFICIENT_BYTES
+    return Plan(memory, run)
+
+
+# What callers ask for -----------------------------------------------------------------------------
+
+
+def read_raster(path: Source) -> Raster | None:
+    """Read the numbers of a file beyond 8-bit pictures; None for a picture.
+
+    Raises:
+        UnusableImage: the file cannot be read.
+        MissingLibrary: the library that reads files of this kind is not installed.
+    """
+    with decoded(path, shrink_to=1) as found:
+        return found if isinstance(found, Raster) else None
+
+
+def read_frames(path: Source) -> Iterator[Shaped[np.ndarray, "..."]]:
+    """Yield the pixels of each frame as they are in the file; most images have one frame.
+
+    Raises:
+        UnusableImage: the file cannot be read.
+    """
+    with decoded(path) as first:
+        pass
+    if isinstance(first, Raster):
+        yield first.interleaved(channels=None)
+        return
+    with border(path):
+        image = Image.open(BytesIO(read_content(path)), formats=PILLOW_FORMATS)
+        frames = ImageSequence.Iterator(image)
+    while True:
+        with border(path):
+            frame = next(frames, None)
+            if frame is None:
+                return
+            check_size(path, *frame.size, channels=len(frame.getbands()))
+            pixels = np.asarray(frame.convert("RGB") if image.format == "GIF" else frame)
+        yield pixels
