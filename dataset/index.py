@@ -38,12 +38,14 @@ class Index:
         rule: where the captions come from.
         unusable: files that were left out.
         notes: what the user should know.
+        uses: of shards, how many entries there are of each kind.
     """
 
     table: Table
     rule: str
     unusable: list[UnusableFile]
     notes: list[str]
+    uses: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Catalog:
         captions: image name, as `Table.names` has it -> captions.
         locate: returns where the image of a name lies.
         shards: tar file, relative to the root -> its time of change in nanoseconds.
+        uses: of shards, how many entries there are of each kind.
     """
 
     root: Path
@@ -63,6 +66,7 @@ class Catalog:
     unusable: list[UnusableFile] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     shards: dict[str, int] = field(default_factory=dict)
+    uses: dict[str, int] = field(default_factory=dict)
 
 
 def open_index(
@@ -168,7 +172,7 @@ def build_index(
             del table  # it shares the builder's memory, which cannot grow while it is in use
             last_saved = time.monotonic()
     table = builder.build(catalog.root, catalog.shards)
-    return Index(table, catalog.rule, unusable, list(catalog.notes))
+    return Index(table, catalog.rule, unusable, list(catalog.notes), catalog.uses)
 
 
 def stamp_file(path: Source, shards: dict[Path, tuple[int, int]]) -> FileStamp:
@@ -233,6 +237,7 @@ def save_index(index: Index, folder: Path) -> bool:
         content = {
             "rule": index.rule,
             "notes": index.notes,
+            "uses": index.uses,
             "unusable": [pack_unusable(entry, root) for entry in index.unusable],
         }
         text = json.dumps(content, ensure_ascii=False, indent=1)
@@ -263,7 +268,7 @@ def load_index(folder: Path, root: Path) -> Index | None:
     except (OSError, ValueError, EOFError):
         return None
     unusable = [unpack_unusable(entry, root) for entry in content["unusable"]]
-    return Index(table, content["rule"], unusable, content["notes"])
+    return Index(table, content["rule"], unusable, content["notes"], content.get("uses", {}))
 
 
 def pack_unusable(entry: UnusableFile, root: Path) -> list[str]:

@@ -4,9 +4,11 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from foundation.errors import UserError
+
+IN_MEMORY = 64 * 2**20  # bytes; a larger member is read piece by piece
 
 
 class FileSize(NamedTuple):
@@ -38,8 +40,10 @@ class Member:
     def stat(self) -> FileSize:
         return FileSize(self.size)
 
-    def open(self, mode: Literal["rb"] = "rb") -> io.BytesIO:
+    def open(self, mode: Literal["rb"] = "rb") -> io.BytesIO | io.BufferedReader:
         assert mode == "rb", "a member of a tar file can only be read, as bytes"
+        if self.size > IN_MEMORY:
+            return io.BufferedReader(MemberFile(self))
         return io.BytesIO(self.read_bytes())
 
     def read_bytes(self) -> bytes:
@@ -52,6 +56,38 @@ class Member:
 
     def __str__(self) -> str:
         return f"{self.shard}: {self.name}"
+
+
+class MemberFile(io.RawIOBase):
+    """A large member of a tar file, of which only what is asked for is read."""
+
+    def __init__(self, member: Member):
+        self.member, self.position = member, 0
+        self.shard = member.shard.open("rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.member.size}[whence]
+        self.position = max(start + offset, 0)
+        return self.position
+
+    def readinto(self, buffer: Any, /) -> int:
+        view = memoryview(buffer).cast("B")
+        count = max(min(len(view), self.member.size - self.position), 0)
+        self.shard.seek(self.member.offset + self.position)
+        content = self.shard.read(count)
+        view[: len(content)] = content
+        self.position += len(content)
+        return len(content)
+
+    def close(self) -> None:
+        self.shard.close()
+        super().close()
 
 
 Source = Path | Member  # the location of an image

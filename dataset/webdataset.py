@@ -10,28 +10,36 @@ is noted once, so any of them can be read at any time, in any order.
 import glob
 import hashlib
 import json
+import math
 import os
+import posixpath
 import re
-import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import overload
 
 from dataset.captions import SIDECAR_SUFFIXES, split_lines
-from dataset.images.formats import EXTENSIONS
+from dataset.images.formats import EXTENSIONS, unread_format
 from dataset.index import Catalog
 from dataset.parallel import Progress
-from dataset.source import Member, UnusableFile, as_lines
+from dataset.source import Member, Source, UnusableFile, as_lines
 from dataset.table import NO_CAPTION
-from foundation.errors import MissingFileError, UserError
+from dataset.tar import DamagedTar, TarEntry, walk_tar
+from foundation.errors import MissingFileError, UserError, one_line, shown
 
-RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # {000..099}
+RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")  # {000..099}
 ALTERNATIVES = re.compile(r"\{([^{}]*,[^{}]*)\}")  # {a,b}
 TAR = re.compile(r"\.tar(\.\w+)?$|\.tgz$")
 TEXT_FIELDS = ("text", "caption")  # of a .json member; the first one that it has is used
-BLOCK = 512  # bytes; a tar file ends with a block of zeros
+CAPTIONS = ("txt", "caption", "json")  # extensions of members that hold captions
+LARGEST_CAPTION = 16 * 2**20  # bytes of such a member
+MOST_LINKS = 40  # symbolic links that lead to each other
+MOST_DIGITS = 15  # of a number in braces
+MOST_SHARDS = 1_000_000  # that a pattern may name
+RULES = b"2"  # of reading shards: another number makes older indexes invalid
 URL = re.compile(r"^(\w{2,}:/|pipe:)")
 
 
@@ -77,18 +85,51 @@ def expand_shards(pattern: Path | str) -> tuple[Path, list[str]]:
 
 
 def expand_braces(text: str) -> Iterator[str]:
-    """Expand braces as a shell does: a{0..1}{x,y} -> a0x, a0y, a1x, a1y."""
-    choices: list[list[str]] = []
+    """Expand braces as a shell does: a{0..1}{x,y} -> a0x, a0y, a1x, a1y.
+
+    Raises:
+        UserError: there are more than MOST_SHARDS. They are counted before any list is made.
+    """
+    choices: list[Sequence[str]] = []
     for piece in re.split(r"(\{[^{}]*\})", text):
         if match := RANGE.fullmatch(piece):
-            first, last = match.groups()
-            numbers = range(int(first), int(last) + 1)
-            choices.append([f"{number:0{len(first)}d}" for number in numbers])
+            choices.append(NumberRange(*match.groups()))
         elif match := ALTERNATIVES.fullmatch(piece):
             choices.append(match[1].split(","))
         else:
             choices.append([piece])
+    count = math.prod(map(len, choices))
+    if count > MOST_SHARDS:
+        raise UserError(
+            f"{one_line(text, 200)} names {count:,} files; at most {MOST_SHARDS:,} are read. Is a "
+            "number in the braces too large?"
+        )
     return map("".join, product(*choices))
+
+
+class NumberRange(Sequence[str]):
+    """The numbers from one to another, upwards or downwards, as wide as the first is written."""
+
+    def __init__(self, first: str, last: str):
+        if max(len(first), len(last)) > MOST_DIGITS:
+            raise UserError(
+                f"a number in braces has {max(len(first), len(last)):,} digits; at most "
+                f"{MOST_DIGITS} are read."
+            )
+        step = 1 if int(first) <= int(last) else -1
+        self.numbers, self.width = range(int(first), int(last) + step, step), len(first)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, k: int) -> str: ...
+    @overload
+    def __getitem__(self, k: slice) -> list[str]: ...
+    def __getitem__(self, k: int | slice) -> str | list[str]:
+        if isinstance(k, slice):
+            return [f"{number:0{self.width}d}" for number in self.numbers[k]]
+        return f"{self.numbers[k]:0{self.width}d}"
 
 
 def shard_names_hash(shards: Sequence[str]) -> str:
@@ -98,7 +139,7 @@ def shard_names_hash(shards: Sequence[str]) -> str:
 
 def shards_fingerprint(root: Path, shards: Sequence[str]) -> str:
     """Hash names, sizes and times of shards."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(RULES, digest_size=16)
     for name in shards:
         stat = (root / name).stat()
         digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
@@ -110,18 +151,49 @@ def shards_fingerprint(root: Path, shards: Sequence[str]) -> str:
 
 @dataclass
 class ShardContent:
-    """What has been read from shards so far.
+    """What has been read from shards so far. Every entry of a tar file is counted exactly once.
 
     Args:
         images: shard/member name -> the image.
         captions: of the same names.
         extensions: how many members have each extension.
+        counts: how many entries are no images of samples, by what they are instead.
+        unread: how many have an ending that is not read, and no fault.
+        examples: one member for each ending in `unread`.
     """
 
     images: dict[str, Member] = field(default_factory=dict)
     captions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     unusable: list[UnusableFile] = field(default_factory=list)
     extensions: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+    unread: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, Member] = field(default_factory=dict)
+
+    def leave_out(self, path: Source, use: str, reason: str) -> None:
+        """Count a member and name it with the reason for which it is not used."""
+        self.counts[use] += 1
+        self.unusable.append(UnusableFile(path, reason))
+
+    def count_unread(self, member: Member, extension: str) -> None:
+        """Count a member with an ending that is not read."""
+        self.unread[extension] += 1
+        self.examples.setdefault(extension, member)
+
+    def describe_unread(self) -> str:
+        """Write a note on the endings that are not read."""
+        common = self.unread.most_common(8)
+        endings = [f"{count:,} .{one_line(extension, 40)}" for extension, count in common]
+        example = self.examples[common[0][0]]
+        return (
+            f"{self.unread.total():,} members of the shards are not read: {', '.join(endings)}, "
+            f"such as {one_line(example, 500)}"
+        )
+
+    def uses(self) -> dict[str, int]:
+        """Return how many entries there are of each kind."""
+        by_ending = {f"not read .{extension}": count for extension, count in self.unread.items()}
+        return {"image": len(self.images), **self.counts, **by_ending}
 
 
 def read_shards(root: Path, shards: Sequence[str], progress: Progress) -> Catalog:
@@ -135,72 +207,179 @@ def read_shards(root: Path, shards: Sequence[str], progress: Progress) -> Catalo
     for name in progress(shards, "reading shards", len(shards)):
         read_shard(root / name, name, content)
     if not content.images:
-        counts = content.extensions.most_common(8)
-        members = ", ".join(f"{count} .{extension}" for extension, count in counts)
-        raise UserError(
-            f"no images in {len(shards)} shards of {root}. The name of an image must have one of "
-            f"{', '.join(sorted(EXTENSIONS))} right after its first dot; there are "
-            f"{members or 'no members'}."
-            + (f"\nLeft out:\n{as_lines(content.unusable)}" if content.unusable else "")
-        )
+        raise UserError(describe_no_images(root, shards, content))
     rule = "the .txt, .caption or .json member of each image's sample"
     locate = content.images.__getitem__
-    return Catalog(root, rule, content.captions, locate, content.unusable, [], times)
+    notes = [content.describe_unread()] if content.unread else []
+    return Catalog(
+        root, rule, content.captions, locate, content.unusable, notes, times, content.uses()
+    )
+
+
+def describe_no_images(root: Path, shards: Sequence[str], content: ShardContent) -> str:
+    """Write the message for shards without images: what there is instead."""
+    counts = content.extensions.most_common(8)
+    members = ", ".join(f"{count} .{one_line(extension, 40)}" for extension, count in counts)
+    return (
+        f"no images in {len(shards)} shards of {root}. The name of an image must have one of "
+        f"{', '.join(sorted(EXTENSIONS))} right after its first dot; there are "
+        f"{members or 'no members'}."
+        + (f"\nLeft out:\n{as_lines(content.unusable)}" if content.unusable else "")
+    )
 
 
 def read_shard(path: Path, shard: str, content: ShardContent) -> None:
     """Add the samples of one shard; `shard` is its name relative to the root."""
     samples: dict[str, dict[str, Member]] = {}  # name up to the first dot -> extension -> member
-    for member in read_members(path, content.unusable):
-        folder, _, name = member.name.rpartition("/")
-        stem, _, extension = name.partition(".")
-        extension = extension.lower()
-        sample = samples.setdefault(f"{folder}/{stem}" if folder else stem, {})
+    blamed: set[str] = set()  # samples with a member that is named as unusable
+    for member in read_members(path, content, blamed):
+        stem, extension = split_name(member.name)
+        sample = samples.setdefault(stem, {})
         content.extensions[extension] += 1
         if extension in sample:
             reason = "has the same name as an earlier member"
-            content.unusable.append(UnusableFile(member, reason))
+            content.leave_out(member, "duplicate", reason)
         sample.setdefault(extension, member)
-    for sample in samples.values():
-        images = [member for extension, member in sample.items() if f".{extension}" in EXTENSIONS]
-        for image in images[1:]:
-            content.unusable.append(UnusableFile(image, "is the second image of its sample"))
+    for stem, sample in samples.items():
+        images = [extension for extension in sample if f".{extension}" in EXTENSIONS]
+        add_leftovers(sample, images, stem in blamed, content)
         if images:
-            name = f"{shard}/{images[0].name}"
-            content.images[name] = images[0]
+            image = sample[images[0]]
+            name = f"{shard}/{image.name}"
+            content.images[name] = image
             content.captions[name] = sample_captions(sample, content.unusable)
 
 
-def read_members(path: Path, unusable: list[UnusableFile]) -> Iterator[Member]:
-    """Yield the files in a tar file; of a damaged one those before the damage, which is noted."""
-    last = None
+def split_name(name: str) -> tuple[str, str]:
+    """Split the name of a member at the first dot behind its folders; the ending in lower case."""
+    folder, slash, name = name.rpartition("/")
+    stem, _, extension = name.partition(".")
+    return f"{folder}{slash}{stem}", extension.lower()
+
+
+def add_leftovers(
+    sample: dict[str, Member], images: list[str], is_blamed: bool, content: ShardContent
+) -> None:
+    """Count what is no image of a sample, and name what should perhaps be one, or belong to one.
+
+    images: extensions of the images; the first is used.
+    is_blamed: a member of this sample has been named already.
+    """
+    for extension in images[1:]:
+        content.leave_out(sample[extension], "second image", "is the second image of its sample")
+    no_image: list[str] = []
+    for extension in sample.keys() - set(images):
+        member, last = sample[extension], f".{extension.rpartition('.')[2]}"
+        if extension in CAPTIONS and images:
+            content.counts["caption"] += 1
+        elif (unread := unread_format(last)) and (last == f".{extension}" or not images):
+            reason = f"is {unread}, which is not read; convert it to PNG or JPEG"
+            content.leave_out(member, "unusable", reason)
+            is_blamed = True
+        elif "." in extension and last in EXTENSIONS and not images:
+            stem = PurePosixPath(member.name).name.partition(".")[0]
+            content.leave_out(
+                member,
+                "unusable",
+                f"has dots in its name. A sample is named up to the first dot, {shown(stem)}, so "
+                f"this member ends in {shown(f'.{extension}')}, which is not read. Rename it",
+            )
+            is_blamed = True
+        elif last in (".txt", ".caption", ".json") and not images:
+            no_image.append(extension)
+        else:
+            content.count_unread(member, extension)
+    for extension in sorted(no_image):
+        if is_blamed:  # naming the image is enough
+            content.counts["caption without image"] += 1
+        else:
+            reason = "is a caption, but its sample has no image"
+            content.leave_out(sample[extension], "caption without image", reason)
+
+
+def read_members(
+    path: Path, content: ShardContent, blamed: set[str] | None = None
+) -> Iterator[Member]:
+    """Yield the files in a tar file, and links to them as the files that they lead to.
+
+    Of a damaged tar file those before the damage are yielded. Everything else is counted in
+    `content`, and named there with the reason if it could be an image or a caption.
+
+    blamed: gets the samples of the members that are named.
+    """
+    files: dict[str, TarEntry] = {}  # the last one of each name
+    links: list[TarEntry] = []
+
+    def leave_out(entry: TarEntry, reason: str) -> None:
+        content.leave_out(Member(path, entry.name, entry.offset, entry.size), "unusable", reason)
+        if blamed is not None:
+            blamed.add(split_name(entry.name)[0])
+
     try:
-        with tarfile.open(path, "r:") as tar:
-            end = path.stat().st_size
-            for entry in tar:
-                # tarfile would keep all members in memory; typeshed does not list the attribute.
-                tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
-                if not entry.isfile() or entry.name.rpartition("/")[2].startswith("."):
-                    continue
-                last = Member(path, entry.name.removeprefix("./"), entry.offset_data, entry.size)
-                if last.offset + last.size > end:
-                    raise tarfile.ReadError("unexpected end of data")
-                yield last
-            has_end_mark = tar.offset + BLOCK <= end
-        if not has_end_mark:
-            position = f"after {last.name}" if last else "at its beginning"
-            reason = f"is cut off {position}: the mark at its end is missing."
-            unusable.append(UnusableFile(path, f"{reason} Fetch or write it again"))
-    except tarfile.TarError as error:
-        position = f"at member {last.name}" if last else "at its beginning"
-        reason = f"is damaged or cut off {position} ({error}). Fetch or write it again"
-        unusable.append(UnusableFile(path, reason))
+        with path.open("rb") as file:
+            for entry in walk_tar(file, path.stat().st_size):
+                hidden = is_hidden(entry.name)
+                if entry.kind == "file":
+                    files[entry.name] = entry
+                target = files.get(posixpath.normpath(entry.link.lstrip("/")))
+                if entry.kind == "hard link" and target:
+                    entry = replace(target, name=entry.name, is_text=entry.is_text)
+                    files[entry.name] = entry
+                if entry.kind == "folder" or hidden:
+                    content.counts["folder" if entry.kind == "folder" else "hidden"] += 1
+                elif not entry.is_text:
+                    leave_out(entry, "has a name that is not UTF-8")
+                elif entry.kind == "symbolic link":
+                    links.append(entry)
+                elif entry.kind == "hard link":
+                    target = shown(entry.link)
+                    leave_out(entry, f"is a hard link to {target}, which is not before it there")
+                elif entry.kind != "file":
+                    leave_out(entry, f"is a {entry.kind}, which is not read")
+                else:
+                    yield Member(path, entry.name, entry.offset, entry.size)
+    except DamagedTar as error:
+        content.leave_out(path, "damaged shard", str(error))
+        if blamed is not None and files:  # the sample that the damage divides
+            blamed.add(split_name(next(reversed(files)))[0])
+    except OSError as error:
+        content.leave_out(path, "damaged shard", f"cannot be read: {error.strerror or error}")
+    targets = {entry.name: entry.link for entry in links}
+    for entry in links:
+        target = files.get(follow_links(entry.name, targets))
+        if target:
+            yield Member(path, entry.name, target.offset, target.size)
+        else:
+            reason = f"is a symbolic link to {shown(entry.link)}, which is no file in this tar file"
+            leave_out(entry, reason)
+
+
+def follow_links(name: str, targets: Mapping[str, str]) -> str:
+    """Return where symbolic links lead; "" out of the tar file or in a circle."""
+    for _ in range(MOST_LINKS):
+        link = targets.get(name)
+        if link is None:
+            return name
+        name = posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
+    return ""
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a member or a folder above it is hidden, or one that macOS adds."""
+    parts = [part for part in name.split("/") if part not in (".", "..")]
+    return any(part.startswith(".") for part in parts) or "__MACOSX" in parts[:-1]
 
 
 def sample_captions(sample: dict[str, Member], unusable: list[UnusableFile]) -> tuple[str, ...]:
     """Read the captions of a sample; NO_CAPTION if it has none."""
     for extension in (*(suffix.removeprefix(".") for suffix in SIDECAR_SUFFIXES), "json"):
         if extension not in sample:
+            continue
+        if sample[extension].size > LARGEST_CAPTION:
+            reason = (
+                f"has {sample[extension].size:,} bytes; captions have {LARGEST_CAPTION:,} at most"
+            )
+            unusable.append(UnusableFile(sample[extension], reason))
             continue
         try:
             text = sample[extension].read_bytes().decode("utf-8-sig")

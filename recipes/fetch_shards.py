@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from the checkout, uninstalled
 
-from dataset.source import UnusableFile
-from dataset.webdataset import expand_braces, read_members
+from dataset.tar import DamagedTar, walk_tar
+from dataset.webdataset import expand_braces
 from foundation.errors import UserError
 from foundation.files import atomic_file
 from training.cli import parse, run_main
@@ -89,11 +89,12 @@ def fetch(open_url: OpenURL, url: str, target: Path) -> None:
                 shutil.copyfileobj(stream, file, 2**20)
         except OSError as error:
             raise UserError(f"{url} could not be fetched: {error}") from error
-        damage: list[UnusableFile] = []
-        for _ in read_members(partial, damage):
-            pass
-        if damage:
-            raise UserError(f"{url} arrived, but it {damage[0].reason}.")
+        try:
+            with partial.open("rb") as file:
+                for _ in walk_tar(file, partial.stat().st_size):
+                    pass
+        except DamagedTar as error:
+            raise UserError(f"{url} arrived, but it {error}.") from None
 
 
 if __name__ == "__main__":
