@@ -1,31 +1,29 @@
 """A folder of captioned images, or tar files of them, read and checked before any training."""
 
+import errno
 import hashlib
 import os
+import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path, PurePosixPath
-from unicodedata import normalize
+from typing import NamedTuple
 
 import numpy as np
 
-from dataset.captions import (
-    CAPTION_FILES,
-    SIDECAR_SUFFIXES,
-    CaptionSet,
-    FileList,
-    find_captions,
-)
-from dataset.images.formats import EXTENSIONS
+from dataset.captions.files import FileList, clashes, composed_names
+from dataset.captions.rules import find_captions, near_misses
+from dataset.images.formats import EXTENSIONS, unread_format
 from dataset.images.transform import parse_mode
 from dataset.index import Catalog, open_index
 from dataset.options import DEFAULT_OPTIONS, ReadOptions
 from dataset.parallel import Progress, no_progress
 from dataset.source import UnusableFile, as_lines
+from dataset.splits import choose_split, split_folders
 from dataset.table import NO_CAPTION, PairList, captions_hash
 from dataset.webdataset import (
     expand_shards,
@@ -34,10 +32,7 @@ from dataset.webdataset import (
     shard_names_hash,
     shards_fingerprint,
 )
-from foundation.errors import MissingFileError, UserError
-
-NOT_READ = frozenset((".avif", ".dcm", ".eps", ".exr", ".heic", ".heif", ".jxl", ".psd", ".svg"))
-TEST_SPLITS = frozenset(("test", "val", "valid", "validation"))
+from foundation.errors import MissingFileError, UserError, one_line
 
 
 @dataclass(frozen=True)
@@ -141,24 +136,42 @@ def read_folder(
         kind, fingerprint = f"shards-{shard_names_hash(shards)}", shards_fingerprint(root, shards)
         read = partial(read_shards, root, shards, progress)
     else:
-        options.refuse(options.READ_FLAGS, "a folder of images")
+        options.refuse(("image_column", "caption_column"), "a folder of images")
         root = require_folder(Path(data))
-        kind, fingerprint = "folder", folder_fingerprint(root)
-        read = partial(read_catalog, root)
+        kind = "folder" if options.split is None else f"{index_name(options.split)}_folder"
+        fingerprint, read = folder_fingerprint(root), partial(read_catalog, root, options.split)
     index = open_index(root, kind, fingerprint, read, progress)
     if not len(index.table):
         raise UserError(f"none of the images in {data} can be used:\n{as_lines(index.unusable)}")
     folder = Folder(Path(data), index.rule, index.table.pairs, index.unusable, index.notes)
-    missing = folder.without_caption
-    if missing and not allow_missing_captions:
-        raise UserError(
-            f"{len(missing)} of {len(folder.pairs)} images in {data} have no caption "
-            f"(captions come from {folder.rule}):\n"
-            f"{as_lines(missing.paths)}\n"
-            "Add captions, remove these images, or train without them where that is possible "
-            "(stage 2): allow_missing_captions."
-        )
+    if not allow_missing_captions:
+        require_captions(folder)
     return folder
+
+
+def index_name(split: str) -> str:
+    """Return a split as the name of its index has it; the split may turn out not to exist."""
+    return re.sub(r"\W", "-", split.lower(), flags=re.ASCII)[:40]
+
+
+def require_captions(folder: Folder) -> None:
+    """Raise a UserError if images have no caption; entries that fit no image may be the cause."""
+    missing = folder.without_caption
+    if not missing:
+        return
+    left_out = ""
+    if folder.unusable:
+        left_out = (
+            f"{len(folder.unusable)} files or entries of {folder.root} cannot be used:\n"
+            f"{as_lines(folder.unusable)}\nPerhaps for that reason, "
+        )
+    raise UserError(
+        f"{left_out}{len(missing)} of {len(folder.pairs)} images in {folder.root} have no caption "
+        f"(captions come from {folder.rule}):\n"
+        f"{as_lines(missing.paths)}\n"
+        "Add captions, remove these images, or train without them where that is possible "
+        "(stage 2): allow_missing_captions."
+    )
 
 
 def require_folder(root: Path) -> Path:
@@ -178,7 +191,7 @@ def require_folder(root: Path) -> Path:
 # Files --------------------------------------------------------------------------------------------
 
 
-def read_catalog(root: Path) -> Catalog:
+def read_catalog(root: Path, split: str | None = None) -> Catalog:
     """Find the images and captions of a folder.
 
     Raises:
@@ -188,9 +201,14 @@ def read_catalog(root: Path) -> Catalog:
     files, unusable = list_files(root)
     if not files.images:
         raise UserError(describe_no_images(root, files, unusable))
-    refuse_mixed_splits(files)
+    files = only_split(files, split)
     result = find_captions(files)
-    notes = near_misses(files, result)
+    notes = result.notes + near_misses(files, result)
+    notes += [
+        f"two images have names that differ only in Unicode's form: {one_line(root / one)} and "
+        f"{other!a}. Both are used; their captions may be mixed up. Rename one."
+        for one, other in clashes(files.images)
+    ]
     captions = {
         on_disk: unique_captions(result.captions.get(name, ()))
         for name, on_disk in sorted(files.images.items())
@@ -206,46 +224,131 @@ def unique_captions(captions: Iterable[str]) -> tuple[str, ...]:
 
 def list_files(root: Path) -> tuple[FileList, list[UnusableFile]]:
     """List all files below the root, through links too, without hidden ones."""
-    files = FileList(root, {}, {})
+    images: list[str] = []
+    others: list[str] = []
     unusable: list[UnusableFile] = []
-    for on_disk in walk(root):
-        path = root / on_disk
-        try:
-            on_disk.encode()
-        except UnicodeEncodeError:
-            shown = Path(str(path).encode(errors="replace").decode())
-            unusable.append(UnusableFile(shown, "has a name that is not UTF-8; rename it"))
-            continue
+    for entry in walk(root):
+        path = root / entry.name
         suffix = path.suffix.lower()
-        if suffix in EXTENSIONS and path.is_symlink() and not path.exists():
-            unusable.append(UnusableFile(path, f"is a broken link to {os.readlink(path)}"))
-        elif suffix in NOT_READ:
-            reason = f"{suffix} is not supported; convert it to PNG or JPEG"
+        if reason := name_problem(entry.name):
             unusable.append(UnusableFile(path, reason))
+        elif unread := unread_format(suffix):
+            reason = f"is {unread}, which is not read; convert it to PNG or JPEG"
+            unusable.append(UnusableFile(path, reason))
+        elif entry.is_unread_folder or (suffix in EXTENSIONS and not entry.is_file):
+            unusable.append(UnusableFile(path, describe_special(path)))
+        elif suffix in EXTENSIONS:
+            images.append(entry.name)
         else:
-            names = files.images if suffix in EXTENSIONS else files.others
-            names[normalize("NFC", on_disk)] = on_disk
-    return files, unusable
+            others.append(entry.name)
+    return FileList(root, composed_names(images), composed_names(others)), unusable
 
 
-def walk(root: Path) -> Iterator[str]:
-    """Yield the names of all files, relative to the root, with slashes, as the disk has them."""
+def name_problem(name: str) -> str:
+    """Return why a file with this name cannot be used; "" if it can."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "has a name that is not UTF-8; rename it"
+    return ""
+
+
+def only_split(files: FileList, split: str | None) -> FileList:
+    """Return the files of one split and those that belong to none, such as a table at the root.
+
+    Raises:
+        UserError: there are several splits and none is chosen, or there is no such split.
+    """
+    folders = split_folders(files.images)
+    shown = " and ".join(f"{folder}/" for folder in folders)
+    chosen = choose_split(list(folders.values()), split, files.root, shown)
+    if chosen is None:
+        return files
+    prefixes = tuple(f"{folder}/" for folder, name in folders.items() if name != chosen)
+    own = tuple(f"{folder}/" for folder, name in folders.items() if name == chosen)
+    images = {name: on_disk for name, on_disk in files.images.items() if name.startswith(own)}
+    others = {k: v for k, v in files.others.items() if not k.startswith(prefixes)}
+    return FileList(files.root, images, others, frozenset(files.images.keys() - images.keys()))
+
+
+class Entry(NamedTuple):
+    """A file below a folder, or a folder that cannot be listed."""
+
+    name: str  # relative to the root, with slashes, as the disk has it
+    is_file: bool  # False for a pipe, a device, a broken link
+    is_hidden: bool = False
+    is_unread_folder: bool = False
+
+
+def walk(root: Path, with_hidden: bool = False) -> Iterator[Entry]:
+    """Yield all files, through links too; a folder that is linked twice is visited once.
+
+    Visible files come in the order of their names, those of a folder before those of the folders in
+    it. Hidden folders come last.
+
+    with_hidden: also what has a hidden name or lies in a hidden folder.
+    """
     visited: set[str] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    visible: list[tuple[str, bool]] = [("", False)]
+    hidden: list[tuple[str, bool]] = []
+    while visible or hidden:
+        prefix, is_hidden_folder = (visible or hidden).pop()
+        folder = os.path.join(root, prefix)
         real = os.path.realpath(folder)
         if real in visited:  # a link to a folder above, or a second link
-            subfolders.clear()
             continue
         visited.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not is_hidden(name, folder=True))
-        relative = os.path.relpath(folder, root).replace(os.sep, "/")
-        prefix = "" if relative == "." else relative + "/"
-        yield from (prefix + name for name in sorted(files) if not is_hidden(name))
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError:
+            if not prefix:
+                raise
+            yield Entry(prefix.rstrip("/"), False, is_hidden_folder, is_unread_folder=True)
+            continue
+        subfolders: list[tuple[str, bool]] = []
+        for entry in found:
+            is_folder = is_kind(entry.is_dir)
+            is_hidden_entry = is_hidden_folder or is_hidden(entry.name, is_folder)
+            if is_hidden_entry and not with_hidden:
+                continue
+            if is_folder:
+                queue = hidden if is_hidden_entry and not is_hidden_folder else subfolders
+                queue.append((f"{prefix}{entry.name}/", is_hidden_entry))
+            else:
+                yield Entry(prefix + entry.name, is_kind(entry.is_file), is_hidden_entry)
+        (hidden if is_hidden_folder else visible).extend(reversed(subfolders))
+
+
+def is_kind(test: Callable[[], bool]) -> bool:
+    """Return what a method of `os.DirEntry` says; False for a link that leads to itself."""
+    try:
+        return test()
+    except OSError:
+        return False
 
 
 def is_hidden(name: str, folder: bool = False) -> bool:
     """Return whether a name begins with a dot, or is a folder that macOS adds to archives."""
     return name.startswith((".", "__MACOSX") if folder else ".")
+
+
+def describe_special(path: Path) -> str:
+    """Return why this is no file that can be read; the text continues "<path> ..."."""
+    if path.is_symlink():
+        try:
+            path.stat()
+        except OSError as error:
+            target = one_line(os.readlink(path))
+            loops = error.errno == errno.ELOOP
+            return (
+                f"is a link to {target}, which leads to itself"
+                if loops
+                else (f"is a broken link to {target}")
+            )
+    if path.is_dir():
+        return "is a folder that cannot be listed; do you have the right to read it?"
+    return "is no file but a pipe, a socket or a device"
 
 
 def folder_fingerprint(root: Path) -> str:
@@ -262,9 +365,15 @@ def folder_fingerprint(root: Path) -> str:
         if real in visited:
             continue
         visited.add(real)
-        with os.scandir(folder) as entries:
+        try:
+            entries = os.scandir(folder)
+        except OSError:  # `list_files` names it
+            if not prefix:
+                raise
+            continue
+        with entries:
             for entry in entries:
-                if entry.is_dir():
+                if is_kind(entry.is_dir):
                     if not is_hidden(entry.name, folder=True):
                         folders.append((entry.path, f"{prefix}{entry.name}/"))
                 elif not is_hidden(entry.name):
@@ -276,7 +385,7 @@ def entry_hash(prefix: str, entry: "os.DirEntry[str]") -> int:
     """Hash name, size and time of one file to 128 bits."""
     try:
         stat = entry.stat()
-    except FileNotFoundError:  # a broken link
+    except OSError:  # a broken link
         stat = entry.stat(follow_symlinks=False)
     line = f"{prefix}{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}"
     digest = hashlib.blake2b(line.encode(errors="surrogateescape"), digest_size=16).digest()
@@ -296,57 +405,3 @@ def describe_no_images(root: Path, files: FileList, unusable: list[UnusableFile]
     if ".tar" in kinds:
         message += f" Tar files are given by a pattern, in quotes: '{root}/*.tar'."
     return message + (f"\nLeft out:\n{as_lines(unusable)}" if unusable else "")
-
-
-def refuse_mixed_splits(files: FileList) -> None:
-    """Raise a UserError if both train/ and a test set lie in the folder.
-
-    A model that has been trained on test images can no longer be tested on them.
-    """
-    tops = {PurePosixPath(name).parts[0] for name in files.images if "/" in name}
-    tests = {top for top in tops if top.lower() in TEST_SPLITS}
-    if tests and "train" in {top.lower() for top in tops}:
-        train = next(top for top in tops if top.lower() == "train")
-        raise UserError(
-            f"{files.root} holds {train}/ and {', '.join(sorted(tests))}/, which must be kept "
-            f"apart. Give one of them, for example {files.root / train}."
-        )
-
-
-def near_misses(files: FileList, captions: CaptionSet) -> list[str]:
-    """Write notes on files that look like captions but are not read.
-
-    Raises:
-        UserError: there are such files, and captions would be guessed from names.
-    """
-    notes: list[str] = []
-    for name in sorted({os.path.basename(name) for name in files.others} - set(CAPTION_FILES)):
-        near = get_close_matches(name.lower(), CAPTION_FILES, n=1, cutoff=0.8)
-        if near:
-            notes += [f"found {path}; did you mean {near[0]}?" for _, path in files.find(name)]
-    if captions.is_guess:
-        notes += misplaced_captions(files)
-        if notes:
-            raise UserError(
-                f"{notes[0]}\nWithout it, captions would be guessed from {captions.rule}. "
-                "Rename or move the file, or remove it."
-            )
-    if captions.rule.startswith("metadata.jsonl") and files.find("metadata.csv"):
-        notes.append("metadata.csv is not used, since there is a metadata.jsonl")
-    return notes
-
-
-def misplaced_captions(files: FileList) -> list[str]:
-    """Write notes on captions one folder up, or next to the images with another extension."""
-    above = files.root.absolute().parent
-    tables = [above / name for name in CAPTION_FILES if (above / name).is_file()]
-    notes = [f"found {table}; did you mean the data folder {above}?" for table in tables]
-    image_stems = {os.path.splitext(name)[0] for name in files.images}
-    others = (os.path.splitext(name) for name in files.others)
-    counts = Counter(suffix for stem, suffix in others if stem in image_stems)
-    for suffix, count in counts.items():
-        notes.append(
-            f"found {count} {suffix} files next to images of the same name; did you mean "
-            f"{' or '.join(SIDECAR_SUFFIXES)}?"
-        )
-    return notes

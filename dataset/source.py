@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-from foundation.errors import UserError
+from foundation.errors import UserError, one_line
 
 IN_MEMORY = 64 * 2**20  # bytes; a larger member is read piece by piece
 
@@ -101,7 +101,7 @@ class UnusableFile:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{one_line(self.path, 500)}: {one_line(self.reason, 500)}"
 
 
 class UnusableImage(UserError):
@@ -122,7 +122,7 @@ class MissingLibrary(UserError):
 
 def as_lines(items: Sequence[object], limit: int = 5) -> str:
     """Write the first items on a line each, indented; more than `limit` are counted, not shown."""
-    lines = [f"  {item}" for item in items[:limit]]
+    lines = [f"  {one_line(item, 1000)}" for item in items[:limit]]
     if len(items) > limit:
         lines.append(f"  and {len(items) - limit} more")
     return "\n".join(lines)

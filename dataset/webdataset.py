@@ -9,7 +9,6 @@ is noted once, so any of them can be read at any time, in any order.
 
 import glob
 import hashlib
-import json
 import math
 import os
 import posixpath
@@ -21,19 +20,21 @@ from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import overload
 
-from dataset.captions import SIDECAR_SUFFIXES, split_lines
+from dataset.captions.rows import TEXT_FIELDS, caption_list, check_caption, first_field
+from dataset.captions.sidecars import SIDECAR_SUFFIXES, split_lines
 from dataset.images.formats import EXTENSIONS, unread_format
 from dataset.index import Catalog
 from dataset.parallel import Progress
 from dataset.source import Member, Source, UnusableFile, as_lines
 from dataset.table import NO_CAPTION
 from dataset.tar import DamagedTar, TarEntry, walk_tar
-from foundation.errors import MissingFileError, UserError, one_line, shown
+from foundation.errors import MissingFileError, UserError, listed, one_line, shown
+from foundation.files import decode_text
+from foundation.json_reading import load_json
 
 RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")  # {000..099}
 ALTERNATIVES = re.compile(r"\{([^{}]*,[^{}]*)\}")  # {a,b}
 TAR = re.compile(r"\.tar(\.\w+)?$|\.tgz$")
-TEXT_FIELDS = ("text", "caption")  # of a .json member; the first one that it has is used
 CAPTIONS = ("txt", "caption", "json")  # extensions of members that hold captions
 LARGEST_CAPTION = 16 * 2**20  # bytes of such a member
 MOST_LINKS = 40  # symbolic links that lead to each other
@@ -382,10 +383,10 @@ def sample_captions(sample: dict[str, Member], unusable: list[UnusableFile]) -> 
             unusable.append(UnusableFile(sample[extension], reason))
             continue
         try:
-            text = sample[extension].read_bytes().decode("utf-8-sig")
+            text = decode_text(sample[extension].read_bytes())
             captions = parse_json_captions(text) if extension == "json" else split_lines(text)
-        except UnicodeDecodeError:
-            unusable.append(UnusableFile(sample[extension], "is not UTF-8 text"))
+            for caption in captions:
+                check_caption(caption)
         except UserError as error:
             unusable.append(UnusableFile(sample[extension], str(error)))
         else:
@@ -400,16 +401,12 @@ def parse_json_captions(text: str) -> list[str]:
     Raises:
         UserError: it holds none; the message continues "<member> ...".
     """
-    try:
-        row = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"is not valid JSON: {error}") from error
-    fields = [name for name in TEXT_FIELDS if isinstance(row, dict) and name in row]
-    if not fields:
-        has = f"it has {', '.join(row)}" if isinstance(row, dict) else f"it is {row!r}"
+    row = load_json(text)
+    name = first_field(row, TEXT_FIELDS)
+    if name is None:
+        has = f"it has {listed(list(row))}" if isinstance(row, dict) else f"it is {shown(row)}"
         raise UserError(f"needs 'text' or 'caption', a string or a list of strings, but {has}")
-    value = row[fields[0]]
-    captions = value if isinstance(value, list) else [value or ""]
-    if not all(isinstance(caption, str) for caption in captions):
-        raise UserError(f"{fields[0]!r} must be a string or a list of strings, not {captions!r}")
-    return [caption.strip() for caption in captions if caption.strip()]
+    try:
+        return caption_list(row[name])
+    except UserError as error:
+        raise UserError(f"cannot be used: {name!r} {error}") from None

@@ -360,25 +360,27 @@ def read_text(file: Path, limit: int = 64 * MEGABYTE) -> str:
         raise UserError(f"{one_line(file)} {error}") from None
 
 
-def decode_text(content: bytes) -> str:
+def decode_text(content: bytes, first_line: int = 1) -> str:
     """Decode UTF-8, with or without a byte order mark; line ends become line feeds.
+
+    first_line: number of the line that `content` begins with; only the first can have a mark.
 
     Raises:
         UserError: it is not UTF-8 text. The message continues "<file> ...".
     """
     for mark, name in BYTE_ORDER_MARKS.items():
-        if content.startswith(mark):
+        if first_line == 1 and content.startswith(mark):
             raise UserError(f"is {name} text; save it as UTF-8.")
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig" if first_line == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line = content.count(b"\n", 0, error.start) + first_line
         raise UserError(
             f"is not UTF-8 text: byte 0x{content[error.start]:02x} in line {line}. Save it as "
             "UTF-8 (files of older Windows programs are often Windows-1252)."
         ) from None
     if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
+        line = text.count("\n", 0, text.index("\0")) + first_line
         raise UserError(f"is not text: it has a zero byte in line {line}.")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 

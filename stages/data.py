@@ -15,7 +15,7 @@ from dataset.folder import read_folder
 from dataset.options import ReadOptions
 from dataset.table import Pair, PairList, split
 from foundation import collectives
-from foundation.errors import UserError
+from foundation.errors import UserError, one_line, printable
 from training import distributed
 from training.config import TrainingConfig, extended
 from training.flags import Bound, Groups
@@ -48,8 +48,9 @@ def read_pairs(
     distributed.check_batch_size(config.batch_size, config.accumulate)
     with collectives.rank_zero_first():  # it decodes and writes the index; the others read that
         folder = read_folder(config.data, allow_missing_captions, progress_bar, config)
+    print(f"{len(folder.pairs)} images; captions come from {printable(folder.rule)}.")
     for note in folder.notes:
-        print(f"note: {note}")
+        print(f"note: {printable(note)}")
     if not config.skip_unusable:
         folder.require_all_usable()
     folder.require_one_dtype()
@@ -109,6 +110,6 @@ def print_long_captions(pairs: Sequence[Pair], encoder: TextEncoder, chunks: int
     print(
         f"note: {len(too_long)} of {len(captions)} captions are longer than "
         f"{chunks} context{'s' * (chunks > 1)} of {encoder.tokens} tokens, and lose their end: of "
-        f"that of {path} the model does not see {lost!r}. The longest would fit with --text-chunks "
-        f"{-(-max(lengths) // room)}."
+        f"that of {one_line(path)} the model does not see {lost!r}. The longest would fit with "
+        f"--text-chunks {-(-max(lengths) // room)}."
     )

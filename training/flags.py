@@ -59,12 +59,22 @@ def flag_name(field: str) -> str:
 def with_flags(text: str, names: Iterable[str]) -> str:
     """Replace the names of parameters in a text by flags, but not inside paths or quotes.
 
-    Only names of several words are replaced; a name such as `size` is also a word.
+    Only names of several words are replaced, and `name='value'`, which becomes `--name value`; a
+    name such as `size` alone is also a word.
     """
-    several_words = sorted((name for name in names if "_" in name), key=len, reverse=True)
+    names = sorted(names, key=len, reverse=True)
+    if not names:
+        return text
+    before = r"(?<![\w./'\"-])"
+    text = re.sub(
+        rf"{before}({'|'.join(names)})='([\w.-]+)'",
+        lambda match: f"{flag_name(match[1])} {match[2]}",
+        text,
+    )
+    several_words = [name for name in names if "_" in name]
     if not several_words:
         return text
-    pattern = re.compile(rf"(?<![\w./'\"-])({'|'.join(several_words)})(?![\w/'\"]|\.\w)")
+    pattern = re.compile(rf"{before}({'|'.join(several_words)})(?![\w/'\"]|\.\w)")
     return pattern.sub(lambda match: flag_name(match[0]), text)
 
 
