@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path, PurePosixPath
-from typing import overload
+from typing import Any, overload
 
 from dataset.captions.rows import TEXT_FIELDS, caption_list, check_caption, first_field
 from dataset.captions.sidecars import SIDECAR_SUFFIXES, split_lines
@@ -401,7 +401,7 @@ def parse_json_captions(text: str) -> list[str]:
     Raises:
         UserError: it holds none; the message continues "<member> ...".
     """
-    row = load_json(text)
+    row: Any = load_json(text)
     name = first_field(row, TEXT_FIELDS)
     if name is None:
         has = f"it has {listed(list(row))}" if isinstance(row, dict) else f"it is {shown(row)}"

@@ -72,9 +72,5 @@ def check_caption(text: str) -> None:
             f"has {len(text):,} characters, and a caption at most {LONGEST_CAPTION:,}: "
             f"{shown(text)}"
         )
-    if half := SURROGATE.search(text):
-        raise UserError(
-            f"holds {half[0]!a}, half of a surrogate pair, which is no character: {shown(text)}"
-        )
     if "\0" in text:
         raise UserError(f"holds a zero character, so it is no text: {shown(text)}")
