@@ -55,7 +55,7 @@ class Member:
         return content
 
     def __str__(self) -> str:
-        return f"{self.shard}: {self.name}"
+        return f"{self.shard}: {one_line(self.name, 500)}"
 
 
 class MemberFile(io.RawIOBase):

@@ -200,7 +200,7 @@ def skip_sparse_map(file: BinaryIO, header: tarfile.TarInfo, position: int, end:
 def decode_name(raw: bytes, keep_dots: bool = False) -> tuple[str, bool]:
     """Return a name as text, and whether it was UTF-8."""
     try:
-        name, is_text = raw.decode(), True
+        name, is_text = raw.decode(), b"\0" not in raw
     except UnicodeDecodeError:
         name, is_text = raw.decode(errors="replace"), False
     if keep_dots:

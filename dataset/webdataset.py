@@ -50,7 +50,7 @@ URL = re.compile(r"^(\w{2,}:/|pipe:)")
 def is_shards(data: Path | str) -> bool:
     """Return whether this names tar files and not a folder."""
     text = str(data)
-    return bool(TAR.search(text) or URL.match(text)) and not Path(text).is_dir()
+    return bool(TAR.search(text) or URL.match(text)) and not os.path.isdir(text)
 
 
 def expand_shards(pattern: Path | str) -> tuple[Path, list[str]]:
@@ -75,7 +75,7 @@ def expand_shards(pattern: Path | str) -> tuple[Path, list[str]]:
     paths = [
         Path(path) for name in expand_braces(text) for path in (sorted(glob.glob(name)) or [name])
     ]
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         raise MissingFileError(
             f"{len(missing)} of the {len(paths)} shards of {text} are missing (absolute path of "
@@ -329,7 +329,7 @@ def read_members(
                 if entry.kind == "folder" or hidden:
                     content.counts["folder" if entry.kind == "folder" else "hidden"] += 1
                 elif not entry.is_text:
-                    leave_out(entry, "has a name that is not UTF-8")
+                    leave_out(entry, "has a name that is not UTF-8 text")
                 elif entry.kind == "symbolic link":
                     links.append(entry)
                 elif entry.kind == "hard link":
