@@ -78,8 +78,9 @@ def expand_shards(pattern: Path | str) -> tuple[Path, list[str]]:
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         raise MissingFileError(
-            f"{len(missing)} of the {len(paths)} shards of {text} are missing (absolute path of "
-            f"the first one: {missing[0].absolute()}):\n{as_lines(missing)}"
+            f"{len(missing)} of the {len(paths)} shards of {one_line(text, 1000)} are missing "
+            f"(absolute path of the first one: {one_line(missing[0].absolute(), 1000)}):\n"
+            f"{as_lines(missing)}"
         )
     root = Path(os.path.commonpath([path.parent for path in paths]))
     return root, sorted({path.relative_to(root).as_posix() for path in paths})

@@ -1,10 +1,18 @@
-"""Tar files header by header, so that each of them can be wrong."""
+"""Tar files header by header, so that each of them can be wrong, and cases that read them.
+
+Every case is a tar file `a.tar` that `check.py` reads. What must come of it is the number of images
+that are used, and a pattern in what is printed; None where all members must be used.
+"""
 
 import io
+import re
 import tarfile
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 
 from PIL import Image
+
+from tests.helpers.hostile import Check, HostileCase, Outcome, refused, script
 
 BLOCK = 512
 SAMPLES = 4
@@ -99,3 +107,55 @@ def headers() -> list[int]:
 
 
 HEADERS = headers()
+
+
+# What must come of it -----------------------------------------------------------------------------
+
+
+def found(images: int, pattern: str | None) -> Check:
+    """Require this number of images, and that what is lost is named."""
+
+    def check(outcome: Outcome, folder: Path) -> None:
+        if images == 0:
+            refused(pattern or "no images")(outcome, folder)
+            return
+        counted = re.search(r"images +(\d+)", outcome.output)
+        assert counted and int(counted[1]) == images, outcome.text
+        assert outcome.status == (0 if pattern is None else 1), outcome.text
+        if pattern is not None:
+            assert re.search(pattern, outcome.output, re.DOTALL), outcome.output
+        assert pattern is not None or "Left out" not in outcome.output, outcome.output
+
+    return check
+
+
+def noted(images: int, pattern: str) -> Check:
+    """Require this number of images, no problem, and a note."""
+
+    def check(outcome: Outcome, folder: Path) -> None:
+        found(images, None)(outcome, folder)
+        assert re.search(pattern, outcome.output, re.DOTALL), outcome.output
+
+    return check
+
+
+def write(content: bytes, folder: Path) -> None:
+    (folder / "a.tar").write_bytes(content)
+
+
+IN = r"a\.tar: .*byte [\d,]+ after 1\.txt.*of its [\d,]+ bytes"
+
+CHECK = ("check", "a.tar", "--batch-size", "1")
+
+
+def case(name: str, content: bytes, images: int, pattern: str | None = None) -> HostileCase:
+    return HostileCase(name, partial(write, content), script(*CHECK), found(images, pattern))
+
+
+def inside(name: str, extra: bytes, images: int, pattern: str | None = None) -> HostileCase:
+    """Make a case of members between two good ones."""
+    return case(name, between(extra), images, pattern)
+
+
+def note(name: str, content: bytes, pattern: str, images: int = 4) -> HostileCase:
+    return HostileCase(name, partial(write, content), script(*CHECK), noted(images, pattern))
