@@ -21,6 +21,7 @@ from stages.before_training import clip_memory, clip_trials, overfit, print_batc
 from stages.clip import PRESETS, ClipTrainer, ClipTrainingConfig, build_clip, measure_recall
 from stages.data import CHECKED_PAIRS, data_identity, read_pairs
 from training.cli import parse, pick_device, run_main
+from training.compiled import check_compiler
 from training.config_json import to_json
 from training.logging.progress import progress_bar
 from training.loop import train
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def start(config: ClipTrainingConfig) -> None:
     device = pick_device(config.device)
+    if config.compile:
+        check_compiler(device)
     clip = build_clip(config)
     pairs, held_out = read_pairs(config)
     check_batch_size(config.batch_size, len(pairs))

@@ -45,6 +45,7 @@ from stages.finetune import choose_text_chunks, init_identity
 from stages.latents import encoder_hashes, open_latent_cache
 from stages.lora import save_lora
 from training.cli import parse, pick_device, run_main
+from training.compiled import check_compiler
 from training.config_json import to_json
 from training.loop import train
 from training.run import Run
@@ -61,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def start(config: DiffusionTrainingConfig) -> None:
     check_prediction(make_schedule(config.schedule), config.objective.prediction)
     device = pick_device(config.device)
+    if config.compile:
+        check_compiler(device)
     vae = Autoencoder.load(config.vae, device).requires_grad_(False)
     text_encoder = TextEncoder.load(config.text_encoder, device)
     chunks = choose_text_chunks(config.text_chunks, config.init_from)

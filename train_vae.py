@@ -36,6 +36,7 @@ from stages.before_training import (
 from stages.data import data_identity, read_pairs, read_shapes
 from stages.finetune import print_other_format
 from training.cli import parse, pick_device, run_main
+from training.compiled import check_compiler
 from training.config_json import to_json
 from training.logging.progress import progress_bar
 from training.loop import train
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def start(config: AutoencoderTrainingConfig) -> None:
     device = pick_device(config.device)
+    if config.compile:
+        check_compiler(device)
     networks = build_networks(config, device)
     pairs, held_out = read_pairs(config, allow_missing_captions=True)
     check_batch_size(config.batch_size, len(pairs))

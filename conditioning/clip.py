@@ -78,6 +78,12 @@ class Clip(nn.Module):
         return self.config["vision_cfg"]["image_size"]
 
     @property
+    def towers(self) -> list[nn.Module]:
+        """The networks of images and of texts, without what precedes and follows them."""
+        network = cast(nn.Module, self.network)  # open_clip does not declare its attributes
+        return [cast(nn.Module, network.visual), cast(nn.Module, network.transformer)]
+
+    @property
     def logit_scale(self) -> Float[Tensor, ""]:
         """Inverse temperature of the contrastive loss, which is learned."""
         return self.log_logit_scale.exp()

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ from ldm.unet import UNet
 from ldm.unet.cached import BlockKV, BlockShifts, CachedForward, forward_cached, upsample_kernels
 from ldm.unet.io import WEIGHTS
 from ldm.unet.layers import UpsampleKernel
+from training.compiled import check_compiler
 from training.logging.progress import print_line
 from training.memory import release_freed_memory
 
@@ -48,22 +48,10 @@ def compile_unet(unet: UNet) -> CachedForward:
     Give it to a pipeline as `cached_forward`.
 
     Raises:
-        UserError: the U-Net is on a CPU, and there is no C++ compiler.
+        UserError: there is no compiler for the device.
     """
-    if unet.device.type != "cpu":
-        return GraphCompiledForward()
-    check_compiler()
-    return AheadCompiledForward(unet)
-
-
-def check_compiler() -> None:
-    """Refuse to compile for a CPU without a C++ compiler, before any model is read."""
-    names = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++", "cl"]
-    if not any(map(shutil.which, names)):
-        raise UserError(
-            f"compiling for a CPU needs a C++ compiler, but {' or '.join(names)} is not on the "
-            "PATH. Install one, name it in the environment variable CXX, or leave out --compile."
-        )
+    check_compiler(unet.device)
+    return AheadCompiledForward(unet) if unet.device.type == "cpu" else GraphCompiledForward()
 
 
 class GraphCompiledForward:

@@ -223,7 +223,7 @@ class AutoencoderTrainer:
         self.state["contest"] = self.gan_balance  # its name in states saved so far
         if self.power_averages is not None:
             self.state["power_averages"] = self.power_averages
-        if self.device.type == "cuda":
+        if config.compile:
             self.autoencoder.compile_for_training()
 
     def step(self, step: int) -> dict[str, Tensor]:

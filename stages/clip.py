@@ -26,6 +26,7 @@ from foundation.hashing import derived_seed, generator
 from stages.data import DataTrainingConfig
 from training import distributed
 from training.checkpoint import Stateful
+from training.compiled import compile_in_place, eager_mode
 from training.config import extended
 from training.flags import Bound, Fraction, Groups, NonNegative, Positive
 from training.optimizer import OptimizerStep, restore_buffers
@@ -94,6 +95,9 @@ class ClipTrainer:
         self.device = clip.network.logit_scale.device
         self.precision = Precision(self.device, config.precision)
         self.loss = distributed.data_parallel(ContrastiveLoss(clip))
+        if config.compile:
+            for tower in clip.towers:
+                compile_in_place(tower)
         optimizer = torch.optim.AdamW(
             parameter_groups(clip, config.weight_decay), betas=(0.9, 0.98), eps=1e-6, fused=True
         )
@@ -145,13 +149,14 @@ def measure_recall(
     pixels = read_pixels([pairs[k].path for k in own], ImageTransform(clip.size))
     size = -(-config.batch_size // collectives.world_size())
     clip.eval()
-    images = torch.cat([clip.encode_images(batch) for batch in pixels.split(size)])
-    texts = torch.cat(
-        [
-            clip.encode_texts([captions[k] for k in own[first : first + size]])
-            for first in range(0, len(own), size)
-        ]
-    )
+    with eager_mode():
+        images = torch.cat([clip.encode_images(batch) for batch in pixels.split(size)])
+        texts = torch.cat(
+            [
+                clip.encode_texts([captions[k] for k in own[first : first + size]])
+                for first in range(0, len(own), size)
+            ]
+        )
     images, texts = (collectives.gather_rows(rows, len(pairs)) for rows in (images, texts))
     recall = recall_at(images @ texts.T, captions, KS)
     return {f"{name}_recall@{k}": value for k, value in recall.items()}

@@ -31,13 +31,14 @@ from stages.finetune import check_noise_process, load_unet
 from stages.lora import TARGETS, adapter_states, add_adapter
 from training import distributed
 from training.checkpoint import Stateful
+from training.compiled import compile_in_place, eager_mode
 from training.config import EMATrainingConfig, extended
 from training.ema import EMA
 from training.flags import Finite, Fraction, Groups, NonNegative, Positive
 from training.logging.image_grid import image_grid, pil_to_tensor
 from training.optimizer import OptimizerStep
 from training.posthoc_ema import track_averages
-from training.precision import DTYPES, Precision, compile_for, eager_mode
+from training.precision import DTYPES, Precision
 from training.run import Run
 from training.watchdog import report_progress
 
@@ -103,6 +104,8 @@ class DiffusionTrainingConfig(EMATrainingConfig, DataTrainingConfig):
             raise UserError(f"--averages-every stores whole U-Nets, which {other} does not have.")
         if self.shard and self.lora:
             raise UserError("--lora trains too little to be spread; leave out --shard.")
+        if self.shard and self.compile:
+            raise UserError("--shard does not go with --compile; leave one of them out.")
 
     @property
     def chunks(self) -> int:
@@ -285,8 +288,8 @@ class DiffusionTrainer:
         self.validation = make_validation(config, cache, order.count, len(schedule), self.device)
         self.prompts = prompts
         self.baseline = self.validation.baseline(self.denoiser, config.objective)
-        if not config.shard:
-            compile_for(self.device, unet)
+        if config.compile:
+            compile_in_place(unet)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Do one optimizer step; return its metrics."""
@@ -341,7 +344,7 @@ class DiffusionTrainer:
             losses = self.validation.loss(self.averaged_pipeline.denoiser, self.config.objective)
         pictures = self.draw_prompts(self.averaged_pipeline)
         self.unet.eval()
-        with eager_mode(self.device):
+        with eager_mode():
             pictures = torch.cat([pictures, self.draw_prompts(self.live_pipeline)])
         self.unet.train()
         columns = 4 if len(self.prompts) % 4 == 0 else len(self.prompts)

@@ -37,7 +37,7 @@ class TrainingConfig:
             *("accumulate", "seed", "find_batch_size", "overfit"),
         ),
         "output": ("out", "override", "evaluate_every", "save_every", "log_every", "wandb"),
-        "machine": ("device", "precision", "workers", "rank_timeout", "dry_run"),
+        "machine": ("device", "precision", "compile", "workers", "rank_timeout", "dry_run"),
     }
 
     data: Path  # folder of captioned images, or shards: 'shards/{000..099}.tar'
@@ -58,6 +58,7 @@ class TrainingConfig:
     skip_unusable: bool = False  # leave out images that cannot be read
     seed: int = 0  # of the weights, the order of the data, and the noise
     device: str = "auto"  # cpu, cuda, mps; auto: the first GPU there is, else the CPU
+    compile: bool = False  # compile the networks: takes minutes at the start, then steps are faster
     rank_timeout: Positive[float] = 1800  # seconds without progress until a rank counts as hung
     wandb: str | None = None  # also log to this project of Weights & Biases
     dry_run: bool = False  # print the plan and the memory it needs, then exit

@@ -1,13 +1,12 @@
-"""Arithmetic in half the bits where the hardware has it, and compiled code on CUDA.
+"""Arithmetic in half the bits where the hardware has it.
 
 Weights, optimizer state and EMA stay in float32 whatever is chosen.
 """
 
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Literal
 
 import torch
-from torch import nn
 from torch.amp import GradScaler
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -66,21 +65,3 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cpu":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def compile_for(device: torch.device, module: nn.Module) -> None:
-    """Compile a module in place on CUDA; names in its `state_dict` stay as they are.
-
-    Not on a CPU, where a training gains less time than compiling takes.
-    """
-    if device.type == "cuda":
-        module.compile()
-
-
-def eager_mode(device: torch.device) -> AbstractContextManager[object]:
-    """Run modules compiled by `compile_for` without their compiled code.
-
-    For an evaluation, whose batches have another size and mode than those of the training: compiled
-    code would be compiled anew for them.
-    """
-    return torch.compiler.set_stance("force_eager") if device.type == "cuda" else nullcontext()

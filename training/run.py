@@ -23,7 +23,7 @@ from training.config_json import to_json, with_current_names
 
 # Flags that say how to run, not what to compute; they may differ when a run is resumed.
 FREE_FLAGS = (
-    *("out", "device", "workers", "accumulate", "shard", "rank_timeout", "wandb"),
+    *("out", "device", "compile", "workers", "accumulate", "shard", "rank_timeout", "wandb"),
     *("dry_run", "find_batch_size", "overfit", "verify_cache"),
 )
 ABSENT = object()  # stands for the value of a flag that only the other config has

@@ -11,10 +11,11 @@ import torch
 
 import generation.compile
 from foundation.errors import UserError
-from generation.compile import AheadCompiledForward, check_compiler, compile_unet
+from generation.compile import AheadCompiledForward, compile_unet
 from ldm.unet import CachedUNet
 from tests.helpers.peer_settings import SMALL_UNET
 from tests.helpers.sampling import make_unet, randn
+from training.compiled import check_compiler
 
 ROOT = Path(__file__).parents[2]
 COMPILED = """
@@ -57,7 +58,7 @@ def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(ValueError, match="clang"):
-        check_compiler()
+        check_compiler(torch.device("cpu"))
     monkeypatch.setenv("CXX", "my-compiler")
     with pytest.raises(ValueError, match="my-compiler"):
         compile_unet(make_unet(SMALL_UNET))

@@ -1,0 +1,260 @@
+"""python benchmarks/gpu.py --minutes 9 --out gpu-results
+
+One command for a new GPU: checks that everything runs on it, measures its limits and our speed
+(beside that of diffusers, if it is installed), and trains the demo model for the minutes that are
+left. Every part is a process with a time limit of its own: one that fails is recorded, and the rest
+goes on. gpu.json and gpu.md are written anew after every part.
+
+`--device cpu --rehearse` runs all parts at tiny sizes, to see that nothing is missing.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # prefer this checkout to an installed version
+
+from benchmarks.gpu_parts.job import ROOT, Job, read_records
+from benchmarks.gpu_parts.report import write_report
+from foundation.errors import UserError
+from training.cli import parse, pick_device, run_main
+from training.flags import Positive
+
+AT_ONCE = max(1, min(6, (os.cpu_count() or 1) // 2))  # checks, which a GPU has room for
+SHORTEST = 20.0  # seconds; with less left, a part is not begun
+RESERVE = 4.0  # seconds to end a part and to write the report
+REHEARSAL_FACTOR = 4  # limits are longer where a CPU does the work of a GPU
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part: the function that does it, and the most seconds that it gets."""
+
+    name: str
+    function: str  # MODULE:FUNCTION:ARGUMENTS in benchmarks/gpu_parts
+    seconds: float
+    needs_diffusers: bool = False
+
+
+CHECKS = (
+    Part("check: three stages, killed and resumed", "checks:stages", 150),
+    Part("check: torchrun", "checks:parallel", 120),
+    Part("check: compiled training", "checks:compiled", 120),
+    Part("check: compiled drawing", "checks:graphs", 120),
+    Part("check: no waiting", "checks:waiting", 60),
+    Part("check: too little memory", "checks:memory", 60),
+)
+SPEED = (
+    Part("limits", "machine:measure", 40),
+    Part("U-Net 512", "denoiser_speed:measure:eager:unet-512", 75),
+    Part("drawing 512", "drawing_speed:measure:eager:draw-512", 60),
+    Part("U-Net 512 compiled", "denoiser_speed:measure:compiled:unet-512", 130),
+    Part("autoencoder 256", "autoencoder_speed:measure:eager:vae-256", 60),
+    Part("drawing 512 compiled", "drawing_speed:measure:compiled:draw-512", 100),
+    Part("base-256", "denoiser_speed:measure:eager:base-256", 45),
+    Part("U-Net 256", "denoiser_speed:measure:eager:unet-256", 60),
+    Part("base-256 compiled", "denoiser_speed:measure:compiled:base-256", 110),
+    Part("autoencoder 256 compiled", "autoencoder_speed:measure:compiled:vae-256", 100),
+    Part("diffusers 512 compiled", "denoiser_speed:measure:peer-compiled:unet-512", 130, True),
+    Part("U-Net 256 compiled", "denoiser_speed:measure:compiled:unet-256", 130),
+    Part("diffusers drawing compiled", "drawing_speed:measure:peer-compiled:draw-512", 110, True),
+    Part("diffusers base-256 compiled", "denoiser_speed:measure:peer-compiled:base-256", 110, True),
+    Part(
+        "diffusers autoencoder compiled",
+        "autoencoder_speed:measure:peer-compiled:vae-256",
+        110,
+        True,
+    ),
+)
+DEMO = Part("demo model", "demo_recipe:train", 3600)
+PARTS = (*CHECKS, *SPEED, DEMO)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    out: Path  # folder for gpu.json, gpu.md, gpu.log and the demo model
+    minutes: Positive[float] = 9.0  # from start to end
+    only: tuple[str, ...] = ()  # parts whose names contain one of these words; left out: all
+    demo_minutes: float = 0.0  # of the time, kept for the demo model
+    data: Path = Path("data/openmoji")  # for the demo model; made by recipes/openmoji.py
+    device: str = "auto"  # cuda, or cpu for a rehearsal
+    rehearse: bool = False  # tiny sizes, to see that every part runs
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    started = time.time()
+    config = parse(Config, argv, __doc__)
+    device = pick_device(config.device).type
+    if device != "cuda" and not config.rehearse:
+        raise UserError(
+            f"this measures a GPU, and the device here is {device}. To try all parts on it at tiny "
+            "sizes, add --rehearse."
+        )
+    config.out.mkdir(parents=True, exist_ok=True)
+    Benchmark(config, device, started).run()
+
+
+@dataclass
+class Running:
+    """A part that runs."""
+
+    part: Part
+    job: Job
+    process: "subprocess.Popen[bytes]"
+    started: float
+
+
+class Benchmark:
+    """All parts, one after the other, and what they found."""
+
+    def __init__(self, config: Config, device: str, started: float):
+        self.config, self.device = config, device
+        self.ends_at = started + 60 * config.minutes - RESERVE
+        self.folder = Path(tempfile.mkdtemp(prefix="gpu-"))
+        self.results: dict[str, Any] = {"minutes": config.minutes, "rehearsal": config.rehearse}
+        self.results |= {"command": sys.argv, "parts": {}}
+        self.chosen = [
+            part
+            for part in PARTS
+            if not config.only or any(word in part.name for word in config.only)
+        ]
+
+    def run(self) -> None:
+        log = (self.config.out / "gpu.log").open("wb")
+        try:
+            checks = [part for part in self.chosen if part in CHECKS]
+            while checks:
+                self.run_together(checks[:AT_ONCE], log)
+                checks = checks[AT_ONCE:]
+            for part in self.chosen:
+                if part not in CHECKS:
+                    self.run_together([part], log)
+        finally:
+            log.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+        print(f"the results are in {self.config.out / 'gpu.md'} and gpu.json.")
+
+    def run_together(self, parts: Sequence[Part], log: Any) -> None:
+        """Run parts at the same time until all have ended."""
+        running = []
+        for part in parts:
+            reason = self.reason_to_skip(part)
+            if reason:
+                self.note(part, "skipped", 0.0, {}, reason)
+            else:
+                running.append(self.start(part, log))
+        while running:
+            time.sleep(0.1)
+            for each in list(running):
+                status = each.process.poll()
+                if status is None and time.time() < each.job.ends_at:
+                    continue
+                end(each.process)
+                running.remove(each)
+                self.finish(each, status)
+
+    def reason_to_skip(self, part: Part) -> str | None:
+        left = self.ends_at - time.time()
+        reserved = 0.0 if part in (DEMO, *CHECKS) else 60 * self.config.demo_minutes
+        if left - reserved < SHORTEST:
+            return "no time was left"
+        if part.needs_diffusers and not has_diffusers():
+            return "diffusers is not installed"
+        return None
+
+    def start(self, part: Part, log: Any) -> Running:
+        started = time.time()
+        factor = REHEARSAL_FACTOR if self.config.rehearse else 1
+        reserved = 0.0 if part is DEMO else 60 * self.config.demo_minutes
+        number = len(list(self.folder.iterdir()))
+        folder = self.folder / f"part-{number}"
+        folder.mkdir()
+        data = self.config.data if (self.config.data / "metadata.jsonl").is_file() else None
+        job = Job(
+            part=part.function,
+            device=self.device,
+            rehearse=self.config.rehearse,
+            ends_at=min(started + factor * part.seconds, self.ends_at - reserved),
+            folder=str(folder),
+            out=str(self.config.out.absolute()),
+            data=None if data is None or self.config.rehearse else str(data.absolute()),
+        )
+        command = [sys.executable, "-m", "benchmarks.gpu_parts.worker", job.to_json()]
+        log.write(f"\n===== {part.name} =====\n".encode())
+        log.flush()
+        print(f"{part.name} ...", flush=True)
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | ({"OMP_NUM_THREADS": "1"} if self.config.rehearse else {}),
+            start_new_session=True,  # so that its own processes can be ended with it
+        )
+        return Running(part, job, process, started)
+
+    def finish(self, running: Running, status: int | None) -> None:
+        seconds = time.time() - running.started
+        records = read_records(running.job.records)
+        errors = [f"{name}: {each['error']}" for name, each in records.items() if "error" in each]
+        error = "; ".join(errors) or None
+        if status is None:
+            self.note(running.part, "out of time", seconds, records, error)
+        elif status != 0:
+            error = error or f"ended with status {status}"
+            self.note(running.part, "failed", seconds, records, error)
+        else:
+            self.note(
+                running.part, "failed in part" if errors else "passed", seconds, records, error
+            )
+        shutil.rmtree(running.job.folder, ignore_errors=True)
+        Path(running.job.folder).mkdir()  # counted for the next name
+
+    def note(
+        self, part: Part, status: str, seconds: float, records: dict[str, Any], error: str | None
+    ) -> None:
+        """Keep what a part found, and write the report anew."""
+        result: dict[str, Any] = {"status": status, "seconds": seconds, "records": records}
+        if error:
+            result["error"] = error
+        self.results["parts"][part.name] = result
+        write_report(self.config.out, self.results)
+        print(f"{part.name}: {status}, {seconds:.0f} s. {error or ''}", flush=True)
+
+
+def has_diffusers() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("diffusers") is not None
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """End a process and those that it started."""
+    if os.name != "posix":
+        process.kill()
+        process.wait()
+        return
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, sent)
+        except ProcessLookupError:
+            break
+        if process.poll() is None and sent == signal.SIGTERM:
+            try:
+                process.wait(3)
+            except subprocess.TimeoutExpired:
+                continue
+    process.wait()
+
+
+if __name__ == "__main__":
+    run_main(main)
