@@ -45,12 +45,12 @@ class Part:
 
 
 CHECKS = (
-    Part("check: three stages, killed and resumed", "checks:stages", 150),
-    Part("check: torchrun", "checks:parallel", 120),
-    Part("check: compiled training", "checks:compiled", 120),
-    Part("check: compiled drawing", "checks:graphs", 120),
-    Part("check: no waiting", "checks:waiting", 60),
-    Part("check: too little memory", "checks:memory", 60),
+    Part("check: three stages, killed and resumed", "correctness:stages", 150),
+    Part("check: torchrun", "correctness:parallel", 120),
+    Part("check: compiled training", "correctness:compiled", 120),
+    Part("check: compiled drawing", "correctness:graphs", 120),
+    Part("check: no waiting", "correctness:waiting", 60),
+    Part("check: too little memory", "correctness:memory", 60),
 )
 SPEED = (
     Part("limits", "machine:measure", 40),

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from benchmarks.gpu_parts import checks
+from benchmarks.gpu_parts import correctness
 from benchmarks.gpu_parts.job import Job, read_records
 
 pytestmark = [
@@ -14,7 +14,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("check", checks.CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", correctness.CHECKS, ids=lambda check: check.__name__)
 def test_the_gpu_path(tmp_path, check):
     job = Job(
         part="",
