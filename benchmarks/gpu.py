@@ -144,22 +144,27 @@ class Benchmark:
 
     def run_together(self, parts: Sequence[Part], log: Any) -> None:
         """Run parts at the same time until all have ended."""
-        running = []
-        for part in parts:
-            reason = self.reason_to_skip(part)
-            if reason:
-                self.note(part, "skipped", 0.0, {}, reason)
-            else:
-                running.append(self.start(part, log))
-        while running:
-            time.sleep(0.1)
-            for each in list(running):
-                status = each.process.poll()
-                if status is None and time.time() < each.job.ends_at:
-                    continue
+        running: list[Running] = []
+        try:
+            for part in parts:
+                reason = self.reason_to_skip(part)
+                if reason:
+                    self.note(part, "skipped", 0.0, {}, reason)
+                else:
+                    running.append(self.start(part, log))
+            while running:
+                time.sleep(0.1)
+                for each in list(running):
+                    status = each.process.poll()
+                    if status is None and time.time() < each.job.ends_at:
+                        continue
+                    running.remove(each)
+                    end(each.process)
+                    self.finish(each, status)
+        finally:
+            for each in running:  # after a signal
                 end(each.process)
-                running.remove(each)
-                self.finish(each, status)
+                self.finish(each, None)
 
     def reason_to_skip(self, part: Part) -> str | None:
         left = self.ends_at - time.time()
@@ -208,7 +213,7 @@ class Benchmark:
         errors = [f"{name}: {each['error']}" for name, each in records.items() if "error" in each]
         error = "; ".join(errors) or None
         if status is None:
-            self.note(running.part, "out of time", seconds, records, error)
+            self.note(running.part, "not finished", seconds, records, error)
         elif status != 0:
             error = error or f"ended with status {status}"
             self.note(running.part, "failed", seconds, records, error)
