@@ -35,7 +35,7 @@ REHEARSAL_FACTOR = 4  # limits are longer where a CPU does the work of a GPU
 
 
 @dataclass(frozen=True)
-class Part:
+class BenchmarkPart:
     """A part: the function that does it, and the most seconds that it gets."""
 
     name: str
@@ -45,36 +45,42 @@ class Part:
 
 
 CHECKS = (
-    Part("check: three stages, killed and resumed", "correctness:stages", 150),
-    Part("check: torchrun", "correctness:parallel", 120),
-    Part("check: compiled training", "correctness:compiled", 120),
-    Part("check: compiled drawing", "correctness:graphs", 120),
-    Part("check: no waiting", "correctness:waiting", 60),
-    Part("check: too little memory", "correctness:memory", 60),
+    BenchmarkPart("check: three stages, killed and resumed", "correctness:stages", 150),
+    BenchmarkPart("check: torchrun", "correctness:parallel", 120),
+    BenchmarkPart("check: compiled training", "correctness:compiled", 120),
+    BenchmarkPart("check: compiled drawing", "correctness:graphs", 120),
+    BenchmarkPart("check: no waiting", "correctness:waiting", 60),
+    BenchmarkPart("check: too little memory", "correctness:memory", 60),
 )
 SPEED = (
-    Part("limits", "machine:measure", 40),
-    Part("U-Net 512", "denoiser_speed:measure:eager:unet-512", 75),
-    Part("drawing 512", "drawing_speed:measure:eager:draw-512", 60),
-    Part("U-Net 512 compiled", "denoiser_speed:measure:compiled:unet-512", 130),
-    Part("autoencoder 256", "autoencoder_speed:measure:eager:vae-256", 60),
-    Part("drawing 512 compiled", "drawing_speed:measure:compiled:draw-512", 100),
-    Part("base-256", "denoiser_speed:measure:eager:base-256", 45),
-    Part("U-Net 256", "denoiser_speed:measure:eager:unet-256", 60),
-    Part("base-256 compiled", "denoiser_speed:measure:compiled:base-256", 110),
-    Part("autoencoder 256 compiled", "autoencoder_speed:measure:compiled:vae-256", 100),
-    Part("diffusers 512 compiled", "denoiser_speed:measure:peer-compiled:unet-512", 130, True),
-    Part("U-Net 256 compiled", "denoiser_speed:measure:compiled:unet-256", 130),
-    Part("diffusers drawing compiled", "drawing_speed:measure:peer-compiled:draw-512", 110, True),
-    Part("diffusers base-256 compiled", "denoiser_speed:measure:peer-compiled:base-256", 110, True),
-    Part(
+    BenchmarkPart("limits", "machine:measure", 40),
+    BenchmarkPart("U-Net 512", "denoiser_speed:measure:eager:unet-512", 75),
+    BenchmarkPart("drawing 512", "drawing_speed:measure:eager:draw-512", 60),
+    BenchmarkPart("U-Net 512 compiled", "denoiser_speed:measure:compiled:unet-512", 130),
+    BenchmarkPart("autoencoder 256", "autoencoder_speed:measure:eager:vae-256", 60),
+    BenchmarkPart("drawing 512 compiled", "drawing_speed:measure:compiled:draw-512", 100),
+    BenchmarkPart("base-256", "denoiser_speed:measure:eager:base-256", 45),
+    BenchmarkPart("U-Net 256", "denoiser_speed:measure:eager:unet-256", 60),
+    BenchmarkPart("base-256 compiled", "denoiser_speed:measure:compiled:base-256", 110),
+    BenchmarkPart("autoencoder 256 compiled", "autoencoder_speed:measure:compiled:vae-256", 100),
+    BenchmarkPart(
+        "diffusers 512 compiled", "denoiser_speed:measure:peer-compiled:unet-512", 130, True
+    ),
+    BenchmarkPart("U-Net 256 compiled", "denoiser_speed:measure:compiled:unet-256", 130),
+    BenchmarkPart(
+        "diffusers drawing compiled", "drawing_speed:measure:peer-compiled:draw-512", 110, True
+    ),
+    BenchmarkPart(
+        "diffusers base-256 compiled", "denoiser_speed:measure:peer-compiled:base-256", 110, True
+    ),
+    BenchmarkPart(
         "diffusers autoencoder compiled",
         "autoencoder_speed:measure:peer-compiled:vae-256",
         110,
         True,
     ),
 )
-DEMO = Part("demo model", "demo_recipe:train", 3600)
+DEMO = BenchmarkPart("demo model", "demo_recipe:train", 3600)
 PARTS = (*CHECKS, *SPEED, DEMO)
 
 
@@ -106,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 class Running:
     """A part that runs."""
 
-    part: Part
+    part: BenchmarkPart
     job: Job
     process: "subprocess.Popen[bytes]"
     started: float
@@ -142,7 +148,7 @@ class Benchmark:
             shutil.rmtree(self.folder, ignore_errors=True)
         print(f"the results are in {self.config.out / 'gpu.md'} and gpu.json.")
 
-    def run_together(self, parts: Sequence[Part], log: Any) -> None:
+    def run_together(self, parts: Sequence[BenchmarkPart], log: Any) -> None:
         """Run parts at the same time until all have ended."""
         running: list[Running] = []
         try:
@@ -166,7 +172,7 @@ class Benchmark:
                 end(each.process)
                 self.finish(each, None)
 
-    def reason_to_skip(self, part: Part) -> str | None:
+    def reason_to_skip(self, part: BenchmarkPart) -> str | None:
         left = self.ends_at - time.time()
         reserved = 0.0 if part in (DEMO, *CHECKS) else 60 * self.config.demo_minutes
         if left - reserved < SHORTEST:
@@ -175,7 +181,7 @@ class Benchmark:
             return "diffusers is not installed"
         return None
 
-    def start(self, part: Part, log: Any) -> Running:
+    def start(self, part: BenchmarkPart, log: Any) -> Running:
         started = time.time()
         factor = REHEARSAL_FACTOR if self.config.rehearse else 1
         reserved = 0.0 if part is DEMO else 60 * self.config.demo_minutes
@@ -225,7 +231,12 @@ class Benchmark:
         Path(running.job.folder).mkdir()  # counted for the next name
 
     def note(
-        self, part: Part, status: str, seconds: float, records: dict[str, Any], error: str | None
+        self,
+        part: BenchmarkPart,
+        status: str,
+        seconds: float,
+        records: dict[str, Any],
+        error: str | None,
     ) -> None:
         """Keep what a part found, and write the report anew."""
         result: dict[str, Any] = {"status": status, "seconds": seconds, "records": records}

@@ -33,7 +33,10 @@ def job(tmp_path):
 
 
 def test_a_part_that_fails_is_recorded_and_the_next_one_runs(tmp_path, monkeypatch):
-    parts = (gpu.Part("broken", "machine:nothing", 60), gpu.Part("limits", "machine:measure", 60))
+    parts = (
+        gpu.BenchmarkPart("broken", "machine:nothing", 60),
+        gpu.BenchmarkPart("limits", "machine:measure", 60),
+    )
     monkeypatch.setattr(gpu, "PARTS", parts)
     flags = ["--device", "cpu", "--rehearse", "--minutes", "5"]
     gpu.main([*flags, "--out", str(tmp_path / "out")])
