@@ -123,6 +123,19 @@ def read_tokenizer(folder: Path, config: TextTowerConfig) -> Tokenizer:
     return tokenizer
 
 
+def open_tokenizer(source: Path) -> Tokenizer:
+    """Read the tokenizer of a text encoder, but not its weights.
+
+    source: a run folder of train_clip.py, a pipeline folder, or a CLIPTextModel folder.
+
+    Raises:
+        UserError: there is no text encoder, or it is damaged.
+    """
+    folder = find_text_encoder(source)
+    content = read_json(folder / "config.json")
+    return read_tokenizer(folder, TextTowerConfig.from_dict(content.get("text_config", content)))
+
+
 def write_text_encoder(
     folder: Path,
     config: TextTowerConfig,

@@ -240,7 +240,7 @@ def save_index(index: Index, folder: Path) -> bool:
             "uses": index.uses,
             "unusable": [pack_unusable(entry, root) for entry in index.unusable],
         }
-        text = json.dumps(content, ensure_ascii=False, indent=1)
+        text = json.dumps(content, indent=1)  # names that are not UTF-8 survive as escapes
         (unfinished / MARK).write_text(text, encoding="utf-8")
         unfinished.chmod(0o755)  # mkdtemp makes folders that only their owner can read
         if folder.exists() and load_index(folder, root) is None:

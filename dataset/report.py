@@ -2,12 +2,16 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from statistics import fmean
 
 import numpy as np
 from jaxtyping import Float64
 
-from dataset.buckets import Buckets, bucket_shapes
+from dataset.checking.caption_statistics import (
+    CaptionStatistics,
+    count_captions,
+    describe_words,
+)
+from dataset.checking.planned_run import describe_loss, size_loss
 from dataset.folder import Folder
 from dataset.images.decode import decoded
 from dataset.images.pixel_format import FULL_RANGES, PixelFormat
@@ -15,12 +19,12 @@ from dataset.images.rasters import Raster
 from dataset.images.transform import parse_mode
 from dataset.parallel import map_in_threads
 from dataset.source import Source, as_lines
-from dataset.table import NO_CAPTION, Pair
-from foundation.errors import UserError
+from foundation.errors import UserError, one_line
 
 BAR = 30  # characters of the longest bar of a histogram
 BINS = 8  # most rows of a histogram
 SAMPLES = 3  # pairs that are shown
+SHOWN_CAPTION = 500  # characters of their captions
 MODE_NAMES = {
     "1": "black and white",
     "CMYK": "CMYK",
@@ -41,6 +45,7 @@ def report(
     size: int | None = None,
     tokens: int = 77,
     count_tokens: Callable[[str], int] | None = None,
+    captions: CaptionStatistics | None = None,
 ) -> str:
     """Write the report on images and captions.
 
@@ -48,15 +53,16 @@ def report(
         size: side of the training images in pixels, if it is known already.
         tokens: how many tokens the text encoder takes, including its start and end marks.
         count_tokens: returns the number of tokens of a text, including the marks, without a limit.
+        captions: the statistics, if they have been made already.
     """
-    sections = [summarize(folder), summarize_sizes(folder, size)]
-    captioned = [pair for pair in folder.pairs if pair.captions != NO_CAPTION]
-    if captioned:
-        sections += [summarize_captions(captioned, tokens, count_tokens), show_samples(captioned)]
+    captions = captions or count_captions(folder, tokens, count_tokens)
+    sections = [summarize(folder, captions), summarize_sizes(folder, size)]
+    if captions.captions:
+        sections += [summarize_captions(captions), show_samples(folder)]
     if folder.unusable:
         sections.append(["Left out", *as_lines(folder.unusable, limit=20).split("\n")])
     if folder.notes:
-        sections.append(["Notes", *(f"  {note}" for note in folder.notes)])
+        sections.append(["Notes", *(f"  {one_line(note)}" for note in folder.notes)])
     return "\n\n".join("\n".join(section) for section in sections)
 
 
@@ -67,7 +73,12 @@ def find_problems(
     problems: list[str] = []
     missing = folder.without_caption
     if missing and not allow_missing_captions:
-        problems.append(f"{len(missing)} images have no caption:\n{as_lines(missing.paths)}")
+        problems.append(
+            f"{len(missing)} images have no caption:\n{as_lines(missing.paths)}\n"
+            "Write a .txt file beside each image (python recipes/caption.py lets a model do that), "
+            "or a metadata.jsonl; or train the autoencoder, which needs no captions, and stage 2 "
+            "with allow_missing_captions."
+        )
     if folder.unusable:
         problems.append(f"{len(folder.unusable)} files cannot be used (see Left out).")
     if len(folder.pairs) < batch_size:
@@ -81,21 +92,18 @@ def find_problems(
 # Images and captions ------------------------------------------------------------------------------
 
 
-def summarize(folder: Folder) -> list[str]:
+def summarize(folder: Folder, captions: CaptionStatistics) -> list[str]:
     """Count images and captions."""
-    captioned = [pair for pair in folder.pairs if pair.captions != NO_CAPTION]
-    count = sum(len(pair.captions) for pair in captioned)
-    distinct = len({caption for pair in captioned for caption in pair.captions})
     lines = [
-        f"{folder.root}",
+        one_line(folder.root),
         f"  images           {len(folder.pairs)}",
-        f"  with a caption   {len(captioned)}",
-        f"  without caption  {len(folder.without_caption)}",
+        f"  with a caption   {len(folder.pairs) - captions.without}",
+        f"  without caption  {captions.without}",
         f"  left out         {len(folder.unusable)}",
-        f"  captions         {count}, {distinct} of them distinct",
-        f"  caption source   {folder.rule}",
+        f"  captions         {captions.captions}, {captions.distinct} of them distinct",
+        f"  caption source   {one_line(folder.rule)}",
     ]
-    if distinct == 1 < len(captioned):
+    if captions.distinct == 1 < captions.captions:
         lines.append("  all captions are the same, so a prompt will make no difference")
     return lines
 
@@ -111,49 +119,36 @@ def summarize_sizes(folder: Folder, size: int | None) -> list[str]:
         lines = ["Shorter side, in pixels", *draw_bars(histogram(shorter_sides))]
     kinds = Counter(MODE_NAMES.get(mode, mode) for mode in folder.modes)
     lines.append("  " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
-    remaining = fmean(min(sides) / max(sides) for sides in folder.sizes)
-    if remaining < 1:
+    return lines + describe_loss(size_loss(folder, size), size)
+
+
+def summarize_captions(captions: CaptionStatistics) -> list[str]:
+    """Describe how long the captions are, and which words they have."""
+    lengths = [length for length, count in captions.lengths.items() for _ in range(count)]
+    title = f"Caption length, in {captions.unit}"
+    if captions.cut is None:
+        title += " (open_clip, which counts tokens, is not installed)"
+    lines = [title, *draw_bars(histogram(lengths))]
+    if captions.cut is not None:
         lines.append(
-            f"  cropping to a centered square removes {1 - remaining:.0%} of the pixels on "
-            f"average; with max_aspect 2 it is {1 - remaining_in_buckets(folder):.0%}"
+            f"  {captions.cut} of {captions.captions} are longer than {captions.room} tokens and "
+            "will be cut"
         )
-    if size is not None:
-        small = sum(min(sides) < size for sides in folder.sizes)
-        lines.append(f"  {small} are smaller than {size} pixels and would be enlarged")
-    return lines
+    return lines + describe_words(captions)
 
 
-def remaining_in_buckets(folder: Folder) -> float:
-    """Compute which fraction of the pixels remains on average after cropping to up to 2:1."""
-    buckets = Buckets(bucket_shapes(2.0, 512, 32))
-    shape_ratios = np.array([width / height for width, height in buckets.shapes])
-    image_ratios = folder.pairs.column("width") / folder.pairs.column("height")
-    nearest = shape_ratios[buckets.assign(folder.pairs)]
-    return float(np.minimum(image_ratios / nearest, nearest / image_ratios).mean())
-
-
-def summarize_captions(
-    captioned: Sequence[Pair], tokens: int, count_tokens: Callable[[str], int] | None
-) -> list[str]:
-    """Describe how long the captions are."""
-    texts = [text for pair in captioned for text in pair.captions]
-    if count_tokens is None:
-        title = "Caption length, in words (open_clip, which counts tokens, is not installed)"
-        return [title, *draw_bars(histogram([len(text.split()) for text in texts]))]
-    lengths = [count_tokens(text) for text in texts]
-    too_long = sum(length > tokens for length in lengths)
-    return [
-        "Caption length, in tokens",
-        *draw_bars(histogram(lengths)),
-        f"  {too_long} of {len(texts)} are longer than {tokens} tokens and will be cut",
-    ]
-
-
-def show_samples(pairs: Sequence[Pair]) -> list[str]:
+def show_samples(folder: Folder) -> list[str]:
     """Show pairs from the whole folder: does each caption describe its image?"""
+    has_caption = ~np.isin(folder.pairs.rows, folder.without_caption.rows)
+    pairs = folder.pairs.where(has_caption)
     chosen = [pairs[k * (len(pairs) - 1) // max(SAMPLES - 1, 1)] for k in range(SAMPLES)]
-    chosen = list(dict.fromkeys(chosen))
-    return ["Samples", *(f"  {pair.path}: {' | '.join(pair.captions)}" for pair in chosen)]
+    return [
+        "Samples",
+        *(
+            f"  {one_line(pair.path)}: {one_line(' | '.join(pair.captions), SHOWN_CAPTION)}"
+            for pair in dict.fromkeys(chosen)
+        ),
+    ]
 
 
 def histogram(values: Sequence[int]) -> list[tuple[str, int]]:

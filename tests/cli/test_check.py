@@ -11,6 +11,7 @@ import pytest
 import check
 from foundation.errors import UserError
 from tests.helpers.images import captioned, picture, truncated
+from tests.helpers.text_encoders import small_encoder
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,3 +113,66 @@ def test_a_planned_range_is_checked(tmp_path, capsys):
     assert status == 1 and "--value-range LOW HIGH" in text
     status, text = run_check(*options, "--value-range", "0", "100", capsys=capsys)
     assert status == 0 and "1 files: 1 channels of float32" in text
+
+
+def check_json(*arguments: str | Path, capsys: pytest.CaptureFixture) -> dict:
+    _, text = run_check(*arguments, "--json", capsys=capsys)
+    return json.loads(text)
+
+
+def test_the_whole_report_as_json(tmp_path, capsys):
+    captioned(tmp_path / "data", 40)
+    truncated(tmp_path / "data" / "cut.jpg")
+    facts = check_json(tmp_path / "data", "--sheet", tmp_path / "sheet.png", capsys=capsys)
+    assert facts["images"] == facts["captions"]["captions"] == 40
+    assert facts["files"]["used"] + len(facts["files"]["duplicates"]) == 40
+    assert not facts["ready"] and len(facts["problems"]) == 1
+    assert facts["unusable"][0]["path"].endswith("cut.jpg")
+    assert (tmp_path / "sheet.png").is_file()
+
+
+def test_a_preset_judges_captions_and_epochs(tmp_path, capsys):
+    for k in range(60):
+        picture(tmp_path / f"{k:02}.png", size=(70, 70))
+        (tmp_path / f"{k:02}.txt").write_text("cat " * 40 + str(k))
+    status, text = run_check(tmp_path, capsys=capsys)  # CLIP reads 77 tokens
+    assert status == 0 and "ready for training" in text
+    status, text = run_check(tmp_path, "--preset", "small-64", capsys=capsys)
+    assert status == 1 and "ready" not in text
+    assert "PROBLEM: all 60 captions" in text and "5,424" in text
+    facts = check_json(tmp_path, "--preset", "small-64", "--context-length", "77", capsys=capsys)
+    assert facts["remarks"] and not facts["ready"]
+    assert len(facts["problems"]) == 1 and "256 of train_clip.py" in facts["problems"][0]
+    assert facts["planned_size"] == 64 and facts["size_loss"]["enlarged"] == 0
+    with pytest.raises(UserError, match="small-64"):
+        check.main([str(tmp_path), "--preset", "smal-64"])
+
+
+def test_captions_are_counted_by_the_tokenizer_of_a_text_encoder(tmp_path, capsys):
+    folder, encoder = tmp_path / "encoder", small_encoder(max_position_embeddings=20)
+    encoder.save(folder)
+    for k in range(2):
+        picture(tmp_path / "data" / f"{k}.png")
+        (tmp_path / "data" / f"{k}.txt").write_text(f"picture {k}")
+    facts = check_json(tmp_path / "data", "--text-encoder", folder, capsys=capsys)
+    assert facts["captions"]["room"] == encoder.tokens == 20
+    with pytest.raises(UserError, match="nowhere"):
+        check.main([str(tmp_path / "data"), "--text-encoder", "nowhere"])
+
+
+def test_a_folder_without_captions_gets_ways_out(tmp_path, capsys):
+    for k in range(4):
+        picture(tmp_path / f"{k}.png")
+    status, text = run_check(tmp_path, "--batch-size", "2", capsys=capsys)
+    assert status == 1
+    for way in (".txt", "metadata.jsonl", "recipes/caption.py", "--allow-missing-captions"):
+        assert way in text
+
+
+def test_splits_are_chosen(tmp_path, capsys):
+    for part in ("train", "test"):
+        captioned(tmp_path / part, 2)
+    facts = check_json(tmp_path, "--split", "test", capsys=capsys)
+    assert facts["images"] == 2 and facts["files"]["not_read"][".png"]["count"] == 2
+    with pytest.raises(UserError, match="split='train'"):
+        check.main([str(tmp_path)])

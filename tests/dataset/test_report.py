@@ -26,7 +26,7 @@ def test_the_report_mentions_equal_captions_and_pixels_that_cropping_removes(tmp
         (tmp_path / f"{k}.txt").write_text("the same")
     text = report(read_folder(tmp_path))
     assert "all captions are the same" in text
-    assert "50% of the pixels on average; with max_aspect 2 it is 0%" in text
+    assert "50% of the pixels on average" in text and "0% with max_aspect 2" in text
 
 
 def test_many_sizes_become_a_histogram(tmp_path):

@@ -1,0 +1,139 @@
+"""How a data folder suits a planned training: enough images, not too many epochs, large enough."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from dataset.buckets import Buckets, bucket_shapes
+from dataset.checking.caption_statistics import CaptionStatistics
+from dataset.folder import Folder
+
+MOST_EPOCHS = 1000  # beyond it a model learns its pictures by heart
+ASPECTS = (1.0, 1.5, 2.0, 3.0)  # values of max_aspect that are compared
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A training with the settings of a preset.
+
+    Args:
+        training: its script, such as train_ldm.py.
+        size: side of its images in pixels; None where the network sets it.
+    """
+
+    training: str
+    steps: int
+    batch_size: int
+    size: int | None = None
+
+    def epochs(self, images: int) -> float:
+        """Return how often it sees each image."""
+        return self.steps * self.batch_size / max(images, 1)
+
+
+def judge(run: PlannedRun, images: int) -> list[str]:
+    """Return remarks on a run with this number of training images."""
+    epochs = run.epochs(images)
+    if epochs <= MOST_EPOCHS:
+        return []
+    steps = max(MOST_EPOCHS * images // run.batch_size // 2, 1)
+    return [
+        f"{run.training} would see each of {images} images {epochs:,.0f} times ({run.steps:,} "
+        f"steps of {run.batch_size}), and learn them by heart instead of what they have in common. "
+        f"Add images, or train for fewer steps, such as {steps:,}."
+    ]
+
+
+def judge_batch(run: PlannedRun, images: int) -> list[str]:
+    """Return a problem if there are fewer images than a batch has."""
+    if images >= run.batch_size:
+        return []
+    return [
+        f"{images} images are fewer than one batch of {run.batch_size} of {run.training}; train "
+        f"with batch_size {images} or smaller."
+    ]
+
+
+def judge_images(folder: Folder, size: int) -> list[str]:
+    """Return a remark if images are smaller than the size to train on."""
+    small = int((shorter_sides(folder) < size).sum())
+    if not small:
+        return []
+    return [
+        f"{small} of {len(folder.pairs)} images are smaller than {size} pixels: they would be "
+        "enlarged, and the model learns to draw blurred pictures. Train at a smaller size, or "
+        "remove them."
+    ]
+
+
+def judge_captions(captions: CaptionStatistics) -> list[str]:
+    """Return a problem if every caption will be cut off."""
+    if not captions.all_cut:
+        return []
+    return [
+        f"all {captions.captions} captions are longer than the {captions.room} tokens that the "
+        f"text encoder reads (the shortest has {min(captions.lengths)}), so each loses its end. "
+        "Shorten them, train a text encoder with a larger context_length, or use text_chunks."
+    ]
+
+
+@dataclass(frozen=True)
+class SizeLoss:
+    """What a training at a size does not see of the pictures.
+
+    Args:
+        cropped: max_aspect -> the fraction of the pixels that is cut off, on average.
+        enlarged: images that are smaller than the size; None without a size.
+        reduced: how many pixels of the median image become one; None without a size.
+    """
+
+    cropped: dict[float, float]
+    enlarged: int | None = None
+    reduced: float | None = None
+
+
+def size_loss(folder: Folder, size: int | None) -> SizeLoss:
+    """Compute what is lost at a size, for several values of max_aspect."""
+    cropped = {aspect: 1 - remaining(folder, aspect, size or 512) for aspect in ASPECTS}
+    if size is None:
+        return SizeLoss(cropped)
+    shorter = shorter_sides(folder)
+    reduced = float(np.median(np.maximum(shorter / size, 1) ** 2))
+    return SizeLoss(cropped, int((shorter < size).sum()), reduced)
+
+
+def describe_loss(loss: SizeLoss, size: int | None) -> list[str]:
+    """Return the lines on what is lost."""
+    lines: list[str] = []
+    if loss.cropped[1.0] > 0:
+        others = ", ".join(
+            f"{loss.cropped[aspect]:.0%} with max_aspect {aspect:g}" for aspect in ASPECTS[1:]
+        )
+        lines.append(
+            f"  cropping to a centered square removes {loss.cropped[1.0]:.0%} of the pixels on "
+            f"average, {others}"
+        )
+    if size is not None:
+        lines.append(f"  {loss.enlarged} are smaller than {size} pixels and would be enlarged")
+        if loss.reduced is not None and loss.reduced > 1:
+            lines.append(
+                f"  at {size} pixels, {loss.reduced:.3g} pixels of the median image become one"
+            )
+    return lines
+
+
+def shorter_sides(folder: Folder) -> Float64[np.ndarray, " images"]:
+    """Return the shorter side of each image in pixels."""
+    sides = [folder.pairs.column(name) for name in ("width", "height")]
+    return np.minimum(*sides).astype(np.float64)
+
+
+def remaining(folder: Folder, max_aspect: float, size: int) -> float:
+    """Compute which fraction of the pixels remains on average after cropping to the shapes."""
+    multiple = next(m for m in (32, 16, 8, 4, 2, 1) if size % m == 0 and (8 * m <= size or m == 1))
+    buckets = Buckets(bucket_shapes(max_aspect, size, multiple))
+    shape_ratios = np.array([width / height for width, height in buckets.shapes])
+    image_ratios = folder.pairs.column("width") / folder.pairs.column("height")
+    nearest = shape_ratios[buckets.assign(folder.pairs)]
+    return float(np.minimum(image_ratios / nearest, nearest / image_ratios).mean())
