@@ -25,6 +25,7 @@ from dataset.parallel import Progress, no_progress
 from dataset.source import UnusableFile, as_lines
 from dataset.splits import choose_split, split_folders
 from dataset.table import NO_CAPTION, PairList, captions_hash
+from dataset.tabular.discover import plan_tables
 from dataset.webdataset import (
     expand_shards,
     is_shards,
@@ -121,7 +122,7 @@ def read_folder(
     Args:
         data: a folder, for which the first rule of `dataset.captions` that fits is used; or tar
             files in WebDataset's layout, by a pattern such as 'shards/{000..099}.tar' or
-            'shards/*.tar'.
+            'shards/*.tar'; or tables (parquet, Arrow, CSV, JSON) by a file, a pattern or a folder.
         allow_missing_captions: accept images without a caption; they get the empty caption.
         options: what to read of it.
 
@@ -135,6 +136,8 @@ def read_folder(
         root, shards = expand_shards(data)
         kind, fingerprint = f"shards-{shard_names_hash(shards)}", shards_fingerprint(root, shards)
         read = partial(read_shards, root, shards, progress)
+    elif (plan := plan_tables(data, options, progress)) is not None:
+        root, kind, fingerprint, read = plan
     else:
         options.refuse(("image_column", "caption_column"), "a folder of images")
         root = require_folder(Path(data))

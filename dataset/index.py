@@ -20,7 +20,7 @@ import numpy as np
 from dataset.images.formats import EXTENSIONS
 from dataset.images.transform import inspect_image
 from dataset.parallel import Progress, map_in_threads
-from dataset.source import Member, Source, UnusableFile, UnusableImage, as_lines
+from dataset.source import Cell, Member, Source, UnusableFile, UnusableImage, as_lines
 from dataset.table import FileStamp, ImageFacts, PairList, Table, TableBuilder
 from foundation.errors import UserError
 
@@ -55,8 +55,10 @@ class Catalog:
     Args:
         captions: image name, as `Table.names` has it -> captions.
         locate: returns where the image of a name lies.
-        shards: tar file, relative to the root -> its time of change in nanoseconds.
+        shards: tar file or table, relative to the root -> its time of change in nanoseconds.
         uses: of shards, how many entries there are of each kind.
+        image_column: of the tables in `shards`.
+        by_name: bring the images into the order of their names after they have been read.
     """
 
     root: Path
@@ -67,6 +69,8 @@ class Catalog:
     notes: list[str] = field(default_factory=list)
     shards: dict[str, int] = field(default_factory=dict)
     uses: dict[str, int] = field(default_factory=dict)
+    image_column: str = ""
+    by_name: bool = False
 
 
 def open_index(
@@ -167,19 +171,24 @@ def build_index(
         else:
             builder.add(name, catalog.captions[name], *result)
         if time.monotonic() - last_saved > SAVE_EVERY:
-            table = builder.build(catalog.root, catalog.shards)
+            table = builder.build(catalog.root, catalog.shards, catalog.image_column)
             save_unfinished(Index(table, catalog.rule, [], []))
             del table  # it shares the builder's memory, which cannot grow while it is in use
             last_saved = time.monotonic()
-    table = builder.build(catalog.root, catalog.shards)
+    table = builder.build(catalog.root, catalog.shards, catalog.image_column)
+    if catalog.by_name:
+        table = table.take(np.array(sorted(range(len(table)), key=table.names.__getitem__), int))
     return Index(table, catalog.rule, unusable, list(catalog.notes), catalog.uses)
 
 
 def stamp_file(path: Source, shards: dict[Path, tuple[int, int]]) -> FileStamp:
-    """Return where a file lies and when it was changed; shards: tar file -> (number, time)."""
+    """Return where a file lies and when it was changed; shards: tar or table -> (number, time)."""
     if isinstance(path, Member):
         shard, mtime_ns = shards[path.shard]
         return FileStamp(size=path.size, mtime_ns=mtime_ns, shard=shard, offset=path.offset)
+    if isinstance(path, Cell):
+        shard, mtime_ns = shards[path.file]
+        return FileStamp(size=0, mtime_ns=mtime_ns, shard=shard, offset=path.position)
     stat = path.stat()
     return FileStamp(size=stat.st_size, mtime_ns=stat.st_mtime_ns, shard=-1, offset=0)
 
@@ -276,6 +285,8 @@ def pack_unusable(entry: UnusableFile, root: Path) -> list[str]:
     path, member = entry.path, ""
     if isinstance(path, Member):
         path, member = path.shard, path.name
+    elif isinstance(path, Cell):
+        path, member = path.file, path.place
     return [os.path.relpath(path, root), member, entry.reason]
 
 

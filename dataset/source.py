@@ -1,4 +1,4 @@
-"""Where an image lies (a file, or a member of a tar file), and what to say if it is of no use."""
+"""Where an image lies (file, member of a tar, cell of a table), and what to say of bad ones."""
 
 import io
 from collections.abc import Sequence
@@ -90,7 +90,66 @@ class MemberFile(io.RawIOBase):
         super().close()
 
 
-Source = Path | Member  # the location of an image
+ROW_BITS = 40  # of `Cell.position`; the bits above are the number of the group
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An image inside a parquet or Arrow file, with the methods of `Path` that reading it needs.
+
+    Args:
+        file: the table.
+        group: number of the row group, or of the record batch, counted from 0.
+        row: number of the row in the file, counted from 0.
+        column: name of the column of images.
+        name: what the table calls the image.
+    """
+
+    file: Path
+    group: int
+    row: int
+    column: str
+    name: str = ""
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.name).suffix
+
+    @property
+    def position(self) -> int:
+        """Group and row in one number, as the index stores it."""
+        return self.group << ROW_BITS | self.row
+
+    @classmethod
+    def at(cls, file: Path, position: int, column: str, name: str) -> "Cell":
+        """Undo `position`."""
+        return cls(file, position >> ROW_BITS, position & ((1 << ROW_BITS) - 1), column, name)
+
+    def stat(self) -> FileSize:
+        return FileSize(len(self.read_bytes()))
+
+    def open(self, mode: Literal["rb"] = "rb") -> io.BytesIO:
+        assert mode == "rb", "a cell of a table can only be read, as bytes"
+        return io.BytesIO(self.read_bytes())
+
+    def read_bytes(self) -> bytes:
+        from dataset.tabular.group_cache import GROUPS  # imports pyarrow, which may be missing
+
+        content = GROUPS.value(self)
+        if content is None:
+            raise OSError(f"the column {self.column!r} is empty in this row")
+        return content
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.place}"
+
+    @property
+    def place(self) -> str:
+        """Where it is in the table, for messages."""
+        return f"row group {self.group}, row {self.row}"
+
+
+Source = Path | Member | Cell  # the location of an image
 
 
 @dataclass(frozen=True)

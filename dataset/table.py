@@ -18,17 +18,18 @@ from unicodedata import normalize
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped, UInt8
 
-from dataset.source import Member, Source
+from dataset.source import Cell, Member, Source
 from foundation.errors import UserError
 
 NO_CAPTION = ("",)  # the captions of an image without any: it is trained on the empty text
+TAKEN_AT_ONCE = 65536  # strings; their positions byte by byte take eight times their memory
 COLUMNS = {  # name -> (dtype, shape of an entry); also the names of the files on the disk
     "sha256": ("u1", (32,)),  # of the file's bytes
     "captions_hash": ("u1", (16,)),
     "place": ("<f8", ()),  # hash of the name, in [0, 1); `split` holds out the lowest ones
     "size": ("<i8", ()),  # of the file, in bytes
     "mtime_ns": ("<i8", ()),  # of the file, or of the tar file that holds it
-    "offset": ("<i8", ()),  # in the tar file
+    "offset": ("<i8", ()),  # in the tar file; or `Cell.position`
     "shard": ("<i4", ()),  # row of `Table.shards`; -1: the image is a file of its own
     "width": ("<i4", ()),
     "height": ("<i4", ()),
@@ -81,6 +82,30 @@ class PackedStrings(Sequence[str]):
             return [self[j] for j in range(len(self))[k]]
         return self.data[self.starts[k] : self.starts[k + 1] - 1].tobytes().decode()
 
+    def take(self, rows: Int64[np.ndarray, " taken"]) -> "PackedStrings":
+        """Return the strings of these rows, in this order."""
+        data = np.empty(int(np.diff(self.starts)[rows].sum()), np.uint8)
+        starts = np.zeros(len(rows) + 1, np.int64)
+        for first in range(0, len(rows), TAKEN_AT_ONCE):
+            some = rows[first : first + TAKEN_AT_ONCE]
+            positions, own = ranges(self.starts, some)
+            own += starts[first]
+            data[own[0] : own[-1]] = self.data[positions]
+            starts[first : first + len(own)] = own
+        return PackedStrings(data, starts)
+
+
+def ranges(
+    starts: Int64[np.ndarray, " n_plus_1"], rows: Int64[np.ndarray, " rows"]
+) -> tuple[Int64[np.ndarray, " items"], Int64[np.ndarray, " rows_plus_1"]]:
+    """Return the items of these rows one after the other, and where those of each row begin.
+
+    starts: where the items of each row begin; those of row k end where those of row k + 1 begin.
+    """
+    counts = np.diff(starts)[rows]
+    own = np.concatenate([[0], counts.cumsum()])
+    return np.arange(own[-1]) - np.repeat(own[:-1] - starts[:-1][rows], counts), own
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -88,13 +113,15 @@ class Table:
 
     Args:
         root: the data folder.
-        shards: tar files, relative to the root; empty where every image is a file of its own.
+        shards: tar files, or tables that hold the images, relative to the root; empty where every
+            image is a file of its own.
         modes: the kinds of pixels that occur, as `inspect_image` names them.
         names: of the images, relative to the root; in a shard, behind the shard's name.
         captions: those of the first image, then those of the second, ...
         caption_starts: where the captions of each image begin.
         columns: arrays by the names in COLUMNS.
         folder: where the table is saved and memory-mapped from; None if it is only in memory.
+        image_column: of the tables in `shards`; "" if these are tar files.
     """
 
     root: Path
@@ -105,6 +132,7 @@ class Table:
     caption_starts: Int64[np.ndarray, " images_plus_1"]
     columns: dict[str, Shaped[np.ndarray, "images ..."]]
     folder: Path | None = None
+    image_column: str = ""
 
     def save(self, folder: Path) -> None:
         """Write all arrays into an existing folder."""
@@ -118,7 +146,8 @@ class Table:
         }
         for name, values in arrays.items():
             np.save(folder / f"{name}.npy", values)
-        text = json.dumps({"shards": self.shards, "modes": self.modes}, ensure_ascii=False)
+        lists = {"shards": self.shards, "modes": self.modes, "image_column": self.image_column}
+        text = json.dumps(lists, ensure_ascii=False)
         (folder / "table.json").write_text(text, encoding="utf-8")
 
     @classmethod
@@ -140,6 +169,7 @@ class Table:
             arrays["caption_starts"],
             {name: arrays[name] for name in COLUMNS},
             folder,
+            lists.get("image_column", ""),
         )
 
     def __reduce__(self) -> tuple:
@@ -161,10 +191,25 @@ class Table:
         name, shard = self.names[row], int(self.columns["shard"][row])
         if shard < 0:
             return self.root / name
-        tar = self.shards[shard]
-        member = name.removeprefix(f"{tar}/")
+        file = self.shards[shard]
         offset, size = int(self.columns["offset"][row]), int(self.columns["size"][row])
-        return Member(self.root / tar, member, offset, size)
+        if self.image_column:
+            return Cell.at(self.root / file, offset, self.image_column, name)
+        return Member(self.root / file, name.removeprefix(f"{file}/"), offset, size)
+
+    def take(self, rows: Int64[np.ndarray, " images"]) -> "Table":
+        """Return a table in memory that has these rows, in this order."""
+        captions, starts = ranges(self.caption_starts, rows)
+        return Table(
+            self.root,
+            self.shards,
+            self.modes,
+            self.names.take(rows),
+            self.captions.take(captions),
+            starts,
+            {name: values[rows] for name, values in self.columns.items()},
+            image_column=self.image_column,
+        )
 
     @cached_property
     def pairs(self) -> "PairList":
@@ -260,7 +305,7 @@ class TableBuilder:
             assert isinstance(value, bytes)
             self.columns[column] += value
 
-    def build(self, root: Path, shards: Iterable[str] = ()) -> Table:
+    def build(self, root: Path, shards: Iterable[str] = (), image_column: str = "") -> Table:
         """Make a table of the rows so far; while it is in use, no rows can be added."""
         columns = {
             name: np.frombuffer(self.columns[name], dtype).reshape(-1, *shape)
@@ -274,6 +319,7 @@ class TableBuilder:
             PackedStrings(np.frombuffer(self.captions, np.uint8), to_numpy(self.text_starts)),
             to_numpy(self.caption_starts),
             columns,
+            image_column=image_column,
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
 
 from dataset.buckets import Buckets
-from dataset.table import PairList, captions_hash
+from dataset.table import PairList, captions_hash, ranges
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,8 @@ def caption_positions(
     pairs: PairList,
 ) -> tuple[Int64[np.ndarray, " pairs_plus_1"], Int64[np.ndarray, " captions"]]:
     """Return where each pair's captions begin, and where all captions lie in `table.captions`."""
-    table_starts = pairs.table.caption_starts
-    counts = np.diff(table_starts)[pairs.rows]
-    starts = np.concatenate([[0], counts.cumsum()])
-    within_pair = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
-    return starts, np.repeat(table_starts[pairs.rows], counts) + within_pair
+    positions, starts = ranges(pairs.table.caption_starts, pairs.rows)
+    return starts, positions
 
 
 class DistinctCaptions(Sequence[str]):

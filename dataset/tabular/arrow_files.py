@@ -1,0 +1,345 @@
+"""Parquet and Arrow files: their columns, and reading them group by group through pyarrow.
+
+A group is a row group of a parquet file, or a record batch of an Arrow file, as `save_to_disk` of
+Hugging Face's datasets writes them. Arrow files are mapped into memory; parquet files are read.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dataset.source import MissingLibrary
+from dataset.tabular.columns import Column
+from foundation.errors import MissingFileError, UserError, one_line
+from foundation.json_reading import load_json
+
+PARQUET_SUFFIXES = frozenset((".parquet", ".parq", ".pq"))
+ARROW_SUFFIXES = frozenset((".arrow", ".feather", ".ipc"))
+IMAGES_AT_ONCE = 16  # rows of images that are decoded together
+ROWS_AT_ONCE = 4096  # rows of captions
+OPEN_FILES = 256
+
+
+class TableRow(NamedTuple):
+    """A row as the table has it."""
+
+    group: int
+    row: int  # in the file
+    path: Any  # what the column of images says about the file; None if there is nothing
+    is_embedded: bool  # the image's bytes lie in the table
+    caption: Any
+
+
+@dataclass(frozen=True)
+class ImageColumn:
+    """The images of a group in memory."""
+
+    batches: list[Any]  # arrays of bytes
+
+    @cached_property
+    def size(self) -> int:
+        return sum(batch.nbytes for batch in self.batches)
+
+    @cached_property
+    def ends(self) -> list[int]:
+        return list(accumulate(map(len, self.batches)))
+
+    def value(self, row: int) -> bytes | None:
+        """Return the bytes of a row, counted from the beginning of the group."""
+        for end, batch in zip(self.ends, self.batches, strict=True):
+            if row < end:
+                return batch[row - end + len(batch)].as_py()
+        raise OSError(f"the row group has only {sum(map(len, self.batches))} rows")
+
+
+class ColumnarFile:
+    """A parquet or Arrow file, open to be read by groups."""
+
+    def __init__(self, path: Path, schema: Any, lengths: list[int]):
+        self.path, self.schema = path, schema
+        self.firsts = [0, *accumulate(lengths)]
+
+    def __len__(self) -> int:
+        return self.firsts[-1]
+
+    @property
+    def groups(self) -> range:
+        return range(len(self.firsts) - 1)
+
+    def first_row(self, group: int) -> int:
+        if group not in self.groups:
+            raise OSError(f"the file has only {len(self.groups)} row groups")
+        return self.firsts[group]
+
+    def group_length(self, group: int) -> int:
+        return self.firsts[group + 1] - self.firsts[group]
+
+    @cached_property
+    def columns(self) -> list[Column]:
+        classes = class_names(self.schema.metadata)
+        return [describe_column(field, classes.get(field.name, ())) for field in self.schema]
+
+    def group_bytes(self, group: int, column: str) -> int:
+        """Return about how much memory the images of a group take."""
+        raise NotImplementedError
+
+    def batches(self, group: int, leaves: list[str], rows: int) -> Iterator[Any]:
+        """Yield record batches with these columns, or fields of columns, such as `image.path`."""
+        raise NotImplementedError
+
+    def nulls(self, group: int, leaf: str) -> int | None:
+        """Return how many values of a group are null; None if the file does not say it."""
+        raise NotImplementedError
+
+    def image_leaf(self, column: str) -> str:
+        """Return where the bytes of images lie."""
+        kinds = {each.name: each.kind for each in self.columns}
+        if column not in kinds:
+            raise OSError(f"there is no column {column!r} any more")
+        return f"{column}.bytes" if kinds[column] == "image" else column
+
+    def stream_images(self, group: int, column: str) -> Iterator[list[bytes | None]]:
+        """Yield the images of a group, a few at a time."""
+        for array in self.image_arrays(group, column):
+            yield array.to_pylist()
+
+    def read_images(self, group: int, column: str) -> ImageColumn:
+        """Read all images of a group."""
+        return ImageColumn(list(self.image_arrays(group, column)))
+
+    def image_arrays(self, group: int, column: str) -> Iterator[Any]:
+        leaf = self.image_leaf(column)
+        with damage_as_error(self.path):
+            for batch in self.batches(group, [leaf], IMAGES_AT_ONCE):
+                yield leaf_array(batch, leaf)
+
+    def rows(self, image: Column, caption: Column | None) -> Iterator[TableRow]:
+        """Yield all rows without the bytes of the images.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        with damage_as_error(self.path):
+            for group in self.groups:
+                yield from self.group_rows(group, image, caption)
+
+    def group_rows(self, group: int, image: Column, caption: Column | None) -> Iterator[TableRow]:
+        bytes_leaf = None if image.kind == "text" else self.image_leaf(image.name)
+        path_leaf = None
+        if image.kind == "text":
+            path_leaf = image.name
+        elif image.kind == "image" and has_path(self.schema.field(image.name)):
+            path_leaf = f"{image.name}.path"
+        caption_leaf = caption and caption.name
+        all_there = bytes_leaf is not None and self.nulls(group, bytes_leaf) == 0
+        unsure = bytes_leaf if not all_there else None
+        leaves = list(dict.fromkeys(leaf for leaf in (path_leaf, caption_leaf, unsure) if leaf))
+        row = self.firsts[group]
+        if not leaves:
+            for number in range(row, self.firsts[group + 1]):
+                yield TableRow(group, number, None, True, None)
+            return
+        at_once = IMAGES_AT_ONCE if unsure else ROWS_AT_ONCE
+        for batch in self.batches(group, leaves, at_once):
+            count = batch.num_rows
+            paths = values(leaf_array(batch, path_leaf)) if path_leaf else [None] * count
+            texts = values(leaf_array(batch, caption_leaf)) if caption_leaf else [None] * count
+            there = leaf_array(batch, unsure).is_valid().to_pylist() if unsure else None
+            there = there or [bytes_leaf is not None] * count
+            for path, text, is_embedded in zip(paths, texts, there, strict=True):
+                yield TableRow(group, row, path, is_embedded, text)
+                row += 1
+
+
+class ParquetFile(ColumnarFile):
+    def __init__(self, path: Path):
+        self.metadata = parquet(path).metadata
+        schema = self.metadata.schema.to_arrow_schema()
+        lengths = [self.metadata.row_group(k).num_rows for k in range(self.metadata.num_row_groups)]
+        super().__init__(path, schema, lengths)
+
+    def chunks(self, group: int, leaf: str) -> list[Any]:
+        """Return what the file says about the parts of a column in a group."""
+        row_group = self.metadata.row_group(group)
+        chunks = (row_group.column(k) for k in range(row_group.num_columns))
+        prefix = f"{leaf}."
+        return [
+            c for c in chunks if c.path_in_schema == leaf or c.path_in_schema.startswith(prefix)
+        ]
+
+    def group_bytes(self, group: int, column: str) -> int:
+        chunks = self.chunks(group, self.image_leaf(column))
+        return sum(chunk.total_uncompressed_size for chunk in chunks)
+
+    def nulls(self, group: int, leaf: str) -> int | None:
+        found = [chunk.statistics for chunk in self.chunks(group, leaf)]
+        known = [each.null_count for each in found if each is not None and each.has_null_count]
+        return sum(known) if found and len(known) == len(found) else None
+
+    def batches(self, group: int, leaves: list[str], rows: int) -> Iterator[Any]:
+        file = parquet(self.path, self.metadata)
+        yield from file.iter_batches(rows, row_groups=[group], columns=leaves, use_threads=False)
+
+
+class ArrowFile(ColumnarFile):
+    """An Arrow file, in the format for files or in that for streams."""
+
+    def __init__(self, path: Path):
+        pa = import_pyarrow()
+        memory = pa.memory_map(str(path))
+        before = pa.total_allocated_bytes()
+        try:
+            reader = pa.ipc.open_file(memory)
+            self.record_batches = [reader.get_batch(k) for k in range(reader.num_record_batches)]
+        except pa.ArrowInvalid:
+            memory.seek(0)
+            reader = pa.ipc.open_stream(memory)
+            self.record_batches = list(reader)
+        if pa.total_allocated_bytes() - before > memory.size() // 2 + 2**20:
+            raise UserError(
+                f"{one_line(path)} is compressed, so no image in it can be read alone. Save it "
+                "without compression, or as parquet."
+            )
+        super().__init__(path, reader.schema, [batch.num_rows for batch in self.record_batches])
+
+    def group_bytes(self, group: int, column: str) -> int:
+        return 0  # the system reads what is needed
+
+    def nulls(self, group: int, leaf: str) -> int | None:
+        return leaf_array(self.record_batches[group], leaf).null_count
+
+    def image_arrays(self, group: int, column: str) -> Iterator[Any]:
+        yield leaf_array(self.record_batches[group], self.image_leaf(column))
+
+    def batches(self, group: int, leaves: list[str], rows: int) -> Iterator[Any]:
+        yield self.record_batches[group]
+
+
+@lru_cache(OPEN_FILES)
+def open_columnar(path: Path) -> ColumnarFile:
+    """Open a parquet or an Arrow file, by its ending.
+
+    Raises:
+        MissingLibrary: pyarrow is not installed.
+        MissingFileError, UserError: the file is missing, or damaged.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"there is no file {one_line(path)}.")
+    with damage_as_error(path):
+        return ParquetFile(path) if path.suffix.lower() in PARQUET_SUFFIXES else ArrowFile(path)
+
+
+def parquet(path: Path, metadata: Any = None) -> Any:
+    """Open a parquet file so that only the pages which are asked for are in memory."""
+    import_pyarrow()
+    from pyarrow import parquet
+
+    return parquet.ParquetFile(path, metadata=metadata, memory_map=True, pre_buffer=False)
+
+
+def import_pyarrow() -> Any:
+    """Return the module pyarrow."""
+    try:
+        import pyarrow
+        import pyarrow.ipc
+    except ModuleNotFoundError as error:
+        raise MissingLibrary(
+            "reading parquet and Arrow files needs the Python package pyarrow, which is not "
+            "installed. Run: pip install pyarrow"
+        ) from error
+    return pyarrow
+
+
+class DamagedTable(UserError, OSError):
+    """A parquet or Arrow file that cannot be read, or has changed while it is read."""
+
+
+@contextmanager
+def damage_as_error(path: Path) -> Iterator[None]:
+    """Turn what pyarrow raises for a damaged file into an error that names the file."""
+    pa = import_pyarrow()
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, OverflowError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise DamagedTable(
+            f"{one_line(path)} is damaged, or no {path.suffix.lower().lstrip('.')} file "
+            f"({one_line(error, 300)}). Fetch or write it again."
+        ) from None
+
+
+# Columns ------------------------------------------------------------------------------------------
+
+
+def describe_column(field: Any, classes: tuple[str, ...]) -> Column:
+    """Return what a column of this type can be used for."""
+    pa = import_pyarrow()
+    types, kind = pa.types, field.type
+    is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    if types.is_dictionary(kind):
+        is_text = types.is_string(kind.value_type) or types.is_large_string(kind.value_type)
+    is_list = types.is_list(kind) or types.is_large_list(kind)
+    texts = is_list and (types.is_string(kind.value_type) or types.is_large_string(kind.value_type))
+    name, shown = str(field.name), one_line(kind, 60)
+    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        return Column(name, "image" if is_bytes(kind.field("bytes").type) else "other", shown)
+    if is_bytes(kind):
+        return Column(name, "bytes", shown)
+    if is_text or texts:
+        return Column(name, "text" if is_text else "texts", shown)
+    if types.is_integer(kind) and classes:
+        return Column(name, "classes", shown, classes)
+    return Column(name, "other", shown)
+
+
+def is_bytes(kind: Any) -> bool:
+    types = import_pyarrow().types
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
+
+
+def has_path(field: Any) -> bool:
+    return field.type.get_field_index("path") >= 0
+
+
+def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, tuple[str, ...]]:
+    """Return column -> names of its classes, as Hugging Face's datasets note them in the file."""
+    try:
+        content: Any = load_json((metadata or {}).get(b"huggingface", b"{}"))
+        features = content["info"]["features"]
+        return {
+            name: tuple(map(str, feature["names"]))
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (UserError, KeyError, TypeError, AttributeError):
+        return {}  # it is a note beside the data
+
+
+def leaf_array(batch: Any, leaf: str) -> Any:
+    """Return the column of a record batch, or a field of it; null where the struct is null."""
+    if leaf in batch.schema.names:
+        return batch.column(leaf)
+    import pyarrow.compute as pc
+
+    column, _, field = leaf.rpartition(".")
+    return pc.struct_field(batch.column(column), field)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def values(array: Any) -> list[Any]:
+    """Return the values of an array; text that is not UTF-8 is left as bytes."""
+    try:
+        return array.to_pylist()
+    except UnicodeDecodeError:
+        return [value_or_bytes(value) for value in array]
+
+
+def value_or_bytes(value: Any) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return b"not UTF-8"
