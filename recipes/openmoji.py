@@ -22,7 +22,10 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from the checkout, uninstalled
+if __name__ == "__main__":
+    # Runs from the checkout, uninstalled. The folder of this script leaves the path: in it, `import
+    # emoji` would find recipes/emoji.py and not the package.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from foundation.errors import UserError
 from foundation.files import atomic_folder, check_replaceable, explain_full_disk, read_json
