@@ -180,6 +180,11 @@ def plan_picture(
         image.load()
         info = image.info.get("transparency")
         image.info = {} if info is None else {"transparency": info}
+        if mode in ("P", "PA") and image.palette is None:
+            raise UnusableImage(path, "is damaged: it has no palette, and its pixels are of one")
+        if info is not None:  # so that damage is found here, not later
+            for other in ("RGB", "RGBA"):
+                image.crop((0, 0, 1, 1)).convert(other)
         upright = image.transpose(TURNS[orientation]) if orientation in TURNS else image
         upright_size = size if orientation < 5 else (size[1], size[0])
         return Picture(upright, upright_size, mode)
