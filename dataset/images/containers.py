@@ -155,8 +155,15 @@ def split_jpeg(content: bytes, path: Source) -> Parts:
 # WebP ---------------------------------------------------------------------------------------------
 
 
-def split_webp(content: bytes) -> Parts:
-    """Keep all chunks but metadata; read the size, since Pillow allocates the canvas at once."""
+def split_webp(content: bytes, path: Source) -> Parts:
+    """Keep all chunks but metadata; read the size, since Pillow allocates the canvas at once.
+
+    Raises:
+        UnusableImage: the file is shorter than it says.
+    """
+    length = 8 + int.from_bytes(content[4:8], "little")
+    if length > len(content) + 1:  # some programs leave out the last byte, which is padding
+        raise UnusableImage(path, f"is cut off: {len(content):,} of {length:,} bytes are there")
     kept, parts, position = [], Parts(b""), 12
     while position + 8 <= len(content):
         kind, length = struct.unpack_from("<4sI", content, position)

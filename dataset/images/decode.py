@@ -34,6 +34,7 @@ ONE_BYTE_MODES = frozenset(("1", "L", "P"))  # Pillow stores the pixels of all o
 COEFFICIENT_BYTES = 6  # per pixel of a JPEG with several scans: 3 numbers of 2 bytes
 PILLOW_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 PNG_COLORS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # color type -> channels
+MOST_PACKED = 1032  # bytes that Deflate can make of one
 TURNS = {  # orientation of EXIF -> what turns the pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -118,7 +119,7 @@ def make_plan(content: bytes, path: Source, shrink_to: int | None) -> Plan:
     if kind == "JPEG":
         parts = split_jpeg(content, path)
     else:
-        parts = split_webp(content) if kind == "WEBP" else Parts(content)
+        parts = split_webp(content, path) if kind == "WEBP" else Parts(content)
     return plan_picture(parts, kind, path, shrink_to)
 
 
@@ -129,6 +130,13 @@ def plan_png(parts: Parts, path: Source) -> Plan:
     width, height = int.from_bytes(header[8:12]), int.from_bytes(header[12:16])
     bits, channels = header[16], PNG_COLORS.get(header[17], 4)
     check_size(path, width, height, channels, 2 if bits == 16 else 1)
+    needed = height * (1 + -(-width * channels * bits // 8))
+    if needed > MOST_PACKED * len(parts.pixels):
+        raise UnusableImage(
+            path,
+            f"is cut off: {width}x{height} pixels are {needed:,} bytes, which cannot be packed "
+            f"into {len(parts.pixels):,}",
+        )
     if bits != 16:
         return plan_picture(parts, "PNG", path)
     orientation = read_orientation(parts.exif)

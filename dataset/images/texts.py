@@ -40,7 +40,7 @@ def read_texts(path: Source) -> dict[str, str]:
             last = parts.texts[-1][1].decode("utf-8", "replace") if parts.texts else ""
             return ({COMMENT: last} if last else {}) | user_comment(parts.exif)
         if kind == "WEBP":
-            return user_comment(split_webp(content).exif)
+            return user_comment(split_webp(content, path).exif)
         if kind == "GIF":
             with Image.open(BytesIO(content), formats=("GIF",)) as image:
                 comment = image.info.get("comment", b"")

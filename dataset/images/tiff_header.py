@@ -110,19 +110,22 @@ class TiffHeader:
 
     def read_values(self, tag: int, kind: int, position: int) -> tuple[int, ...]:
         """Return the numbers of a tag, if they are integers and matter here."""
-        if kind not in CODES or (
-            tag not in STRUCTURE and tag not in (SUBFILE, OLD_SUBFILE, ORIENTATION)
-        ):
+        if tag not in STRUCTURE and tag not in (SUBFILE, OLD_SUBFILE, ORIENTATION):
             return ()
         (count,) = self.unpack("Q" if self.big else "I", position + 4)
         start, inside = (position + 12, 8) if self.big else (position + 8, 4)
-        if count > max(MOST_SEGMENTS, 3 * 65536) or count * SIZES[kind] > len(self.content):
-            raise UnusableImage(
-                self.path, f"is damaged or too finely divided: its tag {tag} has {count} values"
-            )
-        if count * SIZES[kind] > inside:
+        size = count * SIZES.get(kind, 1)
+        if size > inside:
             (start,) = self.unpack("Q" if self.big else "I", start)
-        return self.unpack(f"{count}{CODES[kind]}", start)
+        if tag == ORIENTATION and start + size > len(self.content):
+            return ()
+        if count > max(MOST_SEGMENTS, 3 * 65536) or start + size > len(self.content):
+            raise UnusableImage(
+                self.path,
+                f"is cut off, damaged or too finely divided: its tag {tag} has {count} values at "
+                f"byte {start}, and the file has {len(self.content)} bytes",
+            )
+        return self.unpack(f"{count}{CODES[kind]}", start) if kind in CODES else ()
 
     def count_pages(self, start: int, following: int) -> Iterator[int]:
         """Yield 1 for every further page, 0 for a smaller copy of the first one."""

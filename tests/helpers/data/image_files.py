@@ -97,7 +97,7 @@ def pngs() -> dict[str, bytes]:
         "deep-gray-alpha.png": png(values(2, dtype="uint16"), 16, 4),
         "deep-rgb.png": png(deep, 16, 2, chunk(b"tRNS", bytes(6)), chunk(b"eXIf", exif())),
         "deep-rgba.png": png(values(4, dtype="uint16"), 16, 6),
-        "interlaced.png": imagecodecs.png_encode(deep),
+        "other-writer.png": bytes(imagecodecs.png_encode(deep)),
         "film.apng": saved(frames[0], "PNG", save_all=True, append_images=frames[1:]),
     }
 
