@@ -32,7 +32,7 @@ from ldm.pipeline.io import read_model_provenance
 from ldm.pipeline.sampling import Sampling
 from training.cli import parse, pick_device, run_main
 from training.flags import Finite, FractionBelowOne, Groups, Positive, Seed
-from training.logging.image_grid import image_grid, pil_to_tensor
+from training.logging.image_grid import pil_to_tensor, save_grid
 from training.logging.progress import progress_counter
 from training.run import make_folder
 
@@ -114,7 +114,7 @@ def alignment(
         pictures = pipeline(captions, sampling=sampling, seed=config.seed, progress=count)
     samples = pil_to_tensor(pictures)
     if config.out is not None:
-        image_grid(samples, columns=int(len(samples) ** 0.5)).save(config.out / "samples.png")
+        save_grid(samples, int(len(samples) ** 0.5), config.out / "samples.png")
     real = load(pairs, judge.size, channels=3)
     return {
         "samples": len(pairs),

@@ -5,36 +5,48 @@ Image k of a call uses seed + k, so it can be generated again alone. Every file 
 made, and --reproduce FILE generates the same image from that record.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 from PIL import Image
 
-from foundation.errors import UserError
-from generation.metadata import SUFFIXES, encode_image, hash_input_file, make_video_record
-from generation.options import GenerationOptions
-from generation.output import ImageWriter, Previews, model_pixel_format, plan_names, write_new
-from generation.prompts import ImageSpec, PromptEntry, expand, read_prompts
-from generation.reproduce import check_hashes, compare_pixels, entries_of_record
-from generation.session import GenerationSession
-from generation.video import ENCODERS, check_video_format, insert_frames
+from foundation.errors import UserError, one_line, shown
+from generation.limits import MAX_FPS, MAX_FRAMES, MAX_GRID, MAX_KEYFRAMES, check_prompt
+from generation.metadata import (
+    SUFFIXES,
+    encode_image,
+    hash_input_file,
+    last_part,
+    make_video_record,
+)
+from generation.names import FileNames
+from generation.options import BatchSize, GenerationOptions, Scale
+from generation.output import ImageWriter, Previews, model_pixel_format
+from generation.prompts import ImageSpec, PromptEntry, PromptFile, check_syntax, expand
+from generation.reproduce import check_hashes, compare_pixels, entries_of_record, find_model
+from generation.session import GenerationSession, Survey, same_call
+from generation.video import ENCODERS, check_frames, check_video_format, insert_frames
 from interop.lora import find_lora
 from ldm import TextToImage
+from ldm.pipeline.image_processor import MAX_PIXELS
 from stages.lora import apply_lora
 from training.cli import parse, pick_device, run_main
-from training.flags import Bound, Finite, Groups, NonNegative, Positive, flag_name
+from training.flags import Bound, Groups, NonNegative, flag_name
 from training.logging.image_grid import image_grid, pil_to_tensor
-from training.logging.progress import progress_counter
+from training.logging.progress import counted, progress_counter
 from training.run import make_folder
 
 Prompts = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[PROMPT ...]")]
 DEMO = Path("checkpoints/demo")
 NEEDED = {"video": "interpolate", "fps": "interpolate", "lora_scale": "lora"}
-RECORDED = ("interpolate", "video", "fps", "batch_size", "compile")  # flags that a record may hold
+RECORDED = ("interpolate", "video", "fps", "batch_size", "compile", "ema", "dtype")
+FRAMES = f"from 0 to {MAX_FRAMES}"
+RATES = f"above 0, and {MAX_FPS} at most"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +70,7 @@ class Config:
     # run folder of train_ldm.py, pipeline folder or single file; left out: checkpoints/demo
     model: Path | None = None
     lora: Path | None = None  # LoRA to add: a run folder of train_ldm.py --lora, a folder or a file
-    lora_scale: Finite = 1.0  # factor of the LoRA
+    lora_scale: Scale = 1.0  # factor of the LoRA
     ema: bool = False  # use the averaged U-Net of a single file that holds two
     options: GenerationOptions = field(default_factory=GenerationOptions)
 
@@ -73,14 +85,16 @@ class Config:
     # network calls between previews, which are written to OUT/previews; 0 writes none
     preview_every: NonNegative[int] = 0
     # write a video instead, with this many frames from each image to the next
-    interpolate: NonNegative[int] = 0
+    interpolate: Annotated[int, Bound(lambda x: 0 <= x <= MAX_FRAMES, FRAMES)] = 0
     video: Literal["gif", "mp4"] = "gif"  # format of the video; mp4 needs PyAV
-    fps: Positive[float] = 12.0  # frames per second of the video
+    fps: Annotated[float, Bound(lambda x: 0 < x <= MAX_FPS, RATES)] = (
+        12.0  # frames per second of the video
+    )
 
     device: str = "auto"  # cpu, cuda or mps; auto: a GPU if there is one
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"  # precision of the U-Net
     # images generated at once; left out: 16, on a CPU few; on a CPU it affects the last bits
-    batch_size: Positive[int] | None = None
+    batch_size: BatchSize | None = None
     compile: bool = False  # compile the U-Net: takes a minute for each new size, then is faster
 
 
@@ -91,10 +105,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.reproduce is not None:
         reproduce(config, config.reproduce)
         return
-    images = expand(read_entries(config))
-    session = open_session(config)
-    session.print_notes(images)
-    generate(config, session, images)
+    images = Images(read_entries(config))
+    images.check()
+    generate(config, open_session(config), images)
+
+
+@dataclass(frozen=True)
+class Images:
+    """All images of a call. They are listed anew each time, so that memory holds one of them."""
+
+    entries: Sequence[PromptEntry | PromptFile]
+
+    def __iter__(self) -> Iterator[ImageSpec]:
+        lists = ([each] if isinstance(each, PromptEntry) else each for each in self.entries)
+        return expand(chain.from_iterable(lists))
+
+    def check(self) -> None:
+        """Raise UserError for prompts, options and seeds that are wrong for any model."""
+        for image in counted(self, "checking prompts"):
+            check_syntax(image)
+
+    def name_fields(self) -> Iterator[dict[str, Any]]:
+        return (image.name_fields() for image in self)
 
 
 def check(config: Config) -> None:
@@ -109,11 +141,14 @@ def check(config: Config) -> None:
         raise UserError("--save-latents and --preview-every do not work with --interpolate.")
 
 
-def read_entries(config: Config) -> list[PromptEntry]:
-    """Return the prompts of the command line and of the prompt file."""
+def read_entries(config: Config) -> list[PromptEntry | PromptFile]:
+    """Return the prompts of the command line, and the prompt file."""
+    for prompt in config.prompt:
+        check_prompt(prompt)
+    entries: list[PromptEntry | PromptFile]
     entries = [PromptEntry(prompt, config.options) for prompt in config.prompt]
     if config.prompts is not None:
-        entries += read_prompts(config.prompts, config.options)
+        entries.append(PromptFile(config.prompts, config.options))
     if not entries and config.options.guidance_scale == 0:
         entries = [PromptEntry("", config.options)]
     if not entries:
@@ -130,7 +165,7 @@ def open_session(config: Config) -> GenerationSession:
     if model is None:
         model = DEMO
         print(f"no --model given, so the demo is used: {DEMO}")
-    lora_record = {"lora": str(lora), "lora_scale": config.lora_scale}
+    lora_record = {"lora": lora and last_part(lora), "lora_scale": config.lora_scale}
     return GenerationSession(
         model,
         pick_device(config.device),
@@ -155,60 +190,75 @@ def reproduce(config: Config, file: Path) -> None:
         raise UserError("--reproduce takes the prompt from the file; give no prompts.")
     if config.interpolate:
         raise UserError("--reproduce takes --interpolate from the file; leave it out.")
-    entries, record = entries_of_record(file, config.options)
-    settings: dict[str, Any] = {name: record[name] for name in RECORDED if name in record}
-    settings |= {"ema": record.get("ema", False), "dtype": record.get("dtype", "fp32")}
-    if config.model is None and "model" in record:
-        settings["model"] = Path(record["model"])
-    if config.lora is None and "lora" in record:
-        settings |= {"lora": Path(record["lora"]), "lora_scale": record["lora_scale"]}
+    entries, call = entries_of_record(file, config.options)
+    settings = {name: getattr(call, name) for name in RECORDED}
+    if call.lora is not None and config.lora is None:
+        raise UserError(
+            f"{one_line(file)} was generated with the LoRA {shown(call.lora)} (sha256 "
+            f"{shown(call.hashes.get('lora'))}). Say where it is by --lora PATH."
+        )
+    if config.lora is not None:
+        settings["lora_scale"] = call.lora_scale
+    if config.model is None:
+        settings["model"] = find_model(call, file)
     config = replace(config, options=entries[0].options, **settings)
     check(config)
-    images = expand(entries)
+    images = Images(entries)
+    images.check()
     session = open_session(config)
-    check_hashes(record, session.weight_hashes(images[0].options), file)
-    session.print_notes(images)
+    check_hashes(call, session.weight_hashes(entries[0].options), file)
     compare_pixels(generate(config, session, images), file)
 
 
-def generate(config: Config, session: GenerationSession, images: Sequence[ImageSpec]) -> Path:
+def generate(config: Config, session: GenerationSession, images: Images) -> Path:
     """Write the images and their grid, or the video; return the path of the first file."""
+    survey = session.survey(counted(images, "checking options"))
+    session.print_warning(survey)
     if config.interpolate:
-        return generate_video(config, session, images)
-    generated, first = generate_images(config, session, images)
-    if config.grid and len(generated) > 1:
+        return generate_video(config, session, images, survey)
+    generated, first = generate_images(config, session, images, survey)
+    if len(generated) > 1:
         write_grid(config, generated)
     return first
 
 
 def generate_images(
-    config: Config, session: GenerationSession, images: Sequence[ImageSpec]
+    config: Config, session: GenerationSession, images: Images, survey: Survey
 ) -> tuple[list[Image.Image], Path]:
-    """Generate images and write each group when it is ready; return the first one's path, too."""
-    groups = session.plan(images)
+    """Generate images and write each group when it is ready.
+
+    Returns:
+        The images of the grid, if one is to be written; and the path of the first one.
+    """
     writer = open_writer(config, session)
-    if not writer.eight_bit and any(image.options.input_files() for image in images):
+    if not writer.eight_bit and survey.has_input_files:
         raise UserError(
             "input images are read with 8 bits, and this model was trained on "
             f"{writer.pixels.dtype}. Generate from prompts alone."
         )
-    fields = [image.name_fields() for image in images]
-    paths = plan_names(config.out, config.name, writer.suffixes, fields)
+    names = FileNames(config.out, config.name, writer.suffixes)
+    names.check(images.name_fields())
     make_folder(config.out)
+    in_grid = config.grid and survey.images <= MAX_GRID
+    if config.grid and not in_grid:
+        print(f"no grid is written: there are {survey.images} images, and it holds {MAX_GRID}.")
     generated: list[Image.Image] = []
-    total = sum(group.network_calls for group in groups)
-    with progress_counter("sampling", total, "image steps") as count:
-        for group in groups:
-            first = len(generated)
-            group_paths = paths[first : first + len(group.images)]
-            preview = Previews(session.pipeline, config.out, group_paths, config.preview_every)
+    written: list[Path] = []  # the first, and the last if there are several
+    with progress_counter("sampling", survey.network_calls, "image steps") as count:
+        for group in session.plan(images):
+            session.print_notes(group.images)
+            paths = names.planned([image.name_fields() for image in group.images])
+            preview = Previews(session.pipeline, config.out, paths, config.preview_every)
             requests = session.requests(group.images)
             latents = session.generate(requests, group.options, group.task, count, preview)
-            for image, path, z in zip(group.images, group_paths, latents, strict=True):
-                generated.append(writer.write(path, z, group.task, session.record(image)))
-    more = f" ... {paths[-1].name}" if len(paths) > 1 else ""
-    print(f"wrote {paths[0]}{more}{writer.suffix}")
-    return generated, paths[0].with_name(paths[0].name + writer.suffix)
+            for image, z in zip(group.images, latents, strict=True):
+                contents, picture = writer.encode(z, group.task, session.record(image))
+                written[1:] = [names.write(image.name_fields(), contents)]
+                if in_grid:
+                    generated.append(picture)
+    more = f" ... {one_line(written[-1].name)}" if survey.images > 1 else ""
+    print(f"wrote {one_line(written[0])}{more}{writer.suffix}")
+    return generated, written[0].with_name(written[0].name + writer.suffix)
 
 
 def open_writer(config: Config, session: GenerationSession) -> ImageWriter:
@@ -225,38 +275,50 @@ def write_grid(config: Config, images: Sequence[Image.Image]) -> None:
     """Write images side by side, a row per prompt, if they have the same size and mode."""
     if len({(image.size, image.mode) for image in images}) > 1:
         return
+    width, height = images[0].size
+    if len(images) * width * height > MAX_PIXELS:
+        print(f"no grid is written: {len(images)} images of {width}x{height} are too large for it.")
+        return
     count = config.options.count
     columns = count if 1 < count < len(images) else int(len(images) ** 0.5)
-    content = encode_image(
-        image_grid(pil_to_tensor(images), columns), {}, config.format, config.quality
-    )
-    (path,) = plan_names(config.out, "grid-{number:04d}", [SUFFIXES[config.format]], [{}])
-    print(f"wrote {write_new(path, SUFFIXES[config.format], content)}")
+    grid, suffix = image_grid(pil_to_tensor(images), columns), SUFFIXES[config.format]
+    contents = {suffix: encode_image(grid, {}, config.format, config.quality)}
+    path = FileNames(config.out, "grid-{number:04d}", [suffix]).write({}, contents)
+    print(f"wrote {one_line(path)}{suffix}")
 
 
-def generate_video(config: Config, session: GenerationSession, images: Sequence[ImageSpec]) -> Path:
+def generate_video(
+    config: Config, session: GenerationSession, images: Images, survey: Survey
+) -> Path:
     """Write a video that changes from each image to the next; return its path."""
-    groups = session.plan(images)
-    if len(images) < 2 or len({replace(im.options, negative_prompt="") for im in images}) > 1:
+    keyframes = list(islice(images, MAX_KEYFRAMES + 1))
+    if len(keyframes) > MAX_KEYFRAMES:
+        raise UserError(f"--interpolate takes {MAX_KEYFRAMES} images at most.")
+    if len(keyframes) < 2 or len({same_call(image) for image in keyframes}) > 1:
         raise UserError(
             "--interpolate needs two or more images with the same options, and there are "
-            f"{len(images)} here. Give several prompts or seeds."
+            f"{len(keyframes)} here. Give several prompts or seeds."
         )
-    check_video_format(config.video, config.fps)
-    options, task = images[0].options, groups[0].task
-    frames = insert_frames(session.requests(images), config.interpolate)
+    options, task = keyframes[0].options, session.check(same_call(keyframes[0]))
+    total = (len(keyframes) - 1) * config.interpolate + 1
+    width, height = session.picture_size(options, task)
+    check_video_format(config.video, config.fps, width, height)
+    check_frames(total, width, height, config.video)
+    suffix = SUFFIXES[config.video]
+    names, fields = FileNames(config.out, config.name, [suffix]), keyframes[0].name_fields()
+    names.check([fields])
     make_folder(config.out)
-    total = len(frames) * options.sampling().network_calls(task)
-    with progress_counter("sampling", total, "image steps") as count:
-        latents = session.generate(frames, options, task, count)
-    pictures = [session.pipeline.to_picture(z, task) for z in latents]
+    session.print_notes(keyframes)
+    frames = insert_frames(session.all_requests(keyframes), config.interpolate)
+    calls = total * options.sampling().network_calls(task)
     settings: dict[str, Any] = {x: getattr(config, x) for x in ("interpolate", "video", "fps")}
-    record = make_video_record(session.record(images[0]), images, **settings)
-    content, suffix = ENCODERS[config.video](pictures, config.fps, record), SUFFIXES[config.video]
-    (path,) = plan_names(config.out, config.name, [suffix], [images[0].name_fields()])
-    path = write_new(path, suffix, content)
-    print(f"wrote {path}: {len(frames)} frames")
-    return path
+    record = make_video_record(session.record(keyframes[0]), keyframes, **settings)
+    with progress_counter("sampling", calls, "image steps") as count:
+        pictures = session.pictures(frames, options, task, count)
+        content = ENCODERS[config.video](pictures, config.fps, record)
+    path = names.write(fields, {suffix: content})
+    print(f"wrote {one_line(path)}{suffix}: {total} frames")
+    return path.with_name(path.name + suffix)
 
 
 if __name__ == "__main__":

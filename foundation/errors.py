@@ -9,7 +9,7 @@ import reprlib
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
-LONGEST_MESSAGE = 8000  # characters
+LONGEST_MESSAGE = 4000  # characters
 LONGEST_VALUE = 120  # characters of one value in a message
 # Control characters, line separators, changes of direction, halves of surrogate pairs. A line break
 # and a tab are kept; the joiners of emoji and of Persian words are harmless.

@@ -7,7 +7,9 @@ MP4           metadata `parameters` and `latentsmith`, as in a PNG
 NPY           a file of the same name ending in .json (`dataset.images.write`)
 """
 
+import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -18,9 +20,8 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from dataset.images.texts import read_texts
-from foundation.errors import UserError
-from foundation.files import read_json
-from foundation.hashing import file_sha256
+from foundation.errors import UserError, one_line
+from foundation.files import MEGABYTE, open_file, read_json
 from generation.prompts import ImageSpec
 
 PIL_FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
@@ -28,6 +29,7 @@ SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "gif": ".gif", "mp4"
 XP_COMMENT, USER_COMMENT = 0x9C9C, 0x9286  # EXIF tags
 UNICODE = b"UNICODE\0"  # begins a UserComment in UTF-16
 # Options that every record holds, even where they are the defaults.
+MAX_RECORD = 16 * 2**20  # characters; a record has some hundred, that of a long video megabytes
 ALWAYS_RECORDED = ("negative_prompt", "steps", "guidance_scale", "sampler", "height", "width")
 
 
@@ -37,20 +39,30 @@ ALWAYS_RECORDED = ("negative_prompt", "steps", "guidance_scale", "sampler", "hei
 def make_record(
     image: ImageSpec, model: Path, ema: bool, dtype: str, hashes: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Make the record of an image, ready for JSON; less usual options stand in it only if set."""
+    """Make the record of an image, ready for JSON; less usual options stand in it only if set.
+
+    Of files and folders it has the last part of the path alone: the rest says where somebody works,
+    and hashes bind the image to its model and files.
+    """
     options = image.options
     record: dict[str, Any] = {"prompt": image.prompt, "seed": image.seed}
     record |= {name: getattr(options, name) for name in ALWAYS_RECORDED}
     for name, value in options.non_defaults().items():
-        record[name] = str(value) if isinstance(value, Path) else value
-    record |= {"model": str(model), "hashes": dict(hashes)}
+        record[name] = last_part(value) if isinstance(value, Path) else value
+    record |= {"model": last_part(model), "hashes": dict(hashes)}
     if ema:
         record["ema"] = True
     if dtype != "fp32":
         record["dtype"] = dtype
-    if files := {str(file): hash_input_file(file) for file in options.input_files()}:
+    if files := {name: hash_input_file(file) for name, file in options.input_files().items()}:
         record["files"] = files
     return record
+
+
+def last_part(path: Path) -> str:
+    """Return the name of a file or folder; that of a run for the model in it."""
+    path = Path(os.path.abspath(path))
+    return path.parent.name if path.name == "model" and path.parent.name else path.name
 
 
 def make_video_record(
@@ -80,10 +92,11 @@ def hash_input_file(file: Path) -> str:
     Raises:
         UserError: the file cannot be read.
     """
-    try:
-        return file_sha256(file)
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}).") from error
+    digest = hashlib.sha256()
+    with open_file(file) as stream:
+        while part := stream.read(MEGABYTE):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 # Where it is stored.
@@ -125,9 +138,11 @@ def check_mode(file_format: str, mode: str) -> None:
 
 def metadata_texts(record: Mapping[str, Any]) -> dict[str, str]:
     """Return the record as text by metadata key: for people, and in JSON."""
+    text = json.dumps(record, ensure_ascii=False)
     return {
-        "parameters": readable(record),
-        "latentsmith": json.dumps(record, ensure_ascii=False),
+        "parameters": readable(record).encode("utf-8", "backslashreplace").decode(),
+        # File names may contain bytes that are not UTF-8; as JSON escapes they survive.
+        "latentsmith": text.encode("utf-8", "backslashreplace").decode(),
     }
 
 
@@ -160,15 +175,15 @@ def read_record(file: Path) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read, or has no record.
     """
-    content = read_video_text(file) if file.suffix == ".mp4" else read_image_text(file)
+    content = read_video_text(file) if file.suffix.lower() == ".mp4" else read_image_text(file)
     try:
-        record = json.loads(content)
-    except ValueError:
+        record = None if len(content) > MAX_RECORD else json.loads(content)
+    except (TypeError, ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
         raise UserError(
-            f"{file} does not say how it was made: it has no record of sample.py, or another "
-            "program removed it. Give the file as sample.py wrote it."
+            f"{one_line(file)} does not say how it was made: it has no record of sample.py, or "
+            "another program removed it. Give the file as sample.py wrote it."
         )
     return record
 
@@ -184,11 +199,14 @@ def read_image_text(file: Path) -> str | bytes:
 def read_video_text(file: Path) -> str:
     """Return the JSON stored in an MP4; empty if there is none."""
     av = import_pyav("read")
-    try:
-        with av.open(str(file)) as video:
-            return video.metadata.get("latentsmith", "")
-    except (OSError, ValueError) as error:  # the base classes of PyAV's errors
-        raise UserError(f"{file} cannot be read as a video ({error}).") from error
+    with open_file(file) as stream:
+        try:
+            with av.open(stream, format="mp4") as video:
+                return video.metadata.get("latentsmith", "")
+        except (OSError, ValueError, LookupError) as error:  # the base classes of PyAV's errors
+            raise UserError(
+                f"{one_line(file)} cannot be read as a video ({one_line(error)})."
+            ) from error
 
 
 def import_pyav(action: str) -> ModuleType:

@@ -9,16 +9,29 @@ import tyro
 from PIL import Image
 
 from dataset.images.transform import load_image, to_channels
-from foundation.errors import UserError
+from foundation.errors import LONGEST_VALUE, UserError, one_line, shown
+from generation.limits import (
+    MAX_BATCH,
+    MAX_COUNT,
+    MAX_GUIDANCE,
+    MAX_SEED,
+    MAX_SIDE,
+    check_prompt,
+)
 from ldm import TextToImage, tasks
 from ldm.guidance import Guidance
 from ldm.pipeline.image_processor import check_pixel_count
 from ldm.pipeline.sampling import Sampling
 from ldm.tasks.base import TEXT_TO_IMAGE, Task
-from training.flags import Finite, Fraction, Groups, Positive, check_bounds, flag_name
+from training.flags import Bound, Fraction, Groups, Positive, check_bounds, flag_name
 
-MAX_SEED = 2**63 - 1
-MAX_SEEDS = 100_000  # per prompt: a mistyped range must not fill the disk
+SIDE = Bound(lambda x: 0 < x <= MAX_SIDE, f"from 1 to {MAX_SIDE}", on_help_page=False)
+SCALE = f"from -{MAX_GUIDANCE} to {MAX_GUIDANCE}"
+Side = Annotated[int, SIDE]
+Scale = Annotated[float, Bound(lambda x: abs(x) <= MAX_GUIDANCE, SCALE, on_help_page=False)]
+BATCH = f"from 1 to {MAX_BATCH}"
+BatchSize = Annotated[int, Bound(lambda x: 0 < x <= MAX_BATCH, BATCH, on_help_page=False)]
+INPUT_FILES = ("init_image", "mask", "style_image")
 NEEDED = {  # option -> the option without which it has no effect
     "mask": "init_image",
     "outpaint": "init_image",
@@ -48,14 +61,19 @@ class GenerationOptions:
         ),
     }
 
-    count: Annotated[Positive[int], tyro.conf.arg(aliases=["-n"])] = 1  # images per prompt
+    # images per prompt
+    count: Annotated[
+        int,
+        Bound(lambda x: 0 < x <= MAX_COUNT, f"from 1 to {MAX_COUNT}"),
+        tyro.conf.arg(aliases=["-n"]),
+    ] = 1
     # first seed: image k of the call uses seed + k; or all seeds of each prompt, as in 1,5,10-20
     seed: str = "0"
     negative_prompt: str = ""  # text that guidance leads away from
     plain_prompts: bool = False  # read (red:1.3), [red] and AND as ordinary text
-    height: int | None = None  # pixels; left out: as trained, or as the input image
-    width: int | None = None  # pixels; left out: as trained, or as the input image
-    window: Positive[int] | None = None  # pixels; side of overlapping windows (MultiDiffusion)
+    height: Side | None = None  # pixels; left out: as trained, or as the input image
+    width: Side | None = None  # pixels; left out: as trained, or as the input image
+    window: Side | None = None  # pixels; side of overlapping windows (MultiDiffusion)
 
     steps: int = 25  # number of sampling steps
     sampler: str = "dpmpp_2m"  # name of the sampler; a wrong name lists all
@@ -67,13 +85,13 @@ class GenerationOptions:
     times: tuple[float, ...] | None = None  # the timesteps themselves, descending from 999 (noise)
     shift: Positive[float] | None = None  # rectified flow: above 1, more steps at high noise
     # 0 ignores the prompt, 1 uses it without guidance, higher values follow it more closely
-    guidance_scale: Finite = 4.0
+    guidance_scale: Scale = 4.0
     guidance_rescale: Fraction = 0.0  # reduces overexposure at high scales; usually 0.7
     # guide only between these noise levels; 0 is clean, 1 is pure noise
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     guidance_parallel: Fraction = 1.0  # APG: weight of the parallel component; usually 0
     guidance_max_norm: Positive[float] | None = None  # APG: largest norm per image; usually 15
-    guidance_momentum: Finite = 0.0  # APG: weight of earlier updates; usually -0.5
+    guidance_momentum: Scale = 0.0  # APG: weight of earlier updates; usually -0.5
     # autoguidance: a worse model, such as RUN/state/step-0005000 or a smaller model
     weak_model: Path | None = None
 
@@ -83,8 +101,9 @@ class GenerationOptions:
     mask: Path | None = None  # inpainting: generate the white area, keep the black one
     outpaint: tuple[int, int, int, int] | None = None  # pixels to add: left, top, right, bottom
     # inpainting by RePaint: how often each step is repeated; only with the sampler ddpm
-    resample: Positive[int] = 1
-    upscale: Positive[int] | None = None  # factor by which the image is enlarged
+    resample: Annotated[int, Bound(lambda x: 0 < x <= 1000, "from 1 to 1000")] = 1
+    # factor by which the image is enlarged
+    upscale: Annotated[int, Bound(lambda x: 0 < x <= 256, "from 1 to 256")] | None = None
     noise_level: int | None = None  # upscaling models: noise added to the image, 0 to 350
     style_image: Path | None = None  # image to edit, or whose style to use, by DDIM inversion
     source_prompt: str = ""  # text that describes the image to edit
@@ -94,6 +113,8 @@ class GenerationOptions:
     def check(self) -> None:
         """Raise UserError for values out of range and for options that would have no effect."""
         check_bounds(self, GenerationOptions)
+        check_prompt(self.negative_prompt, "the negative prompt")
+        check_prompt(self.source_prompt, "the source prompt")
         self.sampling()  # checks the sampler and its options
         parse_seeds(self.seed, self.count)
         if self.times is not None and (self.is_set("steps") or self.is_set("spacing")):
@@ -172,10 +193,10 @@ class GenerationOptions:
             ),
         )
 
-    def input_files(self) -> list[Path]:
-        """Return the image files that the result depends on."""
-        files = (self.init_image, self.mask, self.style_image)
-        return [file for file in files if file is not None]
+    def input_files(self) -> dict[str, Path]:
+        """Return the image files that the result depends on, by the name of the option."""
+        files = {name: getattr(self, name) for name in INPUT_FILES}
+        return {name: file for name, file in files.items() if file is not None}
 
     def make_task(self, pipeline: TextToImage) -> Task:
         """Read the input images and return the task for them.
@@ -238,19 +259,23 @@ def parse_seeds(text: str, count: int) -> tuple[int, ...]:
     """
     seeds: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        match = re.fullmatch(r"\s*(\d{1,20})\s*(?:-\s*(\d{1,20})\s*)?", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
         if last < first or last > MAX_SEED:
             raise UserError(
-                f"--seed {text} cannot be read at {part!r}: give a number from 0 to 2^63 - 1, or "
-                "numbers and rising ranges separated by commas, such as 1,5,10-20."
+                f"--seed {one_line(text, LONGEST_VALUE)} cannot be read at {shown(part)}: give a "
+                "number from 0 to 2^63 - 1, or numbers and rising ranges separated by commas, such "
+                "as 1,5,10-20."
             )
-        if len(seeds) + last - first >= MAX_SEEDS:
-            raise UserError(f"--seed {text} asks for more than {MAX_SEEDS} images per prompt.")
+        if len(seeds) + last - first >= MAX_COUNT:
+            raise UserError(
+                f"--seed {one_line(text, LONGEST_VALUE)} asks for more than {MAX_COUNT} images per "
+                "prompt."
+            )
         seeds += range(first, last + 1)
     if len(seeds) > 1 and count > 1:
         raise UserError(
-            f"--seed {text} is {len(seeds)} seeds, so {len(seeds)} images per prompt; leave out "
-            f"--count {count}."
+            f"--seed {one_line(text, LONGEST_VALUE)} is {len(seeds)} seeds, so {len(seeds)} images "
+            f"per prompt; leave out --count {count}."
         )
     return tuple(seeds)

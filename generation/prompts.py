@@ -1,27 +1,38 @@
 """Prompts with their options, from the command line or from a file, and the images they ask for.
 
-A prompt file holds one prompt per line. If its name ends in .jsonl, each line is a JSON object with
-"prompt" and any option by its name, such as {"prompt": "red heart", "seed": 7, "steps": 10}.
+A prompt file holds one prompt per line. If its name ends in .jsonl or .ndjson, each line is a JSON
+object with "prompt" and any option by its name: {"prompt": "red heart", "seed": 7, "steps": 10}.
 """
 
 import json
+import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from cattrs import Converter
 
 from conditioning.prompt_syntax import SubPrompt, is_plain, parse_prompt, plain_prompt
 from conditioning.prompt_weighting import truncated_words
-from foundation.errors import UserError, did_you_mean
+from foundation.errors import LONGEST_VALUE, UserError, did_you_mean, one_line, shown
+from foundation.files import BYTE_ORDER_MARKS, open_file
+from generation.limits import MAX_IMAGES, MAX_SEED, check_prompt
 from generation.options import GenerationOptions, parse_seeds
 from ldm import TextToImage
 from ldm.pipeline.conditioning import is_text_conditional
 
 OPTION_TYPES = get_type_hints(GenerationOptions)
+CONVERSION_ERRORS = (
+    *(TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError),
+)
+JSON_LINES = (".jsonl", ".ndjson")
+MAX_LINE = 200_000  # bytes of a line of a prompt file
+MAX_KNOWN = 1000  # kinds of options that are kept after they were checked
+MAX_PARTS = 32  # prompts that AND joins: each is a call of the network
+LONGEST_NOTE = 300  # characters of a prompt in a note
 
 
 @dataclass(frozen=True)
@@ -53,63 +64,134 @@ class ImageSpec:
         }
 
 
-def expand(entries: Sequence[PromptEntry]) -> list[ImageSpec]:
-    """List the images of all entries, in order.
+def expand(entries: Iterable[PromptEntry]) -> Iterator[ImageSpec]:
+    """Yield the images of all entries, in order.
 
     Image k of all uses seed + k. An entry with its own seed counts from there, and one with several
     seeds has one image for each.
-    """
-    images: list[ImageSpec] = []
-    for entry in entries:
-        seeds = parse_seeds(entry.options.seed, entry.options.count)
-        if len(seeds) == 1:
-            first = seeds[0] + (0 if entry.has_own_seed else len(images))
-            seeds = tuple(range(first, first + entry.options.count))
-        options = replace(entry.options, seed="0", count=1)
-        images += [ImageSpec(entry.prompt, seed, options, entry.location) for seed in seeds]
-    return images
-
-
-def read_prompts(file: Path, defaults: GenerationOptions) -> list[PromptEntry]:
-    """Read a prompt file.
-
-    Args:
-        defaults: values of the options that a line does not set.
 
     Raises:
-        UserError: the file cannot be read, is empty, or has a line that is malformed.
+        UserError: a seed would be above 2^63 - 1, or there are too many images.
     """
+    done = 0
+    shared: GenerationOptions | None = None  # lines without options of their own have one object
+    options = GenerationOptions()
+    for entry in entries:
+        if entry.options is not shared:
+            shared, options = entry.options, replace(entry.options, seed="0", count=1)
+        seeds: Sequence[int] = parse_seeds(entry.options.seed, entry.options.count)
+        if len(seeds) == 1:
+            first = seeds[0] + (0 if entry.has_own_seed else done)
+            seeds = range(first, first + entry.options.count)
+        with error_location(entry.location):
+            if seeds[-1] > MAX_SEED:
+                raise UserError(
+                    f"image {done + len(seeds)} would have the seed {seeds[-1]}, and 2^63 - 1 is "
+                    "the highest. Give a lower --seed."
+                )
+            if done + len(seeds) > MAX_IMAGES:
+                raise UserError(
+                    f"more than {MAX_IMAGES:,} images are asked for in one call. Divide it."
+                )
+        for seed in seeds:
+            yield ImageSpec(entry.prompt, seed, options, entry.location)
+        done += len(seeds)
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """The entries of a prompt file, which are read anew each time: so memory holds one line."""
+
+    file: Path
+    defaults: GenerationOptions  # values of the options that a line does not set
+
+    def __post_init__(self):
+        """Raise UserError for a file that is named as a kind that is not read."""
+        if self.file.suffix.lower() == ".json":
+            raise UserError(
+                f"--prompts {one_line(self.file)} is named as one JSON document. Write one object "
+                "per line and name the file .jsonl, or one prompt per line and name it .txt."
+            )
+
+    def __iter__(self) -> Iterator[PromptEntry]:
+        """Yield the entries.
+
+        Raises:
+            UserError: the file cannot be read, is empty, or has a line that is malformed.
+        """
+        is_json = self.file.suffix.lower() in JSON_LINES
+        known: dict[str, GenerationOptions] = {}
+        empty = True
+        for number, line in self.lines():
+            empty, location = False, f"{one_line(self.file)}, line {number}"
+            with error_location(location):
+                if is_json:
+                    entry = entry_from(parse_line(line), self.defaults, known)
+                else:
+                    check_is_no_json(line)
+                    entry = PromptEntry(line, self.defaults)
+                check_prompt(entry.prompt)
+            yield replace(entry, location=location)
+        if empty:
+            raise UserError(f"{one_line(self.file)} contains no prompts; write one per line.")
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """Yield the lines that are not empty, without blanks at their ends, and their numbers."""
+        number = 0
+        try:
+            with open_file(self.file) as stream:
+                while content := stream.readline(MAX_LINE + 1):
+                    if len(content) > MAX_LINE:
+                        raise UserError(f"line {number + 1} has more than {MAX_LINE:,} bytes")
+                    if number == 0:
+                        content = without_mark(content)
+                    ends = re.compile(rb"\r\n|\r|\n")
+                    for part in ends.split(content.removesuffix(b"\n").removesuffix(b"\r")):
+                        number += 1
+                        if line := decoded(part, number).strip():
+                            yield number, line
+        except (OSError, UserError) as error:
+            reason = getattr(error, "strerror", None) or str(error).removesuffix(".")
+            raise UserError(
+                f"--prompts {one_line(self.file)} cannot be read ({reason}). It must be a text "
+                "file in UTF-8 with one prompt per line, or one JSON object per line if its name "
+                "ends in .jsonl."
+            ) from error
+
+
+def decoded(line: bytes, number: int) -> str:
     try:
-        text = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else first_bad_line(error)
+        text = line.decode()
+    except UnicodeDecodeError:
+        raise UserError(f"line {number} is not UTF-8") from None
+    if "\0" in text:
+        raise UserError(f"line {number} has a zero byte, so it is not text")
+    return text
+
+
+def without_mark(content: bytes) -> bytes:
+    """Remove the byte order mark of UTF-8; refuse those of other encodings."""
+    for mark, name in BYTE_ORDER_MARKS.items():
+        if content.startswith(mark):
+            raise UserError(f"it is {name} text; save it as UTF-8")
+    return content.removeprefix(b"\xef\xbb\xbf")
+
+
+def check_is_no_json(line: str) -> None:
+    """Refuse a line of a text file that is an object as a .jsonl file has them."""
+    if line.startswith("{") and '"prompt"' in line:
         raise UserError(
-            f"--prompts {file} cannot be read ({reason}). It must be a text file in UTF-8 with one "
-            "prompt per line, or one JSON object per line if its name ends in .jsonl."
-        ) from error
-    numbered = [(k, line.strip()) for k, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not numbered:
-        raise UserError(f"{file} contains no prompts; write one per line.")
-    entries = []
-    for number, line in numbered:
-        location = f"{file}, line {number}"
-        if file.suffix != ".jsonl":
-            entries.append(PromptEntry(line, defaults, location=location))
-            continue
-        with error_location(location):
-            entries.append(replace(entry_from(parse_line(line), defaults), location=location))
-    return entries
-
-
-def first_bad_line(error: UnicodeDecodeError) -> str:
-    lines_before = error.object[: error.start].count(b"\n")
-    return f"line {lines_before + 1} is not UTF-8"
+            f"{shown(line)} is drawn as it stands, unless the file's name ends in .jsonl; then it "
+            "is read as JSON. Rename the file."
+        )
 
 
 def parse_line(line: str) -> dict[str, Any]:
     """Parse a line of a JSON Lines file, which must be an object."""
     try:
         values = json.loads(line)
+    except RecursionError:
+        raise UserError("this is not JSON of a prompt: it is nested too deep.") from None
     except ValueError as error:
         raise UserError(f"this is not JSON ({error}).") from error
     if not isinstance(values, dict) or not isinstance(values.get("prompt", ""), str):
@@ -117,35 +199,70 @@ def parse_line(line: str) -> dict[str, Any]:
     return values
 
 
-def entry_from(values: Mapping[str, Any], defaults: GenerationOptions) -> PromptEntry:
+def entry_from(
+    values: Mapping[str, Any],
+    defaults: GenerationOptions,
+    known: dict[str, GenerationOptions] | None = None,
+) -> PromptEntry:
     """Make an entry of the prompt and the options in a JSON object.
+
+    known: options that were checked before, to be kept between calls: checking takes much longer
+        than all the rest.
 
     Raises:
         UserError: an option is unknown, has a value of another type, or makes no sense.
     """
-    changes = {}
-    for name, value in values.items():
-        if name == "prompt":
-            continue
-        if name not in OPTION_TYPES:
-            hint = did_you_mean(name, OPTION_TYPES)
-            names = ", ".join(["prompt", *OPTION_TYPES])
-            raise UserError(f"there is no option {name!r}.{hint} There are: {names}.")
-        changes[name] = convert(name, str(value) if name == "seed" else value)
-    options = replace(defaults, **changes)
-    options.check()
-    return PromptEntry(values.get("prompt", ""), options, has_own_seed="seed" in changes)
+    own = {name: value for name, value in values.items() if name not in ("prompt", "seed")}
+    key = json.dumps(own) if known is not None else ""
+    if known is None or key not in known:
+        for name in own:
+            if name not in OPTION_TYPES:
+                raise unknown_option(name)
+        options = replace(defaults, **{name: convert(name, value) for name, value in own.items()})
+        replace(options, seed="0").check()
+        if known is not None:
+            if len(known) >= MAX_KNOWN:
+                known.clear()
+            known[key] = options
+    else:
+        options = known[key]
+    if "seed" in values:
+        options = replace(options, seed=convert("seed", as_text(values["seed"])))
+    parse_seeds(options.seed, options.count)
+    return PromptEntry(values.get("prompt", ""), options, has_own_seed="seed" in values)
 
 
-def convert(name: str, value: Any) -> Any:
-    """Convert a JSON value to the type of the option `name`; raise UserError if it is another."""
-    kind = OPTION_TYPES[name]
+def as_text(seed: Any) -> Any:
+    """Return a seed that is a whole number as text, as the command line gives it."""
+    return str(seed) if isinstance(seed, int) and not isinstance(seed, bool) else seed
+
+
+def unknown_option(name: str) -> UserError:
+    hint = did_you_mean(name, OPTION_TYPES)
+    names = ", ".join(["prompt", *OPTION_TYPES])
+    return UserError(f"there is no option {shown(name)}.{hint} There are: {names}.")
+
+
+def convert(name: str, value: Any, kind: Any = None) -> Any:
+    """Convert a JSON value to the type of the option `name`; raise UserError if it is another.
+
+    kind: the type; left out, that of the option.
+    """
+    kind = OPTION_TYPES[name] if kind is None else kind
     try:
         return CONVERTER.structure(value, kind)
-    except (TypeError, ValueError, LookupError, OverflowError) as error:
+    except CONVERSION_ERRORS as error:
         raise UserError(
-            f"{name} is {json.dumps(value)}, but it must be a {type_name(kind)}."
+            f"{name} is {as_json(value)}, but it must be a {type_name(kind)}."
         ) from error
+
+
+def as_json(value: Any) -> str:
+    """Return a value as it stands in JSON, short and printable."""
+    try:
+        return one_line(json.dumps(value), LONGEST_VALUE)
+    except (ValueError, RecursionError):
+        return shown(value)
 
 
 def number_from(value: Any, kind: type[int] | type[float]) -> int | float:
@@ -193,6 +310,12 @@ def type_name(kind: Any) -> str:
         kind = next(member for member in get_args(kind) if member is not type(None))
     if kind in names:
         return names[kind]
+    if get_origin(kind) is Literal:
+        return f"text, one of {', '.join(get_args(kind))}"
+    if get_origin(kind) is dict:
+        return "object with texts"
+    if kind == list[dict[str, Any]]:
+        return "list of objects"
     members = get_args(kind)
     return "list of numbers" if members[-1] is ... else f"list of {len(members)} numbers"
 
@@ -206,6 +329,27 @@ def error_location(location: str) -> Iterator[None]:
         if not location:
             raise
         raise UserError(f"{location}: {error}") from error
+
+
+def check_syntax(image: ImageSpec) -> None:
+    """Raise UserError for prompts that cannot be read, or are made of too many.
+
+    The place of the prompt is in the message.
+    """
+    options = image.options
+    if options.plain_prompts or (is_plain(image.prompt) and is_plain(options.negative_prompt)):
+        return
+    with error_location(image.location):
+        parts = parse_prompt(image.prompt)
+        if len(parts) > MAX_PARTS:
+            raise UserError(
+                f"{shown(image.prompt)} joins {len(parts)} prompts by AND; at most {MAX_PARTS} "
+                "make one picture."
+            )
+        if len(parse_prompt(options.negative_prompt)) > 1:
+            raise UserError(
+                f"AND composes prompts, but {shown(options.negative_prompt)} is a negative prompt."
+            )
 
 
 def prompt_notes(pipeline: TextToImage, text: str, prompt_weights: bool) -> list[str]:
@@ -222,9 +366,10 @@ def prompt_notes(pipeline: TextToImage, text: str, prompt_weights: bool) -> list
     notes = []
     parts = parse_prompt(text) if prompt_weights else plain_prompt(text)
     if prompt_weights and not is_plain(text):
+        described = one_line(describe_parts(parts), 2 * LONGEST_NOTE)
         notes.append(
-            f"read {text!r} as {describe_parts(parts)}; use --plain-prompts to read it as it is "
-            "written."
+            f"read {shown(text, LONGEST_NOTE)} as {described}; use --plain-prompts to read it as "
+            "it is written."
         )
     for part in parts:
         dropped = truncated_words(encoder, part.text, pipeline.chunks)
@@ -233,7 +378,8 @@ def prompt_notes(pipeline: TextToImage, text: str, prompt_weights: bool) -> list
             needed = encoder.count_tokens(part.text) + 2 * (pipeline.chunks - 1)
             notes.append(
                 f"warning: this model reads {encoder.tokens * pipeline.chunks} tokens, and "
-                f"{part.text!r} has {needed}; ignored is {dropped!r}"
+                f"{shown(part.text, LONGEST_NOTE)} has {needed}; ignored is "
+                f"{shown(dropped, LONGEST_NOTE)}"
             )
     return notes
 

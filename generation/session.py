@@ -1,27 +1,31 @@
 """An open model that generates images, and what is recorded about them."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from foundation.errors import one_line
 from foundation.hashing import tensors_sha256
 from foundation.shapes import Latents
 from generation.autoguidance import open_weak_model
 from generation.compile import compile_unet
+from generation.limits import check_size
 from generation.metadata import make_record
 from generation.options import GenerationOptions
 from generation.prompts import ImageSpec, error_location, prompt_notes
 from ldm import TextToImage
 from ldm.pipeline.batching import Request
 from ldm.pipeline.io import read_model_provenance
-from ldm.tasks.base import Task, check_task
+from ldm.tasks.base import TEXT_TO_IMAGE, Task, check_task
+from training.logging.progress import print_line
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_GROUP = 32  # images generated before the first of them is written
@@ -39,10 +43,15 @@ class ImageGroup:
         """Options of the first image; only the negative prompts of the others differ."""
         return self.images[0].options
 
-    @property
-    def network_calls(self) -> int:
-        """Network calls for all images, where a guided pair counts as one."""
-        return len(self.images) * self.options.sampling().network_calls(self.task)
+
+@dataclass
+class Survey:
+    """What there is to do, summed over all images."""
+
+    images: int = 0
+    network_calls: int = 0  # where a guided pair counts as one
+    has_input_files: bool = False
+    is_guided: bool = False
 
 
 class GenerationSession:
@@ -74,6 +83,8 @@ class GenerationSession:
         """
         self.model, self.ema, self.batch_size, self.modify = model, ema, batch_size, modify
         self.extra_record = dict(extra_record or {})
+        self.printed: set[int] = set()  # hashes of notes
+        self.last_check: tuple[GenerationOptions, Task] | None = None
         self.weak_models: dict[Path, tuple[TextToImage, str]] = {}  # with the sha256 of the U-Net
         self.pipeline = TextToImage.load(model, ema=ema)
         self.hashes = {  # of the weights in the file
@@ -94,32 +105,57 @@ class GenerationSession:
         current = self.pipeline.unet.conv_in.weight.dtype
         return next(name for name, dtype in DTYPES.items() if dtype == current)
 
-    def plan(self, images: Sequence[ImageSpec]) -> list[ImageGroup]:
-        """Group consecutive images with the same options.
+    def survey(self, images: Iterable[ImageSpec]) -> Survey:
+        """Check all images before the first is drawn, and count what there is to do.
 
         Raises:
             UserError: the options of an image do not suit the model.
         """
-        groups = []
-        for options, members in groupby(
-            images, lambda image: replace(image.options, negative_prompt="")
-        ):
-            members = list(members)
-            with error_location(members[0].location):
-                task = self.check(options)
-            for first in range(0, len(members), MAX_GROUP):
-                groups.append(ImageGroup(members[first : first + MAX_GROUP], task))
-        return groups
+        survey = Survey()
+        for options, members in groupby(images, same_call):
+            calls = None
+            for image in members:
+                if calls is None:
+                    with error_location(image.location):
+                        task = self.check(options)
+                    calls = options.sampling().network_calls(task)
+                survey.images += 1
+                survey.network_calls += calls
+            survey.has_input_files |= bool(options.input_files())
+            survey.is_guided |= options.guidance_scale != 1
+        return survey
+
+    def plan(self, images: Iterable[ImageSpec]) -> Iterator[ImageGroup]:
+        """Group consecutive images with the same options."""
+        for options, members in groupby(images, same_call):
+            task = self.check(options)
+            while group := list(islice(members, MAX_GROUP)):
+                yield ImageGroup(group, task)
 
     def check(self, options: GenerationOptions) -> Task:
-        """Return the task for such images; raise UserError if the model cannot generate them."""
+        """Return the task for such images; raise UserError if the model cannot generate them.
+
+        The last result is kept: to encode an input image takes time.
+        """
+        if self.last_check is None or self.last_check[0] != options:
+            self.last_check = options, self._check(options)
+        return self.last_check[1]
+
+    def _check(self, options: GenerationOptions) -> Task:
         self.pipeline.make_denoiser(options.window)
         self.weak_model(options)
         options.sampling().timesteps(self.pipeline.denoiser.schedule)
+        if options.init_image is None and options.style_image is None:
+            self._check_size(options, TEXT_TO_IMAGE)
         task = options.make_task(self.pipeline)
         check_task(self.pipeline.unet, task)
-        self.pipeline.task_shape(task, options.height, options.width)
+        self._check_size(options, task)
         return task
+
+    def _check_size(self, options: GenerationOptions, task: Task) -> None:
+        shape = self.pipeline.task_shape(task, options.height, options.width)
+        batch = 1 if self.batch_size is None else self.batch_size
+        check_size(self.pipeline, shape, options.window, batch)
 
     def weak_model(self, options: GenerationOptions) -> TextToImage | None:
         """Return the weak model of autoguidance, if the options name one."""
@@ -144,6 +180,29 @@ class GenerationSession:
             [image.seed for image in images],
             prompt_weights=not images[0].options.plain_prompts,
         )
+
+    def all_requests(self, images: Sequence[ImageSpec]) -> Iterator[Request]:
+        """Encode the prompts of any number of images, some at a time."""
+        for first in range(0, len(images), MAX_GROUP):
+            yield from self.requests(images[first : first + MAX_GROUP])
+
+    def pictures(
+        self,
+        requests: Iterator[Request],
+        options: GenerationOptions,
+        task: Task,
+        progress: Callable[[int], object],
+    ) -> Iterator[Image.Image]:
+        """Generate the pictures of any number of requests, some at a time."""
+        while group := list(islice(requests, MAX_GROUP)):
+            for latents in self.generate(group, options, task, progress):
+                yield self.pipeline.to_picture(latents, task)
+
+    def picture_size(self, options: GenerationOptions, task: Task) -> tuple[int, int]:
+        """Return width and height of a picture, as far as they are known before it is drawn."""
+        shape = self.pipeline.task_shape(task, options.height, options.width)
+        factor = self.pipeline.latent_factor
+        return shape[2] * factor, shape[1] * factor
 
     def generate(
         self,
@@ -204,25 +263,33 @@ class GenerationSession:
             record["batch_size"] = self.batch_size  # decides the last bits
         return record | self.extra_record
 
-    def print_notes(self, images: Sequence[ImageSpec]) -> None:
-        """Print how prompts are read, which words are ignored, and a warning about guidance.
-
-        Guidance leads away from the empty prompt, which a model learns only by caption dropout.
-        """
+    def print_notes(self, images: Iterable[ImageSpec]) -> None:
+        """Print how prompts are read, and which words are ignored; each note once."""
         texts = [
-            (text, image.options.plain_prompts, image.location)
+            (text, image.options.plain_prompts)
             for image in images
             for text in (image.prompt, image.options.negative_prompt)
         ]
-        for text, is_plain, location in dict.fromkeys(texts):
-            with error_location(location):
-                notes = prompt_notes(self.pipeline, text, prompt_weights=not is_plain)
-            for note in notes:
-                print(note)
+        for text, is_plain in dict.fromkeys(texts):
+            for note in prompt_notes(self.pipeline, text, prompt_weights=not is_plain):
+                if hash(note) not in self.printed:
+                    self.printed.add(hash(note))
+                    print_line(note)
+
+    def print_warning(self, survey: Survey) -> None:
+        """Print a warning if guidance leads away from an empty prompt that was never learned.
+
+        A model learns the empty prompt only by caption dropout.
+        """
         training = read_model_provenance(self.model).get("config", {})
-        guided = any(image.options.guidance_scale != 1 for image in images)
-        if training.get("caption_dropout") == 0 and guided:
+        if training.get("caption_dropout") == 0 and survey.is_guided:
             print(
-                f"warning: {self.model} was trained with --caption-dropout 0, so it has not "
-                "learned the empty prompt, which guidance needs. Use --guidance-scale 1."
+                f"warning: {one_line(self.model)} was trained with --caption-dropout 0, so it has "
+                "not learned the empty prompt, which guidance needs. Use --guidance-scale 1."
             )
+
+
+def same_call(image: ImageSpec) -> GenerationOptions:
+    """Return what images that are generated by one call have in common."""
+    options = image.options
+    return replace(options, negative_prompt="") if options.negative_prompt else options

@@ -32,7 +32,7 @@ from training.checkpoint import Stateful
 from training.config import EMATrainingConfig, extended
 from training.ema import EMA
 from training.flags import Groups, Positive
-from training.logging.image_grid import image_grid
+from training.logging.image_grid import save_grid
 from training.logging.metrics import RunningMeans
 from training.optimizer import OptimizerStep
 from training.posthoc_ema import track_averages
@@ -261,8 +261,8 @@ class AutoencoderTrainer:
         evaluation = self.evaluator.evaluate(self.ema.module)
         columns = 3 * min(4, len(self.evaluator.pixels))
         if not collectives.rank():
-            preview = image_grid(evaluation.comparison[: 3 * PREVIEW_IMAGES], columns)
-            preview.save(self.run.preview(step))
+            shown = evaluation.comparison[: 3 * PREVIEW_IMAGES]
+            save_grid(shown, columns, self.run.preview(step))
         verdicts = {"verdict/channels": evaluation.channels.describe()}
         if means := self.gan_balance.pop():
             balance = describe_gan_balance(*means.values())

@@ -35,7 +35,7 @@ from training.compiled import compile_in_place, eager_mode
 from training.config import EMATrainingConfig, extended
 from training.ema import EMA
 from training.flags import Finite, Fraction, Groups, NonNegative, Positive
-from training.logging.image_grid import image_grid, pil_to_tensor
+from training.logging.image_grid import pil_to_tensor, save_grid
 from training.optimizer import OptimizerStep
 from training.posthoc_ema import track_averages
 from training.precision import DTYPES, Precision
@@ -349,7 +349,7 @@ class DiffusionTrainer:
         self.unet.train()
         columns = 4 if len(self.prompts) % 4 == 0 else len(self.prompts)
         if not collectives.rank():
-            image_grid(pictures, columns).save(self.run.preview(step))
+            save_grid(pictures, columns, self.run.preview(step))
         relative = {"val_loss_relative": losses["val"] / self.baseline}
         return {**losses, **relative, "verdict": learning_status(losses, self.baseline)}
 

@@ -29,7 +29,7 @@ from typing import (
 
 import tyro
 
-from foundation.errors import UserError
+from foundation.errors import UserError, shown
 
 Number = TypeVar("Number", int, float)
 
@@ -91,13 +91,21 @@ def check_bounds(config: Any, default: Any) -> None:
     for name, kind in get_type_hints(type(config), include_extras=True).items():
         value = getattr(config, name)
         for bound in bounds_of(kind):
-            if value is not None and not (math.isfinite(value) and bound.holds(value)):
+            if value is not None and not (is_finite(value) and bound.holds(value)):
                 usual = getattr(default, name, None)
                 left_out = usual is not None and usual is not tyro.MISSING
                 raise UserError(
-                    f"{flag_name(name)} is {value}; it must be {bound.words}."
+                    f"{flag_name(name)} is {shown(value)}; it must be {bound.words}."
                     + (f" Left out, it is {usual}." if left_out else "")
                 )
+
+
+def is_finite(value: float) -> bool:
+    """Return whether a number is finite; whole numbers too large for a float count as infinite."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def bounds_of(kind: Any) -> Iterator[Bound]:

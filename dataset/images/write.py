@@ -6,7 +6,10 @@
        file with the same name
 """
 
+import errno
 import json
+import os
+import secrets
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +23,7 @@ from torch import Tensor
 from dataset.images.pixel_format import PixelFormat
 from dataset.images.rasters import import_library
 from foundation.errors import NotFiniteError, UserError
+from foundation.files import NO_HARD_LINKS, sync_names, to_json
 
 EXTENSIONS = (".png", ".tif", ".npy")
 COLOR_16 = "16-bit PNG in color"
@@ -66,37 +70,80 @@ def write_image(
         UserError: this type of file cannot hold the image.
         NotFiniteError: the image has infinite values or NaN.
     """
+    write_new_files(encode_files(image, path, pixels, texts))
+    return path
+
+
+def encode_files(
+    image: Float[Tensor, "c h w"],
+    path: Path,
+    pixels: PixelFormat,
+    texts: Mapping[str, str] | None = None,
+) -> dict[Path, bytes]:
+    """Return the contents of the files that hold one image, as `write_image` writes them.
+
+    The file of the image is the last one.
+    """
     if not image.isfinite().all():
         raise NotFiniteError(f"{path}: the image has values that are not finite.")
     extension, texts = path.suffix, texts or {}
     choose_extension(pixels, len(image), extension)
     values = np.moveaxis(pixels.restore(image), 0, -1)
+    files: dict[Path, bytes] = {}
     if extension == ".png":
         content = encode_png(values, texts, path)
     elif extension == ".tif":
         content = encode_tiff(values, texts, path)
     else:
         content = encode_npy(np.moveaxis(values, -1, 0) if pixels.layout == "chw" else values)
-    write_new_file(path, content)
-    if extension == ".npy" and texts:
-        text = json.dumps(texts, indent=2, ensure_ascii=False) + "\n"
-        path.with_suffix(".json").write_text(text, encoding="utf-8")
-    return path
+        if texts:
+            files[path.with_suffix(".json")] = to_json(texts).encode()
+    return {**files, path: content}
 
 
-def write_new_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, and never over another file.
+def write_new_files(contents: Mapping[Path, bytes]) -> None:
+    """Write files of one folder, which appear whole or not at all, and never replace another file.
+
+    After an error none of them is there. They appear in their order: of an image and its companions
+    the image comes last, so that where it is, everything is.
 
     Raises:
-        FileExistsError: there is a file already.
+        FileExistsError: one of them is there already; it names the file.
     """
-    with path.open("xb") as file:
-        try:
-            file.write(content)
-            file.flush()
-        except OSError:  # a full disk
-            path.unlink()
+    token = secrets.token_hex(4)  # other processes may write files of the same names
+    partials = {path: path.with_name(f".{path.name}.{token}.partial") for path in contents}
+    appeared: list[Path] = []
+    try:
+        for path, content in contents.items():
+            with partials[path].open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, partial in partials.items():
+            rename_new(partial, path)
+            appeared.append(path)
+    except BaseException:
+        for path in appeared:
+            path.unlink(missing_ok=True)
+        raise
+    finally:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
+    for folder in {path.parent for path in contents}:
+        sync_names(folder)
+
+
+def rename_new(partial: Path, path: Path) -> None:
+    """Give a complete file its name, unless something has that name."""
+    try:
+        os.link(partial, path)  # fails where a rename would replace
+    except FileExistsError as error:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
             raise
+        path.open("xb").close()  # claims the name
+        os.replace(partial, path)
 
 
 def encode_png(

@@ -53,7 +53,7 @@ def class_label(prompt: str, classes: Sequence[str], count: int) -> int:
         return len(classes) if 0 < len(classes) < count else NO_CLASS
     if prompt in classes:
         return classes.index(prompt)
-    if not classes and prompt.isdecimal() and int(prompt) < count:
+    if not classes and prompt.isdecimal() and len(prompt) < 20 and int(prompt) < count:
         return int(prompt)
     if not classes:
         raise UserError(

@@ -1,73 +1,19 @@
-"""Names and formats of the files that sample.py writes, and what it writes besides images."""
+"""Formats of the files that sample.py writes, and what it writes besides images."""
 
-from pathlib import Path
-
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 
-from foundation.errors import UserError
-from generation.output import MAX_PROMPT_LENGTH, plan_names, slug
 from ldm import TextToImage
 from tests.helpers.sample_runs import reproduce, run_sample
-
-FIELDS = {"seed": 5, "prompt": "a/b: c?", "sampler": "ddim", "steps": 7}
-
-
-def test_names_are_filled_in_and_safe(tmp_path):
-    paths = plan_names(tmp_path, "{prompt}-{seed:04d}-{number}", [".png"], [FIELDS] * 2)
-    assert [path.name for path in paths] == ["a-b-c-0005-0", "a-b-c-0005-1"]
-
-
-@given(st.text())
-def test_any_prompt_gives_a_file_name(prompt):
-    name = slug(prompt)
-    assert 0 < len(name) <= MAX_PROMPT_LENGTH
-    assert name == Path(name).name and not set(name) & set('/\\:*?"<>|.\0\n')
-
-
-@pytest.mark.parametrize("prompt", ["", "../..", "?"])
-def test_a_prompt_without_letters_has_a_name_too(prompt):
-    assert slug(prompt) == "no-prompt"
-
-
-def test_numbers_continue_from_the_highest_and_leave_gaps(tmp_path):
-    (tmp_path / "x-0041.png").touch()
-    (tmp_path / "x-0050.jpg").touch()
-    (path,) = plan_names(tmp_path, "x-{number:04d}", [".png", ".st"], [FIELDS])
-    assert path.name == "x-0042"
-
-
-@pytest.mark.parametrize(
-    ("pattern", "part"),
-    [
-        ("same", "same"),
-        ("{nonsense}", "{number}, {seed}"),
-        ("a/{number}", "folder"),
-        ("{number", "{number"),
-        ("{prompt:d}", "{prompt:d}"),
-        ("", "--name"),
-    ],
-)
-def test_patterns_that_cannot_name_the_files_are_refused(tmp_path, pattern, part):
-    with pytest.raises(UserError) as refused:
-        plan_names(tmp_path, pattern, [".png"], [FIELDS] * 2)
-    assert part in str(refused.value)
-
-
-def test_no_file_is_overwritten(tmp_path):
-    (tmp_path / "x-0041.png").touch()
-    with pytest.raises(UserError, match="x-0041"):
-        plan_names(tmp_path, "x-0041", [".png"], [FIELDS])
 
 
 def test_formats_of_files(world, tmp_path, capsys):
     files = run_sample(world, tmp_path, "--format", "webp", "-n", 2, "--quality", 80)
     assert [file.name for file in files] == ["00000.webp", "00001.webp", "grid-0000.webp"]
     assert tmp_path / "00000.jpg" in run_sample(world, tmp_path, "--format", "jpeg")
-    printed = reproduce(capsys, tmp_path / "00000.jpg", tmp_path / "again")
+    printed = reproduce(
+        capsys, tmp_path / "00000.jpg", tmp_path / "again", "--model", world / "ldm"
+    )
     assert "not compared" in printed
 
 

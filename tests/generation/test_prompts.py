@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 import sample
 from foundation.errors import UserError
+from generation.limits import MAX_SEED
 from generation.metadata import make_record, read_record
 from generation.options import GenerationOptions
-from generation.prompts import entry_from, expand, parse_line, prompt_notes, read_prompts
+from generation.prompts import PromptEntry, PromptFile, entry_from, expand, parse_line, prompt_notes
 from ldm import TextToImage
 from tests.helpers.bad_calls import command
 from tests.helpers.random_models import make_pipeline
@@ -69,7 +70,7 @@ def test_lines_have_options_of_their_own(world, tmp_path):
 def test_a_broken_line_is_named(tmp_path, line):
     file = write(tmp_path, "p.jsonl", '{"prompt": "good"}\n\n' + line + "\n")
     with pytest.raises(UserError) as refused:
-        read_prompts(file, GenerationOptions())
+        list(PromptFile(file, GenerationOptions()))
     assert str(refused.value).startswith(f"{file}, line 3: ")
     assert BROKEN[line] in str(refused.value)
 
@@ -94,21 +95,21 @@ def test_any_other_value_is_an_error_of_the_user(name, value):
         entry_from({"prompt": "red", name: value}, GenerationOptions())
 
 
-def test_a_line_of_a_text_file_is_never_json(tmp_path):
-    file = write(tmp_path, "p.txt", '\ufeff{"prompt": "red"}\r\n\r\n  blue ')
-    entries = read_prompts(file, GenerationOptions())
-    assert [entry.prompt for entry in entries] == ['{"prompt": "red"}', "blue"]
+def test_lines_of_a_text_file_are_prompts(tmp_path):
+    file = write(tmp_path, "p.txt", "\ufeff{red} [1]\r\n\r\n  blue ")
+    entries = list(PromptFile(file, GenerationOptions()))
+    assert [entry.prompt for entry in entries] == ["{red} [1]", "blue"]
     assert [entry.location for entry in entries] == [f"{file}, line 1", f"{file}, line 3"]
 
 
 def test_files_that_are_empty_or_not_text_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"empty\.txt"):
-        read_prompts(write(tmp_path, "empty.txt", " \n\n"), GenerationOptions())
+        list(PromptFile(write(tmp_path, "empty.txt", " \n\n"), GenerationOptions()))
     (tmp_path / "latin.txt").write_bytes("red\ncafé".encode("latin-1"))
     with pytest.raises(UserError, match="line 2"):
-        read_prompts(tmp_path / "latin.txt", GenerationOptions())
+        list(PromptFile(tmp_path / "latin.txt", GenerationOptions()))
     with pytest.raises(UserError, match=r"nowhere\.txt"):
-        read_prompts(tmp_path / "nowhere.txt", GenerationOptions())
+        list(PromptFile(tmp_path / "nowhere.txt", GenerationOptions()))
 
 
 def test_the_record_of_an_image_is_a_line_for_it(tmp_path):
@@ -119,10 +120,77 @@ def test_the_record_of_an_image_is_a_line_for_it(tmp_path):
     ):
         (image,) = expand([entry_from({"prompt": "red", "seed": 3}, options)])
         record = json.loads(json.dumps(make_record(image, tmp_path, False, "fp32", {})))
+        assert {record.get(name) for name in ("init_image", "mask")} <= {
+            "start.png",
+            "mask.png",
+            None,
+        }
         for name in ("model", "hashes", "files"):
             record.pop(name, None)
+        for name, file in options.input_files().items():  # a record has only the last part
+            record[name] = str(file)
         (again,) = expand([entry_from(record, GenerationOptions())])
         assert again == image
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.JSONL", "p.Ndjson"])
+def test_json_lines_are_known_by_the_ending(tmp_path, name):
+    file = write(tmp_path, name, '{"prompt": "red", "seed": 5}\n')
+    (entry,) = PromptFile(file, GenerationOptions())
+    assert (entry.prompt, entry.options.seed) == ("red", "5")
+
+
+@pytest.mark.parametrize("name", ["p.json", "p.JSON", "p.txt", "p"])
+def test_json_under_another_name_is_not_drawn_as_text(tmp_path, name):
+    file = write(tmp_path, name, '{"prompt": "red", "seed": 5}\n')
+    with pytest.raises(UserError, match=r"\.jsonl"):
+        list(PromptFile(file, GenerationOptions()))
+
+
+def test_a_prompt_file_is_read_a_line_at_a_time(tmp_path):
+    """So the memory does not grow with the file, and the end may be read after the beginning."""
+    file = write(tmp_path, "p.txt", "first\n" * 3 + "x" * 300_000)
+    entries = iter(PromptFile(file, GenerationOptions()))
+    assert [next(entries).prompt for _ in range(3)] == ["first"] * 3
+    with pytest.raises(UserError, match=r"line 4.*200,000"):
+        next(entries)
+
+
+def test_options_of_equal_lines_are_checked_once_and_never_mixed_up(tmp_path):
+    lines = [{"prompt": str(k), "steps": k % 3 + 1, "seed": k} for k in range(12)]
+    file = write(tmp_path, "p.jsonl", "\n".join(map(json.dumps, lines)))
+    entries = list(PromptFile(file, GenerationOptions(sampler="ddim")))
+    found = [(e.prompt, e.options.steps, e.options.seed, e.options.sampler) for e in entries]
+    assert found == [(str(k), k % 3 + 1, str(k), "ddim") for k in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "part"), [("x" * 20_000, "20,000"), ("a\ud800b", "ud800"), ("a\udcffb", "udcff")]
+)
+def test_a_prompt_that_is_no_prompt_is_refused(tmp_path, prompt, part):
+    file = write(tmp_path, "p.jsonl", json.dumps({"prompt": prompt}))
+    with pytest.raises(UserError, match=part) as refused:
+        list(PromptFile(file, GenerationOptions()))
+    assert str(refused.value).startswith(f"{file}, line 1: ") and len(str(refused.value)) < 600
+
+
+def entry(options: GenerationOptions) -> PromptEntry:
+    return PromptEntry("red", options, location="p.jsonl, line 7")
+
+
+def test_seeds_beyond_the_last_are_known_before_anything_is_drawn():
+    (image,) = expand([entry(GenerationOptions(seed=str(MAX_SEED)))])
+    assert image.seed == MAX_SEED
+    with pytest.raises(UserError, match=rf"line 7: .*{MAX_SEED + 1}"):
+        list(expand([entry(GenerationOptions(seed=str(MAX_SEED), count=2))]))
+    with pytest.raises(UserError, match=str(MAX_SEED + 1)):
+        list(expand([entry(GenerationOptions(seed=str(MAX_SEED)))] * 2))
+
+
+def test_the_number_of_images_is_bounded(monkeypatch):
+    monkeypatch.setattr("generation.prompts.MAX_IMAGES", 25)
+    with pytest.raises(UserError, match=r"line 7: .*25"):
+        list(expand([entry(GenerationOptions(count=10))] * 3))
 
 
 # Notes.

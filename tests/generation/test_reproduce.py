@@ -1,6 +1,7 @@
 """`sample.py --reproduce`: the same pixels from the record in a file, or an error that says why."""
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import sample
 from foundation.errors import UserError
 from generation.metadata import encode_image, read_record
 from generation.options import GenerationOptions
-from generation.reproduce import compare_pixels, entries_of_record
+from generation.reproduce import RecordedCall, compare_pixels, entries_of_record, find_model
 from ldm import TextToImage
 from tests.helpers.bad_calls import refusal
 from tests.helpers.images import picture
@@ -42,7 +43,12 @@ def test_a_recorded_image_is_reproduced_with_its_record(world, tmp_path, capsys,
     files = {"INPUT": input_image, "WEAK": world / "ldm"}
     run_sample(world, tmp_path / "first", *(files.get(flag, flag) for flag in FLAGS[kind]))
     file = max((tmp_path / "first").glob("0*.png"))
-    assert f"the same pixels as {file}" in reproduce(capsys, file, tmp_path / "again")
+    paths = []  # a picture names no files to be read
+    for flag, path in pairwise(FLAGS[kind]):
+        if path in files:
+            paths += [flag, files[path]]
+    printed = reproduce(capsys, file, tmp_path / "again", "--model", world / "ldm", *paths)
+    assert f"the same pixels as {file}" in printed
     with Image.open(file) as first, Image.open(tmp_path / "again" / "00000.png") as second:
         assert first.tobytes() == second.tobytes()
         assert first.text == second.text
@@ -51,7 +57,7 @@ def test_a_recorded_image_is_reproduced_with_its_record(world, tmp_path, capsys,
 def test_the_old_name_of_the_flag_still_works(world, tmp_path, capsys):
     run_sample(world, tmp_path / "first")
     file = tmp_path / "first" / "00000.png"
-    flags = reproduce_flags(file, tmp_path / "again")
+    flags = reproduce_flags(file, tmp_path / "again", "--model", world / "ldm")
     sample.main(["--from-png", *flags[1:]])
     assert f"the same pixels as {file}" in capsys.readouterr().out
 
@@ -82,12 +88,14 @@ def test_a_weak_model_may_have_moved_but_not_changed(world, tmp_path, capsys):
     run_sample(world, tmp_path / "first", *flags)
     file = tmp_path / "first" / "00000.png"
     moved = (tmp_path / "weak").rename(tmp_path / "moved")
-    printed = reproduce(capsys, file, tmp_path / "again", "--weak-model", moved)
+    model = ("--model", world / "ldm")
+    assert "--weak-model" in refusal(capsys, sample, reproduce_flags(file, tmp_path / "no", *model))
+    printed = reproduce(capsys, file, tmp_path / "again", "--weak-model", moved, *model)
     assert "the same pixels" in printed
     other = TextToImage.load(moved)
     other.unet.conv_out.bias.data += 1
     other.save(moved / "model")
-    flags = reproduce_flags(file, tmp_path / "third", "--weak-model", moved)
+    flags = reproduce_flags(file, tmp_path / "third", "--weak-model", moved, *model)
     message = refusal(capsys, sample, flags)
     assert "weak_model" in message and "--weak-model" in message
     assert read_record(file)["hashes"]["weak_model"] in message
@@ -106,7 +114,8 @@ def test_other_pixels_are_an_error(world, tmp_path, capsys):
         changed, record = np.asarray(image).copy(), read_record(file)
     changed[0, 0, 0] ^= 1
     file.write_bytes(encode_image(Image.fromarray(changed), record))
-    message = refusal(capsys, sample, reproduce_flags(file, tmp_path / "again"))
+    flags = reproduce_flags(file, tmp_path / "again", "--model", world / "ldm")
+    message = refusal(capsys, sample, flags)
     assert str(file) in message and "pixels" in message
 
 
@@ -131,12 +140,53 @@ def test_input_files_must_be_unchanged(world, tmp_path, capsys):
     start = picture(tmp_path / "start.png", size=(32, 32))
     run_sample(world, tmp_path / "first", "--init-image", start)
     file = tmp_path / "first" / "00000.png"
+    recorded = read_record(file)["files"]["init_image"]
+    assert read_record(file)["init_image"] == "start.png"
+    message = refusal(capsys, sample, reproduce_flags(file, tmp_path / "again"))
+    assert "--init-image" in message and recorded in message and "start.png" in message
+    flags = reproduce_flags(file, tmp_path / "again", "--init-image", start)
     picture(start, seed=1, size=(32, 32))
-    message = refusal(capsys, sample, reproduce_flags(file, tmp_path / "again"))
-    assert str(start) in message and read_record(file)["files"][str(start)] in message
+    message = refusal(capsys, sample, flags)
+    assert str(start) in message and recorded in message
     start.unlink()
-    message = refusal(capsys, sample, reproduce_flags(file, tmp_path / "again"))
-    assert str(start) in message
+    assert str(start) in refusal(capsys, sample, flags)
+
+
+def test_the_model_is_found_in_the_working_folder_alone(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(world / "ldm", tmp_path / "runs" / "mine")
+    run_sample(world, tmp_path / "first", "--model", tmp_path / "runs" / "mine")
+    file = tmp_path / "first" / "00000.png"
+    assert read_record(file)["model"] == "mine" and str(tmp_path).encode() not in file.read_bytes()
+    printed = reproduce(capsys, file, tmp_path / "again")
+    assert "the same pixels" in printed and str(tmp_path / "runs" / "mine") in printed
+    shutil.copytree(world / "ldm", tmp_path / "old" / "mine")
+    message = refusal(capsys, sample, reproduce_flags(file, tmp_path / "third"))
+    assert "--model" in message and str(tmp_path / "old" / "mine") in message
+    shutil.rmtree(tmp_path / "old")
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "mine").symlink_to(tmp_path / "elsewhere" / "mine")
+    monkeypatch.chdir(tmp_path / "here")
+    message = refusal(capsys, sample, reproduce_flags(file, tmp_path / "third"))
+    assert "--model" in message and "mine" in message
+    assert read_record(file)["hashes"]["unet"] in message
+
+
+@pytest.mark.parametrize("typed", ["absolute", "relative", "outside"])
+def test_records_of_earlier_versions_have_the_path_as_it_was_typed(tmp_path, monkeypatch, typed):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        (tmp_path / folder / "mine").mkdir(parents=True)
+        (tmp_path / folder / "mine" / "model_index.json").touch()
+    (tmp_path / "mine").mkdir()  # no model
+    names = {"absolute": str(tmp_path / "b" / "mine"), "relative": "b/mine"}
+    call = RecordedCall(model=names.get(typed, "/nowhere/mine"))
+    if typed == "outside":
+        with pytest.raises(UserError, match="--model"):
+            find_model(call, Path("x.png"))
+    else:
+        assert find_model(call, Path("x.png")) == tmp_path / "b" / "mine"
 
 
 def test_a_file_without_a_record_is_refused(tmp_path, capsys, input_image):

@@ -45,14 +45,17 @@ def test_a_gif_goes_from_image_to_image_and_is_reproduced(world, tmp_path, capsy
     assert set(record["hashes"]) == {"unet", "autoencoder", "text_encoder"}
     keyframes = [(entry["prompt"], entry["seed"]) for entry in record["stations"]]
     assert keyframes == [("red", 1), ("red", 2), ("green", 1), ("green", 2)]
-    assert f"the same pixels as {file}" in reproduce(capsys, file, tmp_path / "again")
+    assert f"the same pixels as {file}" in reproduce(
+        capsys, file, tmp_path / "again", "--model", world / "ldm"
+    )
     assert (tmp_path / "again" / "00000.gif").read_bytes() == file.read_bytes()
 
 
 def test_other_frames_than_those_of_the_file_are_an_error(world, tmp_path, capsys):
     (file,) = run_sample(world, tmp_path / "first", *VIDEO)
     file.write_bytes(encode_gif(make_frames(len(frames_of(file))), 12, read_record(file)))
-    message = refusal(capsys, sample, reproduce_flags(file, tmp_path / "again"))
+    flags = reproduce_flags(file, tmp_path / "again", "--model", world / "ldm")
+    message = refusal(capsys, sample, flags)
     assert str(file) in message and "pixels" in message
 
 
@@ -71,7 +74,7 @@ def test_an_mp4_holds_the_frames(tmp_path):
 def test_an_mp4_is_reproduced(world, tmp_path, capsys):
     pytest.importorskip("av")
     (file,) = run_sample(world, tmp_path / "first", *VIDEO, "--video", "mp4")
-    assert "not compared" in reproduce(capsys, file, tmp_path / "again")
+    assert "not compared" in reproduce(capsys, file, tmp_path / "again", "--model", world / "ldm")
     assert read_record(tmp_path / "again" / "00000.mp4") == read_record(file)
     file.write_bytes(b"no video")
     message = refusal(capsys, sample, reproduce_flags(file, tmp_path / "third"))
@@ -98,6 +101,6 @@ def test_videos_that_cannot_be_made_are_refused(refused):
 
 def test_flags_that_the_record_sets_are_refused(world, tmp_path, capsys):
     (file,) = run_sample(world, tmp_path / "first", *VIDEO)
-    flags = reproduce_flags(file, tmp_path / "again")
+    flags = reproduce_flags(file, tmp_path / "again", "--model", world / "ldm")
     assert "--interpolate" in refusal(capsys, sample, [*flags, "--interpolate", "2"])
     assert "--save-latents" in refusal(capsys, sample, [*flags, "--save-latents"])

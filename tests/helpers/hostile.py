@@ -47,7 +47,7 @@ Check = Callable[["Outcome", Path], object]  # asserts what is right; gets the c
 
 SECONDS = 20.0  # a case may take; less than a second is usual
 MEMORY = 2 * 10**9  # bytes by which the resident memory may grow
-MESSAGE = 4000  # characters of an error message
+MESSAGE = 4100  # characters of an error message: foundation.errors cuts it at 4000
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # a terminal obeys these
 POLL = 0.005  # seconds between two looks at the memory
 

@@ -23,7 +23,7 @@ from typing import cast
 
 import torch
 
-from foundation.errors import UserError
+from foundation.errors import LONGEST_MESSAGE, UserError, printable, shortened
 from tests.helpers.hostile import CONTROL, MEMORY, MESSAGE, redirect, watch
 from tests.helpers.processes import FORKSERVER
 from tests.hostile.mutation import mutated
@@ -163,7 +163,7 @@ def outcome_of(target: FuzzTarget, file: Path) -> tuple[str, bool]:
     try:
         target.read(file)
     except target.mends as error:
-        text = explain(error)
+        text = printable(shortened(explain(error), LONGEST_MESSAGE))  # as run_main
         if len(text) > MESSAGE:
             return f"a message of {len(text)} characters: {text[:500]}", True
         if found := CONTROL.search(text):

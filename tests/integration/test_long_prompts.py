@@ -273,7 +273,7 @@ def test_a_picture_is_reproduced_from_its_file(saved, tmp_path, capsys):
     flags = ["--model", str(saved), "--out", str(tmp_path), "--device", "cpu"]
     sample.main([LONG, "--steps", "2", *flags])
     assert "warning" not in capsys.readouterr().out
-    sample.main(["--reproduce", str(tmp_path / "00000.png"), *flags[2:]])
+    sample.main(["--reproduce", str(tmp_path / "00000.png"), *flags])
     assert "the same pixels" in capsys.readouterr().out
 
 

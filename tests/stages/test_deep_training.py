@@ -88,7 +88,7 @@ def test_16_bits_through_both_stages_and_back(world, sixteen, tmp_path, monkeypa
     with Image.open(out / "00001.png") as image:
         assert json.loads(image.text["latentsmith"])["seed"] == 1
     again = ("--reproduce", out / "00001.png", "--out", tmp_path / "again", "--device", "cpu")
-    run(sample, *again)  # ends with an error unless the pixels are the same
+    run(sample, *again, "--model", ldm)  # ends with an error unless the pixels are the same
     assert (read_raster(tmp_path / "again" / "00000.png").values == raster.values).all()
     flags = ("a ramp", "--model", ldm, "--init-image", held_out[0], "--out", out)
     assert "8 bits" in refused(sample, capsys, *flags, "--device", "cpu")
@@ -126,7 +126,8 @@ def test_five_channels_of_floats_through_both_stages_and_back(world, five, tmp_p
     made_by = json.loads((out / "00000.json").read_text())
     assert json.loads(made_by["latentsmith"])["prompt"] == "a ramp"
     other = tmp_path / "other"
-    run(sample, "--reproduce", out / "00000.npy", "--out", other, "--device", "cpu")
+    again = ("--reproduce", out / "00000.npy", "--model", ldm)
+    run(sample, *again, "--out", other, "--device", "cpu")
     assert np.array_equal(np.load(other / "00000.npy"), values)
 
 

@@ -1,12 +1,15 @@
 """Image grids for previews."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
+
+from foundation.files import atomic_file
 
 BACKGROUND = 128  # gray level
 
@@ -33,6 +36,12 @@ def image_grid(
         canvas[:, top : top + height, left : left + width] = image
     pixels = canvas.permute(1, 2, 0).numpy()
     return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+
+
+def save_grid(images: UInt8[Tensor, "n channels height width"], columns: int, file: Path) -> None:
+    """Write images side by side as a PNG that appears whole or not at all."""
+    with atomic_file(file) as partial:
+        image_grid(images, columns).save(partial, "PNG")
 
 
 def pil_to_tensor(images: Sequence[Image.Image]) -> UInt8[Tensor, "n channels height width"]:

@@ -109,6 +109,16 @@ def progress_lines(items: Iterable[T], title: str, total: int) -> Iterator[T]:
         yield item
 
 
+def counted(items: Iterable[T], title: str) -> Iterator[T]:
+    """Pass items of unknown number through, and print a line every half minute."""
+    last_line = time.monotonic()
+    for done, item in enumerate(items):
+        if not done % 1000 and (now := time.monotonic()) - last_line >= LINE_INTERVAL:
+            last_line = now
+            print_to_log(f"{title}: {done} so far")
+        yield item
+
+
 @contextmanager
 def progress_counter(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """Yield `update(n)`; call it after n more units of work.

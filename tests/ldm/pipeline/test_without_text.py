@@ -153,7 +153,8 @@ def test_sample_draws_with_models_without_text(tmp_path, capsys):
     file = drawn(tmp_path / "free", tmp_path / "anything", "--guidance-scale", 0)
     record = json.loads(Image.open(file).text["latentsmith"])
     assert set(record["hashes"]) == {"unet", "autoencoder"}
-    sample.main(["--reproduce", str(file), "--out", str(tmp_path / "again"), "--device", "cpu"])
+    again = ["--reproduce", str(file), "--model", str(tmp_path / "free")]
+    sample.main([*again, "--out", str(tmp_path / "again"), "--device", "cpu"])
     assert "the same pixels" in capsys.readouterr().out
     cat, dog = (drawn(tmp_path / "classes", tmp_path / name, name) for name in ("cat", "dog"))
     assert cat.read_bytes() != dog.read_bytes()
