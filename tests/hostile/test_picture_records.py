@@ -49,7 +49,7 @@ def with_text(content: bytes, text: str, kind: str) -> bytes:
 
 def changed(pattern: str, name: str = "", **entries: Any) -> HostileCase:
     """The record with other entries."""
-    shown = json.dumps(entries)[:60]
+    shown = json.dumps(entries)[:80]
     return HostileCase(
         name or shown, partial(write, {**GOOD, **entries}), reproduce(), refused(pattern)
     )
@@ -149,7 +149,7 @@ CASES = [
     text("a long number", '{"prompt": "red", "seed": ' + "9" * 5000 + "}"),
     text("not a number", '{"prompt": "red", "seed": NaN}', "seed"),
     text("infinity", '{"prompt": "red", "guidance_scale": 1e999}', "guidance.scale|--guidance"),
-    text("an escape", "\x1b[31mred"),
+    text("an escape alone", "\x1b[31mred"),
     text("large", '{"prompt": "red", "a": "' + "x" * 17_000_000 + '"}'),
     HostileCase(
         "a model outside the working folder",
