@@ -250,6 +250,8 @@ def convert(name: str, value: Any, kind: Any = None) -> Any:
     """
     kind = OPTION_TYPES[name] if kind is None else kind
     try:
+        if get_origin(kind) is Literal and not (isinstance(value, str) and value in get_args(kind)):
+            raise ValueError(value)
         return CONVERTER.structure(value, kind)
     except CONVERSION_ERRORS as error:
         raise UserError(
