@@ -2,11 +2,13 @@
 
 import dataclasses
 import errno
+import io
 import os
 import platform
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
 from itertools import zip_longest
 from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
 
@@ -63,7 +65,13 @@ def parse(
         print(help_page(config, default, text))
         sys.exit(0)
     options: dict[str, Any] = {} if presets is None else {"default": default}
-    given = tyro.cli(config, args=argv, config=(tyro.conf.OmitArgPrefixes,), **options)
+    messages = io.StringIO()
+    try:
+        with redirect_stderr(messages):  # they repeat what was given, of any length
+            given = tyro.cli(config, args=argv, config=(tyro.conf.OmitArgPrefixes,), **options)
+    except SystemExit:
+        print(printable(shortened(messages.getvalue(), LONGEST_MESSAGE)), end="", file=sys.stderr)
+        raise
     check_bounds(given, config if presets is None else default)
     return given
 
