@@ -20,8 +20,8 @@ from foundation.hashing import derived_seed
 from stages.before_training import clip_memory, clip_trials, overfit, print_batch_sizes
 from stages.clip import PRESETS, ClipTrainer, ClipTrainingConfig, build_clip, measure_recall
 from stages.data import CHECKED_PAIRS, data_identity, read_pairs
+from training.acceleration.compiled import check_compiler
 from training.cli import parse, pick_device, run_main
-from training.compiled import check_compiler
 from training.config_json import to_json
 from training.logging.progress import progress_bar
 from training.loop import train

@@ -44,8 +44,8 @@ from stages.diffusion import (
 from stages.finetune import choose_text_chunks, init_identity
 from stages.latents import encoder_hashes, open_latent_cache
 from stages.lora import save_lora
+from training.acceleration.compiled import check_compiler
 from training.cli import parse, pick_device, run_main
-from training.compiled import check_compiler
 from training.config_json import to_json
 from training.loop import train
 from training.run import Run

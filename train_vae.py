@@ -35,8 +35,8 @@ from stages.before_training import (
 )
 from stages.data import data_identity, read_pairs, read_shapes
 from stages.finetune import print_other_format
+from training.acceleration.compiled import check_compiler
 from training.cli import parse, pick_device, run_main
-from training.compiled import check_compiler
 from training.config_json import to_json
 from training.logging.progress import progress_bar
 from training.loop import train

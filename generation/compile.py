@@ -32,7 +32,7 @@ from ldm.unet import UNet
 from ldm.unet.cached import BlockKV, BlockShifts, CachedForward, forward_cached, upsample_kernels
 from ldm.unet.io import WEIGHTS
 from ldm.unet.layers import UpsampleKernel
-from training.compiled import check_compiler
+from training.acceleration.compiled import check_compiler
 from training.logging.progress import print_line
 from training.memory import release_freed_memory
 

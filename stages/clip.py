@@ -25,8 +25,8 @@ from foundation.errors import UserError
 from foundation.hashing import derived_seed, generator
 from stages.data import DataTrainingConfig
 from training import distributed
+from training.acceleration.compiled import compile_in_place, eager_mode
 from training.checkpoint import Stateful
-from training.compiled import compile_in_place, eager_mode
 from training.config import extended
 from training.flags import Bound, Fraction, Groups, NonNegative, Positive
 from training.optimizer import OptimizerStep, restore_buffers

@@ -30,8 +30,10 @@ from stages.data import Aspect, DataTrainingConfig
 from stages.finetune import check_noise_process, load_unet
 from stages.lora import TARGETS, adapter_states, add_adapter
 from training import distributed
+from training.acceleration.captured import CapturedStep
+from training.acceleration.compiled import compile_in_place, eager_mode
+from training.acceleration.prefetch import PrefetchedBatches
 from training.checkpoint import Stateful
-from training.compiled import compile_in_place, eager_mode
 from training.config import EMATrainingConfig, extended
 from training.ema import EMA
 from training.flags import Finite, Fraction, Groups, NonNegative, Positive
@@ -42,6 +44,7 @@ from training.precision import DTYPES, Precision
 from training.run import Run
 from training.watchdog import report_progress
 
+Rate = float | Scalar  # a tensor where the step is recorded as a CUDA graph
 PREVIEWS = 8  # prompts of a preview, each drawn by the averaged and by the live weights
 EVAL_PAIRS = 1024  # held-out pairs of the validation loss, at most; their latents stay in memory
 TRAINING_EVAL_PAIRS = 256  # training pairs of the validation loss, if none are held out
@@ -249,12 +252,19 @@ class DiffusionTrainer:
         self.config, self.run, self.unet, self.cache, self.order = config, run, unet, cache, order
         self.device = unet.conv_in.weight.device
         self.precision = Precision(self.device, config.precision)
+        # DDP and loss scaling do things in a step that a graph cannot hold.
+        alone = collectives.world_size() == 1 and self.precision.name != "fp16"
+        self.is_captured = config.compile and self.device.type == "cuda" and alone
         self.ema = EMA(unet, config.ema_halflife_steps)
         if config.shard:
             shard_unet(unet, self.precision.name)
             shard_unet(self.ema.module, "fp32")  # previews are drawn with it
         optimizer = torch.optim.AdamW(
-            unet.parameters(), betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
+            unet.parameters(),
+            betas=(0.9, 0.99),
+            weight_decay=config.weight_decay,
+            fused=True,
+            capturable=self.is_captured,
         )
         self.optimizer_step = OptimizerStep(
             {"optimizer": optimizer}, config.clip_norm, self.precision.scaler()
@@ -288,13 +298,24 @@ class DiffusionTrainer:
         self.validation = make_validation(config, cache, order.count, len(schedule), self.device)
         self.prompts = prompts
         self.baseline = self.validation.baseline(self.denoiser, config.objective)
+        self.batches = PrefetchedBatches(self.read, self.device)
+        self.update = CapturedStep(self.train_on) if self.is_captured else self.train_on
         if config.compile:
             compile_in_place(unet)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Do one optimizer step; return its metrics."""
-        config = self.config
         report_progress("reading latents")
+        batch = self.batches(step)
+        report_progress("computing gradients")
+        metrics = self.update(self.config.rate(step), self.ema.rate(step), *batch)
+        if self.power_averages is not None:
+            self.power_averages.update(self.unet, step)
+        return metrics
+
+    def read(self, step: int) -> tuple[Latents, Context, Timesteps, Latents]:
+        """Read what a step is computed from: latents, contexts, timesteps and noise."""
+        config = self.config
         numbers = collectives.rank_share(step * config.batch_size, config.batch_size)
         own = torch.tensor(collectives.rank_share(0, config.batch_size))
         latents, context = self.cache.batch(
@@ -302,19 +323,30 @@ class DiffusionTrainer:
             generators(config.seed, "train", numbers),
             config.caption_dropout,
         )
-        latents, context = latents.to(self.device), context.to(self.device)
         random = generators(config.seed, "noise", numbers)
         t, noise = sample_timesteps_and_noise(
             latents, self.denoiser.schedule, config.objective, random
         )
-        report_progress("computing gradients")
+        return latents, context, t, noise
+
+    def train_on(
+        self,
+        learning_rate: Rate,
+        average_rate: Rate,
+        latents: Latents,
+        context: Context,
+        t: Timesteps,
+        noise: Latents,
+    ) -> dict[str, Tensor]:
+        """Compute gradients, move weights and their average; return metrics.
+
+        The host reads no value here, and so does not wait for a GPU.
+        """
         loss = self.backward(latents, context, t, noise)
         report_progress("updating weights")
         metrics = collectives.mean_metrics({"loss": loss})
-        metrics |= self.optimizer_step(metrics, {"optimizer": config.rate(step)})
-        self.ema.update(self.unet, step, metrics["step_applied"])
-        if self.power_averages is not None:
-            self.power_averages.update(self.unet, step)
+        metrics |= self.optimizer_step(metrics, {"optimizer": learning_rate})
+        self.ema.move(self.unet, average_rate, metrics["step_applied"])
         return metrics
 
     def backward(self, latents: Latents, context: Context, t: Timesteps, noise: Latents) -> Scalar:

@@ -47,11 +47,29 @@ class EMA(Generic[Module]):
             step: the optimizer step that was just done; 0 is the first.
             step_applied: 0 if that step was skipped; the average then stays. None means 1.
         """
-        rate = 1 - min(self.decay, (1 + step) / (10 + step))
+        self.move(module, self.rate(step), step_applied)
+
+    def rate(self, step: int) -> float:
+        """Return how far the average moves towards the weights after a step."""
+        return 1 - min(self.decay, (1 + step) / (10 + step))
+
+    @torch.no_grad()
+    def move(
+        self,
+        module: nn.Module,
+        rate: float | Float[Tensor, ""],
+        step_applied: Float[Tensor, ""] | None = None,
+    ) -> None:
+        """Move the average towards the weights of `module` by a rate.
+
+        Args:
+            rate: a number, or a tensor on a GPU, such as a recorded step has it.
+            step_applied: as for `update`.
+        """
         if step_applied is None:
-            torch._foreach_lerp_(*self._pairs(module), rate)
+            torch._foreach_lerp_(*self._pairs(module), float(rate))
         elif step_applied.device.type == "cpu":
-            torch._foreach_lerp_(*self._pairs(module), rate * step_applied.item())
+            torch._foreach_lerp_(*self._pairs(module), float(rate) * step_applied.item())
         else:
             self._interpolate(module, rate * step_applied)
         for average, buffer in zip(self.module.buffers(), module.buffers(), strict=True):

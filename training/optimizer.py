@@ -73,7 +73,7 @@ class OptimizerStep:
         """The factor to multiply every loss with before its backward pass; 1 unless in float16."""
         return self.scaler.scale(torch.ones((), device=self.device))
 
-    def __call__(self, metrics: Metrics, learning_rates: Mapping[str, float]) -> Metrics:
+    def __call__(self, metrics: Metrics, learning_rates: Mapping[str, float | Tensor]) -> Metrics:
         """Apply the gradients that the weights hold, and clear them.
 
         Args:

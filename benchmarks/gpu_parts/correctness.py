@@ -35,8 +35,8 @@ def stages(job: Job) -> None:
     world.train("ldm")
     command = world.command("ldm", killed)
     process = subprocess.Popen([sys.executable, *command], cwd=ROOT)
-    while process.poll() is None and not (killed / "state" / f"step-{SAVED}").is_dir():
-        time.sleep(0.01)
+    while process.poll() is None and not list((killed / "state").glob("step-*")):
+        time.sleep(0.001)
     was_running = process.poll() is None
     process.kill()
     process.wait()
@@ -174,8 +174,7 @@ def memory(job: Job) -> None:
     from ldm.unet import UNet
 
     count, side = (64, 512) if job.on_gpu else (8, 64)
-    text_encoder: Any = torch.nn.Module()
-    text_encoder.width = unet.cross_attention_dim
+    text_encoder = denoiser_speed.WidthOnly(unet.cross_attention_dim)
     pipeline = TextToImage(
         UNet(unet).eval(), Autoencoder(autoencoder).eval(), text_encoder, ScheduleConfig(), "noise"
     ).to(job.device)

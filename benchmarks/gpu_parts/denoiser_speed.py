@@ -15,6 +15,7 @@ from autoencoder import Autoencoder
 from autoencoder.model import AutoencoderConfig
 from benchmarks.gpu_parts.job import Job
 from benchmarks.gpu_parts.stopwatch import count_tflop, fill_zeros, measure_step
+from conditioning import TextEncoder
 from dataset.latent_cache.cache import LatentCache
 from dataset.order import BucketOrder
 from ldm.loss import ObjectiveConfig
@@ -103,11 +104,13 @@ def count_step(work: Workload) -> float:
     return count_tflop(lambda: unet(latents, t, context).square().mean())
 
 
-class WidthOnly(nn.Module):
-    """In place of a text encoder, which a training step does not run."""
+class WidthOnly(TextEncoder):
+    """In place of a text encoder, which neither a training step nor a sampler runs."""
+
+    width = 0
 
     def __init__(self, width: int):
-        super().__init__()
+        nn.Module.__init__(self)
         self.width = width
 
 
@@ -115,6 +118,15 @@ def our_step(
     job: Job, work: Workload, batch_size: int, compiled: bool = False
 ) -> Callable[[], object]:
     """Return our step, with reading the latent cache, noise, clipping, AdamW and the EMA."""
+    trainer = our_trainer(job, work, batch_size, compiled)
+    number = iter(range(10**9))
+    return lambda: trainer.step(next(number))
+
+
+def our_trainer(
+    job: Job, work: Workload, batch_size: int, compiled: bool = False
+) -> DiffusionTrainer:
+    """Return the trainer of train_ldm.py, with a cache of random latents."""
     torch.manual_seed(0)
     width, side = work.unet.cross_attention_dim or 1, work.size // FACTOR
     folder = job.files / f"run-{batch_size}-{compiled}"
@@ -145,11 +157,8 @@ def our_step(
         vae = Autoencoder(AutoencoderConfig(block_out_channels=(32,) * 4, layers_per_block=1))
     fill_zeros(unet)
     order = BucketOrder(np.zeros(batch_size, int), batch_size, 0)
-    text_encoder: Any = WidthOnly(width)
     run = Run(folder, config)
-    trainer = DiffusionTrainer(config, run, unet, vae, text_encoder, cache, order, ())
-    number = iter(range(10**9))
-    return lambda: trainer.step(next(number))
+    return DiffusionTrainer(config, run, unet, vae, WidthOnly(width), cache, order, ())
 
 
 def their_unet(config: UNetConfig) -> Any:

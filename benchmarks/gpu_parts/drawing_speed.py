@@ -6,12 +6,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from autoencoder import Autoencoder
 from autoencoder.model import AutoencoderConfig
 from benchmarks.gpu_parts.autoencoder_speed import TINY as TINY_AUTOENCODER
-from benchmarks.gpu_parts.denoiser_speed import TINY, WORKLOADS, their_unet
+from benchmarks.gpu_parts.denoiser_speed import TINY, WORKLOADS, WidthOnly, their_unet
 from benchmarks.gpu_parts.job import Job
 from benchmarks.gpu_parts.stopwatch import fill_zeros, measure_step
 from generation.compile import compile_unet
@@ -90,8 +89,7 @@ def our_call(job: Job, batch_size: int, compiled: bool = False) -> Callable[[], 
     with torch.device(job.device):
         unet = UNet(unet_config).eval()
     fill_zeros(unet)
-    text_encoder: Any = nn.Module()
-    text_encoder.width = unet_config.cross_attention_dim
+    text_encoder = WidthOnly(unet_config.cross_attention_dim)
     autoencoder = our_autoencoder(job, autoencoder_config)
     pipeline = TextToImage(unet, autoencoder, text_encoder, ScheduleConfig(), "noise")
     pipeline.to(job.device, torch.bfloat16)

@@ -15,7 +15,7 @@ from generation.compile import AheadCompiledForward, compile_unet
 from ldm.unet import CachedUNet
 from tests.helpers.peer_settings import SMALL_UNET
 from tests.helpers.sampling import make_unet, randn
-from training.compiled import check_compiler
+from training.acceleration.compiled import check_compiler
 
 ROOT = Path(__file__).parents[2]
 COMPILED = """
