@@ -17,7 +17,13 @@ import tyro
 
 from conditioning.clip import PRESETS as TEXT_ENCODERS
 from conditioning.io import open_tokenizer
-from dataset.checking.accounting import Account, account_for, describe_account
+from dataset.checking.accounting import (
+    Account,
+    account_for,
+    describe_account,
+    describe_entries,
+    entry_account,
+)
 from dataset.checking.caption_statistics import CaptionStatistics, count_captions
 from dataset.checking.contact_sheet import write_contact_sheet
 from dataset.checking.near_duplicates import near_duplicates
@@ -86,7 +92,7 @@ class Report:
     """What a check found."""
 
     folder: Folder
-    account: Account | None  # None for shards
+    account: Account | None  # None for shards and tables
     captions: CaptionStatistics
     size: int | None
     similar: list[tuple[int, int]]
@@ -130,7 +136,8 @@ def check(
     similar = near_duplicates(folder.pairs.paths, progress_bar) if options.near_duplicates else []
     hashes = folder.pairs.column("sha256")
     similar = [(a, b) for a, b in similar if (hashes[a] != hashes[b]).any()]
-    account = None if is_shards(options.data) else account_for(folder, options.split)
+    listed = folder.uses or is_shards(options.data)
+    account = None if listed else account_for(folder, options.split)
     return Report(folder, account, captions, size, similar, runs, numbers, problems, remarks)
 
 
@@ -188,6 +195,8 @@ def print_report(found: Report) -> None:
     sections = [report(found.folder, found.size, captions=found.captions)]
     if found.account is not None:
         sections.append("\n".join(describe_account(found.account)))
+    if entries := entry_account(found.folder):
+        sections.append("\n".join(describe_entries(entries)))
     sections.append("\n".join(describe_similar(found)))
     sections.append("\n".join(found.numbers))
     for section in filter(None, sections):
@@ -236,6 +245,7 @@ def facts(found: Report) -> dict[str, Any]:
         "caption_source": folder.rule,
         "captions": {**captions, "all_cut": found.captions.all_cut},
         "files": None if found.account is None else asdict(found.account),
+        "entries": entry_account(found.folder),
         "unusable": [
             {"path": one_line(entry.path), "reason": one_line(entry.reason)}
             for entry in folder.unusable

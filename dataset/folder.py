@@ -46,6 +46,7 @@ class Folder:
         pairs: all usable images, in the order of their names.
         unusable: files that were left out, each with the reason.
         notes: what the user should know.
+        uses: of shards and tables, how many members or rows there are of each kind.
     """
 
     root: Path
@@ -53,6 +54,7 @@ class Folder:
     pairs: PairList
     unusable: list[UnusableFile] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    uses: dict[str, int] = field(default_factory=dict)
 
     @property
     def without_caption(self) -> PairList:
@@ -146,7 +148,8 @@ def read_folder(
     index = open_index(root, kind, fingerprint, read, progress)
     if not len(index.table):
         raise UserError(f"none of the images in {data} can be used:\n{as_lines(index.unusable)}")
-    folder = Folder(Path(data), index.rule, index.table.pairs, index.unusable, index.notes)
+    pairs = index.table.pairs
+    folder = Folder(Path(data), index.rule, pairs, index.unusable, index.notes, index.uses)
     if not allow_missing_captions:
         require_captions(folder)
     return folder

@@ -82,6 +82,21 @@ def account_for(folder: Folder, split: str | None = None) -> Account:
     return account
 
 
+def entry_account(folder: Folder) -> dict[str, int]:
+    """Say what became of every member of shards, or of every row of tables; {} for a folder."""
+    if not folder.uses:
+        return {}
+    others = {kind: count for kind, count in folder.uses.items() if kind != "image"}
+    read, found = len(folder.pairs), folder.uses.get("image", 0)
+    return {"image": read, "image that cannot be read": found - read, **others}
+
+
+def describe_entries(account: dict[str, int]) -> list[str]:
+    """Write the account of shards or tables; the numbers add up to the first one."""
+    lines = [f"  {count:,} {kind}" for kind, count in account.items() if count]
+    return ["Members of the shards, or rows of the tables", f"  {sum(account.values()):,}", *lines]
+
+
 def unique_key(name: str, taken: dict[str, str]) -> str:
     """Return the name, or one like it: two odd names may be equal as they are printed."""
     while name in taken:

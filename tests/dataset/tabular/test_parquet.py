@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from dataset.checking.accounting import entry_account
 from dataset.folder import read_folder
 from dataset.images.transform import ImageTransform
 from dataset.loader import ImageBatches
@@ -177,3 +178,17 @@ def test_missing_pyarrow_names_the_command(tmp_path, monkeypatch):
     group_cache.open_columnar.cache_clear()
     with pytest.raises(UserError, match="pip install pyarrow"):
         read_folder(file)
+
+
+def test_the_account_sums_up_over_rows(tmp_path):
+    table = image_table(tmp_path, range(6)).to_pylist()
+    table[1]["image"]["bytes"] = b"no picture"
+    table[2]["image"] = None
+    table[3]["image"] = {"bytes": None, "path": "images/000.png"}
+    table[4]["image"] = {"bytes": None, "path": "images/000.png"}
+    schema = image_table(tmp_path, range(1)).schema
+    file = write_parquet(tmp_path / "x.parquet", pa.Table.from_pylist(table, schema))
+    for _ in range(2):
+        account = entry_account(read_folder(file))
+        assert sum(account.values()) == 6
+        assert sorted(account.values()) == [1, 1, 1, 3]
