@@ -24,7 +24,8 @@ from dataset.options import DEFAULT_OPTIONS, ReadOptions
 from dataset.parallel import Progress, no_progress
 from dataset.source import UnusableFile, as_lines
 from dataset.splits import choose_split, split_folders
-from dataset.table import NO_CAPTION, PairList, captions_hash
+from dataset.stores.remote import is_remote
+from dataset.table import NO_CAPTION, PairList, Root, captions_hash
 from dataset.tabular.discover import plan_tables
 from dataset.webdataset import (
     expand_shards,
@@ -49,7 +50,7 @@ class Folder:
         uses: of shards and tables, how many members or rows there are of each kind.
     """
 
-    root: Path
+    root: Root
     rule: str
     pairs: PairList
     unusable: list[UnusableFile] = field(default_factory=list)
@@ -148,8 +149,9 @@ def read_folder(
     index = open_index(root, kind, fingerprint, read, progress)
     if not len(index.table):
         raise UserError(f"none of the images in {data} can be used:\n{as_lines(index.unusable)}")
+    shown_root = root if is_remote(data) else Path(data)
     pairs = index.table.pairs
-    folder = Folder(Path(data), index.rule, pairs, index.unusable, index.notes, index.uses)
+    folder = Folder(shown_root, index.rule, pairs, index.unusable, index.notes, index.uses)
     if not allow_missing_captions:
         require_captions(folder)
     return folder

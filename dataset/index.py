@@ -1,8 +1,9 @@
 """The index of a data folder: facts about its images and captions, saved next to them.
 
 At the first start every image is decoded to its end and hashed. The result is saved in
-.latentsmith/ in the data folder (LATENTSMITH_INDEX=FOLDER puts it elsewhere), and it is valid as
-long as no file's name, size or time changes. After a change only the changed files are read again.
+.latentsmith/ in the data folder, for remote data in the user's cache (LATENTSMITH_INDEX=FOLDER puts
+it elsewhere), and it is valid as long as no file's name, size or time changes. After a change only
+the changed files are read again.
 """
 
 import hashlib
@@ -21,7 +22,9 @@ from dataset.images.formats import EXTENSIONS
 from dataset.images.transform import inspect_image
 from dataset.parallel import Progress, map_in_threads
 from dataset.source import Cell, Member, Source, UnusableFile, UnusableImage, as_lines
-from dataset.table import FileStamp, ImageFacts, PairList, Table, TableBuilder
+from dataset.stores.blocks import cache_home
+from dataset.stores.remote import RemoteFile
+from dataset.table import FileStamp, ImageFacts, PairList, Root, Table, TableBuilder
 from foundation.errors import UserError
 
 # Part of the name of every index: another number or other extensions make old ones invalid.
@@ -61,7 +64,7 @@ class Catalog:
         by_name: bring the images into the order of their names after they have been read.
     """
 
-    root: Path
+    root: Root
     rule: str
     captions: dict[str, tuple[str, ...]]
     locate: Callable[[str], Source]
@@ -74,7 +77,7 @@ class Catalog:
 
 
 def open_index(
-    root: Path, kind: str, fingerprint: str, read: Callable[[], Catalog], progress: Progress
+    root: Root, kind: str, fingerprint: str, read: Callable[[], Catalog], progress: Progress
 ) -> Index:
     """Load the index with this fingerprint; if there is none, build it, reusing an older one.
 
@@ -101,9 +104,12 @@ def open_index(
     return load_index(folder, root) or index
 
 
-def index_folder(root: Path) -> Path:
+def index_folder(root: Root) -> Path:
     """Return the folder that holds the indexes of a data folder."""
     elsewhere = os.environ.get("LATENTSMITH_INDEX")
+    if isinstance(root, RemoteFile):
+        digest = hashlib.sha256(str(root).encode()).hexdigest()
+        return Path(elsewhere or cache_home() / "indexes") / f"{root.name}-{digest[:16]}"
     if not elsewhere:
         return root / ".latentsmith"
     digest = hashlib.sha256(str(root.resolve()).encode()).hexdigest()
@@ -181,7 +187,7 @@ def build_index(
     return Index(table, catalog.rule, unusable, list(catalog.notes), catalog.uses)
 
 
-def stamp_file(path: Source, shards: dict[Path, tuple[int, int]]) -> FileStamp:
+def stamp_file(path: Source, shards: dict[Root, tuple[int, int]]) -> FileStamp:
     """Return where a file lies and when it was changed; shards: tar or table -> (number, time)."""
     if isinstance(path, Member):
         shard, mtime_ns = shards[path.shard]
@@ -269,7 +275,7 @@ def save_index(index: Index, folder: Path) -> bool:
     return True
 
 
-def load_index(folder: Path, root: Path) -> Index | None:
+def load_index(folder: Path, root: Root) -> Index | None:
     """Load an index; None if there is none, or if it is damaged and has to be built again."""
     try:
         content = json.loads((folder / MARK).read_text(encoding="utf-8"))
@@ -280,17 +286,19 @@ def load_index(folder: Path, root: Path) -> Index | None:
     return Index(table, content["rule"], unusable, content["notes"], content.get("uses", {}))
 
 
-def pack_unusable(entry: UnusableFile, root: Path) -> list[str]:
+def pack_unusable(entry: UnusableFile, root: Root) -> list[str]:
     """Make [path, member name or "", reason]; relative to the root, since a folder may be moved."""
     path, member = entry.path, ""
     if isinstance(path, Member):
         path, member = path.shard, path.name
     elif isinstance(path, Cell):
         path, member = path.file, path.place
+    if isinstance(path, RemoteFile):
+        return [str(path).removeprefix(f"{root}/"), member, entry.reason]
     return [os.path.relpath(path, root), member, entry.reason]
 
 
-def unpack_unusable(entry: list[str], root: Path) -> UnusableFile:
+def unpack_unusable(entry: list[str], root: Root) -> UnusableFile:
     """Undo `pack_unusable`."""
     name, member, reason = entry
     path = root / name

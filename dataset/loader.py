@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dataset.ahead import Ahead
 from dataset.buckets import Buckets
 from dataset.images.transform import ImageTransform, PixelTensor
 from dataset.order import BucketOrder, bucket_members, positions_in_bucket, purpose_generator
@@ -94,6 +95,22 @@ class ImageBatches(Dataset[Batch]):
 
     def stream(self, first_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of first_step, first_step + 1, ... without end."""
+        with Ahead(self.sources(first_step) if self.pixels is None else ()) as ahead:
+            for batch in self.read_stream(first_step):
+                ahead.advance()
+                yield batch
+
+    def sources(self, first_step: int) -> Iterator[list[Source]]:
+        """Yield the images of this rank in each step, from which the next ones can be fetched."""
+        share = slice(self.rank, None, self.world_size)
+        order = BucketOrder(
+            self.bucket, self.order.batch_size, self.seed
+        )  # with a cache of its own
+        for step in itertools.count(first_step):
+            yield [self.pairs[k].path for k in order.indices(step)[share].tolist()]
+
+    def read_stream(self, first_step: int) -> Iterator[Batch]:
+        """Yield batches as `stream`, in this process or by workers."""
         if self.pixels is not None or self.workers == 0:
             yield from map(self.__getitem__, itertools.count(first_step))
         loader = DataLoader(

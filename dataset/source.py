@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
+from dataset.stores.remote import RemoteFile
 from foundation.errors import UserError, one_line
 
 IN_MEMORY = 64 * 2**20  # bytes; a larger member is read piece by piece
@@ -28,7 +29,7 @@ class Member:
         size: in bytes.
     """
 
-    shard: Path
+    shard: Path | RemoteFile
     name: str
     offset: int
     size: int
@@ -47,9 +48,12 @@ class Member:
         return io.BytesIO(self.read_bytes())
 
     def read_bytes(self) -> bytes:
-        with self.shard.open("rb") as file:
-            file.seek(self.offset)
-            content = file.read(self.size)
+        if isinstance(self.shard, RemoteFile):
+            content = self.shard.read_range(self.offset, self.offset + self.size)
+        else:
+            with self.shard.open("rb") as file:
+                file.seek(self.offset)
+                content = file.read(self.size)
         if len(content) < self.size:
             raise OSError(f"its tar file ends after {self.shard.stat().st_size} bytes")
         return content
@@ -60,6 +64,8 @@ class Member:
 
 class MemberFile(io.RawIOBase):
     """A large member of a tar file, of which only what is asked for is read."""
+
+    mode = "rb"
 
     def __init__(self, member: Member):
         self.member, self.position = member, 0
@@ -105,7 +111,7 @@ class Cell:
         name: what the table calls the image.
     """
 
-    file: Path
+    file: Path | RemoteFile
     group: int
     row: int
     column: str
@@ -121,7 +127,7 @@ class Cell:
         return self.group << ROW_BITS | self.row
 
     @classmethod
-    def at(cls, file: Path, position: int, column: str, name: str) -> "Cell":
+    def at(cls, file: Path | RemoteFile, position: int, column: str, name: str) -> "Cell":
         """Undo `position`."""
         return cls(file, position >> ROW_BITS, position & ((1 << ROW_BITS) - 1), column, name)
 
@@ -149,7 +155,7 @@ class Cell:
         return f"row group {self.group}, row {self.row}"
 
 
-Source = Path | Member | Cell  # the location of an image
+Source = Path | Member | Cell | RemoteFile  # the location of an image
 
 
 @dataclass(frozen=True)

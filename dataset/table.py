@@ -19,8 +19,10 @@ import numpy as np
 from jaxtyping import Bool, Int64, Shaped, UInt8
 
 from dataset.source import Cell, Member, Source
+from dataset.stores.remote import RemoteFile
 from foundation.errors import UserError
 
+Root = Path | RemoteFile  # the folder that holds the images or the shards
 NO_CAPTION = ("",)  # the captions of an image without any: it is trained on the empty text
 TAKEN_AT_ONCE = 65536  # strings; their positions byte by byte take eight times their memory
 COLUMNS = {  # name -> (dtype, shape of an entry); also the names of the files on the disk
@@ -124,7 +126,7 @@ class Table:
         image_column: of the tables in `shards`; "" if these are tar files.
     """
 
-    root: Path
+    root: Root
     shards: tuple[str, ...]
     modes: tuple[str, ...]
     names: PackedStrings
@@ -151,7 +153,7 @@ class Table:
         (folder / "table.json").write_text(text, encoding="utf-8")
 
     @classmethod
-    def open(cls, folder: Path, root: Path) -> "Table":
+    def open(cls, folder: Path, root: Root) -> "Table":
         """Memory-map a saved table.
 
         Raises:
@@ -193,9 +195,12 @@ class Table:
             return self.root / name
         file = self.shards[shard]
         offset, size = int(self.columns["offset"][row]), int(self.columns["size"][row])
+        path = self.root / file
+        if isinstance(path, RemoteFile):
+            path = path.pinned(int(self.columns["mtime_ns"][row]))
         if self.image_column:
-            return Cell.at(self.root / file, offset, self.image_column, name)
-        return Member(self.root / file, name.removeprefix(f"{file}/"), offset, size)
+            return Cell.at(path, offset, self.image_column, name)
+        return Member(path, name.removeprefix(f"{file}/"), offset, size)
 
     def take(self, rows: Int64[np.ndarray, " images"]) -> "Table":
         """Return a table in memory that has these rows, in this order."""
@@ -305,7 +310,7 @@ class TableBuilder:
             assert isinstance(value, bytes)
             self.columns[column] += value
 
-    def build(self, root: Path, shards: Iterable[str] = (), image_column: str = "") -> Table:
+    def build(self, root: Root, shards: Iterable[str] = (), image_column: str = "") -> Table:
         """Make a table of the rows so far; while it is in use, no rows can be added."""
         columns = {
             name: np.frombuffer(self.columns[name], dtype).reshape(-1, *shape)

@@ -26,7 +26,9 @@ from dataset.images.formats import EXTENSIONS, unread_format
 from dataset.index import Catalog
 from dataset.parallel import Progress
 from dataset.source import Member, Source, UnusableFile, as_lines
-from dataset.table import NO_CAPTION
+from dataset.stores.listing import expand_remote
+from dataset.stores.remote import is_remote, parse_url
+from dataset.table import NO_CAPTION, Root
 from dataset.tar import DamagedTar, TarEntry, walk_tar
 from foundation.errors import MissingFileError, UserError, listed, one_line, shown
 from foundation.files import decode_text
@@ -41,7 +43,6 @@ MOST_LINKS = 40  # symbolic links that lead to each other
 MOST_DIGITS = 15  # of a number in braces
 MOST_SHARDS = 1_000_000  # that a pattern may name
 RULES = b"2"  # of reading shards: another number makes older indexes invalid
-URL = re.compile(r"^(\w{2,}:/|pipe:)")
 
 
 # Patterns -----------------------------------------------------------------------------------------
@@ -50,28 +51,29 @@ URL = re.compile(r"^(\w{2,}:/|pipe:)")
 def is_shards(data: Path | str) -> bool:
     """Return whether this names tar files and not a folder."""
     text = str(data)
-    return bool(TAR.search(text) or URL.match(text)) and not os.path.isdir(text)
+    return bool(TAR.search(text) or is_remote(text)) and not os.path.isdir(text)
 
 
-def expand_shards(pattern: Path | str) -> tuple[Path, list[str]]:
+def expand_shards(pattern: Path | str) -> tuple[Root, list[str]]:
     """Expand a pattern to (folder, names of the tar files relative to it), sorted by name.
 
     Raises:
         MissingFileError: a file does not exist; the first few are named.
-        UserError: the pattern is a URL, or the tar files are compressed.
+        UserError: the tar files are compressed, or the store is not known.
+        StoreError: the store cannot be reached.
     """
-    text = str(pattern)
-    if URL.match(text):
+    text = parse_url(pattern) if is_remote(pattern) else str(pattern)
+    if is_remote(text) and not TAR.search(text):
         raise UserError(
-            f"{text} is not on this machine. Training needs any image at any time, for an exact "
-            "order that survives a stop; streams cannot give that. Fetch the shards once, then "
-            "train on the files: python recipes/fetch_shards.py URL FOLDER"
+            f"{one_line(text, 1000)} names no .tar file; of stores only shards are read."
         )
     if not text.endswith(".tar"):
         raise UserError(
             f"{text}: in a compressed tar file no image can be read without reading everything "
             "before it. Decompress it (the images in it are compressed anyway): gunzip or unxz FILE"
         )
+    if is_remote(text):
+        return expand_remote(text, list(expand_braces(text)))
     paths = [
         Path(path) for name in expand_braces(text) for path in (sorted(glob.glob(name)) or [name])
     ]
@@ -139,7 +141,7 @@ def shard_names_hash(shards: Sequence[str]) -> str:
     return hashlib.blake2b("\0".join(shards).encode(), digest_size=8).hexdigest()
 
 
-def shards_fingerprint(root: Path, shards: Sequence[str]) -> str:
+def shards_fingerprint(root: Root, shards: Sequence[str]) -> str:
     """Hash names, sizes and times of shards."""
     digest = hashlib.blake2b(RULES, digest_size=16)
     for name in shards:
@@ -198,7 +200,7 @@ class ShardContent:
         return {"image": len(self.images), **self.counts, **by_ending}
 
 
-def read_shards(root: Path, shards: Sequence[str], progress: Progress) -> Catalog:
+def read_shards(root: Root, shards: Sequence[str], progress: Progress) -> Catalog:
     """Note the position of every image, and read all captions.
 
     Raises:
@@ -218,7 +220,7 @@ def read_shards(root: Path, shards: Sequence[str], progress: Progress) -> Catalo
     )
 
 
-def describe_no_images(root: Path, shards: Sequence[str], content: ShardContent) -> str:
+def describe_no_images(root: Root, shards: Sequence[str], content: ShardContent) -> str:
     """Write the message for shards without images: what there is instead."""
     counts = content.extensions.most_common(8)
     members = ", ".join(f"{count} .{one_line(extension, 40)}" for extension, count in counts)
@@ -230,7 +232,7 @@ def describe_no_images(root: Path, shards: Sequence[str], content: ShardContent)
     )
 
 
-def read_shard(path: Path, shard: str, content: ShardContent) -> None:
+def read_shard(path: Root, shard: str, content: ShardContent) -> None:
     """Add the samples of one shard; `shard` is its name relative to the root."""
     samples: dict[str, dict[str, Member]] = {}  # name up to the first dot -> extension -> member
     blamed: set[str] = set()  # samples with a member that is named as unusable
@@ -300,7 +302,7 @@ def add_leftovers(
 
 
 def read_members(
-    path: Path, content: ShardContent, blamed: set[str] | None = None
+    path: Root, content: ShardContent, blamed: set[str] | None = None
 ) -> Iterator[Member]:
     """Yield the files in a tar file, and links to them as the files that they lead to.
 

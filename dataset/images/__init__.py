@@ -1,4 +1,4 @@
 """Image files of every kind: reading them into pixels, and writing images with the same numbers.
 
-It must not import anything else of `dataset` but `dataset.source`.
+It must not import anything else of `dataset` but `dataset.source` and `dataset.stores`.
 """

@@ -17,6 +17,7 @@ from PIL import Image
 from dataset.images.formats import name_foreign
 from dataset.images.limits import MIB, MOST_FILE_BYTES
 from dataset.source import MissingLibrary, Source, UnusableImage
+from dataset.stores.backends import StoreError
 from foundation.errors import one_line
 
 LONGEST_REASON = 200  # characters of what a library says
@@ -32,11 +33,12 @@ def border(path: Source) -> Iterator[None]:
     Raises:
         UnusableImage: the file is of no use.
         MissingLibrary: the library that reads it is not installed.
+        StoreError: the store that holds it cannot be reached.
     """
     try:
         with QUIET.silence():
             yield
-    except (UnusableImage, MissingLibrary):
+    except (UnusableImage, MissingLibrary, StoreError):
         raise
     except Image.UnidentifiedImageError as error:
         raise UnusableImage(path, "cannot be read: its header is damaged") from error

@@ -8,10 +8,11 @@ from pathlib import Path
 from threading import Lock
 
 from dataset.source import Cell
+from dataset.stores.remote import RemoteFile
 from dataset.tabular.arrow_files import IMAGES_AT_ONCE, ColumnarFile, ImageColumn, open_columnar
 
 CACHE_BYTES = 128 * 2**20  # of row groups, in each process
-Key = tuple[Path, int, str]  # file, group, column
+Key = tuple[Path | RemoteFile, int, str]  # file, group, column
 MOST_GROUPS = 4096
 KEPT_BATCHES = 8  # of a row group that is too large for the cache: threads ask out of order
 

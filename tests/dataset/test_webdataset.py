@@ -187,7 +187,6 @@ def test_samples_in_different_folders_of_a_shard_are_distinct(tmp_path):
     [
         ("{root}/shards/{{000..004}}.tar", r"2 of the 5 .*\n.*003\.tar"),
         ("{root}/shards/*.tar.gz", "gunzip"),
-        ("https://example.org/{{000..099}}.tar", r"fetch_shards\.py"),
         ("{root}/shards/x*.tar", r"1 of the 1 "),
     ],
 )
