@@ -1,7 +1,9 @@
 """Pairs as one picture: thumbnails with their captions below, from the whole data folder."""
 
+import functools
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -17,6 +19,7 @@ COLUMNS, ROWS = 6, 4
 SIDE, MARGIN = 200, 12  # pixels
 LINES, LINE_HEIGHT, LINE_WIDTH = 4, 17, 31  # of the caption: lines, pixels, characters
 FONT_SIZE = 13  # pixels
+FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf", "arial.ttf")
 
 
 def write_contact_sheet(pairs: Sequence[Pair], file: Path) -> int:
@@ -43,7 +46,7 @@ def write_contact_sheet(pairs: Sequence[Pair], file: Path) -> int:
 def draw_pair(sheet: Image.Image, pair: Pair, corner: tuple[int, int]) -> None:
     """Draw a picture, and below it its captions and its name in gray."""
     left, top = corner
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE)
+    draw, font = ImageDraw.Draw(sheet), caption_font()
     draw.rectangle((left - 1, top - 1, left + SIDE, top + SIDE), outline=(200, 200, 200))
     try:
         image = on_white(load_image(pair.path, shrink_to=SIDE))
@@ -60,3 +63,12 @@ def draw_pair(sheet: Image.Image, pair: Pair, corner: tuple[int, int]) -> None:
         [*((line, "black") for line in lines), (shortened(name, LINE_WIDTH - 16), "gray")]
     ):
         draw.text((left, top + SIDE + 6 + k * LINE_HEIGHT), line, fill=color, font=font)
+
+
+@functools.cache
+def caption_font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return a font of the system that has many characters; else Pillow's, which has ASCII only."""
+    for name in FONTS:
+        with suppress(OSError):
+            return ImageFont.truetype(name, FONT_SIZE)
+    return ImageFont.load_default(FONT_SIZE)
