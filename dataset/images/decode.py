@@ -23,7 +23,14 @@ from dataset.images.containers import (
     split_webp,
 )
 from dataset.images.formats import Kind, recognize
-from dataset.images.limits import BUDGET, DECODING_BYTES, LARGE_FILE, MOST_FILE_BYTES, check_size
+from dataset.images.limits import (
+    BUDGET,
+    DECODING_BYTES,
+    LARGE_FILE,
+    MIB,
+    MOST_FILE_BYTES,
+    check_size,
+)
 from dataset.images.rasters import Raster, read_deep_png, read_npy, turn_upright
 from dataset.images.tiff import is_picture, read_deep_tiff
 from dataset.images.tiff_header import TiffHeader, judge_header
@@ -31,6 +38,9 @@ from dataset.source import Source, UnusableImage
 
 EIGHT_BIT_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"))
 ONE_BYTE_MODES = frozenset(("1", "L", "P"))  # Pillow stores the pixels of all others in 4 bytes
+# Pillow takes memory in blocks. The C library gives back blocks of more than 32 MiB at once;
+# smaller ones it keeps for the thread that had them, which adds up to gigabytes.
+Image.core.set_block_size(64 * MIB)
 COEFFICIENT_BYTES = 6  # per pixel of a JPEG with several scans: 3 numbers of 2 bytes
 PILLOW_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 PNG_COLORS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # color type -> channels
@@ -92,8 +102,9 @@ def decoded(path: Source, shrink_to: int | None = None) -> Iterator[Picture | Ra
             plan = make_plan(read_content(path), path, shrink_to)
         with nullcontext() if large else BUDGET.hold(plan.memory):
             with border(path):
-                found = plan.run()
-            yield found
+                result = [plan.run()]
+            del plan
+            yield result.pop()  # nothing here keeps the pixels longer than the caller does
 
 
 def read_content(path: Source) -> bytes:

@@ -7,6 +7,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dataset.images.transform import inspect_image
 from tests.helpers.data.image_files import (
     PNG_SIGNATURE,
     chunk,
@@ -351,6 +353,31 @@ CASES = [*FOREIGN, *EMPTY_OR_CUT, *BOMBS, *METADATA, *MEANINGS, *CHECKED]
 @pytest.mark.parametrize("case", in_ci(CASES, 12))
 def test_hostile_images(case, world, tmp_path):
     check_case(case, world, tmp_path)
+
+
+SIDE = 9000  # of a picture that takes 324 MB
+
+
+def write_large(folder: Path) -> None:
+    packer, row = zlib.compressobj(1), bytes(1 + 3 * SIDE)
+    pixels = b"".join(packer.compress(row) for _ in range(SIDE)) + packer.flush()
+    header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 2, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")
+    content = PNG_SIGNATURE + b"".join(chunk(kind, data) for kind, data in chunks)
+    (folder / "a.png").write_bytes(content)
+
+
+def inspect_many() -> None:
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(inspect_image, [Path("a.png")] * 12))
+
+
+@pytest.mark.slow
+def test_threads_do_not_add_up_their_memory(world, tmp_path):
+    large = HostileCase(
+        "large", write_large, inspect_many, accepted(), seconds=120.0, memory=1200 * 10**6
+    )
+    check_case(large, world, tmp_path)
 
 
 def test_there_are_enough_cases():
