@@ -134,8 +134,10 @@ def pairs_that_differ_by_an_s(names: Iterable[str]) -> list[str]:
     return sorted(f"{name}, {name}s" for name in names if f"{name}s" in names)
 
 
-def test_no_two_modules_or_folders_differ_by_an_s():
-    files = [*SCRIPTS, *sources(*OURS)]
+@pytest.mark.parametrize("folders", [MAY_IMPORT, PROGRAMS], ids=["packages", "programs"])
+def test_no_two_modules_or_folders_differ_by_an_s(folders):
+    """Programs, which nobody imports, are compared with each other alone."""
+    files = [*SCRIPTS, *sources(*folders)]
     names = {file.stem for file in files} | {file.parent.name for file in files}
     assert not pairs_that_differ_by_an_s(names)
 
