@@ -51,7 +51,7 @@ def start(config: ClipTrainingConfig) -> None:
         trials = clip_trials(config, clip.to(device), pairs)
         return print_batch_sizes(config, trials, clip_memory(config, clip), len(pairs), first=2)
     with collectives.rank_zero_first():
-        run = Run(config.out, to_json(config) | data_identity(pairs, held_out))
+        run = Run(config.out, to_json(config) | data_identity(pairs, held_out), lock=True)
     if run.finished(config.steps):
         return
     trainer = ClipTrainer(config, clip.to(device), make_batches(config, clip, pairs))

@@ -81,7 +81,8 @@ def start(config: DiffusionTrainingConfig) -> None:
     if config.dry_run or config.find_batch_size:
         return print_memory(config, unet, vae, text_encoder, len(pairs))
     with collectives.rank_zero_first():
-        run = Run(config.out, to_json(config) | identity | data_identity(pairs, held_out))
+        settings = to_json(config) | identity | data_identity(pairs, held_out)
+        run = Run(config.out, settings, lock=True)
     if run.finished(config.steps):
         return
     provenance = provenance_of(config, run)  # now: the folders may change while we train

@@ -71,7 +71,7 @@ def start(config: AutoencoderTrainingConfig) -> None:
         return print_batch_sizes(config, trials, memory, most=len(pairs))
     identity = data_identity(pairs, held_out, captions=False)
     with collectives.rank_zero_first():
-        run = Run(config.out, to_json(config) | identity)
+        run = Run(config.out, to_json(config) | identity, lock=True)
     if run.finished(config.steps):
         return
     batches = make_batches(config, pairs, transform, buckets)

@@ -26,6 +26,7 @@ from interop.diffusers_configs import (
 )
 from interop.key_mapping import update_attention_keys
 from interop.model_card import CARD
+from interop.provenance import checked_provenance, without_paths
 from interop.safetensors_io import (
     aligned_copy,
     find_weights,
@@ -89,7 +90,7 @@ def write_folder(
 
     fields: those of the AutoencoderConfig.
     """
-    config = diffusers_config(fields)
+    config, provenance = diffusers_config(fields), without_paths(provenance)
     header = {"format": "pt", "config": json.dumps(config), "provenance": json.dumps(provenance)}
     texts = {
         CONFIG: json.dumps(config, indent=2) + "\n",
@@ -119,4 +120,5 @@ def read_provenance(source: str | Path) -> dict[str, Any]:
     source = Path(source)
     if source.is_file():
         return single_file.read_provenance(source, "autoencoder")
-    return read_json(find_model_folder(source) / PROVENANCE, default={})
+    file = find_model_folder(source) / PROVENANCE
+    return checked_provenance(read_json(file, default={}), file)

@@ -16,11 +16,24 @@ from autoencoder.layers import at_least_float32
 from autoencoder.posterior import Posterior
 from foundation.errors import UserError
 from foundation.hashing import tensors_sha256
+from foundation.json_reading import check_limits, from_json
 from foundation.shapes import Images, Latents, Moments, PerChannel
 from interop.diffusers_configs import autoencoder_fields
 from interop.single_file.reader import read_autoencoder
 
 RANGE_TOLERANCE = 1e-3  # rounding of a resize or of a half-precision image; far below a gray level
+
+# No network has more; such numbers in a file would fill the memory before weights are compared.
+LIMITS = {
+    "in_channels": (1, 1024),
+    "out_channels": (1, 1024),
+    "block_out_channels": (1, 65536),
+    "layers_per_block": (1, 64),
+    "latent_channels": (1, 4096),
+    "norm_num_groups": (1, 65536),
+    "sample_size": (1, 2**20),
+    "scaling_factor": (-1e9, 1e9),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +64,7 @@ class AutoencoderConfig:
     def __post_init__(self):
         if not self.block_out_channels:
             raise UserError("block_out_channels is empty; give one width per resolution.")
+        check_limits(self, LIMITS)
         for width in self.block_out_channels:
             if width < 1 or width % self.norm_num_groups:
                 raise UserError(
@@ -58,9 +72,6 @@ class AutoencoderConfig:
                     "does not divide; every normalization needs equal groups. Choose multiples "
                     f"of {self.norm_num_groups}, or fewer groups."
                 )
-        for name in ("in_channels", "out_channels", "layers_per_block", "latent_channels"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if not self.scaling_factor > 0:
             raise UserError(f"scaling_factor is {self.scaling_factor}; it must be positive.")
         self._check_statistics()
@@ -227,11 +238,13 @@ class Autoencoder(nn.Module):
         if source.is_file():
             part = read_autoencoder(source)
             fields, read_weights = autoencoder_fields(part.config, source), part.state_dict_for
+            described = source
         else:
             folder = io.find_model_folder(source)
             fields, read_weights = io.read_config(folder), partial(io.read_weights, folder)
+            described = folder / io.CONFIG
         with torch.device("meta"):  # the weights come from the file: nothing to initialize
-            autoencoder = cls(AutoencoderConfig(**fields))
+            autoencoder = cls(from_json(AutoencoderConfig, fields, described))
         autoencoder.load_state_dict(read_weights(autoencoder.state_dict()), assign=True)
         return autoencoder.to(device).eval()
 

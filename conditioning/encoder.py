@@ -24,8 +24,10 @@ from conditioning.model_card import model_card_text
 from conditioning.open_clip_weights import read_pretrained
 from conditioning.text_model import TextTowerConfig, build_tower, to_hugging_face
 from conditioning.tokenizer import Tokenizer, save_tokenizer
-from foundation.errors import MissingFileError, UserError
-from foundation.files import atomic_folder, read_json
+from foundation.errors import MissingFileError, UserError, shown
+from foundation.files import atomic_folder
+from foundation.json_reading import check_type
+from interop.provenance import read_facts, without_paths
 
 Layer = Literal["last", "penultimate"]
 
@@ -97,7 +99,7 @@ class TextEncoder(nn.Module):
             folder = find_text_encoder(Path(source))
             config, weights = read_text_encoder(folder)
             tokenizer = read_tokenizer(folder, config)
-            facts = read_json(folder / PROVENANCE, default={})
+            facts = read_facts(folder / PROVENANCE)
         elif Path(source).is_file():
             config, weights, tokenizer, facts = read_single_file(Path(source))
         elif ":" in str(source):
@@ -111,7 +113,8 @@ class TextEncoder(nn.Module):
         if layer is None:
             layer = as_layer(facts.get("layer", "last"))
         if final_norm is None:
-            final_norm = bool(facts.get("final_norm", True))
+            value = facts.get("final_norm", True)
+            final_norm = bool(check_type(value, bool, source, "final_norm"))
         return cls(config, weights, tokenizer, layer, final_norm).to(device)
 
     @property
@@ -194,7 +197,7 @@ class TextEncoder(nn.Module):
         provenance: facts to keep with the weights (JSON), such as the data and the settings.
         """
         facts: dict[str, Any] = {"layer": self.layer, "final_norm": self.final_norm}
-        facts |= {"sha256": self.sha256, "provenance": provenance or {}}
+        facts |= {"sha256": self.sha256, "provenance": without_paths(provenance or {})}
         config = asdict(self.config)
         readme = model_card_text(config, facts, tokens=self.tokens, pad=self.tokenizer.pad)
         weights = self.tower.state_dict()
@@ -213,7 +216,7 @@ def as_layer(name: object) -> Layer:
         return "last"
     if name == "penultimate":
         return "penultimate"
-    raise UserError(f"layer is {name!r}; choose 'last' or 'penultimate'.")
+    raise UserError(f"layer is {shown(name)}; choose 'last' or 'penultimate'.")
 
 
 def without_last_layer(

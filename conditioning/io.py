@@ -19,8 +19,10 @@ from conditioning.tokenizer import (
 )
 from foundation.errors import MissingFileError, UserError
 from foundation.files import read_json, restore, to_json
+from foundation.json_reading import check_type
 from interop.key_mapping import clip_text_weights
 from interop.model_card import CARD
+from interop.provenance import read_facts
 from interop.safetensors_io import read_folder, weights_file, write_weights_folder
 from interop.single_file import reader as single_file
 from interop.state_dict_check import check_state_dict, class_hint
@@ -53,8 +55,10 @@ def find_text_encoder(source: Path) -> Path:
 
 def read_text_encoder(folder: Path) -> tuple[TextTowerConfig, dict[str, Tensor]]:
     """Read config and weights; the weights are complete, and under open_clip's names."""
-    content = read_json(folder / "config.json")
-    config = TextTowerConfig.from_dict(content.get("text_config", content))
+    file = folder / "config.json"
+    content = read_json(file)
+    inner = check_type(content.get("text_config", content), dict, file, "text_config")
+    config = TextTowerConfig.from_dict(inner, file)
     weights = clip_text_weights(read_folder(folder, STEM))
     expected = to_hugging_face(empty_tower(config).state_dict())
     what = "the CLIPTextModel that config.json in the same folder describes"
@@ -69,8 +73,7 @@ def read_provenance(source: str | Path) -> dict[str, Any]:
         return single_file.read_provenance(source, "text_encoder")
     if not source.is_dir():  # NAME:PRETRAINED
         return {}
-    facts = read_json(find_text_encoder(source) / PROVENANCE, default={})
-    return facts.get("provenance", {})
+    return read_facts(find_text_encoder(source) / PROVENANCE).get("provenance", {})
 
 
 def read_single_file(
@@ -82,7 +85,7 @@ def read_single_file(
         Config, weights under open_clip's names, tokenizer, and facts such as `layer`.
     """
     part = single_file.read_text_encoder(file)
-    config = TextTowerConfig.from_dict(part.config)
+    config = TextTowerConfig.from_dict(part.config, file)
     tower = empty_tower(config).state_dict()
     if "token_embedding.weight" in part.weights:  # already open_clip's
         weights = part.state_dict_for(tower)
@@ -90,7 +93,8 @@ def read_single_file(
         weights = from_hugging_face(
             part.state_dict_for(to_hugging_face(tower)), config.num_hidden_layers
         )
-    tokenizer = tokenizer_from_settings(part.config["tokenizer"], config.max_position_embeddings)
+    settings = check_type(part.config.get("tokenizer"), dict, file, "tokenizer")
+    tokenizer = tokenizer_from_settings(settings, config.max_position_embeddings, file)
     return config, weights, tokenizer, part.config
 
 

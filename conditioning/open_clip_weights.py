@@ -19,6 +19,7 @@ from conditioning.text_model import TextTowerConfig, empty_tower
 from conditioning.tokenizer import OPEN_CLIP_PAD, Tokenizer, clip_tokenizer
 from foundation.errors import MissingFileError, UserError, did_you_mean
 from foundation.files import read_json
+from foundation.json_reading import check_type
 from interop.safetensors_io import read_tensors
 from interop.state_dict_check import check_state_dict
 
@@ -142,9 +143,12 @@ def trained_with_quick_gelu(name: str, pretrained: str) -> bool | None:
     if tag := pretrained_tag(name, pretrained):
         return bool(tag.get("quick_gelu", False))
     file = Path(pretrained)
-    model_cfg = read_json(file.parent / "open_clip_config.json", default={}).get("model_cfg")
-    if model_cfg is not None:
-        return bool(model_cfg.get("quick_gelu", False))
+    described = file.parent / "open_clip_config.json"
+    content = read_json(described, default={})
+    if content.get("model_cfg") is not None:
+        model_cfg = check_type(content["model_cfg"], dict, described, "model_cfg")
+        value = model_cfg.get("quick_gelu", False)
+        return bool(check_type(value, bool, described, "model_cfg.quick_gelu"))
     names = [part for part in file.parts if part == file.name or part.startswith("models--")]
     return True if any("openai" in part.lower() for part in names) else None
 

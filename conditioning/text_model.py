@@ -1,7 +1,7 @@
 """The text tower of CLIP: open_clip's causal transformer, configured as Hugging Face does it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from open_clip.transformer import (  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.json_reading import check_limits, from_json
 from interop.safetensors_io import aligned_copy
 
 ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
@@ -29,6 +30,17 @@ OTHER_NAMES = {  # outside the layers
     "embeddings.position_embedding.weight": "positional_embedding",
     "final_layer_norm.weight": "ln_final.weight",
     "final_layer_norm.bias": "ln_final.bias",
+}
+# No tower has more; such numbers in a file would fill the memory before weights are compared.
+LIMITS = {
+    "vocab_size": (1, 10**7),
+    "hidden_size": (1, 65536),
+    "intermediate_size": (1, 10**6),
+    "projection_dim": (0, 10**6),
+    "num_hidden_layers": (1, 1000),
+    "num_attention_heads": (1, 65536),
+    "max_position_embeddings": (3, 8192),  # the causal mask has the square of it
+    "layer_norm_eps": (0, 1),
 }
 
 
@@ -54,6 +66,7 @@ class TextTowerConfig:
     pad_token_id: int = 49407
 
     def __post_init__(self):
+        check_limits(self, LIMITS)
         if self.hidden_act not in ACTIVATIONS:
             raise UserError(
                 f"the text tower's hidden_act is {self.hidden_act!r}; CLIP text towers use "
@@ -66,10 +79,13 @@ class TextTowerConfig:
             )
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> "TextTowerConfig":
-        """Make a config of the content of a config.json; entries that are no fields are ignored."""
-        names = [field.name for field in fields(cls)]
-        return cls(**{name: content[name] for name in names if content.get(name) is not None})
+    def from_dict(cls, content: Mapping[str, Any], source: object) -> "TextTowerConfig":
+        """Make a config of the content of a config.json; null means the default.
+
+        source: the file, for messages. Entries that are no fields are ignored.
+        """
+        given = {name: value for name, value in content.items() if value is not None}
+        return from_json(cls, given, source)
 
 
 def empty_tower(config: TextTowerConfig) -> TextTransformer:

@@ -23,8 +23,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from foundation.errors import UserError
-from foundation.files import atomic_folder, read_json, to_json
+from foundation.errors import UserError, one_line, shown
+from foundation.files import atomic_folder, read_json, read_text, to_json
+from foundation.json_reading import check_type, from_json
 
 START_OF_TEXT = "<|startoftext|>"
 END_OF_TEXT = "<|endoftext|>"
@@ -32,6 +33,8 @@ OPEN_CLIP_NAMES = {"<start_of_text>": START_OF_TEXT, "<end_of_text>": END_OF_TEX
 OPEN_CLIP_PAD = "!"  # id 0, with which open_clip pads
 WORD = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
 END_OF_WORD = "</w>"
+
+LARGEST_ID = 10**7
 
 Pair = tuple[str, str]  # two adjacent symbols of a word
 
@@ -59,6 +62,30 @@ class SpecialToken:
 
     id: int
     normalized: bool = False  # searched in the cleaned text, so in any case of letters
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddedToken:
+    """An entry of added_tokens_decoder in tokenizer_config.json, or of tokenizer.json."""
+
+    content: str
+    normalized: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeTable:
+    """The entry "model" of tokenizer.json."""
+
+    vocab: dict[str, int]
+    merges: list[str | list[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerFile:
+    """What is read of tokenizer.json."""
+
+    model: MergeTable
+    added_tokens: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,15 +215,19 @@ def clip_tokenizer(context_length: int, pad: str = END_OF_TEXT) -> Tokenizer:
     return tokenizer_from_settings({"pad_token": pad}, context_length)
 
 
-def tokenizer_from_settings(settings: Mapping[str, Any], context_length: int) -> Tokenizer:
+def tokenizer_from_settings(
+    settings: Mapping[str, Any], context_length: int, source: Path | str = "the header"
+) -> Tokenizer:
     """Make a tokenizer with CLIP's vocabulary.
 
-    settings: content of a tokenizer_config.json, see `settings_of`.
+    Args:
+        settings: content of a tokenizer_config.json, see `settings_of`.
+        source: where they are from, for messages.
     """
-    source = open_clip.SimpleTokenizer()
-    vocabulary = {OPEN_CLIP_NAMES.get(token, token): i for token, i in source.encoder.items()}
-    merges = {(first, second): rank for (first, second), rank in source.bpe_ranks.items()}
-    return assemble("the header", vocabulary, merges, {}, settings, settings, context_length)
+    clip = open_clip.SimpleTokenizer()
+    vocabulary = {OPEN_CLIP_NAMES.get(token, token): i for token, i in clip.encoder.items()}
+    merges = {(first, second): rank for (first, second), rank in clip.bpe_ranks.items()}
+    return assemble(source, vocabulary, merges, {}, settings, settings, context_length)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
@@ -266,7 +297,13 @@ def assemble(
         settings: content of tokenizer_config.json.
         roles: which token starts, ends and pads a text, and which stands for unknown symbols.
     """
-    special = {**special, **read_added_tokens(settings.get("added_tokens_decoder", {}))}
+    added = check_type(
+        settings.get("added_tokens_decoder", {}),
+        dict[str, dict[str, Any]],
+        source,
+        "added_tokens_decoder",
+    )
+    special = {**special, **read_added_tokens(added, source)}
     names: dict[str, str] = {}
     for role, default in (("bos", START_OF_TEXT), ("eos", END_OF_TEXT), ("unk", END_OF_TEXT)):
         names[role] = text_of(roles.get(f"{role}_token")) or default
@@ -276,7 +313,7 @@ def assemble(
             continue
         if name not in vocabulary:
             raise UserError(
-                f"{source} names the special token {name!r}, which its vocabulary of "
+                f"{source} names the special token {shown(name)}, which its vocabulary of "
                 f"{len(vocabulary)} tokens does not hold. The files do not belong together; "
                 "copy the whole tokenizer folder again."
             )
@@ -286,12 +323,25 @@ def assemble(
         vocabulary=vocabulary,
         merges=merges,
         special=special,
-        context_length=min(context_length, int(settings.get("model_max_length", context_length))),
+        context_length=longest_text(settings, context_length, source),
         start=names["bos"],
         end=names["eos"],
         pad=names["pad"],
         unknown=names["unk"],
     )
+
+
+def longest_text(settings: Mapping[str, Any], positions: int, source: Path | str) -> int:
+    """Return the smaller one of a tokenizer's `model_max_length` and the tower's positions."""
+    length = settings.get("model_max_length")
+    if length is None:
+        return positions
+    # transformers writes int(1e30) where there is no limit, so any size of number is possible.
+    if type(length) not in (int, float) or not length >= 1:
+        raise UserError(
+            f"{source}: model_max_length is {shown(length)}; it must be a number of tokens."
+        )
+    return positions if length >= positions else int(length)
 
 
 def holds_tokenizer(folder: Path) -> bool:
@@ -307,17 +357,39 @@ def read_vocabulary(
 ) -> tuple[dict[str, int], dict[Pair, int], dict[str, SpecialToken]]:
     """Read vocabulary, ranked merges, and the special tokens that tokenizer_config.json lacks."""
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+        lines = read_text(folder / "merges.txt").split("\n")
         pairs = [line for line in lines if line and not line.startswith("#version")]
-        vocabulary = read_json(folder / "vocab.json")
-        extra = read_json(folder / "added_tokens.json", default={})
+        vocabulary = read_ids(folder / "vocab.json")
+        extra = read_ids(folder / "added_tokens.json", default={})
         special = {name: SpecialToken(id=i) for name, i in extra.items()}
     else:
-        content = read_json(folder / "tokenizer.json")
-        pairs = content["model"]["merges"]
-        vocabulary = content["model"]["vocab"]
-        special = read_added_tokens({token["id"]: token for token in content["added_tokens"]})
+        file = folder / "tokenizer.json"
+        content = from_json(TokenizerFile, read_json(file), file)
+        pairs, vocabulary = content.model.merges, content.model.vocab
+        check_ids(vocabulary, file)
+        added = {
+            str(check_type(token.get("id"), int, file, "id")): token
+            for token in content.added_tokens
+        }
+        special = read_added_tokens(added, file)
     return vocabulary, {as_pair(pair, folder): rank for rank, pair in enumerate(pairs)}, special
+
+
+def read_ids(file: Path, default: dict[str, Any] | None = None) -> dict[str, int]:
+    """Read a file of tokens and their ids."""
+    ids: dict[str, int] = check_type(read_json(file, default), dict[str, int], file, "its content")
+    check_ids(ids, file)
+    return ids
+
+
+def check_ids(ids: Mapping[str, int], file: Path) -> None:
+    """Refuse ids that are no rows of a table."""
+    for token, number in ids.items():
+        if not 0 <= number <= LARGEST_ID:
+            raise UserError(
+                f"{file}: the token {shown(token)} has the id {shown(number)}; ids are from 0 to "
+                f"{LARGEST_ID:,}."
+            )
 
 
 def as_pair(written: str | list[str], source: Path) -> Pair:
@@ -328,18 +400,26 @@ def as_pair(written: str | list[str], source: Path) -> Pair:
     symbols = written.split() if isinstance(written, str) else written
     if len(symbols) != 2:
         raise UserError(
-            f"the tokenizer in {source} lists the merge {written!r}, which is not a pair of "
+            f"the tokenizer in {source} lists the merge {shown(written)}, which is not a pair of "
             "symbols. Copy the folder again."
         )
     return symbols[0], symbols[1]
 
 
-def read_added_tokens(tokens: Mapping[str | int, Any]) -> dict[str, SpecialToken]:
-    """Return the special tokens that a file lists by id, by their text."""
-    return {
-        token["content"]: SpecialToken(id=int(i), normalized=token["normalized"])
-        for i, token in tokens.items()
-    }
+def read_added_tokens(
+    tokens: Mapping[str, Mapping[str, Any]], source: Path | str
+) -> dict[str, SpecialToken]:
+    """Return the special tokens that a file lists by id, by their text.
+
+    source: where they are from, for messages.
+    """
+    special: dict[str, SpecialToken] = {}
+    for number, entry in tokens.items():
+        token = from_json(AddedToken, entry, f"{source} (added token {one_line(number, 40)})")
+        if not number.isascii() or not number.isdecimal() or int(number[:20]) > LARGEST_ID:
+            raise UserError(f"{source}: {shown(number)} is no id of a token.")
+        special[token.content] = SpecialToken(id=int(number), normalized=token.normalized)
+    return special
 
 
 def is_normalized(name: str, *files: Mapping[str, Any]) -> bool:
@@ -351,7 +431,10 @@ def is_normalized(name: str, *files: Mapping[str, Any]) -> bool:
     for content in files:
         for role, value in content.items():
             if role.endswith("_token") and text_of(value) == name:
-                flags.append(not isinstance(value, str) and value.get("normalized", False))
+                flags.append(
+                    isinstance(value, dict)
+                    and cast(dict[str, Any], value).get("normalized", False) is True
+                )
     return bool(flags) and all(flags)
 
 
@@ -362,6 +445,5 @@ def text_of(entry: object) -> str | None:
     """
     if isinstance(entry, str):
         return entry
-    if isinstance(entry, dict):
-        return cast(dict[str, Any], entry).get("content")
-    return None
+    content = cast(dict[str, Any], entry).get("content") if isinstance(entry, dict) else None
+    return content if isinstance(content, str) else None

@@ -9,7 +9,7 @@ import json
 import math
 import types
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import (
@@ -27,6 +27,7 @@ from typing import (
 from foundation.errors import UserError, one_line, shown
 
 DEEPEST = 64  # lists and objects inside each other
+MOST_LEVELS = 16  # of a network: each halves the sides, so no picture has pixels for more
 LARGEST_INTEGER = 2**64  # nothing here counts further; Python's own integers have no end
 Filled = TypeVar("Filled")
 
@@ -238,7 +239,7 @@ def _convert(value: object, kind: Any, name: str) -> Any:
         if type(value) is (type(None) if kind is None else kind):
             return _bounded(value, name)
     elif origin in (list, tuple) and isinstance(value, list | tuple):
-        return _convert_list(cast(list[Any], value), kind, name)
+        return _convert_list(cast(Sequence[Any], value), kind, name)
     elif kind in (dict, Mapping) and isinstance(value, dict):
         return cast(dict[str, Any], value)
     elif origin in (dict, Mapping) and isinstance(value, dict):
@@ -253,13 +254,13 @@ def _convert_union(value: object, kind: Any, members: tuple[Any, ...], name: str
         try:
             return _convert(value, member, name)
         except UserError as error:
-            # A list fits one member alone, whose message tells which part is wrong.
-            if f"{name}[" in str(error):
+            # A list or an object fits one member alone, whose message tells which part is wrong.
+            if str(error).startswith((f"{name}[", f"{name}.")):
                 raise
     raise _wrong_type(value, kind, name)
 
 
-def _convert_list(items: list[Any], kind: Any, name: str) -> Any:
+def _convert_list(items: Sequence[Any], kind: Any, name: str) -> Any:
     origin: Any = get_origin(kind)
     arguments = get_args(kind)
     if origin is tuple and arguments[-1:] != (...,):
@@ -317,7 +318,7 @@ def check_limits(config: Any, limits: Mapping[str, tuple[float, float]]) -> None
     """Refuse numbers of a config that no network has: they would fill the memory.
 
     limits: name of a field -> smallest and largest value; of a list, each item is checked, and the
-        list has at most 64.
+        list has at most MOST_LEVELS.
 
     Raises:
         UserError: a number lies outside.
@@ -327,8 +328,8 @@ def check_limits(config: Any, limits: Mapping[str, tuple[float, float]]) -> None
         if value is None:
             continue
         values = cast(tuple[float, ...], value) if isinstance(value, tuple) else (value,)
-        if len(values) > DEEPEST:
-            raise UserError(f"{name} has {len(values):,} values; at most {DEEPEST} are possible.")
+        if len(values) > MOST_LEVELS:
+            raise UserError(f"{name} has {len(values):,} values; {MOST_LEVELS} are the most.")
         for each in values:
             if not low <= each <= high:
                 raise UserError(f"{name} is {shown(each)}; it must be from {low:,} to {high:,}.")

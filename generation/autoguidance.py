@@ -111,7 +111,7 @@ def check_schedule(source: Path, strong: TextToImage) -> None:
     for folder in (source / "model", source, source.parent):
         file = folder / "scheduler" / "scheduler_config.json"
         if file.is_file():
-            weak = scheduler_config.from_diffusers(read_json(file))
+            weak = scheduler_config.read_scheduler(file)
             if weak != (strong.schedule_config, strong.denoiser.prediction):
                 raise UserError(
                     f"--weak-model {source} was trained on another noise schedule or with another "

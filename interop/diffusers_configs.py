@@ -5,9 +5,10 @@ A setting that would make a network different from ours is refused, never ignore
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from foundation.errors import UserError
+from foundation.errors import UserError, listed, one_line, shown
+from foundation.json_reading import check_type
 
 AUTOENCODER_CLASS = "AutoencoderKL"
 DOWN_BLOCK, UP_BLOCK = "DownEncoderBlock2D", "UpDecoderBlock2D"
@@ -74,6 +75,7 @@ UNET_CONSTANTS = {
     "timestep_post_act": None,
     "transformer_layers_per_block": 1,
 }
+MEANS_FALSE = ("mid_block_only_cross_attention",)  # constants for which null means false
 
 
 def autoencoder_fields(content: dict[str, Any], source: Path) -> dict[str, Any]:
@@ -84,32 +86,41 @@ def autoencoder_fields(content: dict[str, Any], source: Path) -> dict[str, Any]:
     Raises:
         UserError: it describes another network, or has a setting that may make it another one.
     """
-    settings = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+    settings = {name: as_tuple(value) for name, value in content.items()}
     check_autoencoder_settings(settings, source)
     fields = {name: settings.get(name, default) for name, default in AUTOENCODER_DEFAULTS.items()}
     if isinstance(fields["sample_size"], tuple):  # informative only; diffusers also allows (h, w)
-        fields["sample_size"] = max(fields["sample_size"])
+        sides = check_type(fields["sample_size"], tuple[int, int], source, "sample_size")
+        fields["sample_size"] = max(sides)
     return fields
+
+
+def as_tuple(value: Any) -> Any:
+    """Return lists as tuples, and everything else as it is."""
+    return tuple(cast(list[Any], value)) if isinstance(value, list) else value
 
 
 def check_autoencoder_settings(settings: Mapping[str, Any], source: Path) -> None:
     """Refuse settings that would give a network, or latents, unlike ours."""
     widths = settings.get("block_out_channels", AUTOENCODER_DEFAULTS["block_out_channels"])
+    levels = len(check_type(widths, tuple[int, ...], source, "block_out_channels"))
     supported = {
         "_class_name": (AUTOENCODER_CLASS,),
         "act_fn": ("silu", "swish"),
-        "down_block_types": ((DOWN_BLOCK,) * len(widths),),
-        "up_block_types": ((UP_BLOCK,) * len(widths),),
+        "down_block_types": ((DOWN_BLOCK,) * levels,),
+        "up_block_types": ((UP_BLOCK,) * levels,),
     }
     for name, choices in supported.items():
         if name in settings and settings[name] not in choices:
-            needed = " or ".join(map(repr, choices))
-            raise UserError(f"{source}: {name} is {settings[name]!r}; only {needed} is supported.")
+            needed = " or ".join(map(shown, choices))
+            raise UserError(
+                f"{source}: {name} is {shown(settings[name])}; only {needed} is supported."
+            )
     for name, value in settings.items():
         if name not in (*AUTOENCODER_DEFAULTS, *supported) and not name.startswith("_"):
             raise UserError(
-                f"{source}: unknown setting {name} = {value!r}, which may change the network or "
-                "its latents. If it has no effect, remove it from the file."
+                f"{source}: unknown setting {one_line(name, 80)} = {shown(value)}, which may "
+                "change the network or its latents. If it has no effect, remove it from the file."
             )
 
 
@@ -123,28 +134,63 @@ def unet_fields(content: dict[str, Any], fields: Collection[str], source: Path) 
             and 2.x do not have.
     """
     if content.get("_class_name", UNET_CLASS) != UNET_CLASS:
-        raise UserError(f"{source} describes a {content['_class_name']}, not a {UNET_CLASS}.")
+        raise UserError(
+            f"{source} describes a {one_line(content['_class_name'], 80)}, not a {UNET_CLASS}."
+        )
     known = {name: value for name, value in UNET_DEFAULTS.items() if name in fields}
     unsupported: list[str] = []
     for name, value in content.items():
         if name in fields:
-            known[name] = tuple(value) if isinstance(value, list) else value
+            known[name] = as_tuple(value)
         elif not name.startswith("_") and not is_unet_constant(name, value):
-            unsupported.append(f"{name}={value!r}")
+            unsupported.append(f"{one_line(name, 80)}={shown(value)}")
     if unsupported:
         is_xl = content.get("addition_embed_type") == "text_time"
         raise UserError(
             f"{source}: only U-Nets of Stable Diffusion 1.x and 2.x are supported, and they have "
-            f"no {', '.join(unsupported)}."
+            f"no {listed(unsupported)}."
             + " This seems to be the U-Net of Stable Diffusion XL."
             * is_xl
         )
+    known["cross_attention_dim"] = context_width(known, source)
     return known
+
+
+def context_width(fields: Mapping[str, Any], source: Path) -> Any:
+    """Return the one width of the context, where a file gives a width for each level.
+
+    diffusers builds one network of them, and it runs if all levels that read the context agree.
+    """
+    widths = fields["cross_attention_dim"]
+    if not isinstance(widths, tuple):
+        return widths
+    check_type(widths, tuple[int, ...], source, "cross_attention_dim")
+    down, up = (as_tuple(fields.get(f"{half}_block_types", ())) for half in ("down", "up"))
+    reading = {
+        width
+        for blocks, each in ((down, widths), (up, widths[::-1]))
+        for block, width in zip(blocks if isinstance(blocks, tuple) else (), each, strict=False)
+        if "CrossAttn" in str(block)
+    }
+    if "CrossAttn" in str(fields.get("mid_block_type", "CrossAttn")):
+        reading |= set(widths[-1:])
+    if len(reading) > 1 or not widths:
+        raise UserError(
+            f"{source}: cross_attention_dim is {shown(list(widths))}, but a context has one width, "
+            "so all levels that attend to it need the same one."
+        )
+    return next(iter(reading or widths))
 
 
 def is_unet_constant(name: str, value: Any) -> bool:
     """Return whether Stable Diffusion 1.x and 2.x have this value, or each value of this list."""
-    values: list[Any] = value if isinstance(value, list) else [value]
-    return not values or (
-        name in UNET_CONSTANTS and all(each == UNET_CONSTANTS[name] for each in values)
+    values: list[Any] = cast(list[Any], value) if isinstance(value, list) else [value]
+    if name not in UNET_CONSTANTS:
+        return not values
+    constant = UNET_CONSTANTS[name]
+    same = (constant, False) if name in MEANS_FALSE else (constant,)
+    # 1 == True in Python, but not in a file.
+    return all(
+        any(each == one and isinstance(each, bool) == isinstance(one, bool) for one in same)
+        for each in values
     )

@@ -7,6 +7,8 @@ Hu et al. 2021 (arXiv:2106.09685). Files of diffusers, peft and kohya's scripts 
     text_encoder.MODULE.lora_linear_layer.down.weight ...
     lora_unet_MODULE.lora_down.weight, .lora_up.weight     kohya, with _ instead of every dot
     lora_te_MODULE...
+    unet.ATTENTION.processor.to_q_lora.down.weight ...     diffusers until 2023
+    base_model.model.MODULE.lora_A.weight ...              peft alone; alpha in adapter_config.json
     MODULE.alpha                                           the update is scaled by alpha / rank
 
 MODULE is the name of the module in diffusers or transformers. Files are written with the names of
@@ -15,6 +17,7 @@ peft, which `StableDiffusionPipeline.load_lora_weights` opens, and with alpha / 
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +27,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foundation.errors import MissingFileError, UserError
-from foundation.files import restore
+from foundation.errors import MissingFileError, UserError, one_line, shown
+from foundation.files import read_json, restore
+from foundation.json_reading import check_type, load_object
+from interop.provenance import without_paths
 from interop.safetensors_io import read_header, read_tensors, write_weights_folder
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
+PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PROVENANCE = "latentsmith.json"
 DIFFUSERS_METADATA = "lora_adapter_metadata"  # an entry of the header that newer versions write
 COMPONENTS = {  # start of a key -> component of the pipeline
@@ -37,6 +43,14 @@ COMPONENTS = {  # start of a key -> component of the pipeline
     "lora_unet_": "unet",
     "lora_te_": "text_encoder",
     "lora_te1_": "text_encoder",
+    "base_model.model.text_model.": "text_encoder",
+    "base_model.model.": "unet",
+}
+PEFT = "base_model.model."
+OLD_PROJECTION = re.compile(r"(?:\.processor)?\.to_(q|k|v|out)_lora$")  # in front of .down.weight
+OLD_MODULES = {  # component -> module that a projection of 2023 stands for
+    "unet": {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"},
+    "text_encoder": {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"},
 }
 ROLES = {  # end of a key -> what the tensor is
     ".lora_A.weight": "down",
@@ -47,6 +61,8 @@ ROLES = {  # end of a key -> what the tensor is
     ".lora_linear_layer.up.weight": "up",
     ".lora_down.weight": "down",
     ".lora_up.weight": "up",
+    "_lora.down.weight": "down",
+    "_lora.up.weight": "up",
     ".alpha": "alpha",
 }
 
@@ -82,8 +98,9 @@ def find_lora(source: Path) -> Path:
         return source
     for folder in (source / "model", source):
         restore(folder)
-        if (folder / WEIGHTS).is_file():
-            return folder / WEIGHTS
+        for name in (WEIGHTS, PEFT_WEIGHTS):
+            if (folder / name).is_file():
+                return folder / name
     raise MissingFileError(
         f"there is no LoRA in {source}: looked for {WEIGHTS} there and in {source / 'model'}. Give "
         "the folder of a run that trained a LoRA, a folder with that file, or a .safetensors file."
@@ -101,7 +118,8 @@ def read_lora(source: Path) -> dict[str, LoraUpdates]:
     file = find_lora(source)
     components: dict[str, dict[str, dict[str, Tensor]]] = {}
     unknown: list[str] = []
-    for key, tensor in read_tensors(file).items():
+    tensors = read_tensors(file)
+    for key, tensor in tensors.items():
         parsed = parse_key(key)
         if parsed is None:
             unknown.append(key)
@@ -115,19 +133,26 @@ def read_lora(source: Path) -> dict[str, LoraUpdates]:
         if not is_complete(tensors)
     ]
     if unknown or incomplete or not components:
-        reason = f"it has {(unknown or incomplete)[0]}" if unknown or incomplete else "it is empty"
+        reason = (
+            f"it has {one_line((unknown or incomplete)[0], 200)}"
+            if unknown or incomplete
+            else "it is empty"
+        )
         raise UserError(
             f"{file} is not a LoRA that is supported: {reason}. Supported are those of diffusers, "
             "peft and kohya's scripts for the U-Net and the text encoder of Stable Diffusion 1.x "
             "and 2.x, without the extras of DoRA and LyCORIS."
         )
-    alphas = read_alphas(file)
+    is_peft = any(key.startswith(PEFT) for key in tensors)
+    alphas = read_peft_alphas(file) if is_peft else read_alphas(file)
     return {
         component: {
             module: LowRankUpdate(
                 tensors["down"],
                 tensors["up"],
-                float(tensors["alpha"]) if "alpha" in tensors else alphas.get(component),
+                read_alpha(file, module, tensors["alpha"])
+                if "alpha" in tensors
+                else alphas.get(component),
             )
             for module, tensors in modules.items()
         }
@@ -141,28 +166,63 @@ def parse_key(key: str) -> tuple[str, str, str] | None:
     ending = next((ending for ending in ROLES if key.endswith(ending)), None)
     if prefix is None or ending is None:
         return None
-    return COMPONENTS[prefix], key.removeprefix(prefix).removesuffix(ending), ROLES[ending]
+    component, module = COMPONENTS[prefix], key.removeprefix(prefix).removesuffix(ending)
+    if prefix.startswith(PEFT):
+        module = key.removeprefix(PEFT).removesuffix(ending)
+    if ending.startswith("_lora."):
+        old = OLD_PROJECTION.search(f"{module}_lora")
+        if old is None:
+            return None
+        module = f"{f'{module}_lora'[: old.start()]}.{OLD_MODULES[component][old[1]]}"
+    return component, module, ROLES[ending]
 
 
 def is_complete(tensors: Mapping[str, Tensor]) -> bool:
     """Return whether a module has both matrices, with the same rank."""
-    return {"down", "up"} <= tensors.keys() and len(tensors["down"]) == tensors["up"].shape[1]
+    if not {"down", "up"} <= tensors.keys():
+        return False
+    down, up = tensors["down"], tensors["up"]
+    return down.ndim > 1 and up.ndim > 1 and len(down) == up.shape[1] > 0
+
+
+def read_alpha(file: Path, module: str, alpha: Tensor) -> float:
+    """Return the number in a tensor "alpha"."""
+    if alpha.numel() != 1 or not alpha.isfinite().all():
+        raise UserError(
+            f"{file}: the alpha of {one_line(module, 200)} must be one finite number; its shape is "
+            f"{tuple(alpha.shape)}."
+        )
+    return float(alpha)
+
+
+def read_peft_alphas(file: Path) -> dict[str, float]:
+    """Read component -> alpha from the adapter_config.json beside weights that peft wrote."""
+    config = file.parent / PEFT_CONFIG
+    content = read_json(config)
+    refuse_extras(content, file)
+    alpha = check_type(content.get("lora_alpha"), float, config, "lora_alpha")
+    return {"unet": alpha, "text_encoder": alpha}
+
+
+def refuse_extras(settings: Mapping[str, Any], file: Path) -> None:
+    """Refuse a LoRA that is scaled in another way than by one alpha."""
+    extras = ("use_dora", "use_rslora", "alpha_pattern")
+    for key, value in settings.items():
+        if key.rpartition(".")[2] in extras and value:
+            raise UserError(
+                f"{file} is a LoRA with {one_line(key, 200)} = {shown(value)}, which is not "
+                "supported."
+            )
 
 
 def read_alphas(file: Path) -> dict[str, float]:
     """Read component -> alpha, which newer versions of diffusers store once for all modules."""
-    metadata: dict[str, Any] = json.loads(read_header(file)[1].get(DIFFUSERS_METADATA, "{}"))
-    unsupported = [
-        key
-        for key, value in metadata.items()
-        if key.rpartition(".")[2] in ("use_dora", "use_rslora", "alpha_pattern") and value
-    ]
-    if unsupported:
-        key = unsupported[0]
-        raise UserError(f"{file} is a LoRA with {key} = {metadata[key]}, which is not supported.")
+    text = read_header(file)[1].get(DIFFUSERS_METADATA, "{}")
+    metadata = load_object(text, f"{file} ({DIFFUSERS_METADATA} in its header)")
+    refuse_extras(metadata, file)
     ending = ".lora_alpha"
     return {
-        key.removesuffix(ending): float(value)
+        key.removesuffix(ending): check_type(value, float, file, key)
         for key, value in metadata.items()
         if key.endswith(ending)
     }
@@ -193,7 +253,8 @@ def add_lora(
         if weight is None or (len(weight), weight[0].numel()) != shape:
             reason = "there is none" if weight is None else f"that is {tuple(weight.shape)} here"
             raise UserError(
-                f"{source} does not fit {description}: it changes a matrix of {shape} in {module}, "
+                f"{source} does not fit {description}: it changes a matrix of {shape} in "
+                f"{one_line(module, 200)}, "
                 f"and {reason}. A LoRA fits models of the architecture that it was trained on."
             )
     for module, update in updates.items():
@@ -211,6 +272,7 @@ def write_lora(
         for module, update in updates.items():
             tensors[f"{component}.{module}.lora_A.weight"] = update.down
             tensors[f"{component}.{module}.lora_B.weight"] = update.up * update.scale
+    provenance = without_paths(provenance)
     header = {"format": "pt", "latentsmith": json.dumps(provenance)}
     texts = {PROVENANCE: json.dumps({"provenance": provenance}, indent=2) + "\n", "README.md": card}
     write_weights_folder(folder, WEIGHTS, tensors, header, texts)

@@ -5,6 +5,7 @@ Formats: safetensors, which contain nothing but tensors, and pickles (.ckpt) as 
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from foundation.errors import MissingFileError, UserError
 from foundation.files import atomic_file, atomic_folder, read_json, restore
+from foundation.json_reading import load_object
 from interop.ckpt import PICKLES, read_pickle
 from interop.key_mapping import Shape
 from interop.state_dict_check import damage_hint
@@ -86,14 +88,27 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """Write a safetensors file whose metadata are sorted, so that equal content is equal bytes."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, file, metadata=dict(metadata))
+    share(file)
     sort_metadata(file)
+
+
+def share(file: Path) -> None:
+    """Give a file the mode that the umask says, as every new file has it.
+
+    safetensors makes its files for their owner alone, so that another user, a server or a container
+    could not read them.
+    """
+    if os.name == "posix":
+        mask = os.umask(0o077)  # there is no way to read it without setting it
+        os.umask(mask)
+        file.chmod(0o666 & ~mask)
 
 
 def sort_metadata(file: Path) -> None:
     """Sort the metadata in a file's header, because safetensors writes them in random order."""
     with open(file, "r+b") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(length))
+        header = load_object(stream.read(length), file, raw_bytes=True)
         if "__metadata__" not in header:
             return
         header = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}

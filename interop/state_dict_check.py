@@ -1,16 +1,18 @@
 """Compare weights with the network they are for, and say what they are if they do not fit."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from foundation.errors import UserError
+from foundation.errors import UserError, listed, one_line
+from foundation.files import read_json
+from foundation.json_reading import load_json
 from interop.key_mapping import Shape
 
 Shapes = Mapping[str, Shape]
+LARGEST_HEADER = 100_000_000  # bytes; what safetensors allows
 SHOWN = 3  # names of each kind of difference that a message shows
 
 # Part of a name -> what the weights are; the first that occurs in any name decides.
@@ -88,7 +90,7 @@ def check_state_dict(
     if not count:
         return
     summary = "; ".join(
-        f"{len(lines)} {kind}: {', '.join(lines[:SHOWN])}" + ", ..." * (len(lines) > SHOWN)
+        f"{len(lines)} {kind}: {listed(lines[:SHOWN])}" + ", ..." * (len(lines) > SHOWN)
         for kind, lines in differences.items()
         if lines
     )
@@ -175,14 +177,13 @@ def class_hint(folder: Path) -> str:
     for place in (".", "model", "text_encoder", "model/text_encoder"):
         for name in ("model_index.json", "config.json"):
             try:
-                content: Any = json.loads((folder / place / name).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+                content: dict[str, Any] = read_json(folder / place / name)
+            except (OSError, UserError):
                 continue
-            if not isinstance(content, dict):
-                continue
-            classes = [content.get("_class_name"), *(content.get("architectures") or [])]
+            known = content.get("architectures")
+            classes = [content.get("_class_name"), *(known if isinstance(known, list) else [])]
             if kind := next(filter(None, classes), None) or content.get("model_type"):
-                return f" Its {Path(place) / name} names the class {kind}."
+                return f" Its {Path(place) / name} names the class {one_line(kind, 80)}."
     return ""
 
 
@@ -212,7 +213,7 @@ def missing_bytes(file: Path) -> str:
         if 8 + length > size:
             return f", whose header should have {length} bytes; the whole file has {size}"
         try:
-            header = json.loads(stream.read(length))
+            header: Any = load_json(stream.read(min(length, LARGEST_HEADER)))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__"]
             needed = 8 + length + max(ends, default=0)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError):

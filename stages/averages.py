@@ -53,7 +53,8 @@ class AutoencoderAverages:
     def __init__(self, run: Path, device: torch.device):
         """run: folder of a finished training, whose data must still be there."""
         self.run = Run(run, read_json(run / "config.json"))
-        self.config = config = from_json(AutoencoderTrainingConfig, self.run.config)
+        file = run / "config.json"
+        self.config = config = from_json(AutoencoderTrainingConfig, self.run.config, file)
         self.autoencoder = Autoencoder.load(run, device).requires_grad_(False)
         self.pairs, held_out = read_pairs(config, allow_missing_captions=True)
         multiple = self.autoencoder.factor
@@ -111,7 +112,7 @@ class DiffusionAverages:
         """run: folder of a finished training, whose data must still be there."""
         self.run = Run(run, read_json(run / "config.json"))
         self.pipeline = TextToImage.load(run, device)
-        config = from_json(DiffusionTrainingConfig, self.run.config)
+        config = from_json(DiffusionTrainingConfig, self.run.config, run / "config.json")
         self.config = config = replace(config, text_chunks=self.pipeline.chunks)
         vae, text_encoder = self.pipeline.autoencoder, self.pipeline.text_encoder
         if text_encoder is None:

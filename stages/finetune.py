@@ -14,7 +14,6 @@ from autoencoder.training.latent_statistics import fold_config_scale
 from conditioning import TextEncoder
 from dataset.images.pixel_format import PIXELS_KEY, PixelFormat, recorded_format
 from foundation.errors import UserError
-from foundation.files import read_json
 from foundation.hashing import tensors_sha256
 from foundation.shapes import Images
 from ldm.denoiser import Prediction
@@ -207,7 +206,7 @@ def read_noise_process(source: Path, unet: UNet, text_encoder: TextEncoder) -> N
     for folder in (source / "model", source, source.parent):
         file = folder / "scheduler" / "scheduler_config.json"
         if file.is_file() and (folder / "unet").is_dir():
-            return scheduler_config.from_diffusers(read_json(file))
+            return scheduler_config.read_scheduler(file)
     return None
 
 

@@ -3,7 +3,6 @@
 Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv:2106.09685).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from interop.model_card import (
     render_card,
     training_section,
 )
+from interop.provenance import parse_provenance
 from interop.safetensors_io import read_header
 from ldm import TextToImage
 from ldm.unet.io import TEXT_CHUNKS, read_text_chunks
@@ -169,7 +169,8 @@ def apply_lora(pipeline: TextToImage, source: Path, scale: float = 1.0) -> None:
         add_lora(weights, text, scale, source, "this model's text encoder")
         layers = encoder.config.num_hidden_layers
         encoder.tower.load_state_dict(from_hugging_face(weights, layers))
-    provenance = json.loads(read_header(find_lora(source))[1].get("latentsmith", "{}"))
+    file = find_lora(source)
+    provenance = parse_provenance(read_header(file)[1].get("latentsmith", "{}"), file)
     trained_with = {TEXT_CHUNKS: pipeline.chunks, **as_mapping(provenance.get("config"))}
     chunks = read_text_chunks(trained_with, source)
     if chunks != pipeline.chunks:

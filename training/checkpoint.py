@@ -8,10 +8,12 @@ rank writes its pieces, into a folder of safetensors files that any number of ra
 """
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,15 +22,33 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from foundation import collectives
-from foundation.errors import UserError
-from foundation.files import put_in_place, remove_folder, sync_names
+from foundation.errors import UserError, listed
+from foundation.files import put_in_place, read_json, read_text, remove_folder, sync_names
+from foundation.hashing import file_sha256
+from foundation.json_reading import from_json, load_json
 from training.distributed import is_sharded, shard_like
 
 # torch.distributed.checkpoint takes a second to import. Only sharded states need it, so it is
 # imported inside the functions that read and write those.
 
 TENSOR = "tensor"  # the JSON key that stands for a tensor of the safetensors file
+STATE = "state.json"  # step, names of the parts, and sha256 of every other file
+STEP = re.compile(r"step-\d{7,18}")
+# What reading other people's tensors and trees can raise; load_state_dict is PyTorch's.
+DAMAGE = (
+    *(ValueError, OSError, SafetensorError, LookupError, RuntimeError),
+    *(TypeError, AttributeError, AssertionError),
+)
 INT_KEYS = "int_keys"  # JSON keys are strings; optimizers number their parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedState:
+    """The content of state.json."""
+
+    step: int
+    parts: tuple[str, ...]
+    sha256: dict[str, str] | None = None
 
 
 @runtime_checkable
@@ -69,7 +89,9 @@ def save_state(states: Path, step: int, objects: Mapping[str, Stateful], keep: i
             if not collectives.rank():
                 (partial / f"{name}.json").write_text(json.dumps(tree))
         if not collectives.rank():
-            (partial / "state.json").write_text(json.dumps({"step": step, "parts": list(objects)}))
+            hashes = {name: file_sha256(partial / name) for name in files_of(partial)}
+            about = {"step": step, "parts": list(objects), "sha256": hashes}
+            (partial / STATE).write_text(json.dumps(about))
             put_in_place(partial, folder)
     finally:
         if not collectives.rank():
@@ -81,6 +103,13 @@ def save_state(states: Path, step: int, objects: Mapping[str, Stateful], keep: i
     return folder
 
 
+def files_of(folder: Path) -> list[str]:
+    """List the files of a state, but not the one that lists them."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    names = sorted(file.relative_to(folder).as_posix() for file in files)
+    return [name for name in names if name != STATE]
+
+
 def state_folder(states: Path, step: int) -> Path:
     """Return where the state of this step lies."""
     return states / f"step-{step:07d}"
@@ -88,7 +117,13 @@ def state_folder(states: Path, step: int) -> Path:
 
 def saved_states(states: Path) -> list[Path]:
     """List the complete states, oldest first."""
-    return sorted(states.glob("step-*"))
+    found = [folder for folder in states.glob("step-*") if STEP.fullmatch(folder.name)]
+    return sorted(found, key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """Return the step in the name of a state's folder."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def make_partial_folder(states: Path, partial: Path) -> None:
@@ -102,7 +137,7 @@ def make_partial_folder(states: Path, partial: Path) -> None:
 
 def remove_leftovers(states: Path) -> None:
     """Remove what a process left that was killed while it wrote or removed a state."""
-    for leftover in states.glob(".*"):
+    for leftover in states.glob(".*.partial"):
         shutil.rmtree(leftover)
 
 
@@ -116,24 +151,44 @@ def load_state(folder: Path, objects: Mapping[str, Stateful]) -> int:
         UserError: a file is damaged, or the state is one of other objects or shapes.
     """
     try:
-        state = json.loads((folder / "state.json").read_text())
-        if set(state["parts"]) != set(objects):
-            raise UserError(
-                f"it holds the state of {sorted(state['parts'])}, and this run needs that of "
-                f"{sorted(objects)}"
-            )
+        state = from_json(SavedState, read_json(folder / STATE), folder / STATE)
+        check_state(folder, state, set(objects))
         for name, each in objects.items():
-            tree = json.loads((folder / f"{name}.json").read_text())
+            tree = load_json(read_text(folder / f"{name}.json"), not_finite=True)
             current: dict[str, Tensor] = {}
             flatten(each.state_dict(), current)
             each.load_state_dict(unflatten(tree, read_tensors(folder / name, current)))
-    except (ValueError, OSError, SafetensorError, KeyError, RuntimeError) as error:
+    except DAMAGE as error:
         raise UserError(
             f"the run cannot go on from {folder}: {error}. Either a file is damaged: delete that "
             "folder, and the run goes on from the state before it, or from the start if there is "
             "none. Or it was written with other settings: use those, or another --out."
         ) from error
-    return state["step"]
+    return state.step
+
+
+def check_state(folder: Path, state: SavedState, parts: set[str]) -> None:
+    """Refuse a state of other objects, of another step, or with files that were exchanged.
+
+    States written before checksums were recorded have none.
+    """
+    if set(state.parts) != parts:
+        raise UserError(
+            f"it holds the state of {listed(sorted(state.parts))}, and this run needs that of "
+            f"{listed(sorted(parts))}"
+        )
+    if STEP.fullmatch(folder.name) and state.step != step_of(folder):
+        raise UserError(
+            f"{STATE} in it says step {state.step}, and its name step {step_of(folder)}"
+        )
+    if state.sha256 is None or collectives.rank():
+        return
+    files = set(files_of(folder))
+    if files != state.sha256.keys():
+        raise UserError(f"these files differ: {listed(sorted(files ^ state.sha256.keys()))}")
+    for name, sha256 in state.sha256.items():
+        if file_sha256(folder / name) != sha256:
+            raise UserError(f"{name} in it is not the file that was saved (its sha256 differs)")
 
 
 # Nested state dicts -------------------------------------------------------------------------------

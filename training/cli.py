@@ -23,6 +23,7 @@ from training.distributed import process_group
 from training.flags import check_bounds, default_of, flag_name, help_page, with_flags
 from training.memory import keep_freed_memory
 from training.signals import interruptible
+from training.system_failures import describe_failure
 from training.watchdog import STOPPED, is_connection_error
 
 Config = TypeVar("Config")
@@ -176,10 +177,13 @@ def run_main(main: Callable[[], None], config: type[Any] | None = None) -> None:
             )
             status = 2
         except Exception as error:
-            # A connection breaks where another rank has failed, and that one says why.
-            if world_size() == 1 or not is_connection_error(error):
-                error.add_note(bug_note())
-            raise
+            reason = describe_failure(error)
+            if not reason or os.environ.get("LATENTSMITH_TRACEBACK"):
+                # A connection breaks where another rank has failed, and that one says why.
+                if world_size() == 1 or not is_connection_error(error):
+                    error.add_note(bug_note())
+                raise
+            message, status = f"error: {reason}", 2
         # Not before here: with the error its stack is gone, and the progress bars in it have ended.
         watchdog.exit(message, status)
 
@@ -210,11 +214,8 @@ def explain(error: Exception) -> str:
     An error of the operating system gets the name of the file and advice, unless it has been
     explained where it was raised.
     """
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return (
-            "the memory does not suffice. Use smaller images, or fewer at once (--batch-size); "
-            "trainings also have --accumulate, and --find-batch-size measures what fits."
-        )
+    if reason := describe_failure(error):
+        return reason
     inner = re.search(r"\(os error (\d+)\)", str(error))  # how safetensors passes one on
     if inner and isinstance(error, SafetensorError):
         error = OSError(int(inner[1]), os.strerror(int(inner[1])))

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import cattrs
-from cattrs.strategies import configure_union_passthrough
+
+import foundation.json_reading
 
 Config = TypeVar("Config")
 
@@ -22,8 +23,6 @@ RENAMED = {
 
 _converter = cattrs.Converter(unstruct_collection_overrides={tuple: list})
 _converter.register_unstructure_hook(Path, str)
-_converter.register_structure_hook(Path, lambda value, _: Path(value))
-configure_union_passthrough(int | float | str | bool | None, _converter)
 
 
 def to_json(config: Any) -> Any:
@@ -31,12 +30,16 @@ def to_json(config: Any) -> Any:
     return _converter.unstructure(config)
 
 
-def from_json(kind: type[Config], values: Mapping[str, Any]) -> Config:
+def from_json(
+    kind: type[Config], values: Mapping[str, Any], source: object = "config.json"
+) -> Config:
     """Return the dataclass that `to_json` converted.
 
     Other keys are ignored, and a field that `values` lacks gets its default. Old names count.
+
+    source: the file, for messages.
     """
-    return _converter.structure(with_current_names(values), kind)
+    return foundation.json_reading.from_json(kind, with_current_names(values), source)
 
 
 def with_current_names(values: Any, renamed: Mapping[str, str] = RENAMED) -> Any:

@@ -68,6 +68,7 @@ def train(
         closing(open_metrics(run, first)) as metrics,
         closing(TrainingProgress(title, first, plan.steps, plan.images_per_step)) as bar,
         stop_requests() as stop,
+        run.released_after_errors(),
     ):
         for done in range(first + 1, plan.steps + 1):
             report_progress("beginning", step=done, timeout=plan.rank_timeout)

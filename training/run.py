@@ -1,5 +1,6 @@
 """A run folder: starting the same command again goes on where the run stopped.
 
+run.lock               locked while a training runs, and says which
 config.json            every flag, resolved; "overrides" lists those that were changed later
 history.jsonl          when the run was started, resumed, changed and finished, and at which step
 metrics.jsonl  tb/     numbers, one JSON object a line, and the same for TensorBoard
@@ -10,22 +11,42 @@ model/                 to use
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from foundation import collectives
-from foundation.errors import MissingFileError, UserError
-from foundation.files import append_line, partial_path, read_json, sync, sync_names, write_json
-from training.checkpoint import Stateful, load_state, remove_leftovers, save_state, saved_states
+from foundation.errors import MissingFileError, UserError, one_line
+from foundation.files import (
+    append_line,
+    partial_path,
+    read_bytes,
+    read_json,
+    sync,
+    sync_names,
+    write_json,
+)
+from foundation.json_reading import check_type, from_json, load_object
+from training.checkpoint import (
+    Stateful,
+    load_state,
+    remove_leftovers,
+    save_state,
+    saved_states,
+    step_of,
+)
 from training.config_json import to_json, with_current_names
+from training.run_lock import LOCK, RunLock
 
 # Flags that say how to run, not what to compute; they may differ when a run is resumed.
 FREE_FLAGS = (
     *("out", "device", "compile", "workers", "accumulate", "shard", "rank_timeout", "wandb"),
     *("dry_run", "find_batch_size", "overfit", "verify_cache"),
 )
+LARGEST_HISTORY = 2**30  # bytes
 ABSENT = object()  # stands for the value of a flag that only the other config has
 Differences = dict[str, tuple[Any, Any]]  # name of a flag -> (value before, value now)
 
@@ -51,7 +72,7 @@ def config_differences(
 def describe_differences(differences: Differences) -> list[str]:
     """Return lines such as `steps: 500 -> 900`; the flags that one side lacks share a line."""
     lines = [
-        f"{key}: {before} -> {now}"
+        f"{key}: {one_line(before, 300)} -> {one_line(now, 300)}"
         for key, (before, now) in differences.items()
         if before is not ABSENT and now is not ABSENT
     ]
@@ -62,19 +83,30 @@ def describe_differences(differences: Differences) -> list[str]:
     return lines
 
 
+@dataclass(frozen=True)
+class Event:
+    """A line of history.jsonl."""
+
+    step: int
+    event: str
+
+
 class Run:
     """One run folder. Opening it for the second time means resuming it."""
 
-    def __init__(self, path: Path, config: Any):
+    def __init__(self, path: Path, config: Any, *, lock: bool = False):
         """Make the folder, or check that it was made with the same config.
 
         Args:
             path: the folder.
             config: dataclass or dict. If it has `override`, a list of `name=value`, these flags
                 may differ from those in the folder.
+            lock: keep other trainings out of the folder until `release`, or as long as this object
+                is used.
 
         Raises:
-            UserError: the folder holds something else, or a run with other settings.
+            UserError: the folder holds something else, or a run with other settings; or another
+                process trains in it.
         """
         self.path = Path(path)
         self.config = with_current_names(to_json(config))
@@ -87,22 +119,49 @@ class Run:
                 "see it. Let --out be on a file system that all machines share."
             )
         make_folder(self.path)
+        self._refuse_other_content()
+        self.lock: RunLock | None = None
+        is_new = not self.config_file.is_file()
+        if lock and is_new and not collectives.rank():
+            self.lock = RunLock(self.path)
         if self.config_file.is_file():
             old = read_json(self.config_file)
             self.renamed = with_current_names(old) != old
             self._compare(with_current_names(old), overridden)
-        elif {file.name for file in self.path.iterdir()} - {partial_path(self.config_file).name}:
+        else:
+            write_json(self.config_file, self.config)
+            sync_names(self.path.parent)
+        if lock and not is_new and not collectives.rank():  # after all that writes nothing
+            self.lock = RunLock(self.path)
+
+    def _refuse_other_content(self) -> None:
+        """Refuse a folder that is neither empty nor a run folder."""
+        of_a_beginning = {partial_path(self.config_file).name, LOCK}
+        others = {file.name for file in self.path.iterdir()} - of_a_beginning
+        if others and not self.config_file.is_file():
             raise UserError(
                 f"{self.path} is not empty and is not a run folder (no config.json in it). "
                 "Choose another --out, or empty it."
             )
-        else:
-            write_json(self.config_file, self.config)
-            sync_names(self.path.parent)
+
+    @contextmanager
+    def released_after_errors(self) -> Iterator[None]:
+        """Give the lock back if the block fails, also where the error is kept and looked at."""
+        try:
+            yield
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let other processes train in this folder."""
+        if self.lock is not None:
+            self.lock.release()
 
     def _compare(self, old: dict[str, Any], overridden: set[str]) -> None:
         """Refuse flags that differ from the config on disk, unless they are overridden."""
-        overrides = old.pop("overrides", [])
+        kind = list[dict[str, Any]]
+        overrides = check_type(old.pop("overrides", []), kind, self.config_file, "overrides")
         self.config.pop("overrides", None)  # there if `config` was read from a run folder
         self.changed = config_differences(old, self.config)
         refused = {k: pair for k, pair in self.changed.items() if flag_of(k) not in overridden}
@@ -139,7 +198,7 @@ class Run:
     def saved_step(self) -> int:
         """The step of the newest state; 0 if there is none."""
         states = saved_states(self.states)
-        return int(states[-1].name.removeprefix("step-")) if states else 0
+        return step_of(states[-1]) if states else 0
 
     def preview(self, step: int) -> Path:
         """Return the file for the preview of a step; make its folder."""
@@ -196,11 +255,17 @@ class Run:
             sync(self.model)
             self.add_history(steps, "finished")
         collectives.barrier()
+        self.release()
 
     def finished(self, steps: int) -> bool:
         """Return whether all steps are done and the model is written; print so if it is."""
-        done = self.model.is_dir() and last_event(self.history) == (steps, "finished")
-        if done:
+        if last_event(self.history) != (steps, "finished"):
+            return False
+        done = any(self.model.rglob("*.safetensors"))
+        if not done:
+            print(f"note: the run was finished, but {self.model} holds no weights any more.")
+        else:
+            self.release()
             late = ", so the override changes nothing" if self.changed else ""
             print(f"{self.path} is finished: {steps} steps{late}. Its model is in {self.model}.")
         return done
@@ -230,10 +295,11 @@ def flag_of(text: str) -> str:
 def last_event(history: Path) -> tuple[int, str] | None:
     """Return (step, event) of the last line; None without one, or if it was cut short."""
     try:
-        event = json.loads(history.read_text(encoding="utf-8").splitlines()[-1])
-    except (FileNotFoundError, IndexError, ValueError):
+        lines = read_bytes(history, LARGEST_HISTORY).splitlines()
+        event = from_json(Event, load_object(lines[-1], history), history)
+    except (UserError, IndexError):
         return None
-    return event["step"], event["event"]
+    return event.step, event.event
 
 
 def make_folder(path: Path) -> None:

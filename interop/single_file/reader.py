@@ -8,7 +8,6 @@ is exact. For other files the config is inferred from the shapes, if these are o
 A U-Net or an autoencoder alone, without its prefix, is read as well.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,9 @@ from typing import Any
 from torch import Tensor
 
 from foundation.errors import UserError
+from foundation.json_reading import check_type, load_object
 from interop.key_mapping import Shape, invert
+from interop.provenance import checked_provenance
 from interop.safetensors_io import aligned_copy, read_header, read_tensors
 from interop.single_file import compvis_autoencoder, compvis_text, compvis_unet
 from interop.state_dict_check import check_state_dict, identify_weights
@@ -114,10 +115,10 @@ class Component:
 def open_file(path: Path) -> SingleFile:
     """Read the header of a single file."""
     shapes, metadata = read_header(path)
-    try:
-        header = json.loads(metadata.get(HEADER, "{}"))
-    except ValueError as error:
-        raise UserError(f"{path}: {HEADER} in its header is not JSON ({error}).") from None
+    header = load_object(metadata.get(HEADER, "{}"), f"{path} ({HEADER} in its header)")
+    for part in ("provenance", "scheduler", *COMPONENTS):
+        if part in header:
+            check_type(header[part], dict, f"{path} ({HEADER} in its header)", part)
     prediction = metadata.get(PREDICTION)
     if prediction is not None and prediction not in PREDICTIONS:
         raise UserError(
@@ -332,6 +333,6 @@ def read_provenance(path: Path, component: str = "unet") -> dict[str, Any]:
         Free JSON; empty for a foreign file.
     """
     header = open_file(path).header
-    provenance = header.get("provenance", {})
+    provenance = checked_provenance(header.get("provenance", {}), path)
     is_whole_model = "unet" in header
     return provenance.get(component, {}) if is_whole_model and component != "unet" else provenance

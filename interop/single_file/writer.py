@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from foundation.errors import UserError
+from interop.provenance import without_paths
 from interop.single_file import compvis_autoencoder, compvis_text, compvis_unet
 from interop.single_file.noise import BETAS
 from interop.single_file.reader import (
@@ -45,6 +46,7 @@ def to_single_file(
             tensors |= {AUTOENCODER + k: v for k, v in renamed.items()}
         else:
             tensors |= compvis_text.to_single_file(weights)
+    facts = without_paths(facts)
     configs = {component: config for component, (config, _) in components.items()}
     metadata = {"format": "pt", HEADER: json.dumps({**configs, **facts}, sort_keys=True)}
     prediction = facts.get("scheduler", {}).get("prediction_type")

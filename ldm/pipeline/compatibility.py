@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from conditioning import TextEncoder
-from foundation.errors import UserError
+from foundation.errors import UserError, one_line
+from foundation.json_reading import check_type
 from ldm.unet import UNetConfig
 
 SAME_LATENTS = "same_latents_as_sha256"  # provenance of an autoencoder with an unchanged encoder
@@ -96,16 +97,22 @@ def check_bindings(
         equivalent = part == "autoencoder" and recorded[key] in equivalent_autoencoders
         if actual[key] != recorded[key] and not equivalent:
             raise UserError(
-                f"{folder} was trained with the {part} of sha256 {recorded[key]}, but the one in "
-                f"it has sha256 {actual[key]}. Put the right one back: with another one the U-Net "
-                "gives noise."
+                f"{folder} was trained with the {part} of sha256 {one_line(recorded[key], 80)}, "
+                f"but the one in it has sha256 {actual[key]}. Put the right one back: with another "
+                "one the U-Net gives noise."
             )
     if "golden" in actual:
         _check_golden(recorded["golden"], actual["golden"], folder)
 
 
-def _check_golden(recorded: list[float], actual: list[float], folder: Path) -> None:
-    expected = torch.tensor(recorded)
+def _check_golden(recorded: object, actual: list[float], folder: Path) -> None:
+    kind, file = tuple[float, ...], folder / "latentsmith.json"
+    expected = torch.tensor(check_type(recorded, kind, file, "bindings.golden"))
+    if len(expected) != len(actual) or not expected.any():
+        raise UserError(
+            f"{file}: bindings.golden has {len(expected)} numbers, and the text encoder gives "
+            f"{len(actual)}. Copy the model again."
+        )
     drift = (torch.tensor(actual) - expected).abs().max() / expected.abs().max()
     if drift > GOLDEN_TOLERANCE:
         raise UserError(

@@ -22,9 +22,11 @@ from autoencoder import Autoencoder
 from conditioning import TextEncoder
 from foundation.errors import MissingFileError
 from foundation.files import atomic_folder, read_json, restore, write_json
+from foundation.json_reading import check_type
 from foundation.shapes import Context
 from interop.lora import WEIGHTS as LORA
 from interop.model_card import CARD
+from interop.provenance import read_facts, without_paths
 from interop.single_file import reader as single_file
 from interop.state_dict_check import class_hint
 from ldm.denoiser import Prediction
@@ -36,12 +38,11 @@ from ldm.pipeline.compatibility import (
     extra_channels,
 )
 from ldm.pipeline.model_card import pipeline_card
-from ldm.pipeline.scheduler_config import LOW_RES_SCHEDULER, SCHEDULER, LowResSchedule
+from ldm.pipeline.scheduler_config import INDEX, LOW_RES_SCHEDULER, SCHEDULER, LowResSchedule
 from ldm.schedule import TRAIN_TIMESTEPS, ScheduleConfig
 from ldm.unet import UNet
 from ldm.unet.io import PROVENANCE, TEXT_CHUNKS, read_text_chunks
 
-INDEX = "model_index.json"
 INDEX_ENTRIES = {
     "_class_name": "StableDiffusionPipeline",
     "feature_extractor": [None, None],
@@ -113,7 +114,7 @@ def read_model_provenance(source: Path) -> dict[str, Any]:
     """
     if source.is_file():
         return single_file.read_provenance(source)
-    return read_json(find_pipeline(source) / PROVENANCE, default={}).get("provenance", {})
+    return read_facts(find_pipeline(source) / PROVENANCE).get("provenance", {})
 
 
 def load_components(source: Path, ema: bool = False) -> PipelineComponents:
@@ -135,22 +136,25 @@ def load_components(source: Path, ema: bool = False) -> PipelineComponents:
 
 def load_folder(folder: Path, ema: bool = False) -> PipelineComponents:
     """Load a pipeline folder of Latentsmith or of diffusers."""
-    schedule, prediction = scheduler_config.from_diffusers(read_json(folder / SCHEDULER))
+    schedule, prediction = scheduler_config.read_scheduler(folder / SCHEDULER)
     unet, vae = UNet.load(folder / "unet", ema), Autoencoder.load(folder / "vae")
     has_text_encoder = unet.config.conditional or (folder / "text_encoder").exists()
     text_encoder = TextEncoder.load(folder) if has_text_encoder else None
-    facts = read_json(folder / PROVENANCE, default={})
+    facts = read_facts(folder / PROVENANCE)
+    classes = check_type(facts.get("classes", ()), tuple[str, ...], folder / PROVENANCE, "classes")
     if facts:
         equivalent = autoencoder.io.read_provenance(folder / "vae").get(SAME_LATENTS, ())
         actual = compute_bindings(vae.sha256, text_encoder)
-        check_bindings(facts.get("bindings", {}), actual, folder, equivalent)
+        bindings = facts.get("bindings", {})
+        bindings = check_type(bindings, dict, folder / PROVENANCE, "bindings")
+        check_bindings(bindings, actual, folder, equivalent)
     return PipelineComponents(
         unet=unet,
         autoencoder=vae,
         text_encoder=text_encoder,
         schedule=schedule,
         prediction=prediction,
-        classes=tuple(facts.get("classes", ())),
+        classes=classes,
         chunks=read_text_chunks(facts, folder),
         low_res=scheduler_config.read_low_res(folder, read_json(folder / INDEX)),
     )
@@ -222,6 +226,7 @@ def _write_folder(
     folder: Path, components: PipelineComponents, provenance: Mapping[str, Any]
 ) -> None:
     vae, text_encoder = components.autoencoder, components.text_encoder
+    provenance = without_paths(provenance)
     vae.save(folder / "vae", provenance.get("autoencoder"))
     if text_encoder is not None:
         text_encoder.save(folder, provenance.get("text_encoder"))

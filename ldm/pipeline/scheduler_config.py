@@ -11,13 +11,15 @@ from typing import Any, Literal
 
 import torch
 
-from foundation.errors import UserError
+from foundation.errors import UserError, shown
 from foundation.files import read_json
+from foundation.json_reading import check_type, from_json
 from interop.single_file.noise import read_noise_settings
 from ldm.denoiser import Prediction
 from ldm.schedule import TRAIN_TIMESTEPS, NoiseSchedule, ScheduleConfig, make_schedule
 
 SCHEDULER = Path("scheduler") / "scheduler_config.json"
+INDEX = "model_index.json"
 LOW_RES_SCHEDULER = Path("low_res_scheduler") / "scheduler_config.json"
 
 PREDICTIONS: dict[str, Prediction] = {
@@ -45,17 +47,21 @@ SCHEDULER_CLASSES = (
     "PNDMScheduler",
     "UniPCMultistepScheduler",
 )
-DEFAULTS = {
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "beta_start": 0.0001,
-    "flow_shift": 1.0,
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-    "rescale_betas_zero_snr": False,
-    "trained_betas": None,
-    "use_flow_sigmas": False,
-}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerSettings:
+    """The entries of a scheduler_config.json that say what the model was trained on."""
+
+    beta_end: float = 0.02
+    beta_schedule: str = "linear"
+    beta_start: float = 0.0001
+    flow_shift: float | None = 1.0  # null without a flow
+    num_train_timesteps: int = TRAIN_TIMESTEPS
+    prediction_type: str = "epsilon"
+    rescale_betas_zero_snr: bool = False
+    trained_betas: tuple[float, ...] | None = None
+    use_flow_sigmas: bool | None = False
 
 
 # The schedule of the latents ----------------------------------------------------------------------
@@ -97,37 +103,40 @@ def to_diffusers(config: ScheduleConfig, prediction: Prediction) -> dict[str, An
     }
 
 
-def from_diffusers(entries: Mapping[str, Any]) -> tuple[ScheduleConfig, Prediction]:
+def from_diffusers(
+    entries: Mapping[str, Any], source: object = "the scheduler"
+) -> tuple[ScheduleConfig, Prediction]:
     """Return the schedule and prediction that a scheduler_config.json of diffusers describes.
 
     Only what the model was trained on is read. The class, which says how diffusers would sample, is
     not used further.
 
+    source: the file, for messages.
+
     Raises:
-        UserError: the class or a setting is not supported.
+        UserError: a setting has another type, or it or the class is not supported.
     """
-    settings: dict[str, Any] = {**DEFAULTS, **entries}
-    _check_supported(settings)
-    prediction = PREDICTIONS[settings["prediction_type"]]
-    if settings["use_flow_sigmas"]:
-        shift = float(settings["flow_shift"])
-        return ScheduleConfig(noise_schedule="flow", shift=shift), prediction
-    config = ScheduleConfig(
-        noise_schedule=BETA_SCHEDULES[settings["beta_schedule"]],
-        beta_start=settings["beta_start"],
-        beta_end=settings["beta_end"],
-        zero_terminal_snr=bool(settings["rescale_betas_zero_snr"]),
-    )
-    return config, prediction
-
-
-def _check_supported(settings: Mapping[str, Any]) -> None:
-    class_name = settings.get("_class_name")
+    class_name = entries.get("_class_name")
     if class_name not in SCHEDULER_CLASSES:
         raise UserError(
-            f"the scheduler class {class_name} is not supported; supported are "
+            f"{source}: the scheduler class {shown(class_name)} is not supported; supported are "
             f"{', '.join(SCHEDULER_CLASSES)}."
         )
+    settings = from_json(SchedulerSettings, entries, source)
+    _check_supported(settings, source)
+    prediction = PREDICTIONS[settings.prediction_type]
+    values: dict[str, Any] = {"noise_schedule": "flow", "shift": settings.flow_shift}
+    if not settings.use_flow_sigmas:
+        values = {
+            "noise_schedule": BETA_SCHEDULES[settings.beta_schedule],
+            "beta_start": settings.beta_start,
+            "beta_end": settings.beta_end,
+            "zero_terminal_snr": settings.rescale_betas_zero_snr,
+        }
+    return from_json(ScheduleConfig, values, source), prediction
+
+
+def _check_supported(settings: SchedulerSettings, source: object) -> None:
     supported: dict[str, tuple[Any, ...]] = {
         "beta_schedule": tuple(BETA_SCHEDULES),
         "num_train_timesteps": (TRAIN_TIMESTEPS,),
@@ -135,11 +144,16 @@ def _check_supported(settings: Mapping[str, Any]) -> None:
         "trained_betas": (None,),
     }
     for name, values in supported.items():
-        if settings[name] not in values:
+        if getattr(settings, name) not in values:
             raise UserError(
-                f"the scheduler has {name}={settings[name]!r}; supported: "
+                f"{source}: the scheduler has {name}={shown(getattr(settings, name))}; supported: "
                 f"{', '.join(map(str, values))}."
             )
+
+
+def read_scheduler(file: Path) -> tuple[ScheduleConfig, Prediction]:
+    """Return the schedule and prediction in a scheduler_config.json; see `from_diffusers`."""
+    return from_diffusers(read_json(file), file)
 
 
 def from_single_file(file: Path) -> tuple[ScheduleConfig, Prediction | None]:
@@ -152,7 +166,7 @@ def from_single_file(file: Path) -> tuple[ScheduleConfig, Prediction | None]:
     """
     stored = read_noise_settings(file)
     if stored.scheduler is not None:
-        return from_diffusers(stored.scheduler)
+        return from_diffusers(stored.scheduler, f"{file} (scheduler)")
     prediction = PREDICTIONS[stored.prediction] if stored.prediction else None
     plain = ScheduleConfig(beta_start=stored.betas[0], beta_end=stored.betas[1])
     if stored.alpha_bar is None:
@@ -190,6 +204,11 @@ class LowResSchedule:
     max_noise_level: int = 350  # the noisiest timestep that was used
 
     def __post_init__(self):
+        if not 0 <= self.max_noise_level < TRAIN_TIMESTEPS:
+            raise UserError(
+                f"max_noise_level is {self.max_noise_level}; it is a timestep, from 0 to "
+                f"{TRAIN_TIMESTEPS - 1}."
+            )
         if self.config.noise_schedule == "flow":
             raise UserError(
                 f"{LOW_RES_SCHEDULER} describes a flow; the noise on small images needs a "
@@ -207,10 +226,13 @@ def read_low_res(folder: Path, index: Mapping[str, Any]) -> LowResSchedule:
     """Read the schedule from a pipeline folder, whose model_index.json has the given entries."""
     low_res = LowResSchedule()
     if (folder / LOW_RES_SCHEDULER).is_file():
-        config, _ = from_diffusers(read_json(folder / LOW_RES_SCHEDULER))
+        config, _ = read_scheduler(folder / LOW_RES_SCHEDULER)
         low_res = replace(low_res, config=config)
     level = index.get("max_noise_level")
-    return low_res if level is None else replace(low_res, max_noise_level=level)
+    if level is None:
+        return low_res
+    level = check_type(level, int, folder / INDEX, "max_noise_level")
+    return replace(low_res, max_noise_level=level)
 
 
 def low_res_to_diffusers(low_res: LowResSchedule) -> dict[str, Any]:

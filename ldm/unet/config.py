@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TypedDict, TypeVar
 
 from foundation.errors import UserError
+from foundation.json_reading import check_limits
 
 T = TypeVar("T", int, bool)
 
@@ -50,6 +51,7 @@ class UNetConfig:
     class_embed_type: str | None = None  # "timestep": labels are embedded like timesteps
 
     def __post_init__(self):
+        check_limits(self, LIMITS)
         levels = len(self.block_out_channels)
         for name in PER_LEVEL:
             value: int | bool | str | tuple[int | bool | str, ...] = getattr(self, name)
@@ -106,6 +108,19 @@ class UNetConfig:
         )
 
 
+# No network has more; such numbers in a file would fill the memory before weights are compared.
+LIMITS = {
+    "in_channels": (1, 4096),
+    "out_channels": (1, 4096),
+    "sample_size": (1, 2**20),
+    "block_out_channels": (1, 65536),
+    "layers_per_block": (1, 64),
+    "cross_attention_dim": (1, 65536),
+    "attention_head_dim": (1, 65536),
+    "norm_num_groups": (1, 65536),
+    "dropout": (0, 1),
+    "num_class_embeds": (1, 10**7),
+}
 PER_LEVEL = (
     "down_block_types",
     "up_block_types",

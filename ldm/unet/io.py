@@ -16,10 +16,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from foundation.errors import MissingFileError, UserError
+from foundation.errors import MissingFileError, UserError, shown
 from foundation.files import read_json
 from interop.diffusers_configs import UNET_CLASS, unet_fields
 from interop.model_card import CARD
+from interop.provenance import read_facts, without_paths
 from interop.safetensors_io import (
     aligned_copy,
     find_weights,
@@ -36,6 +37,7 @@ CONFIG = "config.json"
 STEM = "diffusion_pytorch_model"
 WEIGHTS = f"{STEM}.safetensors"
 PROVENANCE = "latentsmith.json"
+MOST_CHUNKS = 1000
 TEXT_CHUNKS = "text_chunks"  # entry: how many contexts the U-Net was trained to read
 
 
@@ -80,6 +82,7 @@ def write(
     folder: Path, network: nn.Module, config: Mapping[str, Any], provenance: Mapping[str, Any]
 ) -> None:
     """Write the four files, all of them or none."""
+    provenance = without_paths(provenance)
     header = {"format": "pt", "latentsmith": json.dumps(provenance)}
     weights = network.state_dict()
     texts = {
@@ -101,7 +104,7 @@ def read_provenance(source: Path) -> dict[str, Any]:
         if TEXT_CHUNKS in header:
             return {**provenance, TEXT_CHUNKS: header[TEXT_CHUNKS]}
         return provenance
-    return read_json(find_folder(source) / PROVENANCE, default={}).get("provenance", {})
+    return read_facts(find_folder(source) / PROVENANCE).get("provenance", {})
 
 
 def read_text_chunks(facts: Mapping[str, Any], source: Path) -> int:
@@ -118,9 +121,10 @@ def read_text_chunks(facts: Mapping[str, Any], source: Path) -> int:
         UserError: the number is not a whole number from 1 on.
     """
     chunks = facts.get(TEXT_CHUNKS, 1)
-    if type(chunks) is not int or chunks < 1:
+    if type(chunks) is not int or not 1 <= chunks <= MOST_CHUNKS:
         raise UserError(
-            f"{source} says that its U-Net was trained on {chunks!r} contexts of the text encoder "
-            f'("{TEXT_CHUNKS}"); it must be a whole number from 1 on. Copy the model again.'
+            f"{source} says that its U-Net was trained on {shown(chunks)} contexts of the text "
+            f'encoder ("{TEXT_CHUNKS}"); it must be a whole number from 1 to {MOST_CHUNKS}. Copy '
+            "the model again."
         )
     return chunks

@@ -17,6 +17,7 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.json_reading import from_json
 from foundation.shapes import Context, Timesteps
 from interop.diffusers_configs import unet_fields
 from interop.single_file.reader import read_unet
@@ -179,6 +180,7 @@ class UNet(nn.Module):
         if source.is_file():
             part = read_unet(source, ema)
             config, fit = unet_fields(part.config, names, source), part.state_dict_for
+            described = source
         elif ema:
             raise UserError(
                 f"{source} is no single file, and only these may hold a second U-Net, averaged in "
@@ -187,8 +189,9 @@ class UNet(nn.Module):
         else:
             folder = io.find_folder(source)
             config, fit = io.read_config(folder, names), partial(io.read_weights, folder)
+            described = folder / io.CONFIG
         with torch.device("meta"):  # no time lost on weights that are replaced at once
-            unet = cls(UNetConfig(**config))
+            unet = cls(from_json(UNetConfig, config, described))
         unet.load_state_dict(fit(unet.state_dict()), assign=True)
         return unet
 

@@ -84,11 +84,14 @@ def command(script: ModuleType, world: Path, out: Path, *flags: object) -> list[
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file below with its size and time; not the index that any script leaves beside data."""
+    """Every file below with its size and time.
+
+    Not the index that any script leaves beside data, nor the lock that says who trained last.
+    """
     return {
         str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
         for path in folder.rglob("*")
-        if path.is_file() and ".latentsmith" not in path.parts
+        if path.is_file() and path.name != "run.lock" and ".latentsmith" not in path.parts
     }
 
 

@@ -333,11 +333,16 @@ def send(pipe: Connection, value: object) -> None:
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return size and time of every file and folder below; not of the index beside data."""
+    """Return size and time of every file and folder below.
+
+    Not of the index beside data, nor of the lock of a run, which says who trained last.
+    """
     found: dict[str, tuple[int, int]] = {}
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name != ".latentsmith"]
         for name in [*folders, *files]:
+            if name == "run.lock":
+                continue
             path = os.path.join(root, name)
             stat = os.lstat(path)
             time_of = 0 if name in folders else stat.st_mtime_ns

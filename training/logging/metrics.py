@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foundation.files import sync, write_text
+from foundation.errors import listed
+from foundation.files import read_bytes, sync, write_text
+from foundation.json_reading import from_json, load_object
 from training.logging.loggers import MetricsLogger
 from training.run import check_run_exists
 
 # Old name -> name today, of metrics that runs begun earlier have in their files.
+LARGEST_FILE = 2**31  # bytes of metrics.jsonl
 RENAMED = {"share_of_nothing": "val_loss_relative"}
 
 
@@ -66,8 +70,11 @@ class MetricsFile:
             first_step: the step that the run resumes from; later lines are removed.
         """
         self.file = run / "metrics.jsonl"
-        lines = self.file.read_text().splitlines() if self.file.exists() else []
-        kept = [line for line in lines if step_of(line) <= first_step]
+        lines = numbered_lines(self.file)
+        kept = [line for line, step in lines if step <= first_step]
+        damaged = [k for k, (_, step) in enumerate(lines[:-1], 1) if step == math.inf]
+        if damaged:
+            print(f"note: {self.file} is damaged in line {listed(damaged)}, which is left out.")
         write_text(self.file, "".join(line + "\n" for line in kept))
         self.loggers = loggers
         for old, new in RENAMED.items():
@@ -113,24 +120,40 @@ class NoMetricsFile:
     def close(self) -> None: ...
 
 
-def step_of(line: str) -> float:
-    """Return the step of a line; infinity if a crash cut it short, as its step is done again."""
-    try:
-        return json.loads(line)["step"]
-    except ValueError:
-        return math.inf
+@dataclass(frozen=True)
+class MetricsLine:
+    """What every line of metrics.jsonl has, besides its metrics."""
+
+    step: int
+
+
+def numbered_lines(file: Path) -> list[tuple[str, float]]:
+    """Return the lines of metrics.jsonl, each with its step.
+
+    The step of a damaged line is infinity: a crash cut it short, and its step is done again.
+    """
+    lines: list[tuple[str, float]] = []
+    for line in read_bytes(file, LARGEST_FILE).splitlines() if file.exists() else []:
+        try:
+            step = from_json(MetricsLine, load_object(line, file, not_finite=True), file).step
+            lines.append((line.decode("utf-8"), step))
+        except ValueError:
+            lines.append((line.decode("utf-8", "replace"), math.inf))
+    return lines
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
     """Read the lines of metrics.jsonl, each metric under its name of today.
 
-    A line that is being written, or was cut short, ends the list. A missing file has no lines.
+    A line that is being written, or was cut short, is left out, and so is what is neither a number
+    nor a text. A missing file has no lines.
     """
-    lines: list[dict[str, Any]] = []
-    for text in file.read_text().splitlines() if file.exists() else []:
-        try:
-            values: dict[str, Any] = json.loads(text)
-        except ValueError:
-            break
-        lines.append({RENAMED.get(name, name): value for name, value in values.items()})
-    return lines
+    return [
+        {
+            RENAMED.get(name, name): value
+            for name, value in load_object(line, file, not_finite=True).items()
+            if value is None or type(value) in (int, float, str)
+        }
+        for line, step in numbered_lines(file)
+        if step < math.inf
+    ]

@@ -16,6 +16,7 @@ import tyro
 
 from foundation.errors import MissingFileError
 from foundation.files import read_json, write_text
+from foundation.json_reading import from_json
 from training.checkpoint import saved_states
 from training.cli import parse, run_main
 from training.logging.metrics import read_metrics
@@ -71,13 +72,23 @@ def report_page(run: Path) -> str:
     )
 
 
+@dataclass(frozen=True)
+class PlannedRun:
+    """The settings of a run that the summary needs."""
+
+    steps: int = 0
+    batch_size: int = 0
+
+
 def summary_section(
     run: Path, settings: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]
 ) -> str:
     """Return a table of how far the run is and how fast it was."""
     step = lines[-1]["step"] if lines else 0
-    steps, batch_size = settings.get("steps", step), settings.get("batch_size", 0)
-    rates = [line["images_per_second"] for line in lines if "images_per_second" in line]
+    plan = from_json(PlannedRun, settings, run / "config.json")
+    steps, batch_size = plan.steps or step, plan.batch_size
+    speeds = (line.get("images_per_second") for line in lines)
+    rates = [speed for speed in speeds if isinstance(speed, int | float)]
     if (run / "model").is_dir():
         state = "finished; the model is in model/"
     else:
