@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TypedDict, TypeVar
 
-from foundation.errors import UserError
+from foundation.errors import UserError, shown
 from foundation.json_reading import check_limits
 
 T = TypeVar("T", int, bool)
@@ -65,7 +65,7 @@ class UNetConfig:
             for one in choice if isinstance(choice, tuple) else (choice,):
                 if one not in allowed:
                     choices = " and ".join(map(str, allowed))
-                    raise UserError(f"{name}: {one!r} is not one of {choices}.")
+                    raise UserError(f"{name}: {shown(one)} is not one of {choices}.")
         if self.cross_attention_dim is None:
             if self.conditional:
                 raise UserError(

@@ -83,3 +83,30 @@ def test_a_damaged_file_is_refused(tmp_path):
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(UserError, match="step-0000001"):
         load_state(folder, {"model": nn.Linear(2, 2)})
+
+
+def test_files_of_equal_shape_that_were_exchanged_are_noticed(tmp_path):
+    parts = {"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)}
+    folder = save_state(tmp_path, 1, parts)
+    a, b = folder / "a.safetensors", folder / "b.safetensors"
+    a_bytes, b_bytes = a.read_bytes(), b.read_bytes()
+    a.write_bytes(b_bytes), b.write_bytes(a_bytes)
+    with pytest.raises(UserError, match=r"step-0000001.*[ab]\.safetensors.*sha256"):
+        load_state(folder, parts)
+    a.write_bytes(a_bytes), b.write_bytes(b_bytes)
+    (folder / "more.json").write_text("{}")
+    with pytest.raises(UserError, match=r"more\.json"):
+        load_state(folder, parts)
+
+
+def test_states_without_checksums_still_resume(tmp_path):
+    folder = save_state(tmp_path, 1, {"model": nn.Linear(2, 2)})
+    (folder / "state.json").write_text('{"step": 1, "parts": ["model"]}')
+    assert load_state(folder, {"model": nn.Linear(2, 2)}) == 1
+
+
+def test_the_step_must_be_that_of_the_name(tmp_path):
+    folder = save_state(tmp_path, 1, {"model": nn.Linear(2, 2)})
+    (folder / "state.json").write_text('{"step": 1000000000, "parts": ["model"]}')
+    with pytest.raises(UserError, match=r"step-0000001.*1000000000"):
+        load_state(folder, {"model": nn.Linear(2, 2)})
