@@ -21,9 +21,8 @@ from foundation.collectives import is_initialized, local_rank, rank, world_size
 from foundation.errors import LONGEST_MESSAGE, UserError, printable, shortened, unknown_name
 from training.distributed import process_group
 from training.flags import check_bounds, default_of, flag_name, help_page, with_flags
-from training.memory import keep_freed_memory
+from training.memory import describe_failure, keep_freed_memory
 from training.signals import interruptible
-from training.system_failures import describe_failure
 from training.watchdog import STOPPED, is_connection_error
 
 Config = TypeVar("Config")
