@@ -89,6 +89,7 @@ class Config:
     out: Path  # folder for gpu.json, gpu.md, gpu.log and the demo model
     minutes: Positive[float] = 9.0  # from start to end
     only: tuple[str, ...] = ()  # parts whose names contain one of these words; left out: all
+    without: tuple[str, ...] = ()  # parts that are left out: names contain one of these words
     demo_minutes: float = 0.0  # of the time, kept for the demo model
     data: Path = Path("data/openmoji")  # for the demo model; made by recipes/openmoji.py
     device: str = "auto"  # cuda, or cpu for a rehearsal
@@ -130,7 +131,8 @@ class Benchmark:
         self.chosen = [
             part
             for part in PARTS
-            if not config.only or any(word in part.name for word in config.only)
+            if (not config.only or any(word in part.name for word in config.only))
+            and not any(word in part.name for word in config.without)
         ]
 
     def run(self) -> None:
