@@ -31,7 +31,7 @@ from training.flags import Positive
 AT_ONCE = max(1, min(6, (os.cpu_count() or 1) // 2))  # checks, which a GPU has room for
 SHORTEST = 20.0  # seconds; with less left, a part is not begun
 RESERVE = 4.0  # seconds to end a part and to write the report
-REHEARSAL_FACTOR = 4  # limits are longer where a CPU does the work of a GPU
+REHEARSAL_FACTOR = 10  # limits are longer where a CPU does the work of a GPU
 
 
 @dataclass(frozen=True)

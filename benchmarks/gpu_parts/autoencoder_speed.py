@@ -32,8 +32,10 @@ def measure(job: Job, mode: str, name: str) -> None:
     config = TINY if job.rehearse else AutoencoderConfig()
     size = 64 if job.rehearse else 256
     sizes = (2, 1) if job.rehearse else (16, 8, 4, 2, 1)
-    tflop = count_step(config, size)
-    job.record(name, tflop_per_image=tflop)
+    tflop = None
+    with job.guarded(name):
+        tflop = count_step(config, size)
+        job.record(name, tflop_per_image=tflop)
     run = partial(measure_step, job, batch_sizes=sizes, tflop_per_image=tflop)
     if mode == "eager":
         with job.guarded(f"{name} diffusers"):
@@ -76,7 +78,12 @@ def count_step(config: AutoencoderConfig, size: int) -> float:
     def loss() -> Tensor:
         reconstructions, posterior = networks(autoencoder, images, noise)
         terms = [(images - reconstructions).abs().mean(), posterior.kl().mean()]
-        terms += [perceptual(images, reconstructions).mean(), discriminator(reconstructions).mean()]
+        with torch.no_grad():
+            expected = perceptual.features(images)
+        given = perceptual.features(reconstructions)
+        layers = zip(perceptual.lpips.lins, given, expected, strict=True)
+        terms += [layer((a - b).square()).mean() for layer, a, b in layers]
+        terms += [discriminator(reconstructions).mean()]
         fake, real = discriminator(reconstructions.detach()), discriminator(images)
         return torch.stack([*terms, hinge_loss(real, fake)]).sum()
 

@@ -70,8 +70,10 @@ def measure(job: Job, mode: str, name: str) -> None:
     work = WORKLOADS[name]
     if job.rehearse:
         work = replace(work, unet=TINY, size=64, batch_sizes=(2, 1), tokens=8)
-    tflop = count_step(work)
-    job.record(name, tflop_per_image=tflop, weights=count_weights(work.unet))
+    tflop = None
+    with job.guarded(name):
+        tflop = count_step(work)
+        job.record(name, tflop_per_image=tflop, weights=count_weights(work.unet))
     run = partial(measure_step, job, batch_sizes=work.batch_sizes, tflop_per_image=tflop)
     if mode == "eager":
         with job.guarded(f"{name} diffusers"):
