@@ -58,7 +58,8 @@ class CapturedStep:
         self.inputs = [tensor.clone() for tensor in tensors]
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            # Only this thread's calls are watched: another one may be pinning the next batch.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self.results = self.step(*self.inputs)
         except RuntimeError as error:
             self.failed = True
