@@ -75,6 +75,7 @@ class Ahead:
 
 def remote_range(source: Source) -> tuple[RemoteFile, int, int] | None:
     """Return the range of a remote file that a source needs; None if it is on this machine."""
+    # Of a table in a store, row groups are read from front to back, which fetches ahead by itself.
     if isinstance(source, Member) and isinstance(source.shard, RemoteFile):
         return source.shard, source.offset, source.offset + source.size
     return None

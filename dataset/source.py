@@ -141,6 +141,8 @@ class Cell:
     def read_bytes(self) -> bytes:
         from dataset.tabular.group_cache import GROUPS  # imports pyarrow, which may be missing
 
+        if isinstance(self.file, RemoteFile):
+            self.file.info()  # it must be the file that was indexed
         content = GROUPS.value(self)
         if content is None:
             raise OSError(f"the column {self.column!r} is empty in this row")

@@ -37,6 +37,7 @@ from foundation.json_reading import load_json
 RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")  # {000..099}
 ALTERNATIVES = re.compile(r"\{([^{}]*,[^{}]*)\}")  # {a,b}
 TAR = re.compile(r"\.tar(\.\w+)?$|\.tgz$")
+PARQUET = (".parquet", ".parq", ".pq")  # tables, which stores may hold too
 CAPTIONS = ("txt", "caption", "json")  # extensions of members that hold captions
 LARGEST_CAPTION = 16 * 2**20  # bytes of such a member
 MOST_LINKS = 40  # symbolic links that lead to each other
@@ -51,7 +52,8 @@ RULES = b"2"  # of reading shards: another number makes older indexes invalid
 def is_shards(data: Path | str) -> bool:
     """Return whether this names tar files and not a folder."""
     text = str(data)
-    return bool(TAR.search(text) or is_remote(text)) and not os.path.isdir(text)
+    remote = is_remote(text) and not text.lower().endswith(PARQUET)
+    return bool(TAR.search(text) or remote) and not os.path.isdir(text)
 
 
 def expand_shards(pattern: Path | str) -> tuple[Root, list[str]]:
@@ -65,7 +67,7 @@ def expand_shards(pattern: Path | str) -> tuple[Root, list[str]]:
     text = parse_url(pattern) if is_remote(pattern) else str(pattern)
     if is_remote(text) and not TAR.search(text):
         raise UserError(
-            f"{one_line(text, 1000)} names no .tar file; of stores only shards are read."
+            f"{one_line(text, 1000)} names no .tar file; of stores shards and parquet are read."
         )
     if not text.endswith(".tar"):
         raise UserError(

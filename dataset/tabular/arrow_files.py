@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataset.source import MissingLibrary
+from dataset.stores.remote import RemoteFile
+from dataset.table import Root
 from dataset.tabular.columns import Column
 from foundation.errors import MissingFileError, UserError, one_line
 from foundation.json_reading import load_json
@@ -59,7 +61,7 @@ class ImageColumn:
 class ColumnarFile:
     """A parquet or Arrow file, open to be read by groups."""
 
-    def __init__(self, path: Path, schema: Any, lengths: list[int]):
+    def __init__(self, path: Root, schema: Any, lengths: list[int]):
         self.path, self.schema = path, schema
         self.firsts = [0, *accumulate(lengths)]
 
@@ -156,7 +158,7 @@ class ColumnarFile:
 
 
 class ParquetFile(ColumnarFile):
-    def __init__(self, path: Path):
+    def __init__(self, path: Root):
         self.metadata = parquet(path).metadata
         schema = self.metadata.schema.to_arrow_schema()
         lengths = [self.metadata.row_group(k).num_rows for k in range(self.metadata.num_row_groups)]
@@ -188,7 +190,7 @@ class ParquetFile(ColumnarFile):
 class ArrowFile(ColumnarFile):
     """An Arrow file, in the format for files or in that for streams."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Root):
         pa = import_pyarrow()
         memory = pa.memory_map(str(path))
         before = pa.total_allocated_bytes()
@@ -220,24 +222,26 @@ class ArrowFile(ColumnarFile):
 
 
 @lru_cache(OPEN_FILES)
-def open_columnar(path: Path) -> ColumnarFile:
+def open_columnar(path: Root) -> ColumnarFile:
     """Open a parquet or an Arrow file, by its ending.
 
     Raises:
         MissingLibrary: pyarrow is not installed.
         MissingFileError, UserError: the file is missing, or damaged.
     """
-    if not path.is_file():
+    if isinstance(path, Path) and not path.is_file():
         raise MissingFileError(f"there is no file {one_line(path)}.")
     with damage_as_error(path):
         return ParquetFile(path) if path.suffix.lower() in PARQUET_SUFFIXES else ArrowFile(path)
 
 
-def parquet(path: Path, metadata: Any = None) -> Any:
+def parquet(path: Root, metadata: Any = None) -> Any:
     """Open a parquet file so that only the pages which are asked for are in memory."""
     import_pyarrow()
     from pyarrow import parquet
 
+    if isinstance(path, RemoteFile):
+        return parquet.ParquetFile(path.open(), metadata=metadata, pre_buffer=False)
     return parquet.ParquetFile(path, metadata=metadata, memory_map=True, pre_buffer=False)
 
 
@@ -259,7 +263,7 @@ class DamagedTable(UserError, OSError):
 
 
 @contextmanager
-def damage_as_error(path: Path) -> Iterator[None]:
+def damage_as_error(path: Root) -> Iterator[None]:
     """Turn what pyarrow raises for a damaged file into an error that names the file."""
     pa = import_pyarrow()
     try:

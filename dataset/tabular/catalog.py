@@ -12,7 +12,8 @@ from dataset.captions.rows import caption_list
 from dataset.index import Catalog
 from dataset.parallel import Progress
 from dataset.source import Cell, Source, UnusableFile
-from dataset.table import NO_CAPTION
+from dataset.stores.remote import RemoteFile
+from dataset.table import NO_CAPTION, Root
 from dataset.tabular.arrow_files import TableRow, open_columnar
 from dataset.tabular.columns import Column
 from dataset.tabular.text_rows import TextTable
@@ -91,7 +92,7 @@ class Content:
 
 
 def embedded_catalog(
-    root: Path, tables: Sequence[str], choice: Choice, progress: Progress
+    root: Root, tables: Sequence[str], choice: Choice, progress: Progress
 ) -> Catalog:
     """Read all rows of tables that hold the images themselves.
 
@@ -125,7 +126,7 @@ def embedded_catalog(
 
 
 def add_row(
-    content: Content, root: Path, number: int, table: str, row: TableRow, choice: Choice
+    content: Content, root: Root, number: int, table: str, row: TableRow, choice: Choice
 ) -> None:
     """Add a row of a table that holds images, or say why it cannot be used."""
     cell = Cell(root / table, row.group, row.row, choice.image.name)
@@ -139,13 +140,15 @@ def add_row(
         return content.add(name, (number, cell.position), captions)
     if not given:
         return content.leave_out(cell, f"has no image: {choice.image.name!r} is empty")
+    if isinstance(root, RemoteFile):
+        return content.leave_out(cell, f"names {shown(given)}, but of stores no files are read")
     name = file_name(root, (root / table).parent, given)
     if not (root / name).is_file():
         return content.leave_out(cell, f"names {shown(given)}, but there is no such file")
     content.add(name, (-1, 0), captions)
 
 
-def large_groups(root: Path, tables: Sequence[str], column: str) -> list[str]:
+def large_groups(root: Root, tables: Sequence[str], column: str) -> list[str]:
     """Write a note if row groups are so large that reading images at random is slow."""
     sizes = [
         (file.group_bytes(group, column), file.path)

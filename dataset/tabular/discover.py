@@ -14,6 +14,9 @@ from dataset.options import ReadOptions
 from dataset.parallel import Progress
 from dataset.source import as_lines
 from dataset.splits import choose_split, split_of
+from dataset.stores.listing import expand_remote
+from dataset.stores.remote import RemoteFile, is_remote, parse_url
+from dataset.table import Root
 from dataset.tabular.arrow_files import ARROW_SUFFIXES, PARQUET_SUFFIXES, open_columnar
 from dataset.tabular.catalog import (
     Choice,
@@ -41,7 +44,7 @@ FOLDER_TABLE = "metadata.parquet"  # beside images, as Hugging Face's imagefolde
 class IndexPlan(NamedTuple):
     """What `open_index` needs to know."""
 
-    root: Path
+    root: Root
     kind: str
     fingerprint: str
     read: Callable[[], Catalog]
@@ -51,8 +54,14 @@ class IndexPlan(NamedTuple):
 class TableSet:
     """The tables to read, sorted by name, and the split that was chosen by their names."""
 
-    files: list[Path]
+    files: Sequence[Root]  # all local, or all in a store
     split: str | None = None
+    root: RemoteFile | None = None  # of files in a store
+
+    @property
+    def local(self) -> list[Path]:
+        """The tables that are files on this machine."""
+        return [file for file in self.files if isinstance(file, Path)]
 
 
 def plan_tables(data: Path | str, options: ReadOptions, progress: Progress) -> IndexPlan | None:
@@ -65,15 +74,20 @@ def plan_tables(data: Path | str, options: ReadOptions, progress: Progress) -> I
     if tables is None:
         return None
     first = tables.files[0]
-    if first.suffix.lower() in TEXT_SUFFIXES:
+    if isinstance(first, Path) and first.suffix.lower() in TEXT_SUFFIXES:
         return plan_text(tables, options)
     columns = open_columnar(first).columns
     image, caption = choose_columns(columns, options, first)
     choice = Choice(image, caption, columns)
     for file in tables.files[1:]:
         require_same_columns(first, file, choice)
+    if image.kind == "text" and isinstance(first, RemoteFile):
+        raise UserError(
+            f"the column {image.name!r} of {one_line(first)} names files; of stores only tables "
+            "that hold the images themselves are read."
+        )
     if image.kind == "text":
-        rows = (row for file in tables.files for row in columnar_path_rows(file, choice))
+        rows = (row for file in tables.local for row in columnar_path_rows(file, choice))
         return plan_paths(tables, rows, choice)
     return plan_embedded(tables, choice, progress)
 
@@ -83,10 +97,12 @@ def plan_tables(data: Path | str, options: ReadOptions, progress: Progress) -> I
 
 def find_tables(data: Path | str, split: str | None) -> TableSet | None:
     """Return the tables that a path, a pattern or a folder names; None if it names none."""
+    if is_remote(data):
+        return remote_tables(parse_url(data), split)
     path, text = Path(data), str(data)
     if path.is_dir():
         return tables_of_folder(path, split)
-    if "://" in text or path.suffix.lower() not in TABLE_SUFFIXES:
+    if path.suffix.lower() not in TABLE_SUFFIXES:
         return None
     files = [
         Path(name) for each in expand_braces(text) for name in sorted(glob.glob(each)) or [each]
@@ -99,6 +115,14 @@ def find_tables(data: Path | str, split: str | None) -> TableSet | None:
     if path.suffix.lower() == ".json" and len(files) == 1:
         return TableSet(files)  # its images may have splits
     return only_split(path, sorted(set(files)), split, required=False)
+
+
+def remote_tables(text: str, split: str | None) -> TableSet:
+    """Return the parquet files in a store that a pattern names."""
+    if split is not None:
+        raise UserError(f"{one_line(text)} is in a store, where no splits are known: leave it out.")
+    root, names = expand_remote(text, list(expand_braces(text)))
+    return TableSet([root / name for name in names], root=root)
 
 
 def tables_of_folder(folder: Path, split: str | None) -> TableSet | None:
@@ -177,7 +201,7 @@ def table_split(file: Path, data: Path) -> str | None:
     return next((split for part in (stem, *reversed(folders)) if (split := split_of(part))), None)
 
 
-def require_same_columns(first: Path, other: Path, choice: Choice) -> None:
+def require_same_columns(first: Root, other: Root, choice: Choice) -> None:
     """Refuse tables that have not the columns of the first one."""
     kinds = {column.name: column.kind for column in open_columnar(other).columns}
     for column in (choice.image, choice.caption):
@@ -196,10 +220,9 @@ def require_same_columns(first: Path, other: Path, choice: Choice) -> None:
 
 def plan_embedded(tables: TableSet, choice: Choice, progress: Progress) -> IndexPlan:
     """Plan the index of tables that hold the images."""
-    root = Path(os.path.commonpath([file.parent for file in tables.files]))
-    names = [file.relative_to(root).as_posix() for file in tables.files]
+    root, names = common_root(tables)
     fingerprint = shards_fingerprint(root, names)
-    if not names_files(tables.files, choice):
+    if isinstance(root, RemoteFile) or not names_files(tables.files, choice):
 
         def read() -> Catalog:
             return embedded_catalog(root, names, choice, progress)
@@ -211,7 +234,15 @@ def plan_embedded(tables: TableSet, choice: Choice, progress: Progress) -> Index
     return IndexPlan(root, kind_of_index(tables, choice), fingerprint, lambda: catalog)
 
 
-def names_files(files: Sequence[Path], choice: Choice) -> bool:
+def common_root(tables: TableSet) -> tuple[Root, list[str]]:
+    """Return the folder of all tables, and their names relative to it."""
+    if tables.root is not None:
+        return tables.root, [str(file).removeprefix(f"{tables.root}/") for file in tables.files]
+    root = Path(os.path.commonpath([file.parent for file in tables.local]))
+    return root, [file.relative_to(root).as_posix() for file in tables.local]
+
+
+def names_files(files: Sequence[Root], choice: Choice) -> bool:
     """Return whether rows without an image's bytes may name a file instead."""
     if choice.image.kind != "image":
         return False
@@ -222,7 +253,7 @@ def names_files(files: Sequence[Path], choice: Choice) -> bool:
 
 def plan_text(tables: TableSet, options: ReadOptions) -> IndexPlan:
     """Plan the index of the images that tables of text name."""
-    opened = [open_text(file, options.split) for file in tables.files]
+    opened = [open_text(file, options.split) for file in tables.local]
     choices: list[Choice] = []
     for table in opened:
         image, caption = choose_columns(table.columns, options, table.path)
@@ -236,7 +267,7 @@ def plan_paths(
     tables: TableSet, rows: Iterator[PathRow], choice: Choice, split: str | None = None
 ) -> IndexPlan:
     """Plan the index of image files. The tables are read at every start, to know which files."""
-    base, rows = find_base(rows, tables.files[0])
+    base, rows = find_base(rows, tables.local[0])
     shown = name_tables([file.name for file in tables.files])
     catalog = path_catalog(base, rows, choice, f"{shown}; images in {one_line(base)}")
     stamps = (file_stamp(base / name) for name in catalog.captions)
@@ -248,8 +279,13 @@ def plan_paths(
 def kind_of_index(tables: TableSet, choice: Choice, split: str | None = None) -> str:
     """Return the name of an index: other tables or columns have one of their own beside it."""
     columns = [column and column.name for column in (choice.image, choice.caption)]
-    names = [os.path.relpath(file, tables.files[0].parent) for file in tables.files]
-    names[0] = str(tables.files[0].absolute())
+    root, names = common_root(tables)
+    first = tables.files[0]
+    if isinstance(first, Path):
+        names = [os.path.relpath(file, first.parent) for file in tables.files]
+        names[0] = str(first.absolute())
+    else:
+        names[0] = str(root / names[0])
     return f"table-{hashed(*map(str, (*columns, tables.split, split, *names)))[:16]}"
 
 

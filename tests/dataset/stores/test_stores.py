@@ -265,6 +265,23 @@ def test_coming_steps_are_fetched_in_advance(web):
     assert web.faults.count(404) == 50
 
 
+def test_parquet_in_a_store_is_that_on_the_disk(tmp_path, web):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    images = [(tmp_path / "images" / f"{k:03d}.png").read_bytes() for k in range(SAMPLES)]
+    table = pyarrow.table({"image": images, "text": [f"picture {k}" for k in range(SAMPLES)]})
+    parquet.write_table(table, web.folder / "a.parquet", row_group_size=4)
+    local = content_of(str(web.folder / "a.parquet"))
+    assert len(local) == SAMPLES
+    folder = read_folder(f"{web.address}/a.parquet")
+    assert [(pair.captions, pair.path.read_bytes()) for pair in folder.pairs] == local
+    parquet.write_table(table.slice(1), web.folder / "a.parquet", row_group_size=4)
+    forget()
+    with pytest.raises(StoreError, match=r"a\.parquet has changed"):
+        folder.pairs[0].path.read_bytes()
+
+
 # S3
 
 
