@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{format_bytes(made['bytes'])} are more than {format_bytes(LARGE)}. To fetch them "
             "all, give --yes; --files fetches a part."
         )
-    fetch(options, made, info)
+    fetch(options, made, info, api.endpoint)
     print(f"the data are in {options.out}; check them with: python check.py {options.out}")
 
 
@@ -117,7 +117,7 @@ def chosen_sizes(options: Options, info: Any) -> dict[str, int]:
     return {name: sizes[name] for name in names}
 
 
-def fetch(options: Options, made: dict[str, Any], info: Any) -> None:
+def fetch(options: Options, made: dict[str, Any], info: Any, endpoint: str) -> None:
     """Fetch the files that are not there yet, and check that all have the right size."""
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / MARK, made)
@@ -128,6 +128,7 @@ def fetch(options: Options, made: dict[str, Any], info: Any) -> None:
             repo_type="dataset",
             revision=made["revision"],
             local_dir=options.out,
+            endpoint=endpoint,
             allow_patterns=list(options.files) or None,
         )
     for name, size in chosen_sizes(options, info).items():

@@ -4,6 +4,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -90,7 +91,7 @@ def hub(tmp_path, monkeypatch) -> Iterator[Hub]:
         files[name] = write_parquet(tmp_path / "made" / f"{k}.parquet", table).read_bytes()
     server = Hub(files)
     address = f"http://127.0.0.1:{server.server.server_port}"
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    monkeypatch.setattr(recipe, "HfApi", partial(recipe.HfApi, endpoint=address))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     yield server
     server.server.shutdown()
