@@ -13,7 +13,7 @@ from dataset.checking.caption_statistics import (
 )
 from dataset.checking.planned_run import describe_loss, size_loss
 from dataset.folder import Folder
-from dataset.images.decode import decoded
+from dataset.images.decode import Picture, decode
 from dataset.images.pixel_format import FULL_RANGES, PixelFormat
 from dataset.images.rasters import Raster
 from dataset.images.transform import parse_mode
@@ -243,12 +243,15 @@ def value_range_notes(paths: Sequence[Source], pixels: PixelFormat) -> list[str]
 
 def extent(path: Source) -> tuple[float, float]:
     """Read the lowest and the highest number of a file."""
-    with decoded(path) as found:
+
+    def measure(found: Picture | Raster) -> tuple[float, float]:
         if isinstance(found, Raster):
             return float(found.values.min()), float(found.values.max())
-        image = found.image
-    extrema = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB").getextrema()
-    return float(np.min(extrema)), float(np.max(extrema))
+        mode = "L" if found.image.mode in ("1", "L", "LA") else "RGB"
+        extrema = found.image.convert(mode).getextrema()
+        return float(np.min(extrema)), float(np.max(extrema))
+
+    return decode(path, measure)
 
 
 def find_mixed_ranges(paths: Sequence[Source], extents: Extents) -> list[str]:

@@ -6,9 +6,10 @@ the result is turned upright. Errors of libraries end at `dataset.images.border`
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from io import BytesIO
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Shaped
@@ -36,11 +37,13 @@ from dataset.images.tiff import is_picture, read_deep_tiff
 from dataset.images.tiff_header import TiffHeader, judge_header
 from dataset.source import Source, UnusableImage
 
+Result = TypeVar("Result")
+
 EIGHT_BIT_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"))
 ONE_BYTE_MODES = frozenset(("1", "L", "P"))  # Pillow stores the pixels of all others in 4 bytes
-# Pillow takes memory in blocks. The C library gives back blocks of more than 32 MiB at once;
-# smaller ones it keeps for the thread that had them, which adds up to gigabytes.
-Image.core.set_block_size(64 * MIB)
+# Pillow takes memory in blocks of 16 MiB. glibc keeps such blocks for the thread that had them,
+# which adds up to gigabytes; blocks of more than 64 MiB are shared by all threads, or given back.
+Image.core.set_block_size(1024 * MIB)
 COEFFICIENT_BYTES = 6  # per pixel of a JPEG with several scans: 3 numbers of 2 bytes
 PILLOW_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 PNG_COLORS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # color type -> channels
@@ -84,9 +87,10 @@ class Plan:
     run: Callable[[], Picture | Raster]
 
 
-@contextmanager
-def decoded(path: Source, shrink_to: int | None = None) -> Iterator[Picture | Raster]:
-    """Decode an image file; inside the block, memory is held for what is done with it.
+def decode(
+    path: Source, use: Callable[[Picture | Raster], Result], shrink_to: int | None = None
+) -> Result:
+    """Decode an image file, and return what a function makes of it; memory is held meanwhile.
 
     shrink_to: decode a JPEG at 1/2, 1/4 or 1/8 of its size if both sides keep this many pixels;
         large photos then load several times faster.
@@ -104,7 +108,7 @@ def decoded(path: Source, shrink_to: int | None = None) -> Iterator[Picture | Ra
             with border(path):
                 result = [plan.run()]
             del plan
-            yield result.pop()  # nothing here keeps the pixels longer than the caller does
+            return use(result.pop())  # nothing refers to the pixels once this is over
 
 
 def read_content(path: Source) -> bytes:
@@ -225,8 +229,7 @@ def read_raster(path: Source) -> Raster | None:
         UnusableImage: the file cannot be read.
         MissingLibrary: the library that reads files of this kind is not installed.
     """
-    with decoded(path, shrink_to=1) as found:
-        return found if isinstance(found, Raster) else None
+    return decode(path, lambda found: found if isinstance(found, Raster) else None, shrink_to=1)
 
 
 def read_frames(path: Source) -> Iterator[Shaped[np.ndarray, "..."]]:
@@ -235,10 +238,9 @@ def read_frames(path: Source) -> Iterator[Shaped[np.ndarray, "..."]]:
     Raises:
         UnusableImage: the file cannot be read.
     """
-    with decoded(path) as first:
-        pass
-    if isinstance(first, Raster):
-        yield first.interleaved(channels=None)
+    raster = read_raster(path)
+    if raster is not None:
+        yield raster.interleaved(channels=None)
         return
     with border(path):
         image = Image.open(BytesIO(read_content(path)), formats=PILLOW_FORMATS)

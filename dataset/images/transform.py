@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dataset.images import rasters
 from dataset.images.border import border
-from dataset.images.decode import EIGHT_BIT_MODES, decoded
+from dataset.images.decode import EIGHT_BIT_MODES, Picture, decode
 from dataset.images.pixel_format import EIGHT_BIT, FULL_RANGES, PixelFormat
 from dataset.images.rasters import LUMA, Raster, in_bands
 from dataset.source import Source, UnusableImage
@@ -95,10 +95,13 @@ class ImageTransform:
             UnusableImage: the file cannot be read into such pixels.
         """
         position = draw_position(generator) if self.crop == "random" else CENTER
-        with decoded(path, None if self.crop == "none" else 2 * max(self.shape)) as found:
+
+        def transform(found: Picture | Raster) -> Pixels:
             if isinstance(found, Raster):
                 return self.transform_raster(found, path, position)
             return self.transform_picture(found.image, path, position)
+
+        return decode(path, transform, None if self.crop == "none" else 2 * max(self.shape))
 
     def transform_picture(
         self, image: Image.Image, path: Source, position: tuple[float, float]
@@ -242,18 +245,21 @@ def load_image(path: Source, shrink_to: int | None = None) -> Image.Image:
     Raises:
         UnusableImage: it is not a picture, or it is damaged.
     """
-    with decoded(path, shrink_to) as found:
+
+    def convert(found: Picture | Raster) -> Image.Image:
         if not isinstance(found, Raster):
             return found.image
-        channels = found.interleaved(channels=None).shape[2]
+        pixels = found.interleaved(channels=None)
+        channels = pixels.shape[2]
         if not found.color or found.dtype not in FULL_RANGES or channels > 4:
             raise UnusableImage(
                 path, f"holds {channels} channels of {found.dtype} and is not a picture"
             )
-        pixels = found.interleaved(channels=None)
         if found.dtype == "uint16":
             pixels = in_bands(to_eight_bits, pixels)
         return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+
+    return decode(path, convert, shrink_to)
 
 
 def inspect_image(path: Source) -> tuple[tuple[int, int], str]:
@@ -265,11 +271,14 @@ def inspect_image(path: Source) -> tuple[tuple[int, int], str]:
     Raises:
         UnusableImage: the file cannot be read.
     """
-    with decoded(path, shrink_to=1) as found:
+
+    def describe(found: Picture | Raster) -> tuple[tuple[int, int], str]:
         if not isinstance(found, Raster):
             return found.size, found.mode
         height, width, channels = found.interleaved(channels=None).shape
         return (width, height), f"{found.dtype}x{channels}"
+
+    return decode(path, describe, shrink_to=1)
 
 
 def parse_mode(mode: str) -> tuple[str, int]:

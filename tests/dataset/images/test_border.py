@@ -15,7 +15,7 @@ from PIL import Image
 from dataset.folder import read_folder
 from dataset.images.border import border
 from dataset.images.containers import read_orientation
-from dataset.images.decode import decoded, read_frames
+from dataset.images.decode import Picture, decode, read_frames
 from dataset.images.limits import Budget, check_size
 from dataset.images.rasters import Raster
 from dataset.images.texts import read_texts
@@ -29,8 +29,10 @@ UNPROTECTED = ("baseline.jpg", "progressive.jpeg", "gray.jfif", "cmyk.jpe", "res
 
 
 def pixels_of(path: Path) -> np.ndarray:
-    with decoded(path) as found:
+    def numbers(found: Picture | Raster) -> np.ndarray:
         return found.values if isinstance(found, Raster) else np.asarray(found.image)
+
+    return decode(path, numbers)
 
 
 def written(folder: Path, content: bytes, name: str = "a.bin") -> Path:
