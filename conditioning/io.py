@@ -136,8 +136,10 @@ def open_tokenizer(source: Path) -> Tokenizer:
         UserError: there is no text encoder, or it is damaged.
     """
     folder = find_text_encoder(source)
-    content = read_json(folder / "config.json")
-    return read_tokenizer(folder, TextTowerConfig.from_dict(content.get("text_config", content)))
+    file = folder / "config.json"
+    content = read_json(file)
+    config = TextTowerConfig.from_dict(content.get("text_config", content), file)
+    return read_tokenizer(folder, config)
 
 
 def write_text_encoder(
