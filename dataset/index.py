@@ -29,6 +29,7 @@ from foundation.errors import UserError
 
 # Part of the name of every index: another number or other extensions make old ones invalid.
 FORMAT = "1-" + hashlib.blake2b(" ".join(sorted(EXTENSIONS)).encode(), digest_size=4).hexdigest()
+INDEX_FOLDER = ".latentsmith"  # in the data folder
 MARK = "index.json"  # the file that every index holds
 SAVE_EVERY = 60.0  # seconds between two times that an unfinished index is saved
 
@@ -111,7 +112,7 @@ def index_folder(root: Root) -> Path:
         digest = hashlib.sha256(str(root).encode()).hexdigest()
         return Path(elsewhere or cache_home() / "indexes") / f"{root.name}-{digest[:16]}"
     if not elsewhere:
-        return root / ".latentsmith"
+        return root / INDEX_FOLDER
     digest = hashlib.sha256(str(root.resolve()).encode()).hexdigest()
     return Path(elsewhere) / f"{root.resolve().name}-{digest[:16]}"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dataset.captions.rules import caption_files
 from dataset.folder import Folder, list_files, only_split, walk
+from dataset.index import INDEX_FOLDER
 from foundation.errors import one_line
 
 SHOWN = 5  # entries of a list in the text
@@ -25,13 +26,13 @@ class Account:
     """What became of the files of a folder; names are relative to it.
 
     Args:
-        files: all of them, hidden ones too.
+        files: all of them, hidden ones too, but not the index that this project makes.
         used: images, each different from the others.
         duplicates: images with the bytes of another one -> that one. They are used, too.
         captions: files that hold the captions.
         broken: files that cannot be used -> the reason.
         not_read: ending -> files that are no images and no captions, or of another split.
-        hidden: files with a hidden name or in a hidden folder, the index among them.
+        hidden: files with a hidden name or in a hidden folder.
     """
 
     files: int = 0
@@ -63,6 +64,8 @@ def account_for(folder: Folder, split: str | None = None) -> Account:
     used = set(folder.pairs.table.names)
     account = Account()
     for entry in walk(root, with_hidden=True):
+        if entry.name.startswith(f"{INDEX_FOLDER}/"):
+            continue
         account.files += 1
         name = one_line(entry.name)
         if entry.is_hidden:
