@@ -131,6 +131,11 @@ def convert(model: Model, dtype: torch.dtype) -> None:
 def rounded(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
     """Convert a tensor, and refuse values outside the range of `dtype` (fp16 ends at 65504)."""
     result = tensor.to(dtype)
+    if not tensor.isfinite().all():
+        raise UserError(
+            f"{name} is not finite (NaN or infinity) in the model itself: its training had "
+            "diverged. Export an earlier copy; no --dtype can hold such weights."
+        )
     if not result.isfinite().all():
         raise UserError(
             f"{name} has values up to {tensor.abs().max().item():g}, which {dtype} cannot hold. "

@@ -5,7 +5,7 @@ how well pictures match their prompts.
 """
 
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from conditioning.encoder import TextEncoder
 from conditioning.open_clip_weights import TEXT_KEYS, text_tower_config
 from conditioning.tokenizer import clip_tokenizer
-from foundation.errors import MissingFileError
+from foundation.errors import MissingFileError, UserError, listed
 from foundation.files import read_json, to_json
+from foundation.json_reading import check_limits, check_type, from_json
 from interop.safetensors_io import read_tensors, write_weights_folder
 from interop.state_dict_check import check_state_dict
 
@@ -28,6 +29,67 @@ WEIGHTS_FILE = "open_clip_model.safetensors"
 LENGTH_GROUPS = 4  # texts of similar length within a batch; each group has its own length
 
 Embeddings = Float[Tensor, "b d"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTowerConfig:
+    """The entry vision_cfg of open_clip, as far as `PRESETS` use it."""
+
+    image_size: int
+    layers: tuple[int, int, int, int]
+    width: int
+    head_width: int
+
+    def __post_init__(self):
+        limits = {"image_size": (32, 4096), "layers": (1, 64), "width": (1, 4096)}
+        check_limits(self, {**limits, "head_width": (1, 4096)})
+        if self.width * 32 % self.head_width:
+            raise UserError(f"head_width {self.head_width} does not divide {self.width * 32}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """The entry text_cfg of open_clip."""
+
+    context_length: int
+    vocab_size: int
+    width: int
+    heads: int
+    layers: int
+
+    def __post_init__(self):
+        limits = {"context_length": (3, 8192), "vocab_size": (1, 10**6), "width": (1, 4096)}
+        check_limits(self, {**limits, "heads": (1, 4096), "layers": (1, 64)})
+        if self.width % self.heads:
+            raise UserError(f"heads: a width of {self.width} does not split into {self.heads}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig:
+    """The types of a config of open_clip that `Clip` takes."""
+
+    embed_dim: int
+    vision_cfg: ImageTowerConfig
+    text_cfg: TextConfig
+    quick_gelu: bool = False
+
+    def __post_init__(self):
+        check_limits(self, {"embed_dim": (1, 65536)})
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Read the config of open_clip's that a training here wrote.
+
+    Raises:
+        UserError: an entry has another type, or is unknown.
+    """
+    config = check_type(read_json(file).get("model_cfg"), dict, file, "model_cfg")
+    checked = asdict(from_json(ClipConfig, config, file))
+    for part, known in (("", checked), *((p, checked[p]) for p in ("vision_cfg", "text_cfg"))):
+        given: dict[str, Any] = config[part] if part else config
+        if unknown := sorted(given.keys() - known.keys()):
+            raise UserError(f"{file}: unknown entries in model_cfg: {listed(unknown)}.")
+    return config
 
 
 class Clip(nn.Module):
@@ -57,7 +119,7 @@ class Clip(nn.Module):
         folder = find_clip(Path(folder))
         # The first weights are drawn at random, and then replaced.
         with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
-            clip = cls(read_json(folder / CONFIG_FILE)["model_cfg"])
+            clip = cls(read_config(folder / CONFIG_FILE))
         weights = read_tensors(folder / WEIGHTS_FILE)
         what = f"the CLIP that {CONFIG_FILE} in the same folder describes"
         check_state_dict(weights, clip.network.state_dict(), folder / WEIGHTS_FILE, what)

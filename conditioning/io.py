@@ -53,12 +53,16 @@ def find_text_encoder(source: Path) -> Path:
     )
 
 
-def read_text_encoder(folder: Path) -> tuple[TextTowerConfig, dict[str, Tensor]]:
-    """Read config and weights; the weights are complete, and under open_clip's names."""
-    file = folder / "config.json"
+def read_config(file: Path) -> TextTowerConfig:
+    """Read the config.json of a CLIPTextModel, or of a whole CLIP."""
     content = read_json(file)
     inner = check_type(content.get("text_config", content), dict, file, "text_config")
-    config = TextTowerConfig.from_dict(inner, file)
+    return TextTowerConfig.from_dict(inner, file)
+
+
+def read_text_encoder(folder: Path) -> tuple[TextTowerConfig, dict[str, Tensor]]:
+    """Read config and weights; the weights are complete, and under open_clip's names."""
+    config = read_config(folder / "config.json")
     weights = clip_text_weights(read_folder(folder, STEM))
     expected = to_hugging_face(empty_tower(config).state_dict())
     what = "the CLIPTextModel that config.json in the same folder describes"
@@ -136,10 +140,7 @@ def open_tokenizer(source: Path) -> Tokenizer:
         UserError: there is no text encoder, or it is damaged.
     """
     folder = find_text_encoder(source)
-    file = folder / "config.json"
-    content = read_json(file)
-    config = TextTowerConfig.from_dict(content.get("text_config", content), file)
-    return read_tokenizer(folder, config)
+    return read_tokenizer(folder, read_config(folder / "config.json"))
 
 
 def write_text_encoder(

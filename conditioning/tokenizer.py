@@ -372,6 +372,8 @@ def read_vocabulary(
             for token in content.added_tokens
         }
         special = read_added_tokens(added, file)
+    if not vocabulary:
+        raise UserError(f"the vocabulary of the tokenizer in {folder} is empty. Copy it again.")
     return vocabulary, {as_pair(pair, folder): rank for rank, pair in enumerate(pairs)}, special
 
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from dataset.stores.blocks import cache_home
 from dataset.stores.remote import RemoteFile
 from dataset.table import FileStamp, ImageFacts, PairList, Root, Table, TableBuilder
 from foundation.errors import UserError
+from foundation.files import read_json
+from foundation.json_reading import from_json
 
 # Part of the name of every index: another number or other extensions make old ones invalid.
 FORMAT = "1-" + hashlib.blake2b(" ".join(sorted(EXTENSIONS)).encode(), digest_size=4).hexdigest()
@@ -276,15 +278,28 @@ def save_index(index: Index, folder: Path) -> bool:
     return True
 
 
+LARGEST_MARK = 2**30  # bytes
+
+
+@dataclass(frozen=True)
+class IndexFile:
+    """What the file that marks an index holds, besides what it is compared by."""
+
+    rule: str
+    unusable: list[tuple[str, str, str]]
+    notes: list[str]
+    uses: dict[str, int] = field(default_factory=dict[str, int])
+
+
 def load_index(folder: Path, root: Root) -> Index | None:
     """Load an index; None if there is none, or if it is damaged and has to be built again."""
     try:
-        content = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        content = from_json(IndexFile, read_json(folder / MARK, limit=LARGEST_MARK), folder / MARK)
         table = Table.open(folder, root)
     except (OSError, ValueError, EOFError):
         return None
-    unusable = [unpack_unusable(entry, root) for entry in content["unusable"]]
-    return Index(table, content["rule"], unusable, content["notes"], content.get("uses", {}))
+    unusable = [unpack_unusable(entry, root) for entry in content.unusable]
+    return Index(table, content.rule, unusable, content.notes, content.uses)
 
 
 def pack_unusable(entry: UnusableFile, root: Root) -> list[str]:
@@ -299,7 +314,7 @@ def pack_unusable(entry: UnusableFile, root: Root) -> list[str]:
     return [os.path.relpath(path, root), member, entry.reason]
 
 
-def unpack_unusable(entry: list[str], root: Root) -> UnusableFile:
+def unpack_unusable(entry: Sequence[str], root: Root) -> UnusableFile:
     """Undo `pack_unusable`."""
     name, member, reason = entry
     path = root / name

@@ -21,6 +21,8 @@ from jaxtyping import Bool, Int64, Shaped, UInt8
 from dataset.source import Cell, Member, Source
 from dataset.stores.remote import RemoteFile
 from foundation.errors import UserError
+from foundation.files import read_json
+from foundation.json_reading import from_json
 
 Root = Path | RemoteFile  # the folder that holds the images or the shards
 NO_CAPTION = ("",)  # the captions of an image without any: it is trained on the empty text
@@ -109,6 +111,15 @@ def ranges(
     return np.arange(own[-1]) - np.repeat(own[:-1] - starts[:-1][rows], counts), own
 
 
+@dataclass(frozen=True)
+class TableLists:
+    """The content of table.json."""
+
+    shards: tuple[str, ...]
+    modes: tuple[str, ...]
+    image_column: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """The facts about all images of a data folder, one row per image.
@@ -159,19 +170,19 @@ class Table:
         Raises:
             OSError, ValueError, EOFError: it is not there, or damaged.
         """
-        lists = json.loads((folder / "table.json").read_text(encoding="utf-8"))
+        lists = from_json(TableLists, read_json(folder / "table.json"), folder / "table.json")
         names = ("names", "name_starts", "captions", "text_starts", "caption_starts", *COLUMNS)
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
         return cls(
             root,
-            tuple(lists["shards"]),
-            tuple(lists["modes"]),
+            lists.shards,
+            lists.modes,
             PackedStrings(arrays["names"], arrays["name_starts"]),
             PackedStrings(arrays["captions"], arrays["text_starts"]),
             arrays["caption_starts"],
             {name: arrays[name] for name in COLUMNS},
             folder,
-            lists.get("image_column", ""),
+            lists.image_column,
         )
 
     def __reduce__(self) -> tuple:

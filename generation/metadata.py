@@ -22,6 +22,7 @@ from PIL.PngImagePlugin import PngInfo
 from dataset.images.texts import read_texts
 from foundation.errors import UserError, one_line
 from foundation.files import MEGABYTE, open_file, read_json
+from foundation.json_reading import load_json
 from generation.prompts import ImageSpec
 
 PIL_FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
@@ -177,7 +178,7 @@ def read_record(file: Path) -> dict[str, Any]:
     """
     content = read_video_text(file) if file.suffix.lower() == ".mp4" else read_image_text(file)
     try:
-        record = None if len(content) > MAX_RECORD else json.loads(content)
+        record = None if len(content) > MAX_RECORD else load_json(content, raw_bytes=True)
     except (TypeError, ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):

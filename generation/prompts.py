@@ -19,6 +19,7 @@ from conditioning.prompt_syntax import SubPrompt, is_plain, parse_prompt, plain_
 from conditioning.prompt_weighting import truncated_words
 from foundation.errors import LONGEST_VALUE, UserError, did_you_mean, one_line, shown
 from foundation.files import BYTE_ORDER_MARKS, open_file
+from foundation.json_reading import load_json
 from generation.limits import MAX_IMAGES, MAX_SEED, check_prompt
 from generation.options import GenerationOptions, parse_seeds
 from ldm import TextToImage
@@ -189,11 +190,9 @@ def check_is_no_json(line: str) -> None:
 def parse_line(line: str) -> dict[str, Any]:
     """Parse a line of a JSON Lines file, which must be an object."""
     try:
-        values = json.loads(line)
-    except RecursionError:
-        raise UserError("this is not JSON of a prompt: it is nested too deep.") from None
-    except ValueError as error:
-        raise UserError(f"this is not JSON ({error}).") from error
+        values = load_json(line, not_finite=True)
+    except UserError as error:
+        raise UserError(f"this {error}") from None
     if not isinstance(values, dict) or not isinstance(values.get("prompt", ""), str):
         raise UserError('a line must be an object such as {"prompt": "red heart", "seed": 7}.')
     return values

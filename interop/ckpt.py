@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foundation.errors import UserError
+from foundation.errors import UserError, one_line
 from interop.state_dict_check import damage_hint
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 # CompVis' checkpoints name this class, because Lightning stores callbacks under their classes.
+MOST_MEMBERS = 1_000_000
 LIGHTNING_CALLBACK = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
 
 
@@ -28,6 +29,8 @@ def read_pickle(file: Path) -> dict[str, Tensor]:
         UserError: the file is damaged, contains code, or contains no tensors.
     """
     is_archive = zipfile.is_zipfile(file)
+    if is_archive:
+        check_directory(file)
     if is_archive and is_torchscript(file):
         raise UserError(
             f"{file} is a TorchScript archive, the format in which OpenAI first released CLIP. It "
@@ -51,6 +54,29 @@ def read_pickle(file: Path) -> dict[str, Tensor]:
             f"{damage_hint(file)} Copy or download it again."
         ) from None
     return named_tensors(file, content)
+
+
+def check_directory(archive: Path) -> None:
+    """Refuse an archive that unpacks to more than its own size: torch.save never compresses.
+
+    Raises:
+        UserError: a member is compressed, or the members are larger than the file.
+    """
+    try:
+        with zipfile.ZipFile(archive) as content:
+            members = content.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeError) as error:
+        raise UserError(
+            f"{archive} is damaged: the directory of the archive cannot be read "
+            f"({one_line(error, 200)}). Copy or download it again."
+        ) from None
+    unpacked, size = sum(member.file_size for member in members), archive.stat().st_size
+    if unpacked > size or len(members) > MOST_MEMBERS:
+        raise UserError(
+            f"{archive} has {size:,} bytes and would unpack to {unpacked:,} in {len(members):,} "
+            "members. Archives of torch.save are not compressed, so it is none of them, or made "
+            "to fill the memory."
+        )
 
 
 def is_torchscript(archive: Path) -> bool:

@@ -69,7 +69,7 @@ def checked_provenance(content: object, source: object) -> dict[str, Any]:
     try:
         from_json(_Recorded, provenance, source)
         for part in ("autoencoder", "text_encoder"):
-            if (inner := provenance.get(part)) is not None:
+            if isinstance(inner := provenance.get(part), dict):
                 checked_provenance(inner, f"{source} ({part})")
     except UserError as error:
         raise UserError(f"{error} Copy the model again.") from None

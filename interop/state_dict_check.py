@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from foundation.errors import UserError, listed, one_line
@@ -88,7 +89,7 @@ def check_state_dict(
     }
     count = sum(map(len, differences.values()))
     if not count:
-        return
+        return check_finite(weights, source)
     summary = "; ".join(
         f"{len(lines)} {kind}: {listed(lines[:SHOWN])}" + ", ..." * (len(lines) > SHOWN)
         for kind, lines in differences.items()
@@ -99,6 +100,24 @@ def check_state_dict(
         f"{source} does not contain {description}. {count} difference{'s' * (count > 1)}, "
         f"{summary}. It seems to be {identify_weights(shapes)}."
     )
+
+
+def check_finite(weights: Mapping[str, Tensor], source: Path) -> None:
+    """Refuse weights that are not numbers: what is computed with them is none either.
+
+    Raises:
+        UserError: it names the first.
+    """
+    for name, tensor in weights.items():
+        if tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
+            continue
+        values = tensor if tensor.dtype.itemsize > 1 else tensor.float()  # float8 has no minimum
+        low, high = torch.aminmax(values)
+        if not (low.isfinite() and high.isfinite()):
+            raise UserError(
+                f"{source}: {one_line(name, 200)} is not finite (NaN or infinity). The weights are "
+                "damaged, or the training that wrote them had diverged: use an earlier copy."
+            )
 
 
 def describe_tensor(tensor: Tensor) -> str:

@@ -110,7 +110,9 @@ class Run:
         """
         self.path = Path(path)
         self.config = with_current_names(to_json(config))
-        overridden = {flag_of(text) for text in self.config.pop("override", ())}
+        override = self.config.pop("override", ())
+        override = check_type(override, tuple[str, ...], self.config_file, "override")
+        overridden = {flag_of(text) for text in override}
         self.changed: Differences = {}  # by --override, since the last start
         self.renamed = False  # whether config.json has flags under old names
         if collectives.rank() and not self.config_file.is_file():

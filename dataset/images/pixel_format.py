@@ -110,8 +110,8 @@ def recorded_format(*provenances: Mapping[str, Any]) -> PixelFormat:
         first one that records a format is used.
     """
     for provenance in provenances:
-        for record in (provenance, provenance.get("autoencoder") or {}):
-            if described := record.get(PIXELS_KEY):
+        for record in (provenance, provenance.get("autoencoder")):
+            if isinstance(record, Mapping) and (described := record.get(PIXELS_KEY)):
                 low, high = described["value_range"]
                 return PixelFormat(described["dtype"], low, high, described["layout"])
     return EIGHT_BIT

@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float, Float16
 from torch import Tensor
 
-from foundation.errors import UserError
-from foundation.files import atomic_file
+from foundation.errors import UserError, one_line
+from foundation.files import atomic_file, open_file
 
 LARGEST = torch.finfo(torch.float16).max  # 65504
 PAGE = 4096  # bytes; several machines can write blocks that begin on pages of their own
@@ -124,8 +124,27 @@ def require_space(folder: Path, size: int) -> None:
         raise OSError(errno.ENOSPC, f"{size / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free")
 
 
-def map_array(file: Path) -> Tensor:
+def load_array(file: Path) -> np.ndarray:
+    """Memory-map a .npy file of a cache.
+
+    Raises:
+        UserError: it is missing, cut short, or no such file.
+    """
+    try:
+        open_file(file).close()  # a pipe or a device is refused
+        return np.load(file, mmap_mode="r")
+    # A damaged header is text that numpy evaluates, which can raise nearly anything.
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, MemoryError) as error:
+        raise UserError(
+            f"{file} is damaged ({one_line(error, 200)}). Delete {file.parent}, so that the latent "
+            "cache is built again."
+        ) from None
+
+
+def map_array(file: Path, axes: int) -> Tensor:
     """Memory-map a .npy file as a tensor, which must not be written to.
+
+    axes: how many the array must have.
 
     Pages are read when they are used. PyTorch warns that the tensor is not writable. A
     copy-on-write map would avoid that, but the system counts such a map as used memory, so an
@@ -133,4 +152,10 @@ def map_array(file: Path) -> Tensor:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(np.load(file, mmap_mode="r"))
+        array = load_array(file)
+        if array.ndim != axes or array.dtype.kind not in "fiu" or array.dtype.byteorder == ">":
+            raise UserError(
+                f"{file} holds an array of {array.dtype} with {array.ndim} axes, not {axes}. "
+                f"Delete {file.parent}, so that the latent cache is built again."
+            )
+        return torch.from_numpy(array)

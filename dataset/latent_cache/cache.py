@@ -19,18 +19,20 @@ these files.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float16, Int, UInt8
 from torch import Tensor
 
-from dataset.latent_cache.block_file import BlockFile, map_array
+from dataset.latent_cache.block_file import BlockFile, load_array, map_array
 from dataset.parallel import Progress, no_progress
 from dataset.table import PairList
 from foundation.errors import MissingFileError, UserError
+from foundation.files import read_json
+from foundation.json_reading import from_json, load_object
 
 MARK = "latent_cache.json"
 FORMAT = 2
@@ -89,8 +91,8 @@ class LatentCache:
         moments = [f"moments-{k}.npy" for k in range(len(cached["blocks"]) - 1)]
         files = ("context", "shape", "image_rows", "caption_starts", "caption_rows")
         return cls(
-            [map_array(folder / name) for name in moments],
-            *(map_array(folder / f"{file}.npy") for file in files),
+            [map_array(folder / name, 4) for name in moments],
+            *(map_array(folder / f"{file}.npy", 3 if file == "context" else 1) for file in files),
         )
 
     def __len__(self) -> int:
@@ -132,9 +134,20 @@ class LatentCache:
         return mean + (0.5 * logvar).exp() * noise, context
 
 
+@dataclass(frozen=True)
+class CacheMark:
+    """The types of what latent_cache.json holds."""
+
+    format: int
+    identity: dict[str, Any] = field(default_factory=dict[str, Any])
+    data: str | None = None
+    blocks: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+
+
 def describe_cache(identity: Mapping[str, Any], data: str) -> dict[str, Any]:
     """Return what a cache is bound to, as JSON gives it back: tuples become lists."""
-    return json.loads(json.dumps({"format": FORMAT, "identity": identity, "data": data}))
+    text = json.dumps({"format": FORMAT, "identity": identity, "data": data})
+    return load_object(text, "the identity of this run", not_finite=True, raw_bytes=True)
 
 
 def read_mark(folder: Path) -> dict[str, Any]:
@@ -145,7 +158,11 @@ def read_mark(folder: Path) -> dict[str, Any]:
     """
     if not (folder / MARK).is_file():
         raise MissingFileError(f"there is no latent cache in {folder} (no {MARK}).")
-    mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    mark = read_json(folder / MARK)
+    try:
+        from_json(CacheMark, mark, folder / MARK)
+    except UserError as error:
+        raise UserError(f"{error} Delete {folder}, so that it is built again.") from None
     return {"data": None, "blocks": {}, **mark}  # older formats lack these
 
 
@@ -159,7 +176,10 @@ def verify_cache(folder: Path | str, progress: Progress = no_progress) -> None:
     blocks = read_mark(folder)["blocks"]
     damaged: list[str] = []
     for name, hashes in progress(blocks.items(), "verifying the cache", len(blocks)):
-        length = len(np.load(folder / name, mmap_mode="r")) if (folder / name).is_file() else 0
+        try:
+            length = len(load_array(folder / name))
+        except UserError:
+            length = 0
         numbers = BlockFile(folder / name, length).find_damaged(dict(enumerate(hashes)))
         damaged += [f"block {number} of {name}" for number in numbers]
     if damaged:
@@ -182,14 +202,18 @@ def hash_pairs(pairs: PairList) -> str:
 
 def describe_change(folder: Path, pairs: PairList) -> str:
     """Name the first pair that differs from the one that the cache was built from."""
-    hashes = np.load(folder / "sha256.npy", mmap_mode="r")
+    hashes = load_array(folder / "sha256.npy")
     if len(hashes) != len(pairs):
         return f"{len(hashes)} pairs then, {len(pairs)} now"
     for name, change in (
         ("sha256", "is another image now"),
         ("captions_hash", "has other captions"),
     ):
-        changed = (np.load(folder / f"{name}.npy") != pairs.column(name)).any(axis=1)
+        column = pairs.column(name)
+        then = load_array(folder / f"{name}.npy")
+        if then.shape != column.shape:
+            raise UserError(f"{folder / name}.npy has the shape {then.shape}, not {column.shape}.")
+        changed = (then != column).any(axis=1)
         if changed.any():
             return f"{pairs[int(changed.argmax())].path} {change}"
     return "it was written with another hash"

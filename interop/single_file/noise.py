@@ -6,7 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from interop.single_file.reader import SingleFile, component_config, open_file
+from interop.single_file.reader import (
+    ZERO_TERMINAL_SNR,
+    SingleFile,
+    component_config,
+    open_file,
+)
 
 BETAS = (0.00085, 0.012)  # first and last beta of the scaled_linear schedule
 UPSCALER_BETAS = (0.0001, 0.02)
@@ -20,6 +25,7 @@ class NoiseSettings:
     betas: tuple[float, float]  # first and last beta of the family's scaled_linear schedule
     alpha_bar: Tensor | None  # the stored table
     prediction: str | None  # diffusers' prediction_type; None if it is unknown
+    zero_terminal_snr: bool = False  # a mark in the file says that the schedule ends in pure noise
 
 
 def read_noise_settings(path: Path) -> NoiseSettings:
@@ -30,10 +36,10 @@ def read_noise_settings(path: Path) -> NoiseSettings:
     prediction = file.prediction
     if prediction is None and is_upscaler:
         prediction = "v_prediction"
-    if prediction is None and config.get("cross_attention_dim") == 768:
-        prediction = "epsilon"
     betas = UPSCALER_BETAS if is_upscaler else BETAS
-    return NoiseSettings(file.header.get("scheduler"), betas, stored_table(file), prediction)
+    ends_in_noise = ZERO_TERMINAL_SNR in file.shapes
+    table = stored_table(file)
+    return NoiseSettings(file.header.get("scheduler"), betas, table, prediction, ends_in_noise)
 
 
 def stored_table(file: SingleFile) -> Tensor | None:

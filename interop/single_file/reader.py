@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from foundation.errors import UserError
+from foundation.errors import UserError, shown
 from foundation.json_reading import check_type, load_object
 from interop.key_mapping import Shape, invert
 from interop.provenance import checked_provenance
@@ -30,8 +30,10 @@ UNET, EMA, AUTOENCODER = "model.diffusion_model.", "model_ema.", "first_stage_mo
 NOT_SAMPLED = (  # tensors beside the U-Net's that do not change it: other components, averages,
     *(UNET, EMA, AUTOENCODER, "cond_stage_model.", "loss.", "low_scale_model."),  # losses, tables
     *("alphas_cumprod", "betas", "global_step", "log_one_minus_alphas_cumprod", "logvar"),
-    *("lvlb_weights", "posterior_", "scale_factor", "sqrt_"),
+    *("lvlb_weights", "posterior_", "scale_factor", "sqrt_", "v_pred", "ztsnr"),
 )
+# Names of empty tensors by which some tools mark what the U-Net predicts and its noise schedule.
+VELOCITY, ZERO_TERMINAL_SNR = "v_pred", "ztsnr"
 SAMPLE_SIZES = {"epsilon": 64, "v_prediction": 96}  # of Stable Diffusion 2.x, by its prediction
 
 
@@ -65,7 +67,9 @@ class SingleFile:
         """Return the error for a component that is not in the file."""
         reason = f"there is no {component} with CompVis' names in it"
         diffusers_names = "_blocks.0.resnets.", "_model.encoder.layers."
-        if any(part in name for name in self.shapes for part in diffusers_names):
+        prefixes = (UNET, EMA, AUTOENCODER, "cond_stage_model.")
+        rest = [name for name in self.shapes if not name.startswith(prefixes)]
+        if any(part in name for name in rest for part in diffusers_names):
             reason += (
                 ". Its names are those of diffusers, which belong in a folder: give "
                 f"{self.path.parent}"
@@ -122,9 +126,16 @@ def open_file(path: Path) -> SingleFile:
     prediction = metadata.get(PREDICTION)
     if prediction is not None and prediction not in PREDICTIONS:
         raise UserError(
-            f"{path}: {PREDICTION} in its header is {prediction!r}; it must be "
+            f"{path}: {PREDICTION} in its header is {shown(prediction)}; it must be "
             f"{' or '.join(PREDICTIONS)}."
         )
+    if VELOCITY in shapes:
+        if prediction not in (None, "v"):
+            raise UserError(
+                f"{path}: {PREDICTION} in its header is {prediction}, and a tensor {VELOCITY} says "
+                "v. One of the two is wrong: remove it."
+            )
+        prediction = "v"
     return SingleFile(path, shapes, header, prediction and PREDICTIONS[prediction])
 
 

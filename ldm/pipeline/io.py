@@ -186,7 +186,7 @@ def load_single_file(file: Path, ema: bool = False) -> PipelineComponents:
 def infer_prediction(network: UNet, context: Context | None) -> Prediction:
     """Find out whether a U-Net predicts noise or velocity, by one call of the network.
 
-    Files of Stable Diffusion 2.x come with either prediction and do not say which.
+    Files of Stable Diffusion 1.x and 2.x come with either prediction and do not say which.
 
     The network gets noise at the noisiest timestep. A network that predicts noise returns nearly
     its whole input. Velocity is alpha noise - sigma z_0 with a small alpha, and of z_0 little more

@@ -169,6 +169,8 @@ def from_single_file(file: Path) -> tuple[ScheduleConfig, Prediction | None]:
         return from_diffusers(stored.scheduler, f"{file} (scheduler)")
     prediction = PREDICTIONS[stored.prediction] if stored.prediction else None
     plain = ScheduleConfig(beta_start=stored.betas[0], beta_end=stored.betas[1])
+    if stored.zero_terminal_snr:  # tools that mark it leave the table as it was
+        return replace(plain, zero_terminal_snr=True), prediction
     if stored.alpha_bar is None:
         return plain, prediction
     for config in (plain, replace(plain, zero_terminal_snr=True)):

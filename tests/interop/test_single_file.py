@@ -3,12 +3,14 @@
 import diffusers
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
 from autoencoder import Autoencoder
 from conditioning import TextEncoder
 from conditioning.tokenizer import clip_tokenizer, save_tokenizer
+from foundation.errors import UserError
 from ldm import TextToImage
 from ldm.pipeline.io import infer_prediction
 from ldm.pipeline.scheduler_config import from_single_file
@@ -142,8 +144,10 @@ def whole(tmp_path_factory):
     return root / "folder", tensors
 
 
-def test_a_whole_file_equals_the_folder_of_diffusers(whole, tmp_path):
+def test_a_whole_file_equals_the_folder_of_diffusers(whole, tmp_path, monkeypatch):
     folder, tensors = whole
+    # What an untrained U-Net predicts cannot be measured.
+    monkeypatch.setattr("ldm.pipeline.io.infer_prediction", lambda unet, context: "noise")
     torch.save({"state_dict": tensors, "epoch": 3}, tmp_path / "model.ckpt")
     expected = TextToImage.load(folder)
     for file in (written(tmp_path, tensors), tmp_path / "model.ckpt"):
@@ -160,6 +164,44 @@ def test_a_whole_file_equals_the_folder_of_diffusers(whole, tmp_path):
         options = {"steps": 2, "height": 16, "width": 16}
         one, other = (x(["a cat"], **options)[0].tobytes() for x in (found, expected))
         assert one == other
+
+
+@pytest.mark.parametrize(
+    ("marks", "header", "prediction", "ends_in_noise"),
+    [
+        ((), {}, None, False),  # it is measured, whatever the width of the context
+        (("v_pred",), {}, "velocity", False),
+        (("v_pred", "ztsnr"), {}, "velocity", True),
+        (("ztsnr",), {"modelspec.prediction_type": "epsilon"}, "noise", True),
+        ((), {"modelspec.prediction_type": "v"}, "velocity", False),
+    ],
+)
+def test_marks_say_what_the_unet_predicts(
+    whole, tmp_path, marks, header, prediction, ends_in_noise
+):
+    _, tensors = whole
+    file = tmp_path / "model.safetensors"
+    save_file({**tensors, **{name: torch.tensor([]) for name in marks}}, file, header)
+    schedule, found = from_single_file(file)
+    assert (found, schedule.zero_terminal_snr) == (prediction, ends_in_noise)
+    assert UNet.load(file).config.cross_attention_dim == 768
+
+
+def test_marks_that_contradict_each_other_are_refused(whole, tmp_path):
+    _, tensors = whole
+    file = tmp_path / "model.safetensors"
+    header = {"modelspec.prediction_type": "epsilon"}
+    save_file({**tensors, "v_pred": torch.tensor([])}, file, header)
+    with pytest.raises(UserError, match=r"model\.safetensors.*epsilon.*v_pred"):
+        from_single_file(file)
+
+
+def test_a_file_without_its_autoencoder_is_not_said_to_have_names_of_diffusers(whole, tmp_path):
+    _, tensors = whole
+    rest = {k: v for k, v in tensors.items() if not k.startswith("first_stage_model.")}
+    with pytest.raises(UserError, match="autoencoder") as caught:
+        TextToImage.load(written(tmp_path, {**rest, "v_pred": torch.tensor([])}))
+    assert "diffusers" not in str(caught.value)
 
 
 def test_averaged_weights(whole, tmp_path):
