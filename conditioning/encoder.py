@@ -111,7 +111,8 @@ class TextEncoder(nn.Module):
                 "whole model, or NAME:PRETRAINED of open_clip such as ViT-L-14-quickgelu:openai."
             )
         if layer is None:
-            layer = as_layer(facts.get("layer", "last"))
+            kind = Literal["last", "penultimate"]
+            layer = as_layer(check_type(facts.get("layer", "last"), kind, source, "layer"))
         if final_norm is None:
             value = facts.get("final_norm", True)
             final_norm = bool(check_type(value, bool, source, "final_norm"))

@@ -337,9 +337,10 @@ def longest_text(settings: Mapping[str, Any], positions: int, source: Path | str
     if length is None:
         return positions
     # transformers writes int(1e30) where there is no limit, so any size of number is possible.
-    if type(length) not in (int, float) or not length >= 1:
+    if type(length) not in (int, float) or not length >= 3 or length % 1:
         raise UserError(
-            f"{source}: model_max_length is {shown(length)}; it must be a number of tokens."
+            f"{source}: model_max_length is {shown(length)}; it must be a whole number of tokens, "
+            "at least 3."
         )
     return positions if length >= positions else int(length)
 

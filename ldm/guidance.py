@@ -21,6 +21,8 @@ from foundation.shapes import Latents, Timesteps
 from ldm.denoiser import BoundDenoiser, Conditioning, Denoiser
 from ldm.schedule import TRAIN_TIMESTEPS
 
+LARGEST_SCALE = 1000  # beyond it the sum overflows, which looks like broken weights
+
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
@@ -42,6 +44,11 @@ class Guidance:
     momentum: float = 0.0  # ... and the factor of its running average that is added (often < 0)
 
     def __post_init__(self):
+        if not abs(self.scale) <= LARGEST_SCALE:
+            raise UserError(
+                f"guidance_scale is {self.scale:g}; it must be from -{LARGEST_SCALE} to "
+                f"{LARGEST_SCALE}. Values above 30 already give no picture any more."
+            )
         low, high = self.interval
         if not 0 <= low < high <= 1:
             raise UserError(

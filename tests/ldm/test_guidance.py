@@ -1,8 +1,11 @@
 """Guidance against its definitions, with a network whose answers are known."""
 
+import re
+
 import pytest
 import torch
 
+from foundation.errors import UserError
 from ldm.denoiser import Conditioning, Denoiser
 from ldm.guidance import Guidance, GuidedDenoiser
 from ldm.schedule import ScheduleConfig, make_schedule
@@ -131,3 +134,9 @@ def test_autoguidance_moves_away_from_the_weaker_model():
 def test_settings_out_of_range_are_refused(settings, match):
     with pytest.raises(ValueError, match=match):
         Guidance(**settings)
+
+
+@pytest.mark.parametrize("scale", [1e30, -1e30, float("inf"), float("nan")])
+def test_a_scale_that_overflows_is_refused_by_its_name(scale):
+    with pytest.raises(UserError, match=re.escape(f"guidance_scale is {scale:g}")):
+        Guidance(scale=scale)
