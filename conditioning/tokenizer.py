@@ -11,7 +11,7 @@ special_tokens_map.json. Folders with one tokenizer.json in their place can be r
 """
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -375,7 +375,7 @@ def read_vocabulary(
         special = read_added_tokens(added, file)
     if not vocabulary:
         raise UserError(f"the vocabulary of the tokenizer in {folder} is empty. Copy it again.")
-    return vocabulary, {as_pair(pair, folder): rank for rank, pair in enumerate(pairs)}, special
+    return vocabulary, rank_merges(pairs, folder), special
 
 
 def read_ids(file: Path, default: dict[str, Any] | None = None) -> dict[str, int]:
@@ -395,18 +395,19 @@ def check_ids(ids: Mapping[str, int], file: Path) -> None:
             )
 
 
-def as_pair(written: str | list[str], source: Path) -> Pair:
-    """Return a merge that a file writes as "first second" or as a list of the two.
+def rank_merges(merges: Sequence[str | list[str]], source: Path) -> dict[Pair, int]:
+    """Return the rank of each merge; a file writes it as "first second" or as a list of the two.
 
-    source: where it is written, for messages.
+    source: where they are written, for messages.
     """
-    symbols = written.split() if isinstance(written, str) else written
-    if len(symbols) != 2:
+    split = [tuple(merge.split() if isinstance(merge, str) else merge) for merge in merges]
+    wrong = next((rank for rank, merge in enumerate(split) if len(merge) != 2), None)
+    if wrong is not None:
         raise UserError(
-            f"the tokenizer in {source} lists the merge {shown(written)}, which is not a pair of "
-            "symbols. Copy the folder again."
+            f"the tokenizer in {source} lists the merge {shown(merges[wrong])}, which is not a "
+            "pair of symbols. Copy the folder again."
         )
-    return symbols[0], symbols[1]
+    return {cast(Pair, pair): rank for rank, pair in enumerate(split)}
 
 
 def read_added_tokens(

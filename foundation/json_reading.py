@@ -7,9 +7,10 @@ a boolean is no number, and a number in quotes is none either.
 
 import json
 import math
+import re
 import types
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import (
@@ -28,6 +29,7 @@ from foundation.errors import UserError, one_line, shown
 
 DEEPEST = 64  # lists and objects inside each other
 MOST_LEVELS = 16  # of a network: each halves the sides, so no picture has pixels for more
+HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # of a Unicode character, perhaps
 LARGEST_INTEGER = 2**64  # nothing here counts further; Python's own integers have no end
 Filled = TypeVar("Filled")
 
@@ -62,7 +64,7 @@ def load_json(text: str | bytes, *, not_finite: bool = False, raw_bytes: bool = 
         raise _too_deep() from None
     except ValueError as error:  # of the syntax, of UTF-8, or of a number with too many digits
         raise UserError(f"is not JSON ({one_line(error, 300)}).") from None
-    if "\\u" in text or not text.isascii():
+    if HALF.search(text):
         _check_characters(value, raw_bytes)
     return value
 
@@ -239,13 +241,30 @@ def _convert(value: object, kind: Any, name: str) -> Any:
         if type(value) is (type(None) if kind is None else kind):
             return _bounded(value, name)
     elif origin in (list, tuple) and isinstance(value, list | tuple):
+        if origin is list and _all_plain(cast(Sequence[Any], value), arguments[0]):
+            return list(cast(Sequence[Any], value))
         return _convert_list(cast(Sequence[Any], value), kind, name)
     elif kind in (dict, Mapping) and isinstance(value, dict):
         return cast(dict[str, Any], value)
     elif origin in (dict, Mapping) and isinstance(value, dict):
+        if _all_plain(cast(dict[str, Any], value).values(), arguments[1]):
+            return dict(cast(dict[str, Any], value))
         items = cast(dict[str, Any], value).items()
         return {key: _convert(item, arguments[1], f"{name}.{key}") for key, item in items}
     raise _wrong_type(cast(object, value), kind, name)
+
+
+def _all_plain(values: Collection[Any], kind: Any) -> bool:
+    """Return whether all values are strings or small integers of this type or one of this union.
+
+    A vocabulary has 50,000 of them, so they are not looked at one by one.
+    """
+    present: set[type[Any]] = {type(value) for value in values}
+    if len(present) != 1 or not present & {kind, *get_args(kind)}:
+        return False
+    if present == {int}:
+        return max(abs(value) for value in values) <= LARGEST_INTEGER
+    return present == {str}
 
 
 def _convert_union(value: object, kind: Any, members: tuple[Any, ...], name: str) -> Any:

@@ -152,8 +152,8 @@ def test_flags_of_sample(refused, world):
     refused(sample, "--count is 0", "-n", 0)
     refused(sample, "--batch-size is 0", "--batch-size", 0)
     refused(sample, r"\b32x30\b.*\b8\b.*\b32x24\b", "--height", 30)
-    refused(sample, r"\b0x32\b", "--width", 0)
-    refused(sample, r"\b32x32000000\b", "--height", 32000000)
+    refused(sample, r"--width is 0\b", "--width", 0)
+    refused(sample, r"--height is 32000000\b", "--height", 32000000)
     file = world / "data" / "000.png"
     refused(sample, r"--out .*000\.png", "--out", file)
     refused(evaluate, "--samples is 0", "--samples", 0)
