@@ -260,7 +260,8 @@ def _all_plain(values: Collection[Any], kind: Any) -> bool:
     A vocabulary has 50,000 of them, so they are not looked at one by one.
     """
     present: set[type[Any]] = {type(value) for value in values}
-    if len(present) != 1 or not present & {kind, *get_args(kind)}:
+    is_union = get_origin(kind) in (Union, types.UnionType)
+    if len(present) != 1 or not present & set(get_args(kind) if is_union else [kind]):
         return False
     if present == {int}:
         return max(abs(value) for value in values) <= LARGEST_INTEGER
