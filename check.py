@@ -43,6 +43,7 @@ from dataset.webdataset import is_shards
 from foundation.errors import MissingFileError, one_line, printable, unknown_name
 from stages import autoencoder, clip, diffusion
 from training.cli import parse, preset_config, run_main
+from training.config import TrainingConfig
 from training.flags import Groups, Positive, with_flags
 from training.logging.progress import progress_bar
 
@@ -58,7 +59,6 @@ TRAININGS = {
 CLIP_TOKENS = 77  # that OpenAI's text encoders read
 SHOWN_PAIRS = 5  # of pictures that look the same; --json has the first 1000
 MOST_PAIRS = 1000
-HELD_OUT = 0.02  # as the trainings hold out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ def check(
     problems += find_problems(folder, batch_size, options.allow_missing_captions)
     problems += [line for run in runs for line in judge_batch(run, len(folder.pairs))]
     problems += judge_captions(captions)
-    images = len(split(folder.pairs, HELD_OUT)[0]) if len(folder.pairs) > 1 else 1
+    images = len(split(folder.pairs, TrainingConfig.held_out)[0]) if len(folder.pairs) > 1 else 1
     remarks = [remark for run in runs for remark in judge(run, images)]
     if runs and size is not None:
         remarks += judge_images(folder, size)

@@ -19,7 +19,7 @@ from typing import Any
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
-from dataset.images.texts import read_texts
+from dataset.images.texts import UNICODE, USER_COMMENT, read_texts
 from foundation.errors import UserError, one_line
 from foundation.files import MEGABYTE, open_file, read_json
 from foundation.json_reading import load_json
@@ -27,8 +27,7 @@ from generation.prompts import ImageSpec
 
 PIL_FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "gif": ".gif", "mp4": ".mp4"}
-XP_COMMENT, USER_COMMENT = 0x9C9C, 0x9286  # EXIF tags
-UNICODE = b"UNICODE\0"  # begins a UserComment in UTF-16
+XP_COMMENT = 0x9C9C  # tag of EXIF
 # Options that every record holds, even where they are the defaults.
 MAX_RECORD = 16 * 2**20  # characters; a record has some hundred, that of a long video megabytes
 ALWAYS_RECORDED = ("negative_prompt", "steps", "guidance_scale", "sampler", "height", "width")

@@ -18,7 +18,6 @@ Needs: npm; pip install resvg-py emoji
 """
 
 import hashlib
-import io
 import json
 import re
 import shutil
@@ -42,7 +41,14 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from foundation.errors import UserError
-from foundation.files import atomic_folder, check_replaceable, explain_full_disk, read_json
+from foundation.files import (
+    atomic_folder,
+    check_replaceable,
+    explain_full_disk,
+    read_json,
+    write_json,
+)
+from recipes.drawings import plain_name, render_svg
 from training.cli import parse, run_main
 
 MARK = "emoji.json"  # records what was made; a folder that holds it may be replaced
@@ -140,11 +146,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{len(pictures)} pictures of {options.size}x{options.size} pixels in 4 styles:")
     print(f"  {counts['train']} in train/, {counts['test']} in test/ ({HELD_OUT} lists why)")
     print(f"  check them with: python check.py {options.out}/train")
-
-
-def write_json(file: Path, content: object) -> None:
-    """Write a JSON file into a folder that is not in place yet."""
-    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 # Packages -----------------------------------------------------------------------------------------
@@ -284,20 +285,16 @@ def render(style: Style, icon: str, size: int) -> Image.Image:
     Raises:
         UserError: it is not a drawing that resvg can render.
     """
-    import resvg_py
-
     drawing = style.icons[icon]
     box = " ".join(str(drawing.get(key, value)) for key, value in style.box.items())
     svg = (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="{box}">{drawing["body"]}</svg>'
     )
-    options = {"width": size, "height": size, "background": "white", "skip_system_fonts": True}
     try:
-        png = resvg_py.svg_to_bytes(svg_string=svg, **options)
+        image = render_svg(size, svg_string=svg)
     except ValueError as error:
         raise UserError(f"{style.name}: {icon} cannot be rendered ({error}).") from error
-    image = Image.open(io.BytesIO(png)).convert("RGB")
     if image.size == (size, size):
         return image
     square = Image.new("RGB", (size, size), "white")  # a drawing that is not square
@@ -382,8 +379,7 @@ def captions(picture: Picture, names: Mapping[str, Mapping[str, str]]) -> Iterat
     entry = names.get(bare(picture.character or ""), {})
     for language in LANGUAGES:
         if language in entry:
-            name = entry[language].strip(":").replace("_", " ").replace("’", "'")
-            yield f"{name}, {picture.style} style"
+            yield f"{plain_name(entry[language])}, {picture.style} style"
 
 
 def write_notices(folder: Path, styles: Sequence[Style], size: int) -> None:

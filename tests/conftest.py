@@ -2,6 +2,7 @@
 
 import re
 import sys
+import time
 
 import pytest
 from hypothesis import settings
@@ -62,3 +63,22 @@ def refused(world, tmp_path, capsys, monkeypatch):
         assert not tree(tmp_path), "something was written"
 
     return call
+
+
+@pytest.fixture
+def rehearsal(tmp_path):
+    """rehearsal(seconds): the job of a part of benchmarks/gpu.py on the CPU, with so much time."""
+    from benchmarks.gpu_parts.job import Job
+
+    def make(seconds: float) -> Job:
+        return Job(
+            part="",
+            device="cpu",
+            rehearse=True,
+            ends_at=time.time() + seconds,
+            folder=str(tmp_path),
+            out=str(tmp_path),
+            data=None,
+        )
+
+    return make

@@ -25,15 +25,7 @@ from training.precision import Precision
 from training.run import Run
 
 FACTOR = 8  # pixels per latent
-TINY = UNetConfig(
-    block_out_channels=(32, 64),
-    layers_per_block=1,
-    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    attention_head_dim=(1, 2),
-    cross_attention_dim=32,
-    norm_num_groups=8,
-)
+TINY = replace(PRESETS["tiny-32"], cross_attention_dim=32)
 
 
 @dataclass(frozen=True)

@@ -13,34 +13,24 @@ from foundation.json_reading import load_json
 
 LONGEST_LINE = MEGABYTE  # bytes
 LARGEST_JSON = 256 * MEGABYTE  # bytes; it is in memory as a whole
+CsvRow = tuple[int, dict[str, str]]  # number of the first line, column -> cell
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
     """Yield the rows of a file with one JSON object per line; empty lines are skipped."""
-    for number, line in enumerate(text_lines(path), start=1):
-        if line.strip():
-            source = f"{one_line(path)} line {number}"
-            yield check_row(parse(line, source), f"{path.name} line {number}", source)
+    for number, value in json_lines(path):
+        yield check_row(value, f"{path.name} line {number}", f"{one_line(path)} line {number}")
 
 
 def read_csv(path: Path, delimiter: str = ",") -> Iterator[Row]:
     """Yield the rows of a CSV file whose header names the columns."""
-    records = csv_records(path, delimiter)
-    header = next(records, None)
-    if header is None:
+    columns, rows = csv_table(path, delimiter)
+    if not columns:
         raise UserError(f"{one_line(path)} is empty. It needs a header with file_name and text.")
-    columns = check_header(header[1], path, delimiter)
-    for number, cells in records:
-        source = f"{one_line(path)} line {number}"
-        if len(cells) != len(columns):
-            kind = "more" if len(cells) > len(columns) else "fewer"
-            raise UserError(
-                f"{source} has {kind} cells than the header: {len(cells)}, not {len(columns)}. Put "
-                f"captions that contain {DELIMITERS.get(delimiter, delimiter)} in double quotes."
-            )
-        row = dict(zip(columns, cells, strict=True))
-        yield check_row(row, f"{path.name} line {number}", source)
+    check_header(columns, path)
+    for number, row in rows:
+        yield check_row(row, f"{path.name} line {number}", f"{one_line(path)} line {number}")
 
 
 def read_captions_json(path: Path) -> Iterator[Row]:
@@ -61,6 +51,13 @@ def parse(text: str, source: str) -> Any:
         return load_json(text)
     except UserError as error:
         raise UserError(f"{source} {error}") from None
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield (number, value) of each line that is not empty."""
+    for number, line in enumerate(text_lines(path), start=1):
+        if line.strip():
+            yield number, parse(line, f"{one_line(path)} line {number}")
 
 
 # Lines --------------------------------------------------------------------------------------------
@@ -93,6 +90,43 @@ def text_lines(path: Path) -> Iterator[str]:
 
 
 # CSV ----------------------------------------------------------------------------------------------
+
+
+def csv_table(path: Path, delimiter: str) -> tuple[list[str], Iterator[CsvRow]]:
+    """Return the names of the columns, none if the file is empty, and the rows below them.
+
+    Raises:
+        UserError: the header has another delimiter, or a name twice. While the rows are read: one
+            has more or fewer cells than the header.
+    """
+    records = csv_records(path, delimiter)
+    _, columns = next(records, (1, []))
+    source = f"{one_line(path)} line 1"
+    other = next((d for d in DELIMITERS if d != delimiter and d in "".join(columns[:1])), None)
+    if len(columns) == 1 and other is not None:
+        raise UserError(
+            f"{source}: the columns are separated by {DELIMITERS[other]}: {shown(columns[0])}. "
+            f"Save the table with {DELIMITERS.get(delimiter, delimiter)} between them."
+        )
+    if len(set(columns)) < len(columns):
+        repeated = next(name for name in columns if columns.count(name) > 1)
+        raise UserError(f"{source}: the column {shown(repeated)} is there more than once.")
+    return columns, csv_rows(records, columns, path, delimiter)
+
+
+def csv_rows(
+    records: Iterator[tuple[int, list[str]]], columns: list[str], path: Path, delimiter: str
+) -> Iterator[CsvRow]:
+    """Yield (number of the first line, column -> cell) of each record."""
+    for number, cells in records:
+        if len(cells) != len(columns):
+            kind = "more" if len(cells) > len(columns) else "fewer"
+            raise UserError(
+                f"{one_line(path)} line {number} has {kind} cells than the header: {len(cells)}, "
+                f"not {len(columns)}. Put captions that contain "
+                f"{DELIMITERS.get(delimiter, delimiter)} in double quotes."
+            )
+        yield number, dict(zip(columns, cells, strict=True))
 
 
 def csv_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -143,25 +177,10 @@ def open_quote(lines: Iterable[str], delimiter: str) -> int:
     return begin
 
 
-def check_header(columns: list[str], path: Path, delimiter: str) -> list[str]:
-    """Return the names of the columns.
-
-    Raises:
-        UserError: the columns of image and caption are missing, or a name is there twice.
-    """
-    source = f"{one_line(path)} line 1"
-    other = next((d for d in DELIMITERS if d != delimiter and d in columns[0]), None)
-    if len(columns) == 1 and other is not None:
-        raise UserError(
-            f"{source}: the columns are separated by {DELIMITERS[other]}: {shown(columns[0])}. "
-            f"Save the table with {DELIMITERS.get(delimiter, delimiter)} between them."
-        )
-    if len(set(columns)) < len(columns):
-        repeated = next(name for name in columns if columns.count(name) > 1)
-        raise UserError(f"{source}: the column {shown(repeated)} is there more than once.")
+def check_header(columns: list[str], path: Path) -> None:
+    """Raise a UserError if the columns of image and caption are missing."""
     if not set(IMAGE_FIELDS) & set(columns) or not set(TEXT_FIELDS) & set(columns):
         raise UserError(
-            f"{source}: a table needs the columns 'file_name' (relative to the file) and 'text' or "
-            f"'caption', but it has {listed(columns)}. Rename the columns."
+            f"{one_line(path)} line 1: a table needs the columns 'file_name' (relative to the "
+            f"file) and 'text' or 'caption', but it has {listed(columns)}. Rename the columns."
         )
-    return columns

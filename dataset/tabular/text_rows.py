@@ -10,13 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dataset.captions.text_tables import (
-    DELIMITERS,
-    LARGEST_JSON,
-    csv_records,
-    parse,
-    text_lines,
-)
+from dataset.captions.text_tables import LARGEST_JSON, csv_table, json_lines, parse
 from dataset.splits import choose_split
 from dataset.tabular.columns import Column
 from foundation.errors import UserError, listed, one_line, shown
@@ -67,39 +61,17 @@ def open_text(path: Path, split: str | None) -> TextTable:
 
 def open_csv(path: Path, delimiter: str) -> TextTable:
     """Read the header of a CSV file."""
-    header = next(csv_records(path, delimiter), None)
-    if header is None:
+    names, _ = csv_table(path, delimiter)
+    if not names:
         raise UserError(f"{one_line(path)} is empty; its first line must name the columns.")
-    names = header[1]
-    other = next((d for d in DELIMITERS if d != delimiter and d in names[0]), None)
-    if len(names) == 1 and other is not None:
-        raise UserError(
-            f"{one_line(path)} line 1: the columns are separated by {DELIMITERS[other]}: "
-            f"{shown(names[0])}. Save the table with {DELIMITERS[delimiter]} between them."
-        )
-    if len(set(names)) < len(names):
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise UserError(
-            f"{one_line(path)} line 1: the column {shown(repeated)} is there more than once."
-        )
     columns = [Column(name.strip(), "text") for name in names]
     return TextTable(path, columns, lambda: csv_rows(path, delimiter))
 
 
 def csv_rows(path: Path, delimiter: str) -> Iterator[TextRow]:
     """Yield the rows below the header."""
-    records = csv_records(path, delimiter)
-    _, header = next(records)
-    names = [name.strip() for name in header]
-    for number, cells in records:
-        if len(cells) != len(names):
-            kind = "more" if len(cells) > len(names) else "fewer"
-            raise UserError(
-                f"{one_line(path)} line {number} has {kind} cells than the header: {len(cells)}, "
-                f"not {len(names)}. Put captions that contain {DELIMITERS[delimiter]} in double "
-                "quotes."
-            )
-        yield TextRow(f"line {number}", dict(zip(names, cells, strict=True)))
+    for number, row in csv_table(path, delimiter)[1]:
+        yield TextRow(f"line {number}", {name.strip(): cell for name, cell in row.items()})
 
 
 # JSON ---------------------------------------------------------------------------------------------
@@ -107,11 +79,9 @@ def csv_rows(path: Path, delimiter: str) -> Iterator[TextRow]:
 
 def jsonl_rows(path: Path) -> Iterator[TextRow]:
     """Yield the objects of a file with one per line; empty lines are skipped."""
-    for number, line in enumerate(text_lines(path), start=1):
-        if line.strip():
-            location = f"line {number}"
-            content = parse(line, f"{one_line(path)} {location}")
-            yield TextRow(location, require_object(content, path, location))
+    for number, value in json_lines(path):
+        location = f"line {number}"
+        yield TextRow(location, require_object(value, path, location))
 
 
 def json_rows(path: Path, split: str | None) -> list[TextRow]:

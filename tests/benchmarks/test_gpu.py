@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import gpu
 from benchmarks.gpu_parts.demo_recipe import SHARD_BYTES, join_shards, write_shards
-from benchmarks.gpu_parts.job import Job, read_records
+from benchmarks.gpu_parts.job import read_records
 from benchmarks.gpu_parts.report import read_report, to_markdown
 from benchmarks.gpu_parts.stopwatch import count_tflop, measure_step
 from interop.safetensors_io import read_tensors
@@ -20,16 +20,8 @@ from training.cli import run_main
 
 
 @pytest.fixture
-def job(tmp_path):
-    return Job(
-        part="",
-        device="cpu",
-        rehearse=True,
-        ends_at=time.time() + 60,
-        folder=str(tmp_path),
-        out=str(tmp_path),
-        data=None,
-    )
+def job(rehearsal):
+    return rehearsal(seconds=60)
 
 
 def test_a_part_that_fails_is_recorded_and_the_next_one_runs(tmp_path, monkeypatch):

@@ -3,14 +3,11 @@
 On a CPU nothing waits, so a mode in which reading a value fails stands in for a GPU.
 """
 
-import time
-
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.gpu_parts.denoiser_speed import TINY, Workload, our_trainer
-from benchmarks.gpu_parts.job import Job
 from training.ema import EMA
 
 # Operators whose result the host must know: a value, or how many elements there are.
@@ -27,16 +24,8 @@ class NoWaiting(TorchDispatchMode):
 
 
 @pytest.fixture
-def job(tmp_path):
-    return Job(
-        part="",
-        device="cpu",
-        rehearse=True,
-        ends_at=time.time() + 600,
-        folder=str(tmp_path),
-        out=str(tmp_path),
-        data=None,
-    )
+def job(rehearsal):
+    return rehearsal(seconds=600)
 
 
 def make_trainer(job, compiled=False):
