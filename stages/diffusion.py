@@ -259,16 +259,7 @@ class DiffusionTrainer:
         if config.shard:
             shard_unet(unet, self.precision.name)
             shard_unet(self.ema.module, "fp32")  # previews are drawn with it
-        optimizer = torch.optim.AdamW(
-            unet.parameters(),
-            betas=(0.9, 0.99),
-            weight_decay=config.weight_decay,
-            fused=True,
-            capturable=self.is_captured,
-        )
-        self.optimizer_step = OptimizerStep(
-            {"optimizer": optimizer}, config.clip_norm, self.precision.scaler()
-        )
+        self.optimizer_step = self.make_optimizer_step()
         self.state: dict[str, Stateful] = {"unet": unet, "ema": self.ema}
         self.state["update"] = self.optimizer_step
         self.state |= adapter_states(unet, self.ema)
@@ -302,6 +293,18 @@ class DiffusionTrainer:
         self.update = CapturedStep(self.train_on) if self.is_captured else self.train_on
         if config.compile:
             compile_in_place(unet)
+
+    def make_optimizer_step(self) -> OptimizerStep:
+        """Return AdamW on the weights that learn, with clipping and loss scaling."""
+        optimizer = torch.optim.AdamW(
+            self.unet.parameters(),
+            betas=(0.9, 0.99),
+            weight_decay=self.config.weight_decay,
+            fused=True,
+            capturable=self.is_captured,
+        )
+        scaler = self.precision.scaler()
+        return OptimizerStep({"optimizer": optimizer}, self.config.clip_norm, scaler)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Do one optimizer step; return its metrics."""
