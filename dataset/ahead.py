@@ -35,6 +35,8 @@ class Ahead:
         if any(remote_range(source) for source in self.first):
             self.thread = threading.Thread(target=self.run, name="latentsmith-ahead", daemon=True)
             self.thread.start()
+        else:
+            self.steps = iter(())  # the order behind it takes memory
         return self
 
     def __exit__(

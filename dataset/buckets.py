@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, Int64, UInt8
 
 from dataset.images.transform import ImageTransform
+from dataset.order import bucket_sizes
 from dataset.table import PairList
 
 Shape = tuple[int, int]  # width, height
@@ -43,8 +44,13 @@ class Buckets:
         """Return the bucket of each pair's image."""
         log_ratios = np.log([width / height for width, height in self.shapes])
         edges = (log_ratios[1:] + log_ratios[:-1]) / 2
-        image_log_ratios = np.log(pairs.column("width") / pairs.column("height"))
-        return np.searchsorted(edges, image_log_ratios).astype(np.uint8)
+
+        def nearest(
+            widths: Int32[np.ndarray, " n"], heights: Int32[np.ndarray, " n"]
+        ) -> Int64[np.ndarray, " n"]:
+            return np.searchsorted(edges, np.log(widths / heights))
+
+        return pairs.compute(nearest, np.uint8, "width", "height")
 
     def transforms(self, transform: ImageTransform) -> list[ImageTransform]:
         """Return the transform of each bucket."""
@@ -58,7 +64,7 @@ def choose_buckets(pairs: PairList, shapes: Sequence[Shape], batch_size: int) ->
     """
     buckets = Buckets(list(shapes))
     while len(buckets.shapes) > 1:
-        counts = np.bincount(buckets.assign(pairs), minlength=len(buckets.shapes))
+        counts = bucket_sizes(buckets.assign(pairs), len(buckets.shapes))
         if counts.min() >= batch_size:
             break
         rarest = int(counts.argmin())

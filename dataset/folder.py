@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, UInt8
 
 from dataset.captions.files import FileList, clashes, composed_names
 from dataset.captions.rules import find_captions, near_misses
@@ -61,7 +62,13 @@ class Folder:
     def without_caption(self) -> PairList:
         """The pairs that have no caption."""
         no_caption = np.frombuffer(captions_hash(NO_CAPTION), np.uint8)
-        return self.pairs.where((self.pairs.column("captions_hash") == no_caption).all(axis=1))
+
+        def is_missing(
+            hashes: UInt8[np.ndarray, "n bytes"],
+        ) -> Bool[np.ndarray, " n"]:
+            return (hashes == no_caption).all(axis=1)
+
+        return self.pairs.where(self.pairs.compute(is_missing, bool, "captions_hash"))
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
@@ -91,17 +98,18 @@ class Folder:
             UserError: the files hold numbers of several types. A file of another depth would be
                 trained on as nearly black, or clipped to white, and nobody would see why.
         """
-        modes = self.modes
+        numbers = self.pairs.column("mode")
         counts: Counter[str] = Counter()
-        example_modes: dict[str, str] = {}  # dtype -> one of its modes
-        for mode, count in Counter(modes).items():
-            dtype, _ = parse_mode(mode)
-            counts[dtype] += count
-            example_modes.setdefault(dtype, mode)
+        firsts = sorted((int((numbers == k).argmax()), k) for k in np.unique(numbers).tolist())
+        examples: dict[str, int] = {}  # dtype -> the first of its images
+        for first, number in firsts:
+            dtype, _ = parse_mode(self.pairs.table.modes[number])
+            counts[dtype] += int((numbers == number).sum())
+            examples.setdefault(dtype, first)
         if len(counts) == 1:
             return next(iter(counts))
         shown = ", ".join(
-            f"{count} of {dtype} (such as {self.pairs[modes.index(example_modes[dtype])].path})"
+            f"{count} of {dtype} (such as {self.pairs[examples[dtype]].path})"
             for dtype, count in counts.most_common()
         )
         raise UserError(

@@ -223,13 +223,14 @@ def verify_images(pairs: PairList, progress: Progress) -> None:
     """
     hashes = pairs.table.columns["sha256"]
 
-    def has_changed(row: int) -> bool:
-        return file_digest(pairs.table.path(row)) != hashes[row].tobytes()
+    def has_changed(row: np.integer) -> bool:
+        return file_digest(pairs.table.path(int(row))) != hashes[row].tobytes()
 
-    rows = pairs.rows.tolist()
-    changed = list(progress(map_in_threads(has_changed, rows), "verifying images", len(rows)))
-    if any(changed):
-        paths = pairs.where(np.array(changed)).paths
+    rows: Sequence[np.integer] = pairs.rows  # pyright: ignore[reportAssignmentType]  # sliced alike
+    results = progress(map_in_threads(has_changed, rows), "verifying images", len(rows))
+    changed = np.fromiter(results, bool, len(rows))
+    if changed.any():
+        paths = pairs.where(changed).paths
         raise UserError(
             f"{len(paths)} images have changed, though their sizes and times are as before:\n"
             f"{as_lines(paths)}\n"

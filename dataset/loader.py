@@ -13,7 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 from dataset.ahead import Ahead
 from dataset.buckets import Buckets
 from dataset.images.transform import ImageTransform, PixelTensor
-from dataset.order import BucketOrder, bucket_members, positions_in_bucket, purpose_generator
+from dataset.order import (
+    BucketOrder,
+    bucket_members,
+    bucket_sizes,
+    positions_in_bucket,
+    purpose_generator,
+)
 from dataset.parallel import Progress, map_in_threads, no_progress
 from dataset.source import Source, UnusableImage, as_lines
 from dataset.table import Pair, PairList
@@ -141,7 +147,7 @@ class ImageBatches(Dataset[Batch]):
         areas = np.array([width * height for width, height in (t.shape for t in self.transforms)])
         transform = self.transforms[0]
         bytes_per_pixel = transform.channels * transform.format.memory_dtype.itemsize
-        return int(areas[self.bucket].sum()) * bytes_per_pixel
+        return int(areas @ bucket_sizes(self.bucket, len(areas))) * bytes_per_pixel
 
     def read_all(self, progress: Progress) -> list[PixelTensor]:
         """Decode all images, bucket by bucket."""

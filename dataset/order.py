@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from dataset.table import TAKEN_AT_ONCE, smallest_int
 from foundation.errors import UserError
 from foundation.hashing import seed_from
 
@@ -22,24 +23,27 @@ class Order:
     def __init__(self, count: int, batch_size: int, seed: int):
         check_batch_size(batch_size, count)
         self.count, self.batch_size, self.seed = count, batch_size, seed
-        self.epochs: dict[int, Tensor] = {}  # cache of the last two permutations
+        self.dtype = torch.int32 if count < 2**31 else torch.int64
+        self.epoch: tuple[int, Tensor] | None = None  # cache: number, permutation(number)
 
     def indices(self, step: int) -> Int[Tensor, " b"]:
         """Return the images in the batch of a step, counted from 0."""
         epoch, first = divmod(step * self.batch_size, self.count)
-        indices = self.permutation(epoch)[first : first + self.batch_size]
+        indices = self.permutation(epoch)[first : first + self.batch_size].long()
         if missing := self.batch_size - len(indices):
-            indices = torch.cat([indices, self.permutation(epoch + 1)[:missing]])
+            indices = torch.cat([indices, self.permutation(epoch + 1)[:missing].long()])
         return indices
 
     def permutation(self, epoch: int) -> Int[Tensor, " n"]:
         """Return the order of all images in an epoch."""
-        if epoch not in self.epochs:
-            while len(self.epochs) > 1:
-                del self.epochs[min(self.epochs)]
+        if self.epoch is None or self.epoch[0] != epoch:
+            self.epoch = None  # its memory is free before the next one takes as much
             generator = purpose_generator(self.seed, "epoch", epoch)
-            self.epochs[epoch] = torch.randperm(self.count, generator=generator)
-        return self.epochs[epoch]
+            self.epoch = (
+                epoch,
+                torch.randperm(self.count, generator=generator, dtype=self.dtype),
+            )
+        return self.epoch[1]
 
 
 def check_batch_size(batch_size: int, count: int) -> None:
@@ -68,8 +72,9 @@ class BucketOrder:
     def __init__(self, bucket: Shaped[np.ndarray, " n"], batch_size: int, seed: int):
         self.count, self.batch_size, self.seed = len(bucket), batch_size, seed
         check_batch_size(batch_size, self.count)
-        sizes = np.bincount(bucket).tolist()
-        self.members = bucket_members(bucket, len(sizes))
+        sizes = bucket_sizes(bucket).tolist()
+        # One bucket holds all images, and a list of all numbers would only take memory.
+        self.members = bucket_members(bucket, len(sizes)) if len(sizes) > 1 else None
         self.ends = np.cumsum([0, *sizes])
         self.orders = [
             Order(size, batch_size, seed if k == 0 else purpose_seed(seed, "bucket", k))
@@ -81,7 +86,8 @@ class BucketOrder:
     def indices(self, step: int) -> Int[Tensor, " b"]:
         """Return the images in the batch of a step, counted from 0."""
         bucket, step_in_bucket = self.locate(step)
-        return self.members[bucket][self.orders[bucket].indices(step_in_bucket)]
+        indices = self.orders[bucket].indices(step_in_bucket)
+        return indices if self.members is None else self.members[bucket][indices].long()
 
     def locate(self, step: int) -> tuple[int, int]:
         """Return the bucket of a step, and how many earlier steps had the same bucket."""
@@ -123,7 +129,20 @@ def count_earlier_equals(values: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
 
 def bucket_members(bucket: Shaped[np.ndarray, " n"], count: int) -> list[Int[Tensor, " _"]]:
     """List for each of `count` buckets the images that belong to it."""
-    return [torch.from_numpy(np.flatnonzero(bucket == k)) for k in range(count)]
+    dtype = smallest_int(len(bucket))
+    return [torch.from_numpy(np.flatnonzero(bucket == k).astype(dtype)) for k in range(count)]
+
+
+def bucket_sizes(bucket: Shaped[np.ndarray, " n"], count: int = 0) -> Int[np.ndarray, " buckets"]:
+    """Count the images of each bucket; `count`: the least number of buckets.
+
+    Some at a time, because numpy makes 64-bit numbers of what it counts.
+    """
+    count = max(count, int(bucket.max()) + 1 if len(bucket) else 0)
+    sizes = np.zeros(count, np.int64)
+    for start in range(0, len(bucket), TAKEN_AT_ONCE):
+        sizes += np.bincount(bucket[start : start + TAKEN_AT_ONCE], minlength=count)
+    return sizes
 
 
 def positions_in_bucket(bucket: Shaped[np.ndarray, " n"]) -> Int[Tensor, " n"]:

@@ -8,15 +8,14 @@ of `Pair`.
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
 from pathlib import Path
 from typing import TypedDict, overload
 from unicodedata import normalize
 
 import numpy as np
-from jaxtyping import Bool, Int64, Shaped, UInt8
+from jaxtyping import Bool, Int, Int64, Shaped, UInt8
 
 from dataset.source import Cell, Member, Source
 from dataset.stores.remote import RemoteFile
@@ -26,7 +25,7 @@ from foundation.json_reading import from_json
 
 Root = Path | RemoteFile  # the folder that holds the images or the shards
 NO_CAPTION = ("",)  # the captions of an image without any: it is trained on the empty text
-TAKEN_AT_ONCE = 65536  # strings; their positions byte by byte take eight times their memory
+TAKEN_AT_ONCE = 65536  # rows; a copy of a column of all rows may take gigabytes
 COLUMNS = {  # name -> (dtype, shape of an entry); also the names of the files on the disk
     "sha256": ("u1", (32,)),  # of the file's bytes
     "captions_hash": ("u1", (16,)),
@@ -86,9 +85,9 @@ class PackedStrings(Sequence[str]):
             return [self[j] for j in range(len(self))[k]]
         return self.data[self.starts[k] : self.starts[k + 1] - 1].tobytes().decode()
 
-    def take(self, rows: Int64[np.ndarray, " taken"]) -> "PackedStrings":
+    def take(self, rows: Int[np.ndarray, " taken"]) -> "PackedStrings":
         """Return the strings of these rows, in this order."""
-        data = np.empty(int(np.diff(self.starts)[rows].sum()), np.uint8)
+        data = np.empty(int((self.starts[rows + 1] - self.starts[rows]).sum()), np.uint8)
         starts = np.zeros(len(rows) + 1, np.int64)
         for first in range(0, len(rows), TAKEN_AT_ONCE):
             some = rows[first : first + TAKEN_AT_ONCE]
@@ -100,15 +99,19 @@ class PackedStrings(Sequence[str]):
 
 
 def ranges(
-    starts: Int64[np.ndarray, " n_plus_1"], rows: Int64[np.ndarray, " rows"]
+    starts: Int64[np.ndarray, " n_plus_1"], rows: Int[np.ndarray, " rows"]
 ) -> tuple[Int64[np.ndarray, " items"], Int64[np.ndarray, " rows_plus_1"]]:
     """Return the items of these rows one after the other, and where those of each row begin.
 
     starts: where the items of each row begin; those of row k end where those of row k + 1 begin.
     """
-    counts = np.diff(starts)[rows]
-    own = np.concatenate([[0], counts.cumsum()])
-    return np.arange(own[-1]) - np.repeat(own[:-1] - starts[:-1][rows], counts), own
+    first = np.asarray(starts[rows])
+    counts = starts[rows + 1] - first
+    own = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(counts, out=own[1:])
+    items = np.repeat(first - own[:-1], counts)
+    items += np.arange(len(items))
+    return items, own
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,7 @@ class Table:
             return Cell.at(path, offset, self.image_column, name)
         return Member(path, name.removeprefix(f"{file}/"), offset, size)
 
-    def take(self, rows: Int64[np.ndarray, " images"]) -> "Table":
+    def take(self, rows: Int[np.ndarray, " images"]) -> "Table":
         """Return a table in memory that has these rows, in this order."""
         captions, starts = ranges(self.caption_starts, rows)
         return Table(
@@ -227,16 +230,16 @@ class Table:
             image_column=self.image_column,
         )
 
-    @cached_property
+    @property
     def pairs(self) -> "PairList":
         """All rows."""
-        return PairList(self, np.arange(len(self)))
+        return PairList(self, np.arange(len(self), dtype=smallest_int(len(self))))
 
 
 class PairList(Sequence[Pair]):
     """A selection of rows of a table, in any order; a slice of it is a selection again."""
 
-    def __init__(self, table: Table, rows: Int64[np.ndarray, " pairs"]):
+    def __init__(self, table: Table, rows: Int[np.ndarray, " pairs"]):
         self.table, self.rows = table, rows
 
     def __len__(self) -> int:
@@ -266,6 +269,21 @@ class PairList(Sequence[Pair]):
     def column(self, name: str) -> Shaped[np.ndarray, "pairs ..."]:
         """Return one of COLUMNS for these pairs."""
         return self.table.columns[name][self.rows]
+
+    def compute(
+        self, function: Callable[..., Shaped[np.ndarray, " _"]], dtype: type, *columns: str
+    ) -> Shaped[np.ndarray, " pairs"]:
+        """Return a number for each pair, which a function computes from columns piece by piece."""
+        result = np.empty(len(self), dtype)
+        for start, pieces in self.pieces(*columns):
+            result[start : start + len(pieces[0])] = function(*pieces)
+        return result
+
+    def pieces(self, *columns: str) -> Iterator[tuple[int, list[Shaped[np.ndarray, "piece ..."]]]]:
+        """Yield columns of some thousand pairs at a time, and the number of the first pair."""
+        for start in range(0, len(self), TAKEN_AT_ONCE):
+            rows = self.rows[start : start + TAKEN_AT_ONCE]
+            yield start, [self.table.columns[name][rows] for name in columns]
 
     def where(self, mask: Bool[np.ndarray, " pairs"]) -> "PairList":
         """Return the pairs for which the mask is true."""
@@ -339,6 +357,11 @@ class TableBuilder:
         )
 
 
+def smallest_int(count: int) -> type[np.int32] | type[np.int64]:
+    """Return the type that holds the numbers of so many rows in the least memory."""
+    return np.int32 if count < 2**31 else np.int64
+
+
 def to_numpy(values: "array[int]") -> Int64[np.ndarray, " n"]:
     """View an array of 64-bit integers as a numpy array."""
     return np.frombuffer(values, np.int64)
@@ -373,10 +396,9 @@ def split(pairs: PairList, fraction: float) -> tuple[PairList, PairList]:
             f"{pairs.table.root} has {len(pairs)} image; holding one out leaves none to train on. "
             "Add images, or hold out nothing: held_out 0."
         )
-    hashes = pairs.column("place")
-    held_out = hashes < fraction
+    held_out = pairs.compute(lambda places: places < fraction, bool, "place")
     if not held_out.any():
-        held_out[hashes.argmin()] = True
+        held_out[pairs.column("place").argmin()] = True
     elif held_out.all():
-        held_out[hashes.argmax()] = False
+        held_out[pairs.column("place").argmax()] = False
     return pairs.where(~held_out), pairs.where(held_out)

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from textwrap import shorten
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
-
 from conditioning import TextEncoder
 from conditioning.prompt_weighting import truncated_words
 from dataset.buckets import Buckets, bucket_shapes, choose_buckets
 from dataset.folder import read_folder
 from dataset.options import ReadOptions
+from dataset.order import bucket_sizes
 from dataset.table import Pair, PairList, split
 from foundation import collectives
 from foundation.errors import UserError, one_line, printable
@@ -71,7 +70,8 @@ def data_identity(pairs: PairList, held_out: PairList, captions: bool = True) ->
     """
     digest = hashlib.sha256()
     for column in ("sha256", "captions_hash") if captions else ("sha256",):
-        digest.update((pairs + held_out).column(column).tobytes())
+        for _, pieces in (pairs + held_out).pieces(column):
+            digest.update(pieces[0].tobytes())
     counts = {"training": len(pairs), "held_out": len(held_out)}
     return {"data_files": {**counts, "sha256": digest.hexdigest()}}
 
@@ -87,7 +87,7 @@ def read_shapes(
     """
     buckets = choose_buckets(pairs, bucket_shapes(max_aspect, size, multiple), batch_size)
     if max_aspect > 1:
-        counts = np.bincount(buckets.assign(pairs), minlength=len(buckets.shapes))
+        counts = bucket_sizes(buckets.assign(pairs), len(buckets.shapes))
         by_shape = zip(buckets.shapes, counts.tolist(), strict=True)
         text = ", ".join(f"{count} of {width}x{height}" for (width, height), count in by_shape)
         print(f"images by shape: {text}; a batch holds one of them.")

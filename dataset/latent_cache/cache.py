@@ -36,7 +36,6 @@ from foundation.json_reading import from_json, load_object
 
 MARK = "latent_cache.json"
 FORMAT = 2
-CHUNK = 65536  # pairs that are hashed at once
 
 
 class LatentCache:
@@ -194,9 +193,8 @@ def hash_pairs(pairs: PairList) -> str:
     """Hash the images' bytes and the captions, in order. Names do not count: folders are moved."""
     digest = hashlib.sha256()
     for name in ("sha256", "captions_hash"):
-        column = pairs.table.columns[name]
-        for start in range(0, len(pairs), CHUNK):
-            digest.update(column[pairs.rows[start : start + CHUNK]].tobytes())
+        for _, pieces in pairs.pieces(name):
+            digest.update(pieces[0].tobytes())
     return digest.hexdigest()
 
 

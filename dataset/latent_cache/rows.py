@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
-from jaxtyping import Int64, Shaped, UInt8
+from jaxtyping import Int, Int64, UInt8, UInt64
 
 from dataset.buckets import Buckets
-from dataset.table import PairList, captions_hash, ranges
+from dataset.table import TAKEN_AT_ONCE, PairList, captions_hash, ranges
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,42 @@ class CacheRows:
 def assign_rows(pairs: PairList, buckets: Buckets | None) -> CacheRows:
     """Assign a row to each image and each caption, in the order of their first occurrence."""
     shape = buckets.assign(pairs) if buckets else np.zeros(len(pairs), np.uint8)
-    hashes = np.ascontiguousarray(pairs.column("sha256")).view("V32").ravel()
     image_rows = np.zeros(len(pairs), np.int64)
     images: list[Int64[np.ndarray, " _"]] = []
     for k in range(len(buckets.shapes) if buckets else 1):
         members = np.flatnonzero(shape == k)
-        rows, firsts = number_unique(hashes[members])
+        rows, firsts = number_unique(pairs.table.columns["sha256"], pairs.rows[members])
         image_rows[members] = rows
         images.append(members[firsts])
     starts, positions = caption_positions(pairs)
-    keys = bytearray(captions_hash([""]))
-    for position in positions.tolist():
-        keys += captions_hash([pairs.table.captions[position]])
-    caption_rows, firsts = number_unique(np.frombuffer(keys, "V16"))
+    keys = caption_keys(pairs, starts, positions)
+    caption_rows, firsts = number_unique(keys, np.arange(len(keys)))
     captions = DistinctCaptions(pairs.table.captions, positions[firsts[1:] - 1])
     return CacheRows(images, image_rows, shape, captions, caption_rows[1:], starts)
+
+
+def caption_keys(
+    pairs: PairList,
+    starts: Int64[np.ndarray, " pairs_plus_1"],
+    positions: Int64[np.ndarray, " captions"],
+) -> UInt8[np.ndarray, "captions_plus_1 bytes"]:
+    """Return the hash of the empty caption and that of each caption.
+
+    The table has the hash of all captions of an image; for one with a single caption it is the
+    hash of that.
+    """
+    keys = np.empty((1 + len(positions), len(captions_hash([""]))), np.uint8)
+    keys[0] = np.frombuffer(captions_hash([""]), np.uint8)
+    strings = pairs.table.captions
+    for start, (hashes,) in pairs.pieces("captions_hash"):
+        own = starts[start : start + len(hashes) + 1]
+        single = np.diff(own) == 1
+        keys[1 + own[:-1][single]] = hashes[single]
+        for k in np.flatnonzero(~single).tolist():
+            for j in range(int(own[k]), int(own[k + 1])):
+                text = strings[int(positions[j])]
+                keys[1 + j] = np.frombuffer(captions_hash([text]), np.uint8)
+    return keys
 
 
 def caption_positions(
@@ -80,14 +101,58 @@ class DistinctCaptions(Sequence[str]):
 
 
 def number_unique(
-    keys: Shaped[np.ndarray, " n"],
-) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " rows"]]:
-    """Number the distinct keys in the order of their first occurrence.
+    keys: UInt8[np.ndarray, "n bytes"], rows: Int[np.ndarray, " rows"]
+) -> tuple[Int64[np.ndarray, " rows"], Int64[np.ndarray, " distinct"]]:
+    """Number the distinct keys among keys[rows] in the order of their first occurrence.
+
+    They are sorted by 64 bits of theirs, which takes a tenth of the time that whole keys take.
+    Where these are equal, whole keys are compared.
 
     Returns:
         The number of each key, and the position where each number occurs first.
     """
-    _, firsts, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    short = fold(keys, rows)
+    order = short.argsort(kind="stable")
+    is_new = np.ones(len(rows), bool)
+    for start in range(1, len(rows), TAKEN_AT_ONCE):
+        own = order[start : start + TAKEN_AT_ONCE]
+        before = order[start - 1 : start - 1 + len(own)]
+        same = np.flatnonzero(short[own] == short[before])
+        if (keys[rows[own[same]]] != keys[rows[before[same]]]).any():
+            return number_whole_keys(keys, rows)
+        is_new[start + same] = False
+    del short
+    firsts = order[is_new]
+    numbers = np.empty(len(firsts), np.int64)
+    numbers[firsts.argsort()] = np.arange(len(firsts))
+    firsts.sort()
+    result = np.empty(len(rows), np.int64)
+    group = 0
+    for start in range(0, len(rows), TAKEN_AT_ONCE):
+        groups = group + is_new[start : start + TAKEN_AT_ONCE].cumsum()
+        result[order[start : start + TAKEN_AT_ONCE]] = numbers[groups - 1]
+        group = int(groups[-1])
+    return result, firsts
+
+
+def fold(
+    keys: UInt8[np.ndarray, "n bytes"], rows: Int[np.ndarray, " rows"]
+) -> UInt64[np.ndarray, " rows"]:
+    """Return 64 bits of each key: the exclusive or of its 8-byte words."""
+    result = np.empty(len(rows), np.uint64)
+    for start in range(0, len(rows), TAKEN_AT_ONCE):
+        piece = np.ascontiguousarray(keys[rows[start : start + TAKEN_AT_ONCE]])
+        words = piece.view(np.uint64)
+        result[start : start + len(words)] = np.bitwise_xor.reduce(words, axis=1)
+    return result
+
+
+def number_whole_keys(
+    keys: UInt8[np.ndarray, "n bytes"], rows: Int[np.ndarray, " rows"]
+) -> tuple[Int64[np.ndarray, " rows"], Int64[np.ndarray, " distinct"]]:
+    """Return the same as `number_unique`, slowly, for keys that are equal in 64 bits by chance."""
+    whole = np.ascontiguousarray(keys[rows]).view(f"V{keys.shape[1]}").ravel()
+    _, firsts, inverse = np.unique(whole, return_index=True, return_inverse=True)
     order = firsts.argsort()
     numbers = np.empty_like(order)
     numbers[order] = np.arange(len(order))
