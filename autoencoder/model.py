@@ -1,6 +1,6 @@
 """The KL autoencoder of Stable Diffusion: images to latents and back (arXiv:2112.10752, 3.1)."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from foundation.shapes import Images, Latents, Moments, PerChannel
 from interop.diffusers_configs import autoencoder_fields
 from interop.single_file.reader import read_autoencoder
 
+LARGEST_FACTOR = 64  # of `AutoencoderConfig.with_factor`; no autoencoder shrinks images more
 RANGE_TOLERANCE = 1e-3  # rounding of a resize or of a half-precision image; far below a gray level
 
 # No network has more; such numbers in a file would fill the memory before weights are compared.
@@ -93,6 +94,23 @@ class AutoencoderConfig:
                 f"latents_mean={mean}, latents_std={std}: each needs one number for each of the "
                 f"{self.latent_channels} latent channels, and all of latents_std must be positive."
             )
+
+    def with_factor(self, factor: int) -> "AutoencoderConfig":
+        """Return this architecture with so many levels that it shrinks images `factor` times.
+
+        Levels of low resolution are left out, or added with the width of the last one.
+
+        Raises:
+            UserError: factor is not a power of 2, or too large.
+        """
+        if factor < 1 or factor & (factor - 1) or factor > LARGEST_FACTOR:
+            raise UserError(
+                f"factor is {factor}; each level halves the sides of an image, so it must be a "
+                f"power of 2, at most {LARGEST_FACTOR}."
+            )
+        levels = factor.bit_length()
+        widths = self.block_out_channels
+        return replace(self, block_out_channels=(*widths, *widths[-1:] * levels)[:levels])
 
     @property
     def scaled(self) -> bool:
@@ -308,7 +326,9 @@ def check_latents(latents: Latents, channels: int) -> None:
         raise UserError(message)
 
 
-# Named by the size of the images and the budget that they are for.
+# Named by the size of the images and the budget that they are for. From 128 pixels on they shrink
+# images 8 times. 4 latent channels: with more, reconstructions are better, but a denoiser needs
+# longer to learn the latents (arXiv:2502.09509, table 1; arXiv:2501.01423, table 2).
 PRESETS = {
     "tiny-32": AutoencoderConfig(
         block_out_channels=(16, 32, 32),
@@ -331,6 +351,15 @@ PRESETS = {
         mid_block_add_attention=False,
         sample_size=64,
     ),
-    "base-256": AutoencoderConfig(block_out_channels=(128, 256, 512), sample_size=256),
-    "sd15": AutoencoderConfig(sample_size=512),  # Stable Diffusion 1.x, 83.7 million parameters
+    "small-128": AutoencoderConfig(
+        block_out_channels=(32, 64, 96, 128),
+        layers_per_block=1,
+        norm_num_groups=16,
+        mid_block_add_attention=False,
+        sample_size=128,
+    ),
+    "base-128": AutoencoderConfig(block_out_channels=(64, 128, 256, 256), sample_size=128),
+    "base-256": AutoencoderConfig(sample_size=256),  # 83.7 million parameters, as sd15
+    "base-512": AutoencoderConfig(sample_size=512),
+    "sd15": AutoencoderConfig(sample_size=512),  # Stable Diffusion 1.x
 }

@@ -260,6 +260,16 @@ def text_tower(tokens: int, width: int, layers: int) -> dict[str, Any]:
     }
 
 
+SMALL: dict[str, Any] = {
+    "embed_dim": 192,
+    "vision_cfg": resnet(48, 32, (1, 2, 2, 1)),
+    "text_cfg": text_tower(32, 128, 3),  # 14 MB in fp16, most of it the vocabulary
+}
+BASE: dict[str, Any] = {
+    "embed_dim": 512,
+    "vision_cfg": resnet(96, 64, (3, 4, 6, 3)),
+    "text_cfg": text_tower(77, 512, 8),
+}
 # Plain open_clip configs, named by the image size and budget that they are for.
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny-32": {  # for tests: seconds of training
@@ -272,11 +282,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "vision_cfg": resnet(32, 24),
         "text_cfg": text_tower(24, 128, 3),
     },
-    "small-64": {
-        "embed_dim": 192,
-        "vision_cfg": resnet(48, 32, (1, 2, 2, 1)),
-        "text_cfg": text_tower(32, 128, 3),  # 14 MB in fp16, most of it the vocabulary
-    },
+    "small-64": SMALL,
+    "small-128": SMALL,
+    "base-128": BASE,
+    "base-256": BASE,
+    "base-512": BASE,
     "judge-64": {  # to measure samples with; both towers differ from the others in depth, width
         "embed_dim": 192,
         "vision_cfg": resnet(64, 32, (1, 2, 2, 1)),

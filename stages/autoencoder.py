@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autoencoder import PRESETS as ARCHITECTURES
-from autoencoder import Autoencoder
+from autoencoder import Autoencoder, AutoencoderConfig
 from autoencoder.half_precision import fits_float16, largest_activation
 from autoencoder.training.discriminator import DiscriminatorConfig, describe_gan_balance
 from autoencoder.training.latent_statistics import fold_statistics, measure_statistics
@@ -43,6 +43,8 @@ from training.watchdog import report_progress
 EVAL_IMAGES = 256  # held-out images that an evaluation measures, at most
 PREVIEW_IMAGES = 16  # of these, in a preview
 
+Factor = Literal[2, 4, 8, 16, 32]
+
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderTrainingConfig(EMATrainingConfig, DataTrainingConfig):
@@ -55,13 +57,16 @@ class AutoencoderTrainingConfig(EMATrainingConfig, DataTrainingConfig):
                 *(*ReadOptions.READ_FLAGS, "size", "max_aspect"),
                 *("channels", "value_range", "layout"),
             ),
-            "model": ("init_from", "freeze"),
+            "model": ("factor", "latent_channels", "init_from", "freeze"),
             "training": ("clip_norm", "statistics_images"),
             "loss": ("loss",),
             "discriminator": ("discriminator_rate", "discriminator_width", "discriminator_layers"),
         },
     )
 
+    # how many times smaller than the images the latents are; left out: the preset's
+    factor: Factor | None = None
+    latent_channels: Positive[int] | None = None  # numbers per latent pixel; as `factor`
     init_from: Path | None = None  # begin with the weights of this autoencoder, a folder or file
     freeze: Literal["none", "encoder"] = "none"  # encoder: train the decoder alone
     size: Positive[int] = 64  # side of the training images in pixels
@@ -109,12 +114,38 @@ PRESETS = {
         "evaluate_every": 1000,
         "loss": OFFLINE,
     },
+    "small-128": {
+        "size": 128,
+        "steps": 10_000,
+        "batch_size": 8,
+        "learning_rate": 2e-3,
+        "cooldown": 1.0,
+        "ema_halflife": 1600,
+        "evaluate_every": 1000,
+        "loss": OFFLINE,
+    },
+    "base-128": {
+        "size": 128,
+        "steps": 100_000,
+        "batch_size": 32,
+        "learning_rate": 1e-4,
+        "ema_halflife": 64_000,
+    },
     "base-256": {
         "size": 256,
         "steps": 200_000,
         "batch_size": 32,
+        "accumulate": 4,
         "learning_rate": 1e-4,
         "ema_halflife": 128_000,
+    },
+    "base-512": {
+        "size": 512,
+        "steps": 200_000,
+        "batch_size": 16,
+        "accumulate": 8,
+        "learning_rate": 1e-4,
+        "ema_halflife": 64_000,
     },
     "sd15": {
         "size": 256,
@@ -134,9 +165,7 @@ def build_networks(config: AutoencoderTrainingConfig, device: torch.device) -> A
     """
     torch.manual_seed(derived_seed(config.seed, "weights"))
     if config.init_from is None:
-        channels = {"in_channels": config.channels, "out_channels": config.channels}
-        architecture = replace(ARCHITECTURES[config.preset], sample_size=config.size, **channels)
-        autoencoder = Autoencoder(architecture)
+        autoencoder = Autoencoder(choose_architecture(config))
     else:
         autoencoder = load_autoencoder(config.init_from, config.freeze == "encoder")
     check_autoencoder(config, autoencoder)
@@ -157,11 +186,32 @@ def build_networks(config: AutoencoderTrainingConfig, device: torch.device) -> A
     )
 
 
+def choose_architecture(config: AutoencoderTrainingConfig) -> AutoencoderConfig:
+    """Return the architecture of the preset, with what other flags say of it."""
+    architecture = ARCHITECTURES[config.preset]
+    if config.factor is not None:
+        architecture = architecture.with_factor(config.factor)
+    return replace(
+        architecture,
+        in_channels=config.channels,
+        out_channels=config.channels,
+        latent_channels=config.latent_channels or architecture.latent_channels,
+        sample_size=config.size,
+    )
+
+
 def check_autoencoder(config: AutoencoderTrainingConfig, autoencoder: Autoencoder) -> None:
     """Raise UserError if the flags do not go with the autoencoder."""
     if config.freeze != "none" and config.init_from is None:
         raise UserError("--freeze encoder keeps the encoder of --init-from MODEL; name a model.")
     factor, architecture = autoencoder.factor, autoencoder.config
+    own = {"factor": factor, "latent_channels": architecture.latent_channels}
+    for name, value in own.items():
+        if getattr(config, name) not in (None, value):
+            raise UserError(
+                f"{config.init_from} has {name} {value}, and {name} {getattr(config, name)} is "
+                f"asked for. Weights keep their shape: leave {name} out, or leave init_from out."
+            )
     if config.size % factor:
         raise UserError(
             f"--size {config.size} is not a multiple of {factor}, by which this autoencoder "

@@ -75,7 +75,7 @@ def autoencoder_memory(
         [autoencoder] if discriminator is None else [autoencoder, discriminator],
         frozen,
         forward,
-        batch_size=config.batch_size,
+        batch_size=config.images_at_once,
         averaged=average_bytes(config, autoencoder),
     )
 
@@ -98,7 +98,7 @@ def diffusion_memory(
         [unet],
         [vae, text_encoder],
         forward,
-        batch_size=config.batch_size,
+        batch_size=config.images_at_once,
         averaged=average_bytes(config, unet),
     )
 
@@ -113,7 +113,7 @@ def clip_memory(config: ClipTrainingConfig, clip: Clip) -> MemoryEstimate:
         with Precision(device, config.precision):
             return [clip.image_features(images), clip.pool_text(ids)]
 
-    return estimate_memory([clip], [], forward, batch_size=config.batch_size, averaged=0)
+    return estimate_memory([clip], [], forward, batch_size=config.images_at_once, averaged=0)
 
 
 def average_bytes(config: EMATrainingConfig, module: nn.Module) -> int:

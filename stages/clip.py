@@ -66,12 +66,17 @@ class ClipTrainingConfig(DataTrainingConfig):
             )
 
 
+BASE = {"steps": 20_000, "batch_size": 512, "learning_rate": 5e-4, "warmup": 1000}
 # Each preset is an architecture of the same name (conditioning/clip.py) and defaults for it.
 # Numbers in comments: recall@1 and @5 over the training pairs; more in docs/measurements.md.
 PRESETS = {
     "tiny-32": {"steps": 200, "batch_size": 32, "save_every": 100},
     "demo": {"steps": 300, "learning_rate": 2e-3},  # OpenMoji: 0.89, 0.99
     "small-64": {"steps": 600, "learning_rate": 1.5e-3},
+    "small-128": {"steps": 1500, "learning_rate": 1.5e-3},
+    "base-128": BASE,
+    "base-256": BASE,
+    "base-512": BASE,
     # Finds the caption of a real image among 256 training captions 98 times in 100, at 64, 48 and
     # 32 pixels; without `augment` 99, 85 and 44 times. 390 CPU seconds.
     "judge-64": {"steps": 500, "learning_rate": 1.5e-3, "augment": True},

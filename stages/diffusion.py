@@ -121,6 +121,15 @@ FLOW = {
     "objective": ObjectiveConfig(prediction="flow", times="logit_normal"),
     "schedule": ScheduleConfig(noise_schedule="flow"),
 }
+BASE = {
+    "batch_size": 256,
+    "learning_rate": 2e-4,
+    "warmup": 2000,
+    "cooldown": 0.2,
+    "evaluate_every": 5000,
+    "save_every": 2000,
+    **FLOW,
+}
 # Each preset is an architecture of the same name (ldm/unet) and defaults for it.
 PRESETS = {
     "tiny-32": {
@@ -147,6 +156,23 @@ PRESETS = {
         "ema_halflife": 6400,
         "evaluate_every": 1000,
         **FLOW,
+    },
+    "small-128": {
+        "size": 128,
+        "steps": 40_000,
+        "cooldown": 0.5,
+        "ema_halflife": 25_600,
+        "evaluate_every": 2000,
+        **FLOW,
+    },
+    "base-128": {"size": 128, "steps": 200_000, "ema_halflife": 512_000, **BASE},
+    "base-256": {"size": 256, "steps": 300_000, "ema_halflife": 1_024_000, "accumulate": 4, **BASE},
+    "base-512": {
+        "size": 512,
+        "steps": 300_000,
+        "ema_halflife": 1_024_000,
+        "accumulate": 16,
+        **BASE,
     },
     "sd15": {
         "size": 512,

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
+from foundation import collectives
 from foundation.errors import UserError
 from training.config_json import RENAMED
 from training.flags import Fraction, FractionBelowOne, Groups, NonNegative, Positive
@@ -73,6 +74,12 @@ class TrainingConfig:
                 f"a batch of {self.batch_size} does not divide into {self.accumulate} equal parts. "
                 "Let --accumulate be a divisor of --batch-size."
             )
+
+    @property
+    def images_at_once(self) -> int:
+        """Images of a batch that are in the memory of one GPU at the same time, at most."""
+        share = -(-self.batch_size // collectives.world_size())
+        return -(-share // self.accumulate)
 
     def plan(self) -> Plan:
         """Return what the training loop needs to know."""

@@ -151,6 +151,13 @@ DEMO = UNetConfig(
     cross_attention_dim=128,
     norm_num_groups=16,
 )
+# Widths are multiples of 64, and heads have 64 channels, which GPUs compute fastest.
+BASE = UNetConfig(
+    sample_size=32,
+    block_out_channels=(192, 384, 576, 768),
+    attention_head_dim=(3, 6, 9, 12),
+    use_linear_projection=True,
+)
 PRESETS = {
     "tiny-32": UNetConfig(
         sample_size=8,
@@ -164,6 +171,22 @@ PRESETS = {
     ),
     "demo": DEMO,
     "small-64": replace(DEMO, sample_size=16),
+    "small-128": replace(DEMO, sample_size=16),
+    "base-128": replace(
+        BASE,
+        sample_size=16,
+        block_out_channels=(192, 384, 384),
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+        attention_head_dim=(3, 6, 6),
+    ),  # 99 million parameters
+    "base-256": BASE,  # 251 million
+    "base-512": replace(
+        BASE,
+        sample_size=64,
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3 + ("UpBlock2D",),
+    ),  # 311 million; no attention at 64x64, where it costs most
     "sd15": UNetConfig(),
     "sd21": UNetConfig(
         sample_size=96,

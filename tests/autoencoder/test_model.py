@@ -156,3 +156,28 @@ def test_compiled_features_are_used(tiny):
     expected = decoder.conv_out(2 * decoder.features(latents))
     assert torch.equal(decoder(latents), expected)
     assert decoder.state_dict().keys() == tiny.decoder.state_dict().keys()
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 8, 16, 32, 64])
+def test_a_factor_is_the_ratio_of_sides(factor):
+    config = dataclasses.replace(PRESETS["tiny-32"], latent_channels=3).with_factor(factor)
+    with torch.device("meta"):
+        autoencoder = Autoencoder(config)
+        posterior = autoencoder.encode(torch.zeros(1, 3, 64, 128), check=False)
+        decoded = autoencoder.decode(posterior.mean, check=False)
+    assert autoencoder.factor == factor
+    assert posterior.mean.shape == (1, 3, 64 // factor, 128 // factor)
+    assert decoded.shape == (1, 3, 64, 128)
+
+
+def test_a_factor_keeps_the_widths_of_the_first_levels():
+    config = PRESETS["tiny-32"]
+    assert config.with_factor(4) == config
+    assert config.with_factor(2).block_out_channels == (16, 32)
+    assert config.with_factor(16).block_out_channels == (16, 32, 32, 32, 32)
+
+
+@pytest.mark.parametrize("factor", [-4, 0, 3, 12, 128])
+def test_factors_that_are_no_power_of_2_are_refused(factor):
+    with pytest.raises(UserError, match=str(factor)):
+        PRESETS["tiny-32"].with_factor(factor)

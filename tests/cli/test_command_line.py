@@ -131,7 +131,9 @@ def test_every_recipe_has_an_architecture():
         assert default in script.PRESETS
 
 
-@pytest.mark.parametrize("preset", ["tiny-32", "demo", "small-64"])
+@pytest.mark.parametrize(
+    "preset", ["tiny-32", "demo", "small-64", "small-128", "base-128", "base-256", "base-512"]
+)
 def test_presets_of_one_name_fit_together(preset):
     stages = [configuration(s, *required(s), "--preset", preset) for s in (train_vae, train_ldm)]
     assert stages[0].size == stages[1].size

@@ -13,6 +13,7 @@ from autoencoder import Autoencoder
 from autoencoder.io import read_provenance
 from dataset.images.transform import ImageTransform, normalize_pixels
 from dataset.loader import read_pixels
+from foundation.errors import UserError
 from training.cli import run_main
 
 FAST = ["--preset", "tiny-32", "--steps", "6", "--batch-size", "4", "--evaluate-every", "3",
@@ -75,6 +76,26 @@ def test_a_training_begins_with_another_autoencoder(data, tmp_path, capsys):
     config.write_text(json.dumps(edited))
     more = ["--init-from", str(tmp_path / "first"), "--learning-rate", "1e-9"]
     assert train(data, tmp_path / "second", *more)[6]["psnr"] == pytest.approx(first[0], abs=0.3)
+
+
+def test_factor_and_latent_channels_choose_the_architecture(data, tmp_path):
+    train(data, tmp_path / "run", "--factor", "8", "--latent-channels", "6", "--steps", "1")
+    autoencoder = Autoencoder.load(tmp_path / "run")
+    assert (autoencoder.factor, autoencoder.config.latent_channels) == (8, 6)
+    flags = ["--init-from", str(tmp_path / "run"), "--factor"]
+    with pytest.raises(UserError, match=r"factor 8.*factor 4"):
+        train(data, tmp_path / "other", *flags, "4")
+    train(data, tmp_path / "other", *flags, "8", "--steps", "1")
+
+
+def test_accumulation_lowers_the_memory_that_a_dry_run_says(data, tmp_path, capsys):
+    memory = []
+    for parts in ("1", "4"):
+        out = str(tmp_path / "run")
+        flags = ["--batch-size", "4", "--accumulate", parts, "--dry-run"]
+        train_vae.main(["--data", str(data), "--out", out, *FAST, *flags])
+        memory.append(float(re.search(r"activations ([0-9.]+) MB", capsys.readouterr().out)[1]))
+    assert 3.5 < memory[0] / memory[1] < 4.5
 
 
 def test_dry_run_writes_nothing(data, tmp_path, capsys):
