@@ -7,6 +7,7 @@ with status 1 if a training on this folder would go wrong.
 """
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -35,12 +36,19 @@ from dataset.checking.planned_run import (
     judge_images,
     size_loss,
 )
-from dataset.folder import Folder, read_folder
+from dataset.folder import Folder, check_part, read_folder
 from dataset.options import ReadOptions
 from dataset.report import find_problems, report, report_numbers
 from dataset.table import split
 from dataset.webdataset import is_shards
-from foundation.errors import MissingFileError, one_line, printable, unknown_name
+from foundation.errors import (
+    MissingFileError,
+    UserError,
+    one_line,
+    printable,
+    shown,
+    unknown_name,
+)
 from stages import autoencoder, clip, diffusion
 from training.cli import parse, preset_config, run_main
 from training.config import TrainingConfig
@@ -49,13 +57,14 @@ from training.logging.progress import progress_bar
 
 PARAMETERS = (  # of the trainings
     *("batch_size", "max_aspect", "value_range", "skip_unusable", "allow_missing_captions"),
-    *("context_length", "text_chunks"),
+    *("context_length", "text_chunks", "trust_hashes"),
 )
 TRAININGS = {
     "train_clip.py": (clip.ClipTrainingConfig, clip.PRESETS),
     "train_vae.py": (autoencoder.AutoencoderTrainingConfig, autoencoder.PRESETS),
     "train_ldm.py": (diffusion.DiffusionTrainingConfig, diffusion.PRESETS),
 }
+PART = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 CLIP_TOKENS = 77  # that OpenAI's text encoders read
 SHOWN_PAIRS = 5  # of pictures that look the same; --json has the first 1000
 MOST_PAIRS = 1000
@@ -69,7 +78,7 @@ class Options(ReadOptions):
             *("preset", "text_encoder", "size", "batch_size", "context_length", "text_chunks"),
             "value_range",
         ),
-        "report": ("near_duplicates", "sheet", "json"),
+        "report": ("near_duplicates", "sheet", "json", "part"),
     }
     RENAMED: ClassVar[Mapping[str, str]] = {"tokens": "context_length"}
 
@@ -85,6 +94,7 @@ class Options(ReadOptions):
     near_duplicates: bool = True  # look for pictures that look the same; decodes all of them
     sheet: Path | None = None  # draw pairs to this PNG file
     json: bool = False  # print the report as one JSON object
+    part: str | None = None  # K/N: only check part K of N for the index, on one of N machines
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,8 @@ class Report:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse(Options, argv, __doc__)
+    if options.part is not None:
+        return print_part(options, options.part)
     runs = planned_runs(options)
     room, count_tokens = text_room(options)
     folder = read_folder(options.data, True, progress_bar, options)
@@ -117,6 +129,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         print_report(found)
     if found.problems:
         sys.exit(1)
+
+
+def print_part(options: Options, part: str) -> None:
+    """Check one part of the images, and print how many parts are done."""
+    match = PART.fullmatch(part)
+    number, count = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= number <= count:
+        raise UserError(f"part is {shown(part)}; it is K/N, such as 3/64: part 3 of 64.")
+    done, total = check_part(options.data, number, count, progress_bar, options)
+    rest = "the index is complete" if done == total else "the others are missing"
+    print(f"part {part}: {done:,} of {total:,} pieces of the data are checked; {rest}.")
 
 
 def check(

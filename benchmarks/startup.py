@@ -23,7 +23,7 @@ import torch
 
 from dataset.buckets import bucket_shapes, choose_buckets
 from dataset.folder import folder_fingerprint, read_folder
-from dataset.index import FORMAT, Index, index_folder, save_index
+from dataset.index_files import FORMAT, Index, index_folder, save_index
 from dataset.latent_cache.block_file import PAGE, npy_header
 from dataset.latent_cache.cache import MARK, LatentCache, describe_cache, hash_pairs
 from dataset.latent_cache.rows import assign_rows

@@ -20,22 +20,28 @@ from dataset.captions.files import FileList, clashes, composed_names
 from dataset.captions.rules import find_captions, near_misses
 from dataset.images.formats import EXTENSIONS, unread_format
 from dataset.images.transform import parse_mode
-from dataset.index import Catalog, open_index
+from dataset.index import Catalog, Section, check_share, load_index_of, open_index, slices
 from dataset.options import DEFAULT_OPTIONS, ReadOptions
-from dataset.parallel import Progress, no_progress
+from dataset.parallel import ALONE, Progress, WorkShare, no_progress
 from dataset.source import UnusableFile, as_lines
 from dataset.splits import choose_split, split_folders
 from dataset.stores.remote import is_remote
 from dataset.table import NO_CAPTION, PairList, Root, captions_hash
 from dataset.tabular.discover import plan_tables
+from dataset.webdataset import describe_no_images as describe_no_shard_images
 from dataset.webdataset import (
     expand_shards,
     is_shards,
-    read_shards,
     shard_names_hash,
+    shard_parts,
     shards_fingerprint,
 )
 from foundation.errors import MissingFileError, UserError, one_line
+
+TRUSTED = (
+    "images whose .json states their sha256 were not decoded. Each is compared with it when it is "
+    "read, and a damaged one stops the training"
+)
 
 
 @dataclass(frozen=True)
@@ -124,11 +130,11 @@ def read_folder(
     allow_missing_captions: bool = False,
     progress: Progress = no_progress,
     options: ReadOptions = DEFAULT_OPTIONS,
+    share: WorkShare = ALONE,
 ) -> Folder:
     """Find images and captions, and decode every image that is not in the index yet.
 
-    If several processes read the same folder, let one process of each machine go first: it builds
-    the index, which the others then load.
+    Several processes that read the same folder decode a share of the images each.
 
     Args:
         data: a folder, for which the first rule of `dataset.captions` that fits is used; or tar
@@ -142,27 +148,67 @@ def read_folder(
             captions but does not have the right name.
         MissingFileError: the folder or a tar file does not exist.
     """
+    plan = plan_index(data, options, progress)
+    index = open_index(*plan, progress, share)
+    if is_shards(data) and not index.uses.get("image", 1):
+        raise UserError(describe_no_shard_images(plan.root, expand_shards(data)[1]))
+    if not len(index.table):
+        raise UserError(f"none of the images in {data} can be used:\n{as_lines(index.unusable)}")
+    shown_root = plan.root if is_remote(data) else Path(data)
+    notes = [*index.notes, TRUSTED] if index.table.is_trusted else index.notes
+    folder = Folder(shown_root, index.rule, index.table.pairs, index.unusable, notes, index.uses)
+    if not allow_missing_captions:
+        require_captions(folder)
+    return folder
+
+
+def check_part(
+    data: Path | str, number: int, count: int, progress: Progress, options: ReadOptions
+) -> tuple[int, int]:
+    """Check one of `count` parts of the images, and join all of them if this is the last one.
+
+    number: counted from 1.
+
+    Returns:
+        How many pieces of the data set have been checked by now, and of how many.
+    """
+    share = WorkShare(number - 1, count)
+    _, done, total = check_share(*plan_index(data, options, progress), progress, share)
+    return done, total
+
+
+class DataPlan(NamedTuple):
+    """What `open_index` needs to know."""
+
+    root: Root
+    kind: str
+    fingerprint: str
+    list_parts: Callable[[], list[Section]]
+
+
+def plan_index(data: Path | str, options: ReadOptions, progress: Progress) -> DataPlan:
+    """Find out what the data are, and how they are indexed."""
     if is_shards(data):
-        options.refuse(options.READ_FLAGS, "shards")
+        options.refuse(("split", "image_column", "caption_column"), "shards")
         root, shards = expand_shards(data)
         kind, fingerprint = f"shards-{shard_names_hash(shards)}", shards_fingerprint(root, shards)
-        read = partial(read_shards, root, shards, progress)
-    elif (plan := plan_tables(data, options, progress)) is not None:
+        # Where all images have been decoded already, nothing must be trusted.
+        trust = options.trust_hashes and load_index_of(root, kind, fingerprint) is None
+        parts = partial(shard_parts, root, shards, trust)
+        return DataPlan(root, f"trusted_{kind}" if trust else kind, fingerprint, parts)
+    if options.trust_hashes:
+        raise UserError(
+            f"trust_hashes is for shards, whose .json members state the sha256 of images; {data} "
+            "is a folder or a table. Leave out trust_hashes."
+        )
+    if (plan := plan_tables(data, options, progress)) is not None:
         root, kind, fingerprint, read = plan
     else:
         options.refuse(("image_column", "caption_column"), "a folder of images")
         root = require_folder(Path(data))
         kind = "folder" if options.split is None else f"{index_name(options.split)}_folder"
         fingerprint, read = folder_fingerprint(root), partial(read_catalog, root, options.split)
-    index = open_index(root, kind, fingerprint, read, progress)
-    if not len(index.table):
-        raise UserError(f"none of the images in {data} can be used:\n{as_lines(index.unusable)}")
-    shown_root = root if is_remote(data) else Path(data)
-    pairs = index.table.pairs
-    folder = Folder(shown_root, index.rule, pairs, index.unusable, index.notes, index.uses)
-    if not allow_missing_captions:
-        require_captions(folder)
-    return folder
+    return DataPlan(root, kind, fingerprint, partial(slices, read, fingerprint))
 
 
 def index_name(split: str) -> str:

@@ -7,51 +7,47 @@ the changed files are read again.
 """
 
 import hashlib
-import json
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from dataset.images.formats import EXTENSIONS
+from dataset.images.decode import read_header
 from dataset.images.transform import inspect_image
-from dataset.parallel import Progress, map_in_threads
+from dataset.index_files import (
+    FORMAT,
+    MARK,
+    Index,
+    index_folder,
+    load_index,
+    remove_folders,
+    save_index,
+    write_index,
+)
+from dataset.joining import JoinedTables, empty_table
+from dataset.parallel import ALONE, Progress, WorkShare, map_in_threads, no_progress
 from dataset.source import Cell, Member, Source, UnusableFile, UnusableImage, as_lines
-from dataset.stores.blocks import cache_home
-from dataset.stores.remote import RemoteFile
-from dataset.table import FileStamp, ImageFacts, PairList, Root, Table, TableBuilder
-from foundation.errors import UserError
-from foundation.files import read_json
-from foundation.json_reading import from_json
+from dataset.table import (
+    FileStamp,
+    ImageFacts,
+    PairList,
+    Root,
+    Table,
+    TableBuilder,
+    name_hash,
+    smallest_int,
+)
+from foundation.errors import UserError, one_line
 
-# Part of the name of every index: another number or other extensions make old ones invalid.
-FORMAT = "1-" + hashlib.blake2b(" ".join(sorted(EXTENSIONS)).encode(), digest_size=4).hexdigest()
-INDEX_FOLDER = ".latentsmith"  # in the data folder
-MARK = "index.json"  # the file that every index holds
-SAVE_EVERY = 60.0  # seconds between two times that an unfinished index is saved
-
-
-@dataclass(frozen=True)
-class Index:
-    """The facts about a data folder.
-
-    Args:
-        rule: where the captions come from.
-        unusable: files that were left out.
-        notes: what the user should know.
-        uses: of shards, how many entries there are of each kind.
-    """
-
-    table: Table
-    rule: str
-    unusable: list[UnusableFile]
-    notes: list[str]
-    uses: dict[str, int] = field(default_factory=dict)
+SAVE_EVERY = 60.0  # seconds between two times that an unfinished part is saved
+MOST_PARTS = 1024  # that the images are divided into
+TRIES = 5  # to join parts that other processes join and remove at the same time
+LEAST_IMAGES = 256  # in a part of a folder or a table
+NOT_READ = "not read ."  # before an ending, among the uses of members
 
 
 @dataclass(frozen=True)
@@ -65,6 +61,8 @@ class Catalog:
         uses: of shards, how many entries there are of each kind.
         image_column: of the tables in `shards`.
         by_name: bring the images into the order of their names after they have been read.
+        examples: of shards, a member for each ending that is not read.
+        hashes: image name -> sha256 that the shard states; these images are not decoded.
     """
 
     root: Root
@@ -77,76 +75,280 @@ class Catalog:
     uses: dict[str, int] = field(default_factory=dict)
     image_column: str = ""
     by_name: bool = False
+    examples: dict[str, str] = field(default_factory=dict)
+    hashes: dict[str, bytes] | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the images, which one process checks.
+
+    Args:
+        key: of the files; it changes when they change.
+        read: finds images and captions, but opens no image.
+        by_name: as in `Catalog`; the same in all parts.
+    """
+
+    key: str
+    read: Callable[[], Catalog]
+    by_name: bool = False
+
+
+def slices(read: Callable[[], Catalog], fingerprint: str) -> list[Section]:
+    """Divide a catalog that is read as a whole into parts of some hundred images or more."""
+    catalog = read()
+    names = list(catalog.captions)
+    length = max(LEAST_IMAGES, -(-len(names) // MOST_PARTS))
+
+    def part(start: int) -> Catalog:
+        own = names[start : start + length]
+        captions = {name: catalog.captions[name] for name in own}
+        if start:
+            return replace(catalog, captions=captions, unusable=[], notes=[], uses={})
+        return replace(catalog, captions=captions)
+
+    starts = range(0, max(len(names), 1), length)
+    return [
+        Section(f"{fingerprint}.{start}", partial(part, start), catalog.by_name) for start in starts
+    ]
 
 
 def open_index(
-    root: Root, kind: str, fingerprint: str, read: Callable[[], Catalog], progress: Progress
+    root: Root,
+    kind: str,
+    fingerprint: str,
+    list_parts: Callable[[], Sequence[Section]],
+    progress: Progress,
+    share: WorkShare = ALONE,
 ) -> Index:
     """Load the index with this fingerprint; if there is none, build it, reusing an older one.
+
+    Processes that share a disk check a part of the images each; rank 0 joins the parts. The result
+    does not depend on how many there are. What is still missing then, because they share no disk,
+    each makes itself.
 
     Args:
         kind: first part of the index's name; indexes of several kinds may lie next to each other.
         fingerprint: of all files; it changes when files are added, removed or changed.
-        read: finds images and captions, but opens no image.
+        list_parts: divides the images, in the order that the index will have.
+    """
+    folder = index_folder(root) / f"{kind}-{fingerprint}-{FORMAT}"
+    index, check = load_index(folder, root), None
+    if index is None:
+        check = Check(root, kind, list_parts(), progress)
+        check.run(range(share.rank, len(check.parts), share.world_size))
+    share.barrier()
+    if check is not None and share.rank == 0:
+        index = check.join(folder)
+    share.barrier()
+    if index is None and (index := load_index(folder, root)) is None:
+        assert check is not None
+        index = check.join(folder)
+    return index
+
+
+def load_index_of(root: Root, kind: str, fingerprint: str) -> Index | None:
+    """Load the index with this fingerprint if there is one."""
+    return load_index(index_folder(root) / f"{kind}-{fingerprint}-{FORMAT}", root)
+
+
+def check_share(
+    root: Root,
+    kind: str,
+    fingerprint: str,
+    list_parts: Callable[[], Sequence[Section]],
+    progress: Progress,
+    share: WorkShare,
+) -> tuple[Index | None, int, int]:
+    """Check the parts of one of several processes that do not wait for each other.
+
+    The one that finishes last joins all parts.
+
+    Returns:
+        The index if it is complete, how many parts are finished, and of how many.
     """
     folder = index_folder(root) / f"{kind}-{fingerprint}-{FORMAT}"
     if (index := load_index(folder, root)) is not None:
+        return index, 1, 1
+    check = Check(root, kind, list_parts(), progress)
+    check.run(range(share.rank, len(check.parts), share.world_size))
+    if check.kept:
+        raise UserError(
+            f"the result cannot be saved in {folder.parent}. Set LATENTSMITH_INDEX to a folder "
+            "that can be written, the same for all parts."
+        )
+    done = sum((check.folder(k) / MARK).is_file() for k in range(len(check.parts)))
+    if done < len(check.parts):  # or another process has joined them just now
+        return load_index(folder, root), done, len(check.parts)
+    return check.join(folder), done, done
+
+
+class VanishedPart(Exception):
+    """A part that was there has been removed."""
+
+
+class Check:
+    """The check of all images, in parts that are saved one by one.
+
+    Args:
+        kind, progress: as for `open_index`.
+    """
+
+    def __init__(self, root: Root, kind: str, parts: Sequence[Section], progress: Progress):
+        self.root, self.kind, self.parts, self.progress = root, kind, parts, progress
+        self.kept: dict[int, Index] = {}  # parts that could not be saved
+        home = index_folder(root)
+        own = {self.folder(k) for k in range(len(parts))}
+        marks = sorted(home.glob(f"{kind}-*-{FORMAT}/{MARK}"))
+        self.older = [mark.parent for mark in marks if mark.parent not in own]
+        found = (load_index(path, root) for path in self.older)
+        self.earlier = EarlierRows([index.table for index in found if index is not None])
+
+    def folder(self, number: int) -> Path:
+        """Return where a part is saved."""
+        key = hashlib.blake2b(self.parts[number].key.encode(), digest_size=16).hexdigest()
+        return index_folder(self.root) / f"{self.kind}-part.{key}-{FORMAT}"
+
+    def run(self, numbers: Sequence[int]) -> None:
+        """Check these parts, except for those that are finished."""
+        missing = [k for k in numbers if k not in self.kept and not self.is_finished(k)]
+        is_one = len(self.parts) == 1
+        shown = missing if is_one else self.progress(missing, "checking parts", len(missing))
+        for k in shown:
+            folder = self.folder(k)
+            unfinished = folder.with_name(folder.name.replace("-part.", "-unfinished."))
+
+            def save_unfinished(index: Index, folder: Path = unfinished) -> None:
+                remove_folders(folder)
+                save_index(index, folder)
+
+            bar = self.progress if is_one else no_progress
+            index = build_index(self.parts[k].read(), self.earlier, bar, save_unfinished)
+            notes = list(index.notes)
+            if not save_index(index, folder):
+                self.kept[k] = replace(index, notes=notes)
+            remove_folders(unfinished)
+
+    def is_finished(self, number: int) -> bool:
+        """Return whether a part has been checked; a damaged one is checked again."""
+        return (self.folder(number) / MARK).is_file() and self.load(number) is not None
+
+    def load(self, number: int) -> Index | None:
+        """Return a part, without keeping it."""
+        return self.kept.get(number) or load_index(self.folder(number), self.root)
+
+    def part(self, number: int) -> Index:
+        """Return a part that must be there."""
+        index = self.load(number)
+        if index is None:
+            raise VanishedPart(number)
         return index
-    older = [mark.parent for mark in sorted(folder.parent.glob(f"{kind}-*-{FORMAT}/{MARK}"))]
-    earlier = [index.table for path in older if (index := load_index(path, root)) is not None]
-    unfinished = folder.with_name(f"{kind}-unfinished-{FORMAT}")
 
-    def save_unfinished(index: Index) -> None:
-        remove_folders(unfinished)
-        save_index(index, unfinished)
+    def join(self, folder: Path) -> Index:
+        """Check what is missing, join all parts, save the result and remove what is older."""
+        for _ in range(TRIES):
+            if (index := load_index(folder, self.root)) is not None:
+                return index
+            try:
+                return self.join_once(folder)
+            except VanishedPart:  # another process has joined the parts and removed them
+                continue
+        raise UserError(
+            f"parts of the index vanish from {folder.parent} again and again. Do several programs "
+            "check these data, and change them meanwhile? Start again."
+        )
 
-    index = build_index(read(), EarlierRows(earlier), progress, save_unfinished)
-    if not save_index(index, folder):
-        return index
-    remove_folders(unfinished, *(path for path in older if path != folder))
-    return load_index(folder, root) or index
+    def join_once(self, folder: Path) -> Index:
+        """Join all parts if they are there until the end."""
+        numbers = range(len(self.parts))
+        self.run(numbers)
+        parts = [replace(self.part(k), table=empty_table(self.root)) for k in numbers]
+        joined = JoinedTables([lambda k=k: self.part(k).table for k in numbers])
+        index = join_facts(parts)
+        if self.parts[0].by_name:
+            table = joined.in_memory()
+            order = np.array(sorted(range(len(table)), key=table.names.__getitem__), int)
+            index = replace(index, table=table.take(order))
+            saved = save_index(index, folder)
+        else:
+            saved = write_index(index, folder, joined.save)
+        if not saved:
+            return index if len(index.table) else replace(index, table=joined.in_memory())
+        stale = [path for path in self.older if path != folder]
+        loaded = load_index(folder, self.root)
+        remove_folders(*map(self.folder, numbers), *stale)
+        return loaded or index
 
 
-def index_folder(root: Root) -> Path:
-    """Return the folder that holds the indexes of a data folder."""
-    elsewhere = os.environ.get("LATENTSMITH_INDEX")
-    if isinstance(root, RemoteFile):
-        digest = hashlib.sha256(str(root).encode()).hexdigest()
-        return Path(elsewhere or cache_home() / "indexes") / f"{root.name}-{digest[:16]}"
-    if not elsewhere:
-        return root / INDEX_FOLDER
-    digest = hashlib.sha256(str(root.resolve()).encode()).hexdigest()
-    return Path(elsewhere) / f"{root.resolve().name}-{digest[:16]}"
+def join_facts(parts: Sequence[Index]) -> Index:
+    """Join what parts say besides their rows, as if they had been one."""
+    uses: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for part in parts:
+        for kind, count in part.uses.items():
+            uses[kind] += count
+        examples = {**part.examples, **examples}
+    unread = {kind: count for kind, count in uses.items() if kind.startswith(NOT_READ)}
+    read = {kind: count for kind, count in uses.items() if kind not in unread}
+    notes = list(dict.fromkeys(note for part in parts for note in part.notes))
+    if unread:
+        notes.insert(0, describe_unread(unread, examples))
+    unusable = [entry for part in parts for entry in part.unusable]
+    unusable += [entry for part in parts for entry in part.broken]
+    return Index(parts[0].table, parts[0].rule, unusable, notes, read | unread)
+
+
+def describe_unread(unread: Mapping[str, int], examples: Mapping[str, str]) -> str:
+    """Write a note on the endings of members that are not read."""
+    common = Counter(unread).most_common(8)
+    endings = [f"{n:,} .{one_line(kind.removeprefix(NOT_READ), 40)}" for kind, n in common]
+    example = examples[common[0][0].removeprefix(NOT_READ)]
+    return (
+        f"{sum(unread.values()):,} members of the shards are not read: {', '.join(endings)}, "
+        f"such as {one_line(example, 500)}"
+    )
 
 
 # Building -----------------------------------------------------------------------------------------
 
 
 class EarlierRows:
-    """Finds the facts about an image in earlier tables, if the file has not changed."""
+    """Finds the facts about an image in earlier tables, if the file has not changed.
+
+    Names are found by their hashes: some bytes of memory per name, where a dict takes hundreds.
+    """
 
     def __init__(self, tables: list[Table]):
-        self.rows = {name: (table, row) for table in tables for row, name in enumerate(table.names)}
+        self.tables = tables
+        self.ends = np.cumsum([len(table) for table in tables])
+        places = np.concatenate([[], *(table.columns["place"] for table in tables)])
+        self.order = places.argsort().astype(smallest_int(len(places)))
+        self.places = places[self.order]
 
     def find(self, name: str, stamp: FileStamp) -> tuple[ImageFacts, str] | None:
         """Return the facts and the kind of pixels; None if they have to be read from the file."""
-        table, row = self.rows.get(name, (None, 0))
-        if table is None:
+        if not len(self.order):
             return None
-        columns = table.columns
-        if (
-            columns["size"][row] != stamp["size"]
-            or columns["mtime_ns"][row] != stamp["mtime_ns"]
-            or columns["offset"][row] != stamp["offset"]
-        ):
-            return None
-        facts = ImageFacts(
-            **stamp,
-            width=int(columns["width"][row]),
-            height=int(columns["height"][row]),
-            sha256=columns["sha256"][row].tobytes(),
-        )
-        return facts, table.modes[columns["mode"][row]]
+        place = name_hash(name)
+        first, end = self.places.searchsorted(place), self.places.searchsorted(place, "right")
+        for number in self.order[first:end].tolist():
+            k = int(np.searchsorted(self.ends, number, "right"))
+            table, row = self.tables[k], number - int(self.ends[k]) + len(self.tables[k])
+            columns = table.columns
+            if (
+                table.names[row] == name
+                and columns["size"][row] == stamp["size"]
+                and columns["mtime_ns"][row] == stamp["mtime_ns"]
+                and columns["offset"][row] == stamp["offset"]
+            ):
+                facts = ImageFacts(
+                    **stamp,
+                    width=int(columns["width"][row]),
+                    height=int(columns["height"][row]),
+                    sha256=columns["sha256"][row].tobytes(),
+                )
+                return facts, table.modes[columns["mode"][row]]
+        return None
 
 
 def build_index(
@@ -155,39 +357,55 @@ def build_index(
     progress: Progress,
     save_unfinished: Callable[[Index], None],
 ) -> Index:
-    """Open every image whose facts are not in an earlier index."""
-    builder, unusable = TableBuilder(), list(catalog.unusable)
+    """Open every image whose facts are not in an earlier index, and return those of this part."""
+    builder, broken = TableBuilder(), list[UnusableFile]()
     shards = {
         catalog.root / name: (k, mtime) for k, (name, mtime) in enumerate(catalog.shards.items())
     }
+    trusted = catalog.hashes or {}
+    samples = first_of_each_shard(catalog, trusted)
 
     def examine(name: str) -> tuple[ImageFacts, str] | UnusableFile:
         path = catalog.locate(name)
         try:
             stamp = stamp_file(path, shards)
-            return earlier.find(name, stamp) or examine_image(path, stamp)
+            if (found := earlier.find(name, stamp)) is not None:
+                return found
+            if name in trusted and name not in samples:
+                return trust_image(path, stamp, trusted[name])
+            facts, mode = examine_image(path, stamp)
+            if name in samples:
+                refuse_other_hash(path, facts["sha256"], trusted[name])
+            return facts, mode
         except UnusableImage as error:
             return UnusableFile(path, error.reason)
         except OSError as error:
             return UnusableFile(path, f"cannot be read: {error.strerror or error}")
+
+    def build() -> Table:
+        is_trusted = catalog.hashes is not None
+        return builder.build(catalog.root, catalog.shards, catalog.image_column, is_trusted)
 
     names = list(catalog.captions)
     results = progress(map_in_threads(examine, names), "checking images", len(names))
     last_saved = time.monotonic()
     for name, result in zip(names, results, strict=True):
         if isinstance(result, UnusableFile):
-            unusable.append(result)
+            broken.append(result)
         else:
             builder.add(name, catalog.captions[name], *result)
         if time.monotonic() - last_saved > SAVE_EVERY:
-            table = builder.build(catalog.root, catalog.shards, catalog.image_column)
-            save_unfinished(Index(table, catalog.rule, [], []))
-            del table  # it shares the builder's memory, which cannot grow while it is in use
+            save_unfinished(Index(build(), catalog.rule, [], []))
             last_saved = time.monotonic()
-    table = builder.build(catalog.root, catalog.shards, catalog.image_column)
-    if catalog.by_name:
-        table = table.take(np.array(sorted(range(len(table)), key=table.names.__getitem__), int))
-    return Index(table, catalog.rule, unusable, list(catalog.notes), catalog.uses)
+    return Index(
+        build(),
+        catalog.rule,
+        catalog.unusable,
+        list(catalog.notes),
+        catalog.uses,
+        broken,
+        catalog.examples,
+    )
 
 
 def stamp_file(path: Source, shards: dict[Root, tuple[int, int]]) -> FileStamp:
@@ -215,6 +433,40 @@ def file_digest(path: Source) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
+def first_of_each_shard(catalog: Catalog, names: Iterable[str]) -> set[str]:
+    """Return the first of these images in each shard."""
+    found: dict[Root, str] = {}
+    for name in names:
+        path = catalog.locate(name)
+        if isinstance(path, Member):
+            found.setdefault(path.shard, name)
+    return set(found.values())
+
+
+def refuse_other_hash(path: Source, sha256: bytes, stated: bytes) -> None:
+    """Raise a UserError if a hash that a shard states is not that of the image beside it."""
+    if sha256 != stated:
+        raise UserError(
+            f"{path} has the sha256 {sha256.hex()}, but its .json states {stated.hex()}, so the "
+            "hashes of these shards cannot be trusted. img2dataset states the hash of the file "
+            "that it fetched; if it has resized the image, that is another. Leave out trust_hashes."
+        )
+
+
+def trust_image(path: Source, stamp: FileStamp, sha256: bytes) -> tuple[ImageFacts, str]:
+    """Return the facts about an image with this hash, from its header if that says enough."""
+    assert isinstance(path, Member), "only shards state hashes"
+    try:
+        header = read_header(path)
+    except UnusableImage:
+        header = None  # perhaps only its beginning is odd
+    if header is None:
+        facts, mode = examine_image(path, stamp)
+        return ImageFacts(**{**facts, "sha256": sha256}), mode
+    (width, height), mode = header
+    return ImageFacts(**stamp, width=width, height=height, sha256=sha256), mode
+
+
 def verify_images(pairs: PairList, progress: Progress) -> None:
     """Read every image file again, whatever its time of change, and compare the hashes.
 
@@ -236,93 +488,3 @@ def verify_images(pairs: PairList, progress: Progress) -> None:
             f"{as_lines(paths)}\n"
             "Restore them, or give them a new time (touch) so that they are indexed again."
         )
-
-
-# Saving and loading -------------------------------------------------------------------------------
-
-
-def save_index(index: Index, folder: Path) -> bool:
-    """Write an index that appears whole or not at all; return whether it is there now.
-
-    If it cannot be written, a note is added to the index. Several processes may do this at once,
-    each in a temporary folder of its own; the first one to rename its folder wins. Nothing is
-    flushed to the disk: an index that a power cut damages is built again.
-    """
-    root, unfinished = index.table.root, None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-        index.table.save(unfinished)
-        content = {
-            "rule": index.rule,
-            "notes": index.notes,
-            "uses": index.uses,
-            "unusable": [pack_unusable(entry, root) for entry in index.unusable],
-        }
-        text = json.dumps(content, indent=1)  # names that are not UTF-8 survive as escapes
-        (unfinished / MARK).write_text(text, encoding="utf-8")
-        unfinished.chmod(0o755)  # mkdtemp makes folders that only their owner can read
-        if folder.exists() and load_index(folder, root) is None:
-            remove_folders(folder)  # damaged
-        unfinished.rename(folder)
-    except OSError as error:
-        if load_index(folder, root) is not None:  # another process was faster
-            return True
-        index.notes.append(
-            f"the index of the data cannot be saved in {folder.parent} ({error.strerror}), so "
-            "every start decodes all images. Set LATENTSMITH_INDEX to a folder that can be written."
-        )
-        return False
-    finally:
-        if unfinished is not None:
-            remove_folders(unfinished)
-    return True
-
-
-LARGEST_MARK = 2**30  # bytes
-
-
-@dataclass(frozen=True)
-class IndexFile:
-    """What the file that marks an index holds, besides what it is compared by."""
-
-    rule: str
-    unusable: list[tuple[str, str, str]]
-    notes: list[str]
-    uses: dict[str, int] = field(default_factory=dict[str, int])
-
-
-def load_index(folder: Path, root: Root) -> Index | None:
-    """Load an index; None if there is none, or if it is damaged and has to be built again."""
-    try:
-        content = from_json(IndexFile, read_json(folder / MARK, limit=LARGEST_MARK), folder / MARK)
-        table = Table.open(folder, root)
-    except (OSError, ValueError, EOFError):
-        return None
-    unusable = [unpack_unusable(entry, root) for entry in content.unusable]
-    return Index(table, content.rule, unusable, content.notes, content.uses)
-
-
-def pack_unusable(entry: UnusableFile, root: Root) -> list[str]:
-    """Make [path, member name or "", reason]; relative to the root, since a folder may be moved."""
-    path, member = entry.path, ""
-    if isinstance(path, Member):
-        path, member = path.shard, path.name
-    elif isinstance(path, Cell):
-        path, member = path.file, path.place
-    if isinstance(path, RemoteFile):
-        return [str(path).removeprefix(f"{root}/"), member, entry.reason]
-    return [os.path.relpath(path, root), member, entry.reason]
-
-
-def unpack_unusable(entry: Sequence[str], root: Root) -> UnusableFile:
-    """Undo `pack_unusable`."""
-    name, member, reason = entry
-    path = root / name
-    return UnusableFile(Member(path, member, offset=0, size=0) if member else path, reason)
-
-
-def remove_folders(*folders: Path) -> None:
-    """Remove folders that may not exist."""
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -7,11 +7,28 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 CHUNK = 4096  # items handed to the threads at once: a million futures would take gigabytes
+
+
+@dataclass(frozen=True)
+class WorkShare:
+    """The place of this process among those that work together.
+
+    Args:
+        barrier: returns when all of them have called it.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    barrier: Callable[[], None] = lambda: None
+
+
+ALONE = WorkShare()
 
 
 @runtime_checkable

@@ -1,8 +1,9 @@
 """Where an image lies (file, member of a tar, cell of a table), and what to say of bad ones."""
 
+import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -27,12 +28,14 @@ class Member:
         name: path inside the tar file.
         offset: position of the first byte in the tar file.
         size: in bytes.
+        sha256: what its shard says that the file's hash is; None: reading it compares nothing.
     """
 
     shard: Path | RemoteFile
     name: str
     offset: int
     size: int
+    sha256: bytes | None = field(default=None, compare=False)
 
     @property
     def suffix(self) -> str:
@@ -44,6 +47,9 @@ class Member:
     def open(self, mode: Literal["rb"] = "rb") -> io.BytesIO | io.BufferedReader:
         assert mode == "rb", "a member of a tar file can only be read, as bytes"
         if self.size > IN_MEMORY:
+            if self.sha256 is not None:
+                with replace(self, sha256=None).open() as file:
+                    self.compare(hashlib.file_digest(file, "sha256").digest())
             return io.BufferedReader(MemberFile(self))
         return io.BytesIO(self.read_bytes())
 
@@ -56,7 +62,24 @@ class Member:
                 content = file.read(self.size)
         if len(content) < self.size:
             raise OSError(f"its tar file ends after {self.shard.stat().st_size} bytes")
+        if self.sha256 is not None:
+            self.compare(hashlib.sha256(content).digest())
         return content
+
+    def read_head(self, size: int) -> bytes:
+        """Read the first bytes, whose hash says nothing."""
+        return replace(self, size=min(size, self.size), sha256=None).read_bytes()
+
+    def compare(self, sha256: bytes) -> None:
+        """Raise UnusableImage if the file has not the hash that its shard states."""
+        if sha256 != self.sha256:
+            stated = "" if self.sha256 is None else self.sha256.hex()
+            raise UnusableImage(
+                self,
+                f"has the sha256 {sha256.hex()}, but its .json states {stated}: it is damaged, or "
+                "the hash is of another file. Fetch the shard again, or leave out trust_hashes, so "
+                "that all images are read at the first start",
+            )
 
     def __str__(self) -> str:
         return f"{self.shard}: {one_line(self.name, 500)}"

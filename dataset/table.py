@@ -121,6 +121,7 @@ class TableLists:
     shards: tuple[str, ...]
     modes: tuple[str, ...]
     image_column: str = ""
+    is_trusted: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +139,8 @@ class Table:
         columns: arrays by the names in COLUMNS.
         folder: where the table is saved and memory-mapped from; None if it is only in memory.
         image_column: of the tables in `shards`; "" if these are tar files.
+        is_trusted: hashes are those that the shards state. Each image is compared with its own when
+            it is read.
     """
 
     root: Root
@@ -149,10 +152,21 @@ class Table:
     columns: dict[str, Shaped[np.ndarray, "images ..."]]
     folder: Path | None = None
     image_column: str = ""
+    is_trusted: bool = False
 
     def save(self, folder: Path) -> None:
         """Write all arrays into an existing folder."""
-        arrays = {
+        for name, values in self.arrays().items():
+            np.save(folder / f"{name}.npy", values)
+        lists = {"shards": self.shards, "modes": self.modes, "image_column": self.image_column}
+        if self.is_trusted:
+            lists["is_trusted"] = True
+        text = json.dumps(lists, ensure_ascii=False)
+        (folder / "table.json").write_text(text, encoding="utf-8")
+
+    def arrays(self) -> dict[str, Shaped[np.ndarray, "..."]]:
+        """Return all arrays by the names of their files."""
+        return {
             "names": self.names.data,
             "name_starts": self.names.starts,
             "captions": self.captions.data,
@@ -160,11 +174,6 @@ class Table:
             "caption_starts": self.caption_starts,
             **self.columns,
         }
-        for name, values in arrays.items():
-            np.save(folder / f"{name}.npy", values)
-        lists = {"shards": self.shards, "modes": self.modes, "image_column": self.image_column}
-        text = json.dumps(lists, ensure_ascii=False)
-        (folder / "table.json").write_text(text, encoding="utf-8")
 
     @classmethod
     def open(cls, folder: Path, root: Root) -> "Table":
@@ -186,6 +195,7 @@ class Table:
             {name: arrays[name] for name in COLUMNS},
             folder,
             lists.image_column,
+            lists.is_trusted,
         )
 
     def __reduce__(self) -> tuple:
@@ -214,7 +224,8 @@ class Table:
             path = path.pinned(int(self.columns["mtime_ns"][row]))
         if self.image_column:
             return Cell.at(path, offset, self.image_column, name)
-        return Member(path, name.removeprefix(f"{file}/"), offset, size)
+        sha256 = self.columns["sha256"][row].tobytes() if self.is_trusted else None
+        return Member(path, name.removeprefix(f"{file}/"), offset, size, sha256)
 
     def take(self, rows: Int[np.ndarray, " images"]) -> "Table":
         """Return a table in memory that has these rows, in this order."""
@@ -228,6 +239,7 @@ class Table:
             starts,
             {name: values[rows] for name, values in self.columns.items()},
             image_column=self.image_column,
+            is_trusted=self.is_trusted,
         )
 
     @property
@@ -339,7 +351,13 @@ class TableBuilder:
             assert isinstance(value, bytes)
             self.columns[column] += value
 
-    def build(self, root: Root, shards: Iterable[str] = (), image_column: str = "") -> Table:
+    def build(
+        self,
+        root: Root,
+        shards: Iterable[str] = (),
+        image_column: str = "",
+        is_trusted: bool = False,
+    ) -> Table:
         """Make a table of the rows so far; while it is in use, no rows can be added."""
         columns = {
             name: np.frombuffer(self.columns[name], dtype).reshape(-1, *shape)
@@ -354,6 +372,7 @@ class TableBuilder:
             to_numpy(self.caption_starts),
             columns,
             image_column=image_column,
+            is_trusted=is_trusted,
         )
 
 

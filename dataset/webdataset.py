@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any, overload
@@ -23,8 +24,8 @@ from typing import Any, overload
 from dataset.captions.rows import TEXT_FIELDS, caption_list, check_caption, first_field
 from dataset.captions.sidecars import SIDECAR_SUFFIXES, split_lines
 from dataset.images.formats import EXTENSIONS, unread_format
-from dataset.index import Catalog
-from dataset.parallel import Progress
+from dataset.index import MOST_PARTS, NOT_READ, Catalog, Section
+from dataset.parallel import Progress, no_progress
 from dataset.source import Member, Source, UnusableFile, as_lines
 from dataset.stores.listing import expand_remote
 from dataset.stores.remote import is_remote, parse_url
@@ -41,6 +42,7 @@ PARQUET = (".parquet", ".parq", ".pq")  # tables, which stores may hold too
 CAPTIONS = ("txt", "caption", "json")  # extensions of members that hold captions
 LARGEST_CAPTION = 16 * 2**20  # bytes of such a member
 MOST_LINKS = 40  # symbolic links that lead to each other
+SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 MOST_DIGITS = 15  # of a number in braces
 MOST_SHARDS = 1_000_000  # that a pattern may name
 RULES = b"2"  # of reading shards: another number makes older indexes invalid
@@ -166,6 +168,7 @@ class ShardContent:
         counts: how many entries are no images of samples, by what they are instead.
         unread: how many have an ending that is not read, and no fault.
         examples: one member for each ending in `unread`.
+        hashes: sha256 that .json members state, of the same names; None: they are not asked for.
     """
 
     images: dict[str, Member] = field(default_factory=dict)
@@ -175,6 +178,7 @@ class ShardContent:
     counts: Counter[str] = field(default_factory=Counter)
     unread: Counter[str] = field(default_factory=Counter)
     examples: dict[str, Member] = field(default_factory=dict)
+    hashes: dict[str, bytes] | None = None
 
     def leave_out(self, path: Source, use: str, reason: str) -> None:
         """Count a member and name it with the reason for which it is not used."""
@@ -186,44 +190,65 @@ class ShardContent:
         self.unread[extension] += 1
         self.examples.setdefault(extension, member)
 
-    def describe_unread(self) -> str:
-        """Write a note on the endings that are not read."""
-        common = self.unread.most_common(8)
-        endings = [f"{count:,} .{one_line(extension, 40)}" for extension, count in common]
-        example = self.examples[common[0][0]]
-        return (
-            f"{self.unread.total():,} members of the shards are not read: {', '.join(endings)}, "
-            f"such as {one_line(example, 500)}"
-        )
-
     def uses(self) -> dict[str, int]:
         """Return how many entries there are of each kind."""
-        by_ending = {f"not read .{extension}": count for extension, count in self.unread.items()}
+        by_ending = {f"{NOT_READ}{extension}": count for extension, count in self.unread.items()}
         return {"image": len(self.images), **self.counts, **by_ending}
 
 
-def read_shards(root: Root, shards: Sequence[str], progress: Progress) -> Catalog:
+def shard_parts(root: Root, shards: Sequence[str], trust_hashes: bool = False) -> list[Section]:
+    """Divide shards into parts of one shard or, if there are many, of several."""
+    length = -(-len(shards) // MOST_PARTS)
+    groups = [shards[start : start + length] for start in range(0, len(shards), length)]
+    return [
+        Section(
+            shards_fingerprint(root, group),
+            partial(read_shards, root, group, trust_hashes=trust_hashes),
+        )
+        for group in groups
+    ]
+
+
+def read_shards(
+    root: Root,
+    shards: Sequence[str],
+    progress: Progress = no_progress,
+    trust_hashes: bool = False,
+) -> Catalog:
     """Note the position of every image, and read all captions.
 
-    Raises:
-        UserError: there is no image in any of the shards.
+    trust_hashes: read the sha256 of images that .json members state.
     """
-    content = ShardContent()
+    content = collect(root, shards, progress, {} if trust_hashes else None)
     times = {name: (root / name).stat().st_mtime_ns for name in shards}
-    for name in progress(shards, "reading shards", len(shards)):
-        read_shard(root / name, name, content)
-    if not content.images:
-        raise UserError(describe_no_images(root, shards, content))
     rule = "the .txt, .caption or .json member of each image's sample"
     locate = content.images.__getitem__
-    notes = [content.describe_unread()] if content.unread else []
     return Catalog(
-        root, rule, content.captions, locate, content.unusable, notes, times, content.uses()
+        root,
+        rule,
+        content.captions,
+        locate,
+        content.unusable,
+        shards=times,
+        uses=content.uses(),
+        examples={ending: str(member) for ending, member in content.examples.items()},
+        hashes=content.hashes,
     )
 
 
-def describe_no_images(root: Root, shards: Sequence[str], content: ShardContent) -> str:
+def collect(
+    root: Root, shards: Sequence[str], progress: Progress, hashes: dict[str, bytes] | None = None
+) -> ShardContent:
+    """Read the headers and captions of shards, one shard after the other."""
+    content = ShardContent(hashes=hashes)
+    for name in progress(shards, "reading shards", len(shards)):
+        read_shard(root / name, name, content)
+    return content
+
+
+def describe_no_images(root: Root, shards: Sequence[str]) -> str:
     """Write the message for shards without images: what there is instead."""
+    content = collect(root, shards, no_progress)
     counts = content.extensions.most_common(8)
     members = ", ".join(f"{count} .{one_line(extension, 40)}" for extension, count in counts)
     return (
@@ -254,6 +279,8 @@ def read_shard(path: Root, shard: str, content: ShardContent) -> None:
             name = f"{shard}/{image.name}"
             content.images[name] = image
             content.captions[name] = sample_captions(sample, content.unusable)
+            if content.hashes is not None and (sha256 := stated_hash(sample)) is not None:
+                content.hashes[name] = sha256
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -398,6 +425,19 @@ def sample_captions(sample: dict[str, Member], unusable: list[UnusableFile]) -> 
             if captions:
                 return tuple(dict.fromkeys(captions))
     return NO_CAPTION
+
+
+def stated_hash(sample: dict[str, Member]) -> bytes | None:
+    """Return the sha256 that the .json member of a sample states; None if it states none."""
+    member = sample.get("json")
+    if member is None or member.size > LARGEST_CAPTION:
+        return None
+    try:
+        content: Any = load_json(decode_text(member.read_bytes()))
+    except UserError:
+        return None
+    text = content.get("sha256") if isinstance(content, dict) else None
+    return bytes.fromhex(text) if isinstance(text, str) and SHA256.fullmatch(text) else None
 
 
 def parse_json_captions(text: str) -> list[str]:

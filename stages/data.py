@@ -12,6 +12,7 @@ from dataset.buckets import Buckets, bucket_shapes, choose_buckets
 from dataset.folder import read_folder
 from dataset.options import ReadOptions
 from dataset.order import bucket_sizes
+from dataset.parallel import WorkShare
 from dataset.table import Pair, PairList, split
 from foundation import collectives
 from foundation.errors import UserError, one_line, printable
@@ -45,8 +46,8 @@ def read_pairs(
     config.check()
     report_progress("reading the data folder")
     distributed.check_batch_size(config.batch_size, config.accumulate)
-    with collectives.rank_zero_first():  # it decodes and writes the index; the others read that
-        folder = read_folder(config.data, allow_missing_captions, progress_bar, config)
+    share = WorkShare(collectives.rank(), collectives.world_size(), collectives.barrier)
+    folder = read_folder(config.data, allow_missing_captions, progress_bar, config, share)
     print(f"{len(folder.pairs)} images; captions come from {printable(folder.rule)}.")
     for note in folder.notes:
         print(f"note: {printable(note)}")

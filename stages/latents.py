@@ -14,8 +14,9 @@ from dataset.buckets import Buckets
 from dataset.images.pixel_format import recorded_format
 from dataset.images.transform import ImageTransform, normalize_pixels
 from dataset.index import verify_images
-from dataset.latent_cache.build import BuildProcess, build_cache
+from dataset.latent_cache.build import build_cache
 from dataset.latent_cache.cache import LatentCache, verify_cache
+from dataset.parallel import WorkShare
 from dataset.table import PairList
 from foundation import collectives
 from stages.diffusion import DiffusionTrainingConfig
@@ -81,6 +82,6 @@ def open_latent_cache(
         folder,
         identity,
         buckets=buckets,
-        process=BuildProcess(collectives.rank(), collectives.world_size(), collectives.barrier),
+        process=WorkShare(collectives.rank(), collectives.world_size(), collectives.barrier),
         progress=progress_bar,
     )

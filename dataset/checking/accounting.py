@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dataset.captions.rules import caption_files
 from dataset.folder import Folder, list_files, only_split, walk
-from dataset.index import INDEX_FOLDER
+from dataset.index_files import INDEX_FOLDER
 from foundation.errors import one_line
 
 SHOWN = 5  # entries of a list in the text

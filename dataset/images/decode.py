@@ -35,7 +35,7 @@ from dataset.images.limits import (
 from dataset.images.rasters import Raster, read_deep_png, read_npy, turn_upright
 from dataset.images.tiff import is_picture, read_deep_tiff
 from dataset.images.tiff_header import TiffHeader, judge_header
-from dataset.source import Source, UnusableImage
+from dataset.source import Member, Source, UnusableImage
 
 Result = TypeVar("Result")
 
@@ -46,6 +46,7 @@ ONE_BYTE_MODES = frozenset(("1", "L", "P"))  # Pillow stores the pixels of all o
 Image.core.set_block_size(1024 * MIB)
 COEFFICIENT_BYTES = 6  # per pixel of a JPEG with several scans: 3 numbers of 2 bytes
 PILLOW_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+HEAD = 64 * 1024  # bytes of a JPEG that hold its size, unless its metadata are larger
 PNG_COLORS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # color type -> channels
 MOST_PACKED = 1032  # bytes that Deflate can make of one
 TURNS = {  # orientation of EXIF -> what turns the pixels upright
@@ -81,10 +82,12 @@ class Plan:
     Args:
         memory: bytes that decoding and converting take, roughly.
         run: decodes.
+        facts: size upright and mode of a picture; None where only decoding tells.
     """
 
     memory: int
     run: Callable[[], Picture | Raster]
+    facts: tuple[tuple[int, int], str] | None = None
 
 
 def decode(
@@ -199,6 +202,8 @@ def plan_picture(
         image.draft(None, (shrink_to, shrink_to))
     orientation = read_orientation(parts.exif) if turn is None else turn
 
+    upright_size = size if orientation < 5 else (size[1], size[0])
+
     def run() -> Picture:
         image.load()
         info = image.info.get("transparency")
@@ -209,17 +214,34 @@ def plan_picture(
             for other in ("RGB", "RGBA"):
                 image.crop((0, 0, 1, 1)).convert(other)
         upright = image.transpose(TURNS[orientation]) if orientation in TURNS else image
-        upright_size = size if orientation < 5 else (size[1], size[0])
         return Picture(upright, upright_size, mode)
 
     bytes_each = 1 if mode in ONE_BYTE_MODES else 4
     memory = image.width * image.height * (bytes_each * (2 if orientation > 1 else 1) + 4)
     if parts.scans > 1:
         memory += size[0] * size[1] * COEFFICIENT_BYTES
-    return Plan(memory, run)
+    return Plan(memory, run, (upright_size, mode))
 
 
 # What callers ask for -----------------------------------------------------------------------------
+
+
+def read_header(path: Member) -> tuple[tuple[int, int], str] | None:
+    """Return size upright and kind of the pixels of a picture that is not decoded.
+
+    The beginning of a JPEG is read, and the whole file of other formats. None where only decoding
+    tells.
+
+    Raises:
+        UnusableImage: the header is damaged.
+    """
+    size = file_size(path)
+    with border(path):
+        content = path.read_head(HEAD)
+        scan = recognize(content[:64]) == "JPEG" and b"\xff\xda" in split_jpeg(content, path).pixels
+        if size > HEAD and not scan:
+            content = path.read_head(size)
+        return make_plan(content, path, None).facts
 
 
 def read_raster(path: Source) -> Raster | None:

@@ -8,7 +8,6 @@ still has its hash.
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +23,7 @@ from dataset.latent_cache.block_file import BLOCKS, BlockFile, to_float16
 from dataset.latent_cache.cache import MARK, LatentCache, describe_cache, hash_pairs
 from dataset.latent_cache.rows import CacheRows, assign_rows
 from dataset.loader import read_pixels
-from dataset.parallel import Progress, no_progress, prefetch
+from dataset.parallel import ALONE, Progress, WorkShare, no_progress, prefetch
 from dataset.table import PairList
 from foundation.errors import UserError
 from foundation.files import (
@@ -43,22 +42,6 @@ EncodeImages = Callable[[PixelTensor], Float[Tensor, "b m h w"]]
 EncodeTexts = Callable[[list[str]], Float[Tensor, "b l d"]]
 
 
-@dataclass(frozen=True)
-class BuildProcess:
-    """The place of this process among those that build a cache together.
-
-    Args:
-        barrier: returns when all of them have called it.
-    """
-
-    rank: int = 0
-    world_size: int = 1
-    barrier: Callable[[], None] = lambda: None
-
-
-SINGLE_PROCESS = BuildProcess()
-
-
 def build_cache(
     pairs: PairList,
     transform: ImageTransform,
@@ -69,7 +52,7 @@ def build_cache(
     batch_size: int = 32,
     *,
     buckets: Buckets | None = None,
-    process: BuildProcess = SINGLE_PROCESS,
+    process: WorkShare = ALONE,
     progress: Progress = no_progress,
 ) -> LatentCache:
     """Encode all pairs, or those that an interrupted build has not encoded yet.
@@ -137,7 +120,7 @@ def write_share(
     encode: Callable[[Value], Float[Tensor, "..."]],
     *,
     name: Callable[[Item], str],
-    process: BuildProcess,
+    process: WorkShare,
     batch_size: int,
     progress: Progress,
 ) -> None:
@@ -164,7 +147,7 @@ def write_share(
         file.write(number, to_float16(encoded, [name(items[k]) for k in rows]).numpy())
 
 
-def unfinished_blocks(file: BlockFile, process: BuildProcess) -> list[int]:
+def unfinished_blocks(file: BlockFile, process: WorkShare) -> list[int]:
     """List the blocks that this process has to encode."""
     share = range(process.rank, file.count, process.world_size)
     finished = {number: sha256 for number, sha256 in file.finished().items() if number in share}

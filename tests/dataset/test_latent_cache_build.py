@@ -18,8 +18,8 @@ from dataset.buckets import Buckets
 from dataset.folder import read_folder
 from dataset.latent_cache import block_file
 from dataset.latent_cache.block_file import BlockFile
-from dataset.latent_cache.build import BuildProcess
 from dataset.latent_cache.cache import LatentCache, verify_cache
+from dataset.parallel import WorkShare
 from dataset.table import PairList
 from foundation.errors import UserError
 from tests.helpers.data.latent_cache import (
@@ -70,7 +70,7 @@ def build_together(root: Path, ranks: int, folder: str = "cache", **changes) -> 
 
     def run(rank: int) -> None:
         try:
-            process = BuildProcess(rank, ranks, barrier.wait)
+            process = WorkShare(rank, ranks, barrier.wait)
             build(root, folder, pairs=pairs, process=process, **changes)
         except Exception as error:
             errors.append(error)

@@ -1,0 +1,109 @@
+"""Joins the tables of parts to one table, and writes it piece by piece: memory for one part."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from jaxtyping import Shaped
+
+from dataset.table import COLUMNS, PackedStrings, Root, Table, TableBuilder
+
+OpenTable = Callable[[], Table]  # opened only while it is needed
+STARTS = {"name_starts": "names", "text_starts": "captions", "caption_starts": "text_starts"}
+ARRAYS = ("names", "name_starts", "captions", "text_starts", "caption_starts", *COLUMNS)
+
+
+class JoinedTables:
+    """The rows of several tables of a data folder, one after the other.
+
+    Shards and kinds of pixels are numbered in the order of their first occurrence, as if all rows
+    had been added to one table.
+    """
+
+    def __init__(self, tables: Sequence[OpenTable]):
+        self.tables = tables
+        self.shards: dict[str, int] = {}
+        self.modes: dict[str, int] = {}
+        self.rows, self.is_trusted, self.image_column = 0, False, ""
+        for open_table in tables:
+            table = open_table()
+            for names, known in ((table.shards, self.shards), (table.modes, self.modes)):
+                for name in names:
+                    known.setdefault(name, len(known))
+            self.rows += len(table)
+            self.is_trusted |= table.is_trusted
+            self.image_column = table.image_column
+
+    def pieces(self, name: str) -> Iterator[Shaped[np.ndarray, "rows ..."]]:
+        """Yield one of the arrays, table by table, with the numbers that hold for all of them."""
+        total = 0
+        for k, open_table in enumerate(self.tables):
+            table = open_table()
+            values = table.arrays()[name]
+            if name in STARTS:
+                yield values[1 if k else 0 :] + total
+                total += int(values[-1])
+            elif name in ("shard", "mode"):
+                known = self.shards if name == "shard" else self.modes
+                names = table.shards if name == "shard" else table.modes
+                numbers = np.array([*(known[each] for each in names), -1], np.int32)
+                yield numbers[values]  # -1, no shard, is the last one
+            else:
+                yield values
+
+    def save(self, folder: Path) -> None:
+        """Write what `Table.save` of the joined table would write, to the byte."""
+        for name in ARRAYS:
+            with (folder / f"{name}.npy").open("wb") as file:
+                write_array(file, lambda name=name: self.pieces(name))
+        text = json.dumps(self.lists(), ensure_ascii=False)
+        (folder / "table.json").write_text(text, encoding="utf-8")
+
+    def lists(self) -> dict[str, object]:
+        """Return the content of table.json."""
+        lists = {"shards": tuple(self.shards), "modes": tuple(self.modes)}
+        trusted = {"is_trusted": True} if self.is_trusted else {}
+        return {**lists, "image_column": self.image_column, **trusted}
+
+    def in_memory(self) -> Table:
+        """Return the joined table; it takes memory for all rows."""
+        if not self.tables:
+            raise ValueError("no tables to join")
+        arrays = {name: np.concatenate(list(self.pieces(name))) for name in ARRAYS}
+        return Table(
+            self.tables[0]().root,
+            tuple(self.shards),
+            tuple(self.modes),
+            PackedStrings(arrays["names"], arrays["name_starts"]),
+            PackedStrings(arrays["captions"], arrays["text_starts"]),
+            arrays["caption_starts"],
+            {name: arrays[name] for name in COLUMNS},
+            image_column=self.image_column,
+            is_trusted=self.is_trusted,
+        )
+
+
+def write_array(
+    file: BinaryIO, pieces: Callable[[], Iterator[Shaped[np.ndarray, "rows ..."]]]
+) -> None:
+    """Write pieces of an array as np.save writes the whole.
+
+    Plain writes, because on a full disk they fail with an error; a memory map would end the
+    process.
+    """
+    shapes = [(len(piece), piece.shape[1:], piece.dtype) for piece in pieces()]
+    header = {
+        "descr": np.lib.format.dtype_to_descr(shapes[0][2]),
+        "fortran_order": False,
+        "shape": (sum(length for length, _, _ in shapes), *shapes[0][1]),
+    }
+    np.lib.format.write_array_header_1_0(file, header)
+    for piece in pieces():
+        file.write(np.ascontiguousarray(piece).data)
+
+
+def empty_table(root: Root) -> Table:
+    """Return a table without rows."""
+    return TableBuilder().build(root)
