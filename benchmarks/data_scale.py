@@ -4,7 +4,8 @@ Measures how index, order, shapes, rows of the latent cache and start-up of a tr
 the number of images. The entries are synthetic: names, captions, sizes and hashes as of shards of
 10,000 images, without any image. They go through the functions that a training calls. Each number
 of entries, and each of the two parts (building, starting), has a process of its own, so that peaks
-of memory are its own. All parts but the first repeat its texts, with other hashes. Prints a table, with what follows for 100 million entries on 64 ranks.
+of memory are its own. All parts but the first repeat its texts, with other hashes. Prints a table,
+with what follows for 100 million entries on 64 ranks.
 """
 
 import json
