@@ -16,6 +16,7 @@ from torch import Tensor
 
 from autoencoder import Autoencoder
 from conditioning.clip import Clip
+from dataset.captions.choice import choose_captions
 from dataset.folder import read_folder
 from dataset.images.pixel_format import EIGHT_BIT, PixelFormat, recorded_format
 from dataset.images.transform import ImageTransform, normalize_pixels, to_pixels_like
@@ -26,10 +27,12 @@ from evaluation.reconstruction import psnr
 from evaluation.retrieval import recall_at
 from foundation.files import write_json
 from foundation.hashing import generator
+from interop.model_card import as_mapping
 from ldm import TextToImage
 from ldm.guidance import Guidance
 from ldm.pipeline.io import read_model_provenance
 from ldm.pipeline.sampling import Sampling
+from stages.data import recorded_choice
 from training.cli import parse, pick_device, run_main
 from training.flags import Finite, FractionBelowOne, Groups, Positive, Seed
 from training.logging.image_grid import pil_to_tensor, save_grid
@@ -75,12 +78,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = pick_device(config.device)
     pipeline = TextToImage.load(config.model, device)
     judge = Clip.load(config.judge, device)
-    train, held_out = split(read_folder(config.data, options=config).pairs, config.held_out)
+    provenance = read_model_provenance(config.model)
+    choice = recorded_choice(as_mapping(provenance.get("config")))
+    pairs = choose_captions(read_folder(config.data, options=config).pairs, choice)
+    train, held_out = split(pairs, config.held_out)
     if config.out is not None:
         make_folder(config.out)
     if not held_out:
         print("nothing is held out, so the reconstructed images are training images.")
-    pixels = recorded_format(read_model_provenance(config.model))
+    pixels = recorded_format(provenance)
     figures = reconstruction(pipeline, held_out or train[: config.samples], pixels)
     figures |= alignment(config, sampling, pipeline, judge, train)
     print(json.dumps(figures, indent=2))

@@ -10,10 +10,11 @@ same command again to resume it. A second CLIP that judges samples, for evaluate
 from collections.abc import Sequence
 
 from conditioning.clip import Clip
+from dataset.captions.choice import caption_draws
 from dataset.images.transform import ImageTransform
 from dataset.loader import ImageBatches
 from dataset.order import check_batch_size
-from dataset.table import Pair
+from dataset.table import Pair, PairList
 from foundation import collectives
 from foundation.files import atomic_folder
 from foundation.hashing import derived_seed
@@ -70,7 +71,7 @@ def start(config: ClipTrainingConfig) -> None:
     print(f"the model is in {run.model}; go on with: train_ldm.py --text-encoder {run.path} ...")
 
 
-def make_batches(config: ClipTrainingConfig, clip: Clip, pairs: Sequence[Pair]) -> ImageBatches:
+def make_batches(config: ClipTrainingConfig, clip: Clip, pairs: PairList) -> ImageBatches:
     return ImageBatches(
         pairs,
         ImageTransform(clip.size),
@@ -79,6 +80,7 @@ def make_batches(config: ClipTrainingConfig, clip: Clip, pairs: Sequence[Pair]) 
         config.workers,
         rank=collectives.rank(),
         world_size=collectives.world_size(),
+        draws=caption_draws(pairs, config.variants(), len(pairs)),
         progress=progress_bar,
     )
 

@@ -86,7 +86,9 @@ def start(config: DiffusionTrainingConfig) -> None:
     if run.finished(config.steps):
         return
     provenance = provenance_of(config, run)  # now: the folders may change while we train
-    cache = open_latent_cache(config, run, pairs + held_out, buckets, vae, text_encoder, identity)
+    cache = open_latent_cache(
+        config, run, pairs + held_out, len(pairs), buckets, vae, text_encoder, identity
+    )
     check_first_batch(config, cache, order)
     examples = (held_out or pairs)[:PREVIEWS]
     prompts = config.preview_prompts or [pair.captions[0] for pair in examples]

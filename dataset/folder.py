@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from dataset.captions.files import FileList, clashes, composed_names
+from dataset.captions.rows import unique_captions
 from dataset.captions.rules import find_captions, near_misses
 from dataset.images.formats import EXTENSIONS, unread_format
 from dataset.images.transform import parse_mode
@@ -42,6 +43,7 @@ TRUSTED = (
     "images whose .json states their sha256 were not decoded. Each is compared with it when it is "
     "read, and a damaged one stops the training"
 )
+RULES = 2  # of reading folders: another number makes older indexes invalid; no image is read again
 
 
 @dataclass(frozen=True)
@@ -272,16 +274,11 @@ def read_catalog(root: Path, split: str | None = None) -> Catalog:
         for one, other in clashes(files.images)
     ]
     captions = {
-        on_disk: unique_captions(result.captions.get(name, ()))
+        on_disk: unique_captions(result.captions.get(name, ())) or NO_CAPTION
         for name, on_disk in sorted(files.images.items())
     }
     unusable += result.unusable
     return Catalog(root, result.rule, captions, root.joinpath, unusable, notes)
-
-
-def unique_captions(captions: Iterable[str]) -> tuple[str, ...]:
-    """Remove repeated captions; NO_CAPTION if there are none."""
-    return tuple(dict.fromkeys(captions)) or NO_CAPTION
 
 
 def list_files(root: Path) -> tuple[FileList, list[UnusableFile]]:
@@ -418,7 +415,7 @@ def folder_fingerprint(root: Path) -> str:
 
     It takes a few seconds for a million files: no file is opened, and no name is kept in memory.
     """
-    total = 0
+    total = RULES
     visited: set[str] = set()
     folders = [(str(root), "")]
     while folders:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset.captions.rows import Caption
 from dataset.images.decode import read_header
 from dataset.images.transform import inspect_image
 from dataset.index_files import (
@@ -67,7 +68,7 @@ class Catalog:
 
     root: Root
     rule: str
-    captions: dict[str, tuple[str, ...]]
+    captions: dict[str, tuple[Caption, ...]]
     locate: Callable[[str], Source]
     unusable: list[UnusableFile] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

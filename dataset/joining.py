@@ -8,7 +8,15 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Shaped
 
-from dataset.table import COLUMNS, PackedStrings, Root, Table, TableBuilder
+from dataset.table import (
+    CAPTION_MARKS,
+    COLUMNS,
+    PackedStrings,
+    Root,
+    Table,
+    TableBuilder,
+    marks_list,
+)
 
 OpenTable = Callable[[], Table]  # opened only while it is needed
 STARTS = {"name_starts": "names", "text_starts": "captions", "caption_starts": "text_starts"}
@@ -18,29 +26,40 @@ ARRAYS = ("names", "name_starts", "captions", "text_starts", "caption_starts", *
 class JoinedTables:
     """The rows of several tables of a data folder, one after the other.
 
-    Shards and kinds of pixels are numbered in the order of their first occurrence, as if all rows
-    had been added to one table.
+    Shards, kinds of pixels and languages are numbered in the order of their first occurrence, as if
+    all rows had been added to one table.
     """
 
     def __init__(self, tables: Sequence[OpenTable]):
         self.tables = tables
         self.shards: dict[str, int] = {}
         self.modes: dict[str, int] = {}
+        self.languages: dict[str, int] = {"": 0}
+        marks: set[str] = set()
         self.rows, self.is_trusted, self.image_column = 0, False, ""
         for open_table in tables:
             table = open_table()
-            for names, known in ((table.shards, self.shards), (table.modes, self.modes)):
+            for names, known in (
+                (table.shards, self.shards),
+                (table.modes, self.modes),
+                (table.languages, self.languages),
+            ):
                 for name in names:
                     known.setdefault(name, len(known))
+            marks |= table.marks().keys()
             self.rows += len(table)
             self.is_trusted |= table.is_trusted
             self.image_column = table.image_column
+        self.marks = [name for name in CAPTION_MARKS if name in marks]
 
     def pieces(self, name: str) -> Iterator[Shaped[np.ndarray, "rows ..."]]:
         """Yield one of the arrays, table by table, with the numbers that hold for all of them."""
         total = 0
         for k, open_table in enumerate(self.tables):
             table = open_table()
+            if name in CAPTION_MARKS:
+                yield self.marks_of(table, name)
+                continue
             values = table.arrays()[name]
             if name in STARTS:
                 yield values[1 if k else 0 :] + total
@@ -53,9 +72,18 @@ class JoinedTables:
             else:
                 yield values
 
+    def marks_of(self, table: Table, name: str) -> Shaped[np.ndarray, " captions"]:
+        """Return the weights or languages of one of the tables, which may have none."""
+        values = table.marks().get(name)
+        if name == "caption_weights":
+            return np.ones(len(table.captions)) if values is None else values
+        if values is None:
+            return np.zeros(len(table.captions), np.uint16)
+        return np.array([self.languages[each] for each in table.languages], np.uint16)[values]
+
     def save(self, folder: Path) -> None:
         """Write what `Table.save` of the joined table would write, to the byte."""
-        for name in ARRAYS:
+        for name in (*ARRAYS, *self.marks):
             with (folder / f"{name}.npy").open("wb") as file:
                 write_array(file, lambda name=name: self.pieces(name))
         text = json.dumps(self.lists(), ensure_ascii=False)
@@ -65,13 +93,15 @@ class JoinedTables:
         """Return the content of table.json."""
         lists = {"shards": tuple(self.shards), "modes": tuple(self.modes)}
         trusted = {"is_trusted": True} if self.is_trusted else {}
-        return {**lists, "image_column": self.image_column, **trusted}
+        marks = marks_list(self.marks, self.languages)
+        return {**lists, "image_column": self.image_column, **trusted, **marks}
 
     def in_memory(self) -> Table:
         """Return the joined table; it takes memory for all rows."""
         if not self.tables:
             raise ValueError("no tables to join")
-        arrays = {name: np.concatenate(list(self.pieces(name))) for name in ARRAYS}
+        names = (*ARRAYS, *self.marks)
+        arrays = {name: np.concatenate(list(self.pieces(name))) for name in names}
         return Table(
             self.tables[0]().root,
             tuple(self.shards),
@@ -82,6 +112,9 @@ class JoinedTables:
             {name: arrays[name] for name in COLUMNS},
             image_column=self.image_column,
             is_trusted=self.is_trusted,
+            caption_weights=arrays.get("caption_weights"),
+            caption_languages=arrays.get("caption_languages"),
+            languages=tuple(self.languages),
         )
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dataset.ahead import Ahead
 from dataset.buckets import Buckets
+from dataset.captions.choice import CaptionDraws
 from dataset.images.transform import ImageTransform, PixelTensor
 from dataset.order import (
     BucketOrder,
@@ -46,6 +47,7 @@ class ImageBatches(Dataset[Batch]):
             `PairList`, which know the sizes of their images.
         rank, world_size: this process gets images rank, rank + world_size, ... of each batch.
         in_memory: limit in bytes for the pixels of all images.
+        draws: the texts of the pairs; None: their captions, each as likely as the others.
 
     Raises:
         UserError: the batch size does not fit the ranks or the number of images, or images cannot
@@ -65,6 +67,7 @@ class ImageBatches(Dataset[Batch]):
         rank: int = 0,
         world_size: int = 1,
         in_memory: int = IN_MEMORY,
+        draws: CaptionDraws | None = None,
         progress: Progress = no_progress,
     ):
         if batch_size % world_size:
@@ -72,7 +75,7 @@ class ImageBatches(Dataset[Batch]):
                 f"a batch of {batch_size} does not divide among {world_size} processes; "
                 f"use batch_size {max(batch_size // world_size, 1) * world_size}."
             )
-        self.pairs, self.seed = pairs, seed
+        self.pairs, self.seed, self.draws = pairs, seed, draws
         self.workers, self.flip, self.rank, self.world_size = workers, flip, rank, world_size
         self.transforms, self.bucket = assign_transforms(pairs, transform, buckets)
         self.order = BucketOrder(self.bucket, batch_size, seed)
@@ -93,10 +96,18 @@ class ImageBatches(Dataset[Batch]):
         if self.flip:
             mirrored = (self.draw("flip", step)[share] < 0.5).nonzero().flatten()
             images.index_copy_(0, mirrored, images.index_select(0, mirrored).flip(-1))
-        chances = self.draw("caption", step)[share].tolist()
-        captions = [self.pairs[k].captions for k in indices.tolist()]
-        return images, [
-            texts[int(chance * len(texts))] for texts, chance in zip(captions, chances, strict=True)
+        return images, self.captions(indices, self.draw("caption", step)[share])
+
+    def captions(self, indices: Int[Tensor, " b"], numbers: Float[Tensor, " b"]) -> list[str]:
+        """Return a caption of each of these pairs; numbers: random ones in [0, 1)."""
+        if self.draws is not None:
+            positions: list[int] = self.draws.draw(indices, numbers.double()).tolist()
+            texts = self.draws.texts
+            return [texts[k] for k in positions]
+        own = [self.pairs[k].captions for k in indices.tolist()]
+        return [
+            captions[int(number * len(captions))]
+            for captions, number in zip(own, numbers.tolist(), strict=True)
         ]
 
     def stream(self, first_step: int = 0) -> Iterator[Batch]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from jaxtyping import Float64
 
+from dataset.captions.choice import without_weight
 from dataset.checking.caption_statistics import (
     CaptionStatistics,
     count_captions,
@@ -78,6 +79,11 @@ def find_problems(
             "Write a .txt file beside each image (python recipes/caption.py lets a model do that), "
             "or a metadata.jsonl; or train the autoencoder, which needs no captions, and stage 2 "
             "with allow_missing_captions."
+        )
+    if unweighted := without_weight(folder.pairs):
+        problems.append(
+            f"{len(unweighted)} images have only captions of weight 0, so none can be drawn:\n"
+            f"{as_lines(unweighted.paths)}"
         )
     if folder.unusable:
         problems.append(f"{len(folder.unusable)} files cannot be used (see Left out).")

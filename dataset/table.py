@@ -11,12 +11,13 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypedDict, overload
+from typing import Any, TypedDict, overload
 from unicodedata import normalize
 
 import numpy as np
-from jaxtyping import Bool, Int, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float64, Int, Int64, Shaped, UInt8, UInt16
 
+from dataset.captions.rows import Caption, MarkedCaption, text_of
 from dataset.source import Cell, Member, Source
 from dataset.stores.remote import RemoteFile
 from foundation.errors import UserError
@@ -24,6 +25,7 @@ from foundation.files import read_json
 from foundation.json_reading import from_json
 
 Root = Path | RemoteFile  # the folder that holds the images or the shards
+CAPTION_MARKS = ("caption_weights", "caption_languages")  # arrays that few tables have
 NO_CAPTION = ("",)  # the captions of an image without any: it is trained on the empty text
 TAKEN_AT_ONCE = 65536  # rows; a copy of a column of all rows may take gigabytes
 COLUMNS = {  # name -> (dtype, shape of an entry); also the names of the files on the disk
@@ -122,6 +124,8 @@ class TableLists:
     modes: tuple[str, ...]
     image_column: str = ""
     is_trusted: bool = False
+    caption_marks: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +140,10 @@ class Table:
         names: of the images, relative to the root; in a shard, behind the shard's name.
         captions: those of the first image, then those of the second, ...
         caption_starts: where the captions of each image begin.
+        caption_weights: how much more often than others of its image each caption is drawn; None
+            if all are 1.
+        caption_languages: row of `languages` of each caption; None if no language is known.
+        languages: the first is "", that of captions whose language is not known.
         columns: arrays by the names in COLUMNS.
         folder: where the table is saved and memory-mapped from; None if it is only in memory.
         image_column: of the tables in `shards`; "" if these are tar files.
@@ -147,12 +155,15 @@ class Table:
     shards: tuple[str, ...]
     modes: tuple[str, ...]
     names: PackedStrings
-    captions: PackedStrings
+    captions: Sequence[str]
     caption_starts: Int64[np.ndarray, " images_plus_1"]
     columns: dict[str, Shaped[np.ndarray, "images ..."]]
     folder: Path | None = None
     image_column: str = ""
     is_trusted: bool = False
+    caption_weights: Float64[np.ndarray, " captions"] | None = None
+    caption_languages: UInt16[np.ndarray, " captions"] | None = None
+    languages: tuple[str, ...] = ()
 
     def save(self, folder: Path) -> None:
         """Write all arrays into an existing folder."""
@@ -161,11 +172,18 @@ class Table:
         lists = {"shards": self.shards, "modes": self.modes, "image_column": self.image_column}
         if self.is_trusted:
             lists["is_trusted"] = True
+        lists |= marks_list(self.marks(), self.languages)
         text = json.dumps(lists, ensure_ascii=False)
         (folder / "table.json").write_text(text, encoding="utf-8")
 
+    def marks(self) -> dict[str, Shaped[np.ndarray, " captions"]]:
+        """Return the arrays of weights and languages, as far as there are any."""
+        marks = {name: getattr(self, name) for name in CAPTION_MARKS}
+        return {name: values for name, values in marks.items() if values is not None}
+
     def arrays(self) -> dict[str, Shaped[np.ndarray, "..."]]:
         """Return all arrays by the names of their files."""
+        assert isinstance(self.captions, PackedStrings), "only what has been read is saved"
         return {
             "names": self.names.data,
             "name_starts": self.names.starts,
@@ -173,6 +191,7 @@ class Table:
             "text_starts": self.captions.starts,
             "caption_starts": self.caption_starts,
             **self.columns,
+            **self.marks(),
         }
 
     @classmethod
@@ -184,7 +203,8 @@ class Table:
         """
         lists = from_json(TableLists, read_json(folder / "table.json"), folder / "table.json")
         names = ("names", "name_starts", "captions", "text_starts", "caption_starts", *COLUMNS)
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+        marks = set(lists.caption_marks) & set(CAPTION_MARKS)
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in (*names, *marks)}
         return cls(
             root,
             lists.shards,
@@ -196,6 +216,9 @@ class Table:
             folder,
             lists.image_column,
             lists.is_trusted,
+            arrays.get("caption_weights"),
+            arrays.get("caption_languages"),
+            lists.languages,
         )
 
     def __reduce__(self) -> tuple:
@@ -229,7 +252,10 @@ class Table:
 
     def take(self, rows: Int[np.ndarray, " images"]) -> "Table":
         """Return a table in memory that has these rows, in this order."""
+        assert isinstance(self.captions, PackedStrings), "only what has been read is taken"
         captions, starts = ranges(self.caption_starts, rows)
+        marks = (getattr(self, name) for name in CAPTION_MARKS)
+        weights, languages = (values if values is None else values[captions] for values in marks)
         return Table(
             self.root,
             self.shards,
@@ -240,6 +266,9 @@ class Table:
             {name: values[rows] for name, values in self.columns.items()},
             image_column=self.image_column,
             is_trusted=self.is_trusted,
+            caption_weights=weights,
+            caption_languages=languages,
+            languages=self.languages,
         )
 
     @property
@@ -331,14 +360,21 @@ class TableBuilder:
         )
         self.modes: dict[str, int] = {}
         self.columns = {name: bytearray() for name in COLUMNS}
+        self.weights, self.languages = array("d"), array("H")  # of the captions up to some of them
+        self.language_rows: dict[str, int] = {"": 0}
 
-    def add(self, name: str, captions: Sequence[str], facts: ImageFacts, mode: str) -> None:
+    def add(self, name: str, captions: Sequence[Caption], facts: ImageFacts, mode: str) -> None:
         """Add the row of an image; mode: the kind of its pixels, as `inspect_image` names it."""
         self.names += name.encode() + b"\n"
         self.name_starts.append(len(self.names))
         for caption in captions:
-            self.captions += caption.encode() + b"\n"
+            self.captions += text_of(caption).encode() + b"\n"
             self.text_starts.append(len(self.captions))
+            if isinstance(caption, MarkedCaption):
+                self.fill_marks()
+                self.weights[-1] = caption.weight
+                rows = self.language_rows
+                self.languages[-1] = rows.setdefault(caption.language, len(rows))
         self.caption_starts.append(len(self.text_starts) - 1)
         derived = {
             "captions_hash": captions_hash(captions),
@@ -350,6 +386,12 @@ class TableBuilder:
                 value = value.to_bytes(int(COLUMNS[column][0][2:]), "little", signed=True)
             assert isinstance(value, bytes)
             self.columns[column] += value
+
+    def fill_marks(self) -> None:
+        """Give a weight of 1 and no language to the captions since the last one with marks."""
+        missing = len(self.text_starts) - 1 - len(self.weights)
+        self.weights.extend(array("d", [1.0]) * missing)
+        self.languages.extend(array("H", [0]) * missing)
 
     def build(
         self,
@@ -363,6 +405,9 @@ class TableBuilder:
             name: np.frombuffer(self.columns[name], dtype).reshape(-1, *shape)
             for name, (dtype, shape) in COLUMNS.items()
         }
+        if self.weights:
+            self.fill_marks()
+        weights, languages = np.array(self.weights), np.array(self.languages, np.uint16)
         return Table(
             root,
             tuple(shards),
@@ -373,6 +418,9 @@ class TableBuilder:
             columns,
             image_column=image_column,
             is_trusted=is_trusted,
+            caption_weights=weights if (weights != 1).any() else None,
+            caption_languages=languages if languages.any() else None,
+            languages=tuple(self.language_rows),
         )
 
 
@@ -386,9 +434,19 @@ def to_numpy(values: "array[int]") -> Int64[np.ndarray, " n"]:
     return np.frombuffer(values, np.int64)
 
 
-def captions_hash(captions: Sequence[str]) -> bytes:
-    """Hash the captions of an image, in their order, to 16 bytes."""
-    return hashlib.blake2b("\0".join(captions).encode(), digest_size=16).digest()
+def marks_list(marks: Iterable[str], languages: Iterable[str]) -> dict[str, Any]:
+    """Return what table.json says about weights and languages: nothing if there are none."""
+    names = [*marks]
+    return {"caption_marks": names, "languages": [*languages]} if names else {}
+
+
+def captions_hash(captions: Sequence[Caption]) -> bytes:
+    """Hash the captions of an image, in their order and with their marks, to 16 bytes."""
+    text = "\0".join(map(text_of, captions))
+    if any(isinstance(caption, MarkedCaption) for caption in captions):
+        marks = (caption[1:] if isinstance(caption, MarkedCaption) else () for caption in captions)
+        text += f"\0\0{list(marks)}"  # no caption holds a zero character
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def name_hash(name: str) -> float:

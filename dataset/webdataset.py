@@ -3,8 +3,9 @@
     000123.jpg  000123.txt      members with the same name up to its first dot form a sample
 
 Captions come from .txt or .caption, one per line, or else from the field `text` or `caption` of a
-.json member, a string or a list of strings. Tar files are not streamed: the position of each member
-is noted once, so any of them can be read at any time, in any order.
+.json member, a string or a list of strings, which may have `caption_weights` and
+`caption_languages` beside it. Tar files are not streamed: the position of each member is noted
+once, so any of them can be read at any time, in any order.
 """
 
 import glob
@@ -21,7 +22,17 @@ from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any, overload
 
-from dataset.captions.rows import TEXT_FIELDS, caption_list, check_caption, first_field
+from dataset.captions.rows import (
+    LANGUAGES,
+    TEXT_FIELDS,
+    WEIGHTS,
+    Caption,
+    caption_list,
+    check_caption,
+    first_field,
+    text_of,
+    unique_captions,
+)
 from dataset.captions.sidecars import SIDECAR_SUFFIXES, split_lines
 from dataset.images.formats import EXTENSIONS, unread_format
 from dataset.index import MOST_PARTS, NOT_READ, Catalog, Section
@@ -45,7 +56,7 @@ MOST_LINKS = 40  # symbolic links that lead to each other
 SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 MOST_DIGITS = 15  # of a number in braces
 MOST_SHARDS = 1_000_000  # that a pattern may name
-RULES = b"2"  # of reading shards: another number makes older indexes invalid
+RULES = b"3"  # of reading shards: another number makes older indexes invalid
 
 
 # Patterns -----------------------------------------------------------------------------------------
@@ -172,7 +183,7 @@ class ShardContent:
     """
 
     images: dict[str, Member] = field(default_factory=dict)
-    captions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    captions: dict[str, tuple[Caption, ...]] = field(default_factory=dict)
     unusable: list[UnusableFile] = field(default_factory=list)
     extensions: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
@@ -403,7 +414,7 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in parts) or "__MACOSX" in parts[:-1]
 
 
-def sample_captions(sample: dict[str, Member], unusable: list[UnusableFile]) -> tuple[str, ...]:
+def sample_captions(sample: dict[str, Member], unusable: list[UnusableFile]) -> tuple[Caption, ...]:
     """Read the captions of a sample; NO_CAPTION if it has none."""
     for extension in (*(suffix.removeprefix(".") for suffix in SIDECAR_SUFFIXES), "json"):
         if extension not in sample:
@@ -416,14 +427,15 @@ def sample_captions(sample: dict[str, Member], unusable: list[UnusableFile]) -> 
             continue
         try:
             text = decode_text(sample[extension].read_bytes())
-            captions = parse_json_captions(text) if extension == "json" else split_lines(text)
+            is_json = extension == "json"
+            captions = parse_json_captions(text) if is_json else [*split_lines(text)]
             for caption in captions:
-                check_caption(caption)
+                check_caption(text_of(caption))
         except UserError as error:
             unusable.append(UnusableFile(sample[extension], str(error)))
         else:
             if captions:
-                return tuple(dict.fromkeys(captions))
+                return unique_captions(captions)
     return NO_CAPTION
 
 
@@ -440,7 +452,7 @@ def stated_hash(sample: dict[str, Member]) -> bytes | None:
     return bytes.fromhex(text) if isinstance(text, str) and SHA256.fullmatch(text) else None
 
 
-def parse_json_captions(text: str) -> list[str]:
+def parse_json_captions(text: str) -> list[Caption]:
     """Return the captions in a .json member.
 
     Raises:
@@ -452,6 +464,6 @@ def parse_json_captions(text: str) -> list[str]:
         has = f"it has {listed(list(row))}" if isinstance(row, dict) else f"it is {shown(row)}"
         raise UserError(f"needs 'text' or 'caption', a string or a list of strings, but {has}")
     try:
-        return caption_list(row[name])
+        return caption_list(row[name], row.get(WEIGHTS), row.get(LANGUAGES))
     except UserError as error:
         raise UserError(f"cannot be used: {name!r} {error}") from None

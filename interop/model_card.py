@@ -28,6 +28,10 @@ TRAINING_FLAGS = (
     "learning_rate",
     "seed",
 )
+CAPTION_FLAGS = (  # repeated if they are used
+    *("caption_languages", "caption_prefix", "caption_suffix", "shuffle_tags", "keep_tags"),
+    *("tag_dropout", "tag_separator", "tag_variants"),
+)
 
 
 def render_card(
@@ -57,6 +61,8 @@ def training_section(provenance: Mapping[str, Any]) -> str:
     """Return the section on how the weights were trained, as far as `provenance` records it."""
     flags = as_mapping(provenance.get("config"))
     facts = {name.replace("_", " "): f"`{flags[name]}`" for name in TRAINING_FLAGS if name in flags}
+    used = (name for name in CAPTION_FLAGS if flags.get(name))
+    facts |= {name.replace("_", " "): f"`{flags[name]}`" for name in used}
     if "weights" in provenance:
         facts["weights"] = provenance["weights"]
     text = bullet_list(facts) or "How these weights were trained is not recorded here."

@@ -25,6 +25,9 @@ class _Flags:
     """Flags of a training that are read again."""
 
     caption_dropout: float | None = None
+    caption_languages: str | None = None
+    caption_prefix: str | None = None
+    caption_suffix: str | None = None
     text_chunks: int | None = None
 
 

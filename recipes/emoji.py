@@ -8,7 +8,8 @@ Drawings: SVG from the npm packages @iconify-json/openmoji (CC BY-SA 4.0), twemo
 Without npm or a network, give a folder that holds the four .tgz files: --packages FOLDER.
 
 Captions: "rocket, noto style", "rocket", and the same in 13 more languages, with the names of
-Unicode CLDR from the PyPI package emoji ("Rakete, noto style").
+Unicode CLDR from the PyPI package emoji ("Rakete, noto style"). Each has its language beside it:
+train_ldm.py --caption-languages en,de.
 
 About a tenth of the combinations of thing and style, and of person and skin tone, are not in train/
 but in test/. A model has seen both parts of each, but never together. A hash of the caption
@@ -362,7 +363,8 @@ def write_splits(
         target = folder / split / file_name
         target.parent.mkdir(parents=True, exist_ok=True)
         picture.file.rename(target)
-        row = {"file_name": file_name, "text": list(captions(picture, names))}
+        languages, texts = zip(*captions(picture, names), strict=True)
+        row = {"file_name": file_name, "text": texts, "caption_languages": languages}
         rows[split].append(json.dumps(row, ensure_ascii=False) + "\n")
         counts[split] += 1
     for split, lines in rows.items():
@@ -372,14 +374,18 @@ def write_splits(
     return counts
 
 
-def captions(picture: Picture, names: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """Yield "<thing>, <style> style" and "<thing>", then the former in every other language."""
-    yield f"{picture.thing}, {picture.style} style"
-    yield picture.thing
+def captions(picture: Picture, names: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield (language, caption).
+
+    They are "<thing>, <style> style" and "<thing>" in English, then the former in every other
+    language.
+    """
+    yield "en", f"{picture.thing}, {picture.style} style"
+    yield "en", picture.thing
     entry = names.get(bare(picture.character or ""), {})
     for language in LANGUAGES:
         if language in entry:
-            yield f"{plain_name(entry[language])}, {picture.style} style"
+            yield language, f"{plain_name(entry[language])}, {picture.style} style"
 
 
 def write_notices(folder: Path, styles: Sequence[Style], size: int) -> None:

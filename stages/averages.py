@@ -124,7 +124,7 @@ class DiffusionAverages:
         if "init_sha256" in self.run.config:
             identity["init_sha256"] = self.run.config["init_sha256"]
         cache = open_latent_cache(
-            config, self.run, pairs + held_out, buckets, vae, text_encoder, identity
+            config, self.run, pairs + held_out, len(pairs), buckets, vae, text_encoder, identity
         )
         steps = len(self.pipeline.denoiser.schedule)
         self.validation = make_validation(config, cache, len(pairs), steps, device)

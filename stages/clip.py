@@ -23,7 +23,7 @@ from evaluation.retrieval import recall_at
 from foundation import collectives
 from foundation.errors import UserError
 from foundation.hashing import derived_seed, generator
-from stages.data import DataTrainingConfig
+from stages.data import CaptionTrainingConfig
 from training import distributed
 from training.acceleration.compiled import compile_in_place, eager_mode
 from training.checkpoint import Stateful
@@ -39,11 +39,11 @@ LARGEST_RETRIEVAL = 4096  # pairs of a retrieval test, in which each is compared
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipTrainingConfig(DataTrainingConfig):
+class ClipTrainingConfig(CaptionTrainingConfig):
     """Flags of train_clip.py."""
 
     GROUPS: ClassVar[Groups] = extended(
-        DataTrainingConfig.GROUPS,
+        CaptionTrainingConfig.GROUPS,
         {"data": ("augment",), "model": ("context_length",), "training": ("weight_decay",)},
     )
 
@@ -64,6 +64,7 @@ class ClipTrainingConfig(DataTrainingConfig):
                 "smaller parts would teach something else. Leave the flag out; if the memory does "
                 "not suffice, use a smaller --batch-size."
             )
+        super().check()
 
 
 BASE = {"steps": 20_000, "batch_size": 512, "learning_rate": 5e-4, "warmup": 1000}

@@ -26,7 +26,7 @@ from ldm.schedule import ScheduleConfig, make_schedule
 from ldm.unet import PRESETS as ARCHITECTURES
 from ldm.unet import UNet
 from ldm.validation import Validation, learning_status
-from stages.data import Aspect, DataTrainingConfig
+from stages.data import Aspect, CaptionTrainingConfig
 from stages.finetune import check_noise_process, load_unet
 from stages.lora import TARGETS, adapter_states, add_adapter
 from training import distributed
@@ -51,7 +51,7 @@ TRAINING_EVAL_PAIRS = 256  # training pairs of the validation loss, if none are 
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionTrainingConfig(EMATrainingConfig, DataTrainingConfig):
+class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig):
     """Flags of train_ldm.py."""
 
     GROUPS: ClassVar[Groups] = extended(
@@ -69,6 +69,7 @@ class DiffusionTrainingConfig(EMATrainingConfig, DataTrainingConfig):
                 *("lora", "lora_alpha", "lora_targets"),
             ),
             "training": ("weight_decay", "clip_norm", "caption_dropout"),
+            "captions": CaptionTrainingConfig.GROUPS["captions"],
             "objective": ("objective",),
             "noise schedule": ("schedule",),
             "output": ("preview_prompts", "preview_guidance"),

@@ -1,5 +1,6 @@
 """The cache of latents and text contexts that stage 2 trains on, in its run folder."""
 
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from autoencoder.io import read_provenance
 from conditioning import TextEncoder
 from conditioning.prompt_weighting import encode_chunks
 from dataset.buckets import Buckets
+from dataset.captions.choice import caption_draws
 from dataset.images.pixel_format import recorded_format
 from dataset.images.transform import ImageTransform, normalize_pixels
 from dataset.index import verify_images
@@ -42,6 +44,7 @@ def open_latent_cache(
     config: DiffusionTrainingConfig,
     run: Run,
     pairs: PairList,
+    trained: int,
     buckets: Buckets,
     vae: Autoencoder,
     text_encoder: TextEncoder,
@@ -51,6 +54,7 @@ def open_latent_cache(
 
     Args:
         pairs: the training pairs, then the held-out ones.
+        trained: how many of them are trained on, and so have variants of their captions.
         identity: the encoders' hashes and what else the cache depends on.
 
     Raises:
@@ -60,6 +64,11 @@ def open_latent_cache(
     transform = ImageTransform(config.size, vae.config.in_channels, format=pixels)
     identity = {**identity, "transform": transform.describe(), "encoded_in": "float32"}
     identity |= {"shapes": buckets.shapes, "text_chunks": config.text_chunks}
+    variants = config.variants()
+    if variants is not None:
+        identity["tag_variants"] = variants.describe() | {"pairs": trained}
+    if (choice := config.caption_choice()).is_any:
+        identity["captions"] = asdict(choice)
     folder = run.path / "cache"
     report_progress("building the latent cache")
     if folder.exists():
@@ -82,6 +91,7 @@ def open_latent_cache(
         folder,
         identity,
         buckets=buckets,
+        draws=caption_draws(pairs, variants, trained),
         process=WorkShare(collectives.rank(), collectives.world_size(), collectives.barrier),
         progress=progress_bar,
     )

@@ -1,3 +1,3 @@
-"""Finds the captions of the images in a folder: from tables, from files beside them, or from names.
-It opens no image, and it imports nothing of `dataset` but `source`.
+"""Finds the captions of images: in tables, in files beside them, or in names; and chooses among them.
+It opens no image, and of `dataset` it imports only `source`, and `table` to choose from it.
 """

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from dataset.captions.files import FileList
 from dataset.captions.guesses import class_captions, name_captions
-from dataset.captions.rows import Row
+from dataset.captions.rows import Caption, Row
 from dataset.captions.sidecars import (
     SIDECAR_SUFFIXES,
     is_caption_like,
@@ -55,7 +55,7 @@ class CaptionSet:
     """
 
     rule: str
-    captions: dict[str, list[str]] = field(default_factory=dict)
+    captions: dict[str, list[Caption]] = field(default_factory=dict)
     unusable: list[UnusableFile] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     is_guess: bool = False
@@ -66,7 +66,8 @@ def find_captions(files: FileList) -> CaptionSet:
     for rule in (from_metadata, from_sidecars, from_captions_json, from_class_folders):
         if (captions := rule(files)) is not None:
             return captions
-    return CaptionSet("the name of the image file", name_captions(files), is_guess=True)
+    by_name: dict[str, list[Caption]] = {k: [*v] for k, v in name_captions(files).items()}
+    return CaptionSet("the name of the image file", by_name, is_guess=True)
 
 
 def caption_files(files: FileList) -> set[str]:
@@ -135,7 +136,7 @@ def from_sidecars(files: FileList) -> CaptionSet | None:
             if isinstance(failure := read[name], UnusableFile):
                 result.unusable.append(failure)
         captions = read[name]
-        result.captions[image] = [] if isinstance(captions, UnusableFile) else captions
+        result.captions[image] = [] if isinstance(captions, UnusableFile) else [*captions]
     reason = "is a caption without an image of the same name"
     result.unusable.extend(
         UnusableFile(files.root / files.others[name], reason)
@@ -158,7 +159,8 @@ def from_class_folders(files: FileList) -> CaptionSet | None:
     captions = class_captions(files)
     if captions is None:
         return None
-    return CaptionSet("the name of the class folder", captions, is_guess=True)
+    by_name: dict[str, list[Caption]] = {name: [*texts] for name, texts in captions.items()}
+    return CaptionSet("the name of the class folder", by_name, is_guess=True)
 
 
 def near_misses(files: FileList, captions: CaptionSet) -> list[str]:

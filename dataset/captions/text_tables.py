@@ -6,7 +6,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from dataset.captions.rows import IMAGE_FIELDS, TEXT_FIELDS, Row, check_row
+from dataset.captions.rows import (
+    IMAGE_FIELDS,
+    TEXT_FIELDS,
+    Row,
+    cells_to_marks,
+    check_row,
+)
 from foundation.errors import UserError, listed, one_line, shown
 from foundation.files import MEGABYTE, decode_text, open_file, read_text
 from foundation.json_reading import load_json
@@ -29,7 +35,8 @@ def read_csv(path: Path, delimiter: str = ",") -> Iterator[Row]:
     if not columns:
         raise UserError(f"{one_line(path)} is empty. It needs a header with file_name and text.")
     check_header(columns, path)
-    for number, row in rows:
+    for number, cells in rows:
+        row = cells_to_marks(cells)
         yield check_row(row, f"{path.name} line {number}", f"{one_line(path)} line {number}")
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from dataset.captions.choice import SHOWN_LANGUAGES, count_languages
 from dataset.folder import Folder
 from dataset.table import NO_CAPTION
 from foundation.errors import listed, one_line
@@ -28,6 +29,8 @@ class CaptionStatistics:
         cut: captions that are longer; None if tokens were not counted.
         words: the most frequent words -> captions that have them.
         equal: captions that several images have -> how many images.
+        languages: how many captions are in each; "" where it is not said. Empty if none says it.
+        weights: the least and the largest; None if all are 1.
     """
 
     captions: int
@@ -39,6 +42,8 @@ class CaptionStatistics:
     cut: int | None
     words: dict[str, int]
     equal: dict[str, int]
+    languages: dict[str, int]
+    weights: tuple[float, float] | None
 
     @property
     def all_cut(self) -> bool:
@@ -61,6 +66,7 @@ def count_captions(
             without += 1
         else:
             counts.update(pair.captions)
+    weights = folder.pairs.table.caption_weights
     lengths: Counter[int] = Counter()
     words: Counter[str] = Counter()
     for text, count in counts.items():
@@ -79,13 +85,21 @@ def count_captions(
         cut=cut if count_tokens else None,
         words=dict(words.most_common(TOP_WORDS)),
         equal={t: n for t, n in counts.most_common(TOP_EQUAL) if n > 1},
+        languages=count_languages(folder.pairs),
+        weights=None if weights is None else (float(weights.min()), float(weights.max())),
     )
 
 
 def describe_words(statistics: CaptionStatistics) -> list[str]:
-    """Return the lines on words and equal captions."""
+    """Return the lines on words, equal captions, languages and weights."""
     words = listed([f"{w} {n}" for w, n in statistics.words.items()], limit=TOP_WORDS)
     lines = [f"  most frequent words, with the number of captions: {words}"] if words else []
     for text, count in statistics.equal.items():
         lines.append(f"  {count} images have the caption {one_line(text, 100)!r}")
+    if statistics.languages:
+        counts = [f"{name or 'not said'} {n}" for name, n in statistics.languages.items()]
+        lines.append(f"  captions by language: {listed(counts, limit=SHOWN_LANGUAGES)}")
+    if statistics.weights is not None:
+        least, largest = statistics.weights
+        lines.append(f"  weights of captions are from {least:g} to {largest:g}")
     return lines

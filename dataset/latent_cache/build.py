@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dataset.buckets import Buckets
+from dataset.captions.choice import CaptionDraws
 from dataset.images.transform import ImageTransform, PixelTensor, refuse_random_crop
 from dataset.latent_cache.block_file import BLOCKS, BlockFile, to_float16
 from dataset.latent_cache.cache import MARK, LatentCache, describe_cache, hash_pairs
@@ -52,6 +53,7 @@ def build_cache(
     batch_size: int = 32,
     *,
     buckets: Buckets | None = None,
+    draws: CaptionDraws | None = None,
     process: WorkShare = ALONE,
     progress: Progress = no_progress,
 ) -> LatentCache:
@@ -65,6 +67,7 @@ def build_cache(
         identity: JSON; all that the numbers depend on besides files and captions: the transform,
             the hashes of the weights, the precision of the encoding, the shapes.
         batch_size: images or texts that are encoded at once.
+        draws: the texts of the pairs; None: their captions.
 
     Raises:
         UserError: an image cannot be used, or an encoding is not finite or too large for float16.
@@ -82,7 +85,7 @@ def build_cache(
             check_replaceable(folder, MARK)
             prepare(unfinished, plan)
         process.barrier()
-        rows = assign_rows(pairs, buckets)
+        rows = assign_rows(pairs, buckets, draws)
         write = partial(write_share, process=process, batch_size=batch_size, progress=progress)
         context = BlockFile(unfinished / "context.npy", len(rows.captions))
         write(context, rows.captions, list, encode_texts, name="the caption {!r}".format)
@@ -173,9 +176,13 @@ def finish(
         "captions_hash": pairs.column("captions_hash"),
     }
     hashes = {file.path.name: block_hashes(file) for file in files}
+    mark = {**plan, "blocks": hashes}
+    if rows.caption_chances is not None:
+        arrays["caption_chances"] = rows.caption_chances
+        mark["weighted"] = True
     for name, values in arrays.items():
         np.save(unfinished / f"{name}.npy", values)
-    text = json.dumps({**plan, "blocks": hashes}, indent=1)
+    text = json.dumps(mark, indent=1)
     (unfinished / MARK).write_text(text, encoding="utf-8")
     put_in_place(unfinished, folder)
     # Only now, because without these files a build that is killed here would begin again. They do

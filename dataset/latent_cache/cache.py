@@ -7,7 +7,8 @@ context.npy         float16 (captions, tokens, width): text embeddings; row 0: t
 shape.npy           (pairs): number of the moments file
 image_rows.npy      (pairs): row in that file
 caption_starts.npy  (pairs + 1): where a pair's captions begin in caption_rows.npy
-caption_rows.npy    row in context.npy of every caption of every pair
+caption_rows.npy    row in context.npy of every caption of every pair, or of every variant of one
+caption_chances.npy (captions): only if some are drawn more often; as in `CaptionDraws`
 sha256.npy, captions_hash.npy       (pairs): of files and captions, to name those that changed
 
 Files with equal bytes are stored once, and so are equal captions. Posteriors are stored instead of
@@ -24,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float16, Int, UInt8
+from jaxtyping import Float, Float16, Float64, Int, UInt8
 from torch import Tensor
 
+from dataset.captions.choice import draw_captions
 from dataset.latent_cache.block_file import BlockFile, load_array, map_array
 from dataset.parallel import Progress, no_progress
 from dataset.table import PairList
@@ -49,6 +51,7 @@ class LatentCache:
         image_rows: Int[Tensor, " pairs"],
         caption_starts: Int[Tensor, " pairs_plus_1"],
         caption_rows: Int[Tensor, " rows"],
+        caption_chances: Float64[Tensor, " rows"] | None = None,
     ):
         self.moments = moments
         self.context = context
@@ -56,6 +59,7 @@ class LatentCache:
         self.image_rows = image_rows
         self.caption_starts = caption_starts
         self.caption_rows = caption_rows
+        self.caption_chances = caption_chances
 
     @classmethod
     def open(
@@ -74,6 +78,7 @@ class LatentCache:
         """
         folder = Path(folder)
         cached = read_mark(folder)
+        weighted = cached.pop("weighted", False)
         ours = describe_cache(identity, cached["data"] if pairs is None else hash_pairs(pairs))
         differences = list_differences(
             {**ours, "data": None}, {**cached, "data": None, "blocks": None}
@@ -88,7 +93,8 @@ class LatentCache:
                 "as before."
             )
         moments = [f"moments-{k}.npy" for k in range(len(cached["blocks"]) - 1)]
-        files = ("context", "shape", "image_rows", "caption_starts", "caption_rows")
+        files = ["context", "shape", "image_rows", "caption_starts", "caption_rows"]
+        files += ["caption_chances"] * weighted
         return cls(
             [map_array(folder / name, 4) for name in moments],
             *(map_array(folder / f"{file}.npy", 3 if file == "context" else 1) for file in files),
@@ -118,9 +124,9 @@ class LatentCache:
         """
         draws = [torch.rand(2, generator=each, dtype=torch.float64) for each in generators]
         caption_draw, dropout_draw = torch.stack(draws, dim=1)
-        starts = self.caption_starts.index_select(0, indices)
-        counts = self.caption_starts.index_select(0, indices + 1) - starts
-        rows = self.caption_rows.index_select(0, starts + (caption_draw * counts).long())
+        starts, chances = self.caption_starts, self.caption_chances
+        captions = draw_captions(starts, chances, indices, caption_draw)
+        rows = self.caption_rows.index_select(0, captions)
         rows = torch.where(dropout_draw < caption_dropout, 0, rows)
         context = self.context.index_select(0, rows).float()
 
@@ -141,6 +147,7 @@ class CacheMark:
     identity: dict[str, Any] = field(default_factory=dict[str, Any])
     data: str | None = None
     blocks: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    weighted: bool = False
 
 
 def describe_cache(identity: Mapping[str, Any], data: str) -> dict[str, Any]:

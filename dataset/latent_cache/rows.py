@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
-from jaxtyping import Int, Int64, UInt8, UInt64
+from jaxtyping import Float64, Int, Int64, UInt8, UInt64
 
 from dataset.buckets import Buckets
-from dataset.table import TAKEN_AT_ONCE, PairList, captions_hash, ranges
+from dataset.captions.choice import CaptionDraws, ChosenCaptions, caption_draws
+from dataset.table import TAKEN_AT_ONCE, PackedStrings, PairList, captions_hash
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,9 @@ class CacheRows:
         image_rows: row of each pair's image, in the array of its bucket.
         shape: bucket of each pair's image.
         captions: the caption of each row; row 0 is the empty caption.
-        caption_rows: row of every caption of every pair.
+        caption_rows: row of every caption of every pair, or of every variant of one.
         caption_starts: where the captions of each pair begin in caption_rows.
+        caption_chances: as in `CaptionDraws`.
     """
 
     images: list[Int64[np.ndarray, " _"]]
@@ -30,10 +32,16 @@ class CacheRows:
     captions: Sequence[str]
     caption_rows: Int64[np.ndarray, " captions"]
     caption_starts: Int64[np.ndarray, " pairs_plus_1"]
+    caption_chances: Float64[np.ndarray, " captions"] | None = None
 
 
-def assign_rows(pairs: PairList, buckets: Buckets | None) -> CacheRows:
-    """Assign a row to each image and each caption, in the order of their first occurrence."""
+def assign_rows(
+    pairs: PairList, buckets: Buckets | None, draws: CaptionDraws | None = None
+) -> CacheRows:
+    """Assign a row to each image and each caption, in the order of their first occurrence.
+
+    draws: the texts of the pairs; None: their captions.
+    """
     shape = buckets.assign(pairs) if buckets else np.zeros(len(pairs), np.uint8)
     image_rows = np.zeros(len(pairs), np.int64)
     images: list[Int64[np.ndarray, " _"]] = []
@@ -42,43 +50,37 @@ def assign_rows(pairs: PairList, buckets: Buckets | None) -> CacheRows:
         rows, firsts = number_unique(pairs.table.columns["sha256"], pairs.rows[members])
         image_rows[members] = rows
         images.append(members[firsts])
-    starts, positions = caption_positions(pairs)
-    keys = caption_keys(pairs, starts, positions)
+    draws = draws or caption_draws(pairs)
+    keys = caption_keys(pairs, draws)
     caption_rows, firsts = number_unique(keys, np.arange(len(keys)))
-    captions = DistinctCaptions(pairs.table.captions, positions[firsts[1:] - 1])
-    return CacheRows(images, image_rows, shape, captions, caption_rows[1:], starts)
+    captions = DistinctCaptions(draws.texts, firsts[1:] - 1)
+    return CacheRows(
+        images, image_rows, shape, captions, caption_rows[1:], draws.starts, draws.chances
+    )
 
 
 def caption_keys(
-    pairs: PairList,
-    starts: Int64[np.ndarray, " pairs_plus_1"],
-    positions: Int64[np.ndarray, " captions"],
+    pairs: PairList, draws: CaptionDraws
 ) -> UInt8[np.ndarray, "captions_plus_1 bytes"]:
     """Return the hash of the empty caption and that of each caption.
 
-    The table has the hash of all captions of an image; for one with a single caption it is the
-    hash of that.
+    The table has the hash of all captions of an image with their marks; for one with a single
+    caption without marks, and of which no variants are drawn, it is the hash of that.
     """
-    keys = np.empty((1 + len(positions), len(captions_hash([""]))), np.uint8)
+    table, starts = pairs.table, draws.starts
+    is_marked = table.caption_weights is not None or table.caption_languages is not None
+    is_varied = not isinstance(draws.texts, ChosenCaptions)
+    is_plain = isinstance(table.captions, PackedStrings) and not is_marked and not is_varied
+    keys = np.empty((1 + len(draws.texts), len(captions_hash([""]))), np.uint8)
     keys[0] = np.frombuffer(captions_hash([""]), np.uint8)
-    strings = pairs.table.captions
     for start, (hashes,) in pairs.pieces("captions_hash"):
         own = starts[start : start + len(hashes) + 1]
-        single = np.diff(own) == 1
+        single = (np.diff(own) == 1) & is_plain
         keys[1 + own[:-1][single]] = hashes[single]
         for k in np.flatnonzero(~single).tolist():
             for j in range(int(own[k]), int(own[k + 1])):
-                text = strings[int(positions[j])]
-                keys[1 + j] = np.frombuffer(captions_hash([text]), np.uint8)
+                keys[1 + j] = np.frombuffer(captions_hash([draws.texts[j]]), np.uint8)
     return keys
-
-
-def caption_positions(
-    pairs: PairList,
-) -> tuple[Int64[np.ndarray, " pairs_plus_1"], Int64[np.ndarray, " captions"]]:
-    """Return where each pair's captions begin, and where all captions lie in `table.captions`."""
-    positions, starts = ranges(pairs.table.caption_starts, pairs.rows)
-    return starts, positions
 
 
 class DistinctCaptions(Sequence[str]):

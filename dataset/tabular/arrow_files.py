@@ -12,6 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dataset.captions.rows import LANGUAGES, WEIGHTS
 from dataset.source import MissingLibrary
 from dataset.stores.remote import RemoteFile
 from dataset.table import Root
@@ -34,6 +35,8 @@ class TableRow(NamedTuple):
     path: Any  # what the column of images says about the file; None if there is nothing
     is_embedded: bool  # the image's bytes lie in the table
     caption: Any
+    weights: Any = None
+    languages: Any = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,9 @@ class ColumnarFile:
         caption_leaf = caption and caption.name
         all_there = bytes_leaf is not None and self.nulls(group, bytes_leaf) == 0
         unsure = bytes_leaf if not all_there else None
-        leaves = list(dict.fromkeys(leaf for leaf in (path_leaf, caption_leaf, unsure) if leaf))
+        marks = [name if name in self.schema.names else None for name in (WEIGHTS, LANGUAGES)]
+        of_rows = (path_leaf, caption_leaf, *marks)
+        leaves = list(dict.fromkeys(leaf for leaf in (*of_rows, unsure) if leaf))
         row = self.firsts[group]
         if not leaves:
             for number in range(row, self.firsts[group + 1]):
@@ -148,12 +153,13 @@ class ColumnarFile:
         at_once = IMAGES_AT_ONCE if unsure else ROWS_AT_ONCE
         for batch in self.batches(group, leaves, at_once):
             count = batch.num_rows
-            paths = values(leaf_array(batch, path_leaf)) if path_leaf else [None] * count
-            texts = values(leaf_array(batch, caption_leaf)) if caption_leaf else [None] * count
+            content = (
+                values(leaf_array(batch, leaf)) if leaf else [None] * count for leaf in of_rows
+            )
             there = leaf_array(batch, unsure).is_valid().to_pylist() if unsure else None
             there = there or [bytes_leaf is not None] * count
-            for path, text, is_embedded in zip(paths, texts, there, strict=True):
-                yield TableRow(group, row, path, is_embedded, text)
+            for is_embedded, path, *rest in zip(there, *content, strict=True):
+                yield TableRow(group, row, path, is_embedded, *rest)
                 row += 1
 
 

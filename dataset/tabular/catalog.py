@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unicodedata import normalize
 
-from dataset.captions.rows import caption_list
+from dataset.captions.rows import LANGUAGES, WEIGHTS, Caption, caption_list, unique_captions
 from dataset.index import Catalog
 from dataset.parallel import Progress
 from dataset.source import Cell, Source, UnusableFile
@@ -54,6 +54,8 @@ class PathRow(NamedTuple):
     location: str
     image: Any
     caption: Any
+    weights: Any = None
+    languages: Any = None
 
 
 @dataclass
@@ -65,18 +67,17 @@ class Content:
     """
 
     places: dict[str, tuple[int, int]] = field(default_factory=dict)
-    captions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    captions: dict[str, tuple[Caption, ...]] = field(default_factory=dict)
     unusable: list[UnusableFile] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
-    def add(self, name: str, place: tuple[int, int], captions: list[str]) -> None:
+    def add(self, name: str, place: tuple[int, int], captions: list[Caption]) -> None:
         """Add an image, or captions to the image of this name."""
         if name in self.places:
             self.counts["row with more captions of an image"] += 1
             captions = [*self.captions[name], *captions]
         self.places[name] = place
-        texts = dict.fromkeys(text for text in captions if text)
-        self.captions[name] = tuple(texts) or NO_CAPTION
+        self.captions[name] = unique_captions(captions) or NO_CAPTION
 
     def leave_out(self, path: Source, reason: str) -> None:
         """Count a row that cannot be used, and say why."""
@@ -132,7 +133,7 @@ def add_row(
     cell = Cell(root / table, row.group, row.row, choice.image.name)
     given = normalize("NFC", row.path) if isinstance(row.path, str) else ""
     try:
-        captions = read_captions(row.caption, choice.caption)
+        captions = read_captions(row, choice.caption)
     except UserError as error:
         return content.leave_out(cell, f"its caption {error}")
     if row.is_embedded:
@@ -181,7 +182,7 @@ def path_catalog(base: Path, rows: Iterable[PathRow], choice: Choice, tables: st
             content.leave_out(row.table, f"{row.location}: names no image: {shown(row.image)}")
             continue
         try:
-            captions = read_captions(row.caption, choice.caption)
+            captions = read_captions(row, choice.caption)
         except UserError as error:
             content.leave_out(row.table, f"{row.location}: its caption {error}")
             continue
@@ -208,13 +209,15 @@ def text_path_rows(table: TextTable, choice: Choice) -> Iterator[PathRow]:
     """Yield the rows of a table of text."""
     for location, content in table.rows():
         caption = content.get(choice.caption.name) if choice.caption else None
-        yield PathRow(table.path, location, content.get(choice.image.name), caption)
+        marks = (content.get(name) for name in (WEIGHTS, LANGUAGES))
+        yield PathRow(table.path, location, content.get(choice.image.name), caption, *marks)
 
 
 def columnar_path_rows(path: Path, choice: Choice) -> Iterator[PathRow]:
     """Yield the rows of a parquet or Arrow file that names image files."""
     for row in open_columnar(path).rows(choice.image, choice.caption):
-        yield PathRow(path, f"row group {row.group}, row {row.row}", row.path, row.caption)
+        location = f"row group {row.group}, row {row.row}"
+        yield PathRow(path, location, row.path, row.caption, row.weights, row.languages)
 
 
 def file_name(root: Path, folder: Path, written: str) -> str:
@@ -241,12 +244,13 @@ def file_name(root: Path, folder: Path, written: str) -> str:
 # Captions -----------------------------------------------------------------------------------------
 
 
-def read_captions(value: Any, column: Column | None) -> list[str]:
+def read_captions(row: PathRow | TableRow, column: Column | None) -> list[Caption]:
     """Return the captions of a row.
 
     Raises:
         UserError: it is no caption. The message continues "its caption ...".
     """
+    value = row.caption
     if column is not None and column.kind == "classes":
         if value is None or value == -1:  # -1: the class is not known, as in test sets
             return []
@@ -255,7 +259,7 @@ def read_captions(value: Any, column: Column | None) -> list[str]:
         return [column.classes[value].replace("_", " ")]
     if isinstance(value, bytes):
         raise UserError("is not UTF-8 text")
-    return caption_list(value)
+    return caption_list(value, row.weights, row.languages)
 
 
 def name_tables(tables: Sequence[str]) -> str:

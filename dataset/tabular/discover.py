@@ -38,6 +38,7 @@ from foundation.json_reading import load_object
 COLUMNAR_SUFFIXES = PARQUET_SUFFIXES | ARROW_SUFFIXES
 TABLE_SUFFIXES = COLUMNAR_SUFFIXES | TEXT_SUFFIXES
 SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"  # of `save_to_disk`
+RULES = "2"  # of reading tables that name files: another number makes older indexes invalid
 FOLDER_TABLE = "metadata.parquet"  # beside images, as Hugging Face's imagefolder has it
 
 
@@ -271,7 +272,7 @@ def plan_paths(
     shown = name_tables([file.name for file in tables.files])
     catalog = path_catalog(base, rows, choice, f"{shown}; images in {one_line(base)}")
     stamps = (file_stamp(base / name) for name in catalog.captions)
-    fingerprint = hashed(*map(file_stamp, tables.files), *stamps)
+    fingerprint = hashed(RULES, *map(file_stamp, tables.files), *stamps)
     kind = kind_of_index(tables, choice, split)
     return IndexPlan(base, kind, fingerprint, lambda: catalog)
 

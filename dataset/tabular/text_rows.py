@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dataset.captions.rows import cells_to_marks
 from dataset.captions.text_tables import LARGEST_JSON, csv_table, json_lines, parse
 from dataset.splits import choose_split
 from dataset.tabular.columns import Column
@@ -71,7 +72,8 @@ def open_csv(path: Path, delimiter: str) -> TextTable:
 def csv_rows(path: Path, delimiter: str) -> Iterator[TextRow]:
     """Yield the rows below the header."""
     for number, row in csv_table(path, delimiter)[1]:
-        yield TextRow(f"line {number}", {name.strip(): cell for name, cell in row.items()})
+        cells = {name.strip(): cell for name, cell in row.items()}
+        yield TextRow(f"line {number}", cells_to_marks(cells))
 
 
 # JSON ---------------------------------------------------------------------------------------------
