@@ -476,12 +476,13 @@ def verify_images(pairs: PairList, progress: Progress) -> None:
     """
     hashes = pairs.table.columns["sha256"]
 
-    def has_changed(row: np.integer) -> bool:
-        return file_digest(pairs.table.path(int(row))) != hashes[row].tobytes()
+    def has_changed(k: int) -> bool:
+        row = int(pairs.rows[k])
+        return file_digest(pairs.table.path(row)) != hashes[row].tobytes()
 
-    rows: Sequence[np.integer] = pairs.rows  # pyright: ignore[reportAssignmentType]  # sliced alike
-    results = progress(map_in_threads(has_changed, rows), "verifying images", len(rows))
-    changed = np.fromiter(results, bool, len(rows))
+    count = len(pairs)
+    results = progress(map_in_threads(has_changed, range(count)), "verifying images", count)
+    changed = np.fromiter(results, bool, count)
     if changed.any():
         paths = pairs.where(changed).paths
         raise UserError(
