@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from dataset.captions.choice import count_languages
 from dataset.folder import read_folder
 from foundation.errors import UserError
 from recipes import emoji
@@ -72,6 +73,8 @@ def test_captions_name_thing_and_style_in_many_languages(made):
     texts = pairs["noto/rocket.png"]
     assert texts[:3] == ("rocket, noto style", "rocket", "rakete, noto style")
     assert "ракета, noto style" in texts and "ロケット, noto style" in texts
+    languages = count_languages(read_folder(made / "train").pairs)
+    assert languages["en"] == 2 * len(by_name(made / "train")) and languages["ja"]
     assert pairs["fluent/thing-3.png"] == ("thing 3, fluent style", "thing 3")
     assert pairs["openmoji/baker-tone5.png"] == pairs["openmoji/baker-dark-skin-tone.png"]
 
