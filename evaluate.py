@@ -1,6 +1,7 @@
 """python evaluate.py --model runs/ldm --data data/openmoji --judge runs/judge
 
-Measure how good a model is. PSNR: how well its autoencoder reconstructs the held-out images.
+Measure how good a model is. PSNR: how well its autoencoder reconstructs the held-out images, or
+all images of the split that --split names.
 Recall: how often a CLIP that had no part in the training finds the right prompt for a generated
 picture, among all prompts used. The recall for real images is the ceiling of that number.
 """
@@ -17,12 +18,13 @@ from torch import Tensor
 from autoencoder import Autoencoder
 from conditioning.clip import Clip
 from dataset.captions.choice import choose_captions
+from dataset.captions.variants import CaptionChoice
 from dataset.folder import read_folder
 from dataset.images.pixel_format import EIGHT_BIT, PixelFormat, recorded_format
 from dataset.images.transform import ImageTransform, normalize_pixels, to_pixels_like
 from dataset.loader import read_pixels
 from dataset.options import ReadOptions
-from dataset.table import Pair, split
+from dataset.table import Pair, PairList, split
 from evaluation.reconstruction import psnr
 from evaluation.retrieval import recall_at
 from foundation.files import write_json
@@ -62,7 +64,7 @@ class Config(ReadOptions):
     steps: int = 25  # sampler steps per picture
     guidance_scale: Finite = 4.0  # as in sample.py
     sampler: str = "dpmpp_2m"  # as in sample.py
-    held_out: FractionBelowOne = 0.02  # fraction of the images that the trainings held out
+    held_out: FractionBelowOne = 0.02  # fraction that the trainings held out; not used with --split
     out: Path | None = None  # folder for the figures and a grid of the pictures
     seed: Seed = 0  # of the choice of captions and of the pictures
     device: str = "auto"  # cpu, cuda, mps; auto: the first GPU there is, else the CPU
@@ -80,8 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     judge = Clip.load(config.judge, device)
     provenance = read_model_provenance(config.model)
     choice = recorded_choice(as_mapping(provenance.get("config")))
-    pairs = choose_captions(read_folder(config.data, options=config).pairs, choice)
-    train, held_out = split(pairs, config.held_out)
+    train, held_out = chosen_pairs(config, choice)
     if config.out is not None:
         make_folder(config.out)
     if not held_out:
@@ -94,6 +95,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_json(config.out / "evaluation.json", figures)
 
 
+def chosen_pairs(config: Config, choice: CaptionChoice) -> tuple[PairList, PairList]:
+    """Return the pairs for prompts, and those to reconstruct: a split that is named is both.
+
+    choice: which captions of a pair the model was trained on.
+    """
+    pairs = choose_captions(read_folder(config.data, options=config).pairs, choice)
+    if config.split is not None:
+        print(f"evaluated is the whole split {config.split!r}: {len(pairs)} images.")
+        return pairs, pairs
+    return split(pairs, config.held_out)
+
+
 @torch.no_grad()
 def reconstruction(
     pipeline: TextToImage, images: Sequence[Pair], file_format: PixelFormat
@@ -101,7 +114,9 @@ def reconstruction(
     """Return the mean PSNR of images encoded to their most likely latents and decoded again."""
     vae: Autoencoder = pipeline.autoencoder
     values = []
-    for pixels in load(images, pipeline.size, vae.config.in_channels, file_format).split(BATCH):
+    for start in range(0, len(images), BATCH):
+        some = images[start : start + BATCH]
+        pixels = load(some, pipeline.size, vae.config.in_channels, file_format)
         posterior = vae.encode(normalize_pixels(pixels).to(pipeline.device))
         reconstructed = to_pixels_like(vae.decode(posterior.mode()), pixels)
         values.append(psnr(pixels, reconstructed.cpu()))

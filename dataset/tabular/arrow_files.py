@@ -24,6 +24,7 @@ PARQUET_SUFFIXES = frozenset((".parquet", ".parq", ".pq"))
 ARROW_SUFFIXES = frozenset((".arrow", ".feather", ".ipc"))
 IMAGES_AT_ONCE = 16  # rows of images that are decoded together
 ROWS_AT_ONCE = 4096  # rows of captions
+BYTES_AT_ONCE = 512 * 2**20  # of captions, if each were as long as all of them are in the file
 OPEN_FILES = 256
 
 
@@ -86,10 +87,15 @@ class ColumnarFile:
     @cached_property
     def columns(self) -> list[Column]:
         classes = class_names(self.schema.metadata)
-        return [describe_column(field, classes.get(field.name, ())) for field in self.schema]
+        with damage_as_error(self.path):
+            return [describe_column(field, classes.get(field.name, ())) for field in self.schema]
 
     def group_bytes(self, group: int, column: str) -> int:
         """Return about how much memory the images of a group take."""
+        return self.leaf_bytes(group, self.image_leaf(column))
+
+    def leaf_bytes(self, group: int, leaf: str) -> int:
+        """Return how many bytes a column of a group has, once it is decompressed."""
         raise NotImplementedError
 
     def batches(self, group: int, leaves: list[str], rows: int) -> Iterator[Any]:
@@ -151,6 +157,9 @@ class ColumnarFile:
                 yield TableRow(group, number, None, True, None)
             return
         at_once = IMAGES_AT_ONCE if unsure else ROWS_AT_ONCE
+        if caption_leaf:  # a long text may be in the file once, and be the caption of all rows
+            at_once = min(at_once, BYTES_AT_ONCE // max(self.leaf_bytes(group, caption_leaf), 1))
+            at_once = max(at_once, 1)
         for batch in self.batches(group, leaves, at_once):
             count = batch.num_rows
             content = (
@@ -179,9 +188,8 @@ class ParquetFile(ColumnarFile):
             c for c in chunks if c.path_in_schema == leaf or c.path_in_schema.startswith(prefix)
         ]
 
-    def group_bytes(self, group: int, column: str) -> int:
-        chunks = self.chunks(group, self.image_leaf(column))
-        return sum(chunk.total_uncompressed_size for chunk in chunks)
+    def leaf_bytes(self, group: int, leaf: str) -> int:
+        return sum(chunk.total_uncompressed_size for chunk in self.chunks(group, leaf))
 
     def nulls(self, group: int, leaf: str) -> int | None:
         found = [chunk.statistics for chunk in self.chunks(group, leaf)]
@@ -212,13 +220,17 @@ class ArrowFile(ColumnarFile):
                 f"{one_line(path)} is compressed, so no image in it can be read alone. Save it "
                 "without compression, or as parquet."
             )
+        for batch in self.record_batches:
+            if batch.num_rows < 0:
+                raise ValueError(f"a record batch has {batch.num_rows} rows")
         super().__init__(path, reader.schema, [batch.num_rows for batch in self.record_batches])
 
-    def group_bytes(self, group: int, column: str) -> int:
+    def leaf_bytes(self, group: int, leaf: str) -> int:
         return 0  # the system reads what is needed
 
     def nulls(self, group: int, leaf: str) -> int | None:
-        return leaf_array(self.record_batches[group], leaf).null_count
+        with damage_as_error(self.path):
+            return leaf_array(self.record_batches[group], leaf).null_count
 
     def image_arrays(self, group: int, column: str) -> Iterator[Any]:
         yield leaf_array(self.record_batches[group], self.image_leaf(column))
@@ -331,13 +343,46 @@ def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, tuple[str, ...
 
 
 def leaf_array(batch: Any, leaf: str) -> Any:
-    """Return the column of a record batch, or a field of it; null where the struct is null."""
+    """Return the column of a record batch, or a field of it; null where the struct is null.
+
+    Raises:
+        pyarrow.ArrowInvalid: the values lie outside of the file. pyarrow itself believes what the
+            file says about them, and would read whatever is in memory there, or crash.
+    """
     if leaf in batch.schema.names:
-        return batch.column(leaf)
+        return checked(batch.column(leaf))
     import pyarrow.compute as pc
 
     column, _, field = leaf.rpartition(".")
-    return pc.struct_field(batch.column(column), field)  # pyright: ignore[reportAttributeAccessIssue]
+    return pc.struct_field(checked(batch.column(column)), field)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def checked(array: Any) -> Any:
+    """Return an array whose values all lie in its memory; what text is not UTF-8 is found later."""
+    array.validate()
+    array.view(without_text(array.type)).validate(full=True)
+    return array
+
+
+def without_text(kind: Any) -> Any:
+    """Return the type that has bytes in all places where this one has text."""
+    pa = import_pyarrow()
+    types = pa.types
+    for is_text, binary in (
+        (types.is_string, pa.binary()),
+        (types.is_large_string, pa.large_binary()),
+        (types.is_string_view, pa.binary_view()),
+    ):
+        if is_text(kind):
+            return binary
+    if types.is_list(kind) or types.is_large_list(kind):
+        inner = pa.field(kind.value_field.name, without_text(kind.value_type))
+        return pa.list_(inner) if types.is_list(kind) else pa.large_list(inner)
+    if types.is_struct(kind):
+        return pa.struct([pa.field(field.name, without_text(field.type)) for field in kind])
+    if types.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, without_text(kind.value_type), kind.ordered)
+    return kind
 
 
 def values(array: Any) -> list[Any]:

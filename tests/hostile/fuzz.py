@@ -192,22 +192,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--target", help="only targets whose name has this text")
     parser.add_argument("--out", type=Path, default=Path("fuzz-failures"))
     given = parser.parse_args(argv)
-    failed = 0
+    failed, fuzzed, idle = 0, 0, list[str]()
     for area in area_names() if given.area == "all" else [given.area]:
         for target in load_targets(area):
             if given.target and given.target not in target.name:
                 continue
-            findings = fuzz(target, given.seed, given.seconds)
+            findings, fuzzed = fuzz(target, given.seed, given.seconds), fuzzed + 1
             print(
                 f"{area} {target.name}: {findings.inputs} inputs, {findings.accepted} accepted, "
                 f"{findings.refused} refused, {len(findings.failures)} failed",
                 flush=True,
             )
+            if not findings.inputs:
+                idle.append(f"{area} {target.name}")
             if findings.failures:
                 save_failures(target, given.seed, findings, given.out / area)
                 failed += len(findings.failures)
     if failed:
         sys.exit(f"{failed} inputs failed; they are in {given.out}.")
+    if idle or not fuzzed:
+        what = ", ".join(idle) or f"no target of {given.area} has {given.target!r} in its name"
+        sys.exit(f"nothing was read: {what}. Give more --seconds, or another --target.")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import pytest
 from tests.hostile.fuzz import area_names, fuzz, load_targets
 
 TARGETS = [(area, target.name) for area in area_names() for target in load_targets(area)]
-INPUTS = 150  # of each target; the command takes as many as time allows
+INPUTS = 50  # of each target; the command takes as many as time allows
 
 
 @pytest.mark.parametrize(("area", "name"), TARGETS)

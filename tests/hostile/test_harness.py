@@ -9,7 +9,7 @@ import pytest
 
 from foundation.errors import UserError
 from tests.helpers.hostile import accepted, faults_of, refused, run_case, script
-from tests.hostile.fuzz import FuzzTarget, fuzz
+from tests.hostile.fuzz import FuzzTarget, fuzz, main
 
 
 def hang() -> None:
@@ -104,3 +104,12 @@ def test_a_fuzz_goes_on_after_what_fails(monkeypatch):
     assert findings.accepted and findings.refused
     text = " ".join(findings.failures.values())
     assert "KeyError" in text and "no end after" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "pattern"),
+    [(["--seconds", "0"], "nothing was read: prompts"), (["--target", "absent"], "absent")],
+)
+def test_a_fuzz_that_read_nothing_is_an_error(flags, pattern, capsys):
+    with pytest.raises(SystemExit, match=pattern):
+        main(["prompts", *flags])
