@@ -118,9 +118,18 @@ class ColumnarFile:
         for array in self.image_arrays(group, column):
             yield array.to_pylist()
 
-    def read_images(self, group: int, column: str) -> ImageColumn:
-        """Read all images of a group."""
-        return ImageColumn(list(self.image_arrays(group, column)))
+    def read_images(self, group: int, column: str, most: float) -> ImageColumn | None:
+        """Read all images of a group; None if they have more bytes than `most`.
+
+        The file does not say it: an image that is in many rows may be in the file once.
+        """
+        arrays: list[Any] = []
+        for array in self.image_arrays(group, column):
+            most -= array.nbytes
+            if most < 0:
+                return None
+            arrays.append(array)
+        return ImageColumn(arrays)
 
     def image_arrays(self, group: int, column: str) -> Iterator[Any]:
         leaf = self.image_leaf(column)

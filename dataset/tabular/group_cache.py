@@ -1,5 +1,6 @@
 """Images inside of parquet and Arrow files, read at random without the whole file in memory."""
 
+import math
 import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
@@ -84,12 +85,15 @@ class GroupCache:
         """Read a row group, and drop those that have not been used for the longest time."""
         group, name = cell.group, cell.column
         size = file.group_bytes(group, name)
-        if size > self.capacity:
+        column = None
+        if size <= self.capacity:
+            # Arrow files are mapped into memory, where they take none.
+            column = file.read_images(group, name, self.capacity if size else math.inf)
+        if column is None:
             column = LargeGroup(lambda: file.stream_images(group, name))
             share = KEPT_BATCHES * IMAGES_AT_ONCE / max(file.group_length(group), 1)
             size = int(size * min(share, 1))
         else:
-            column = file.read_images(group, name)
             size = column.size if size else 0
         entry.column, entry.size = column, size
         with self.lock:
