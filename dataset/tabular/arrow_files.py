@@ -24,7 +24,7 @@ PARQUET_SUFFIXES = frozenset((".parquet", ".parq", ".pq"))
 ARROW_SUFFIXES = frozenset((".arrow", ".feather", ".ipc"))
 IMAGES_AT_ONCE = 16  # rows of images that are decoded together
 ROWS_AT_ONCE = 4096  # rows of captions
-BYTES_AT_ONCE = 512 * 2**20  # of captions, if each were as long as all of them are in the file
+BYTES_AT_ONCE = 128 * 2**20  # of captions, if each were as long as all of them are in the file
 OPEN_FILES = 256
 
 
