@@ -83,3 +83,16 @@ def test_a_finished_run_is_left_as_it_is(runs):
     parts = ("--vae", runs / "vae", "--text-encoder", runs / "clip", "--out", runs / "ldm")
     call("train_ldm.py", "--data", runs / "data", "--preset", "tiny-32", *parts)
     assert weights.read_bytes() == before
+
+
+def test_figures_of_a_model_are_good(runs, tmp_path):
+    """The CLIP that it was trained with is no fair judge, but knows the nine captions."""
+    parts = ("--model", runs / "ldm", "--data", runs / "data", "--judge", runs / "clip")
+    sampling = ("--samples", 12, "--steps", 10, "--guidance-scale", 2)
+    printed = call("evaluate.py", *parts, *sampling, "--out", tmp_path / "evaluation")
+    figures = json.loads(printed[printed.index("{") :])
+    assert figures == json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    assert figures["samples"] == 12 and figures["reconstruction_psnr"] > 28
+    assert figures["recall_of_real_images@1"] >= figures["recall@1"] - 0.2
+    assert figures["recall@5"] > 0.6
+    assert Image.open(tmp_path / "evaluation" / "samples.png").size > (96, 96)
