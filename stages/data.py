@@ -21,7 +21,7 @@ from foundation.errors import UserError, one_line, printable
 from foundation.hashing import derived_seed
 from training import distributed
 from training.config import TrainingConfig, extended
-from training.flags import Bound, Fraction, Groups, NonNegative, Positive, flag_name
+from training.flags import Bound, Fraction, Groups, NonNegative, Positive, Text, flag_name
 from training.logging.progress import progress_bar
 from training.watchdog import report_progress
 
@@ -54,14 +54,14 @@ class CaptionTrainingConfig(DataTrainingConfig):
     )
 
     # train only on captions of these: en,de; or with the chance of each: en=3,de=1
-    caption_languages: str | None = None
-    caption_prefix: str | None = None  # words before every caption
-    caption_suffix: str | None = None  # words after every caption
+    caption_languages: Text | None = None
+    caption_prefix: Text | None = None  # words before every caption
+    caption_suffix: Text | None = None  # words after every caption
     shuffle_tags: bool = False  # bring the tags of a caption into random orders
     # tags at the beginning that are neither moved nor left out; left out: 0
     keep_tags: NonNegative[int] | None = None
     tag_dropout: Fraction | None = None  # chance of each tag to be left out
-    tag_separator: str | None = None  # between tags; left out: a comma
+    tag_separator: Text | None = None  # between tags; left out: a comma
     # variants of each caption that are made, of which each step draws one; left out: 16
     tag_variants: Positive[int] | None = None
 

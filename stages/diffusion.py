@@ -36,7 +36,7 @@ from training.acceleration.prefetch import PrefetchedBatches
 from training.checkpoint import Stateful
 from training.config import EMATrainingConfig, extended
 from training.ema import EMA
-from training.flags import Finite, Fraction, Groups, NonNegative, Positive
+from training.flags import Finite, Fraction, Groups, NonNegative, Positive, Text
 from training.logging.image_grid import pil_to_tensor, save_grid
 from training.optimizer import OptimizerStep
 from training.posthoc_ema import track_averages
@@ -96,7 +96,7 @@ class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig):
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     gradient_checkpointing: bool = False  # a third slower, much less memory
     shard: bool = False  # spread weights and optimizer over the GPUs (FSDP), if one is too small
-    preview_prompts: tuple[str, ...] = ()  # drawn at each evaluation; left out: held-out captions
+    preview_prompts: tuple[Text, ...] = ()  # drawn at each evaluation; left out: held-out captions
     preview_guidance: Finite = 4.0  # guidance scale of the previews
     allow_missing_captions: bool = False  # images without a caption get the empty one
     verify_cache: bool = False  # check that the latent cache and all images are unchanged
@@ -166,12 +166,12 @@ PRESETS = {
         "evaluate_every": 2000,
         **FLOW,
     },
-    "base-128": {"size": 128, "steps": 200_000, "ema_halflife": 512_000, **BASE},
-    "base-256": {"size": 256, "steps": 300_000, "ema_halflife": 1_024_000, "accumulate": 4, **BASE},
+    "base-128": {"size": 128, "steps": 200_000, "ema_halflife": 1_024_000, **BASE},
+    "base-256": {"size": 256, "steps": 300_000, "ema_halflife": 1_536_000, "accumulate": 4, **BASE},
     "base-512": {
         "size": 512,
         "steps": 300_000,
-        "ema_halflife": 1_024_000,
+        "ema_halflife": 1_536_000,
         "accumulate": 16,
         **BASE,
     },

@@ -36,9 +36,9 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True)
 class Bound:
-    """The numbers that a flag takes, as part of its type. NaN and infinity are never among them."""
+    """The values that a flag takes, as part of its type. NaN and infinity are never among them."""
 
-    holds: Callable[[float], bool]
+    holds: Callable[[Any], bool]
     words: str  # completes "it must be ..."
     on_help_page: bool = True  # False where the description says as much
 
@@ -49,6 +49,19 @@ Fraction = Annotated[float, Bound(lambda x: 0 <= x <= 1, "from 0 to 1")]
 FractionBelowOne = Annotated[float, Bound(lambda x: 0 <= x < 1, "0 or more, and below 1")]
 Finite = Annotated[float, Bound(lambda x: True, "a finite number", on_help_page=False)]
 Seed = Annotated[int, Bound(lambda x: 0 <= x < 2**63, "from 0 to 2^63 - 1", on_help_page=False)]
+
+
+def is_encodable(text: str) -> bool:
+    """Return whether a text has no half of a Unicode character, which no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# What goes into a network as text. Paths may hold such halves: names of files are bytes.
+Text = Annotated[str, Bound(is_encodable, "text of whole Unicode characters", on_help_page=False)]
 
 
 def flag_name(field: str) -> str:
@@ -79,19 +92,20 @@ def with_flags(text: str, names: Iterable[str]) -> str:
 
 
 def check_bounds(config: Any, default: Any) -> None:
-    """Check every number of a dataclass of flags against the bounds in its type.
+    """Check every value of a dataclass of flags against the bounds in its type.
 
     Args:
         config: the dataclass, as the user gave it.
         default: has the values that hold when a flag is left out; the message names them.
 
     Raises:
-        UserError: a number is out of bounds.
+        UserError: a value is out of bounds.
     """
     for name, kind in get_type_hints(type(config), include_extras=True).items():
         value = getattr(config, name)
+        values = value if isinstance(value, tuple) else (value,)
         for bound in bounds_of(kind):
-            if value is not None and not (is_finite(value) and bound.holds(value)):
+            if any(not (is_finite(one) and bound.holds(one)) for one in values if one is not None):
                 usual = getattr(default, name, None)
                 left_out = usual is not None and usual is not tyro.MISSING
                 raise UserError(
@@ -100,10 +114,13 @@ def check_bounds(config: Any, default: Any) -> None:
                 )
 
 
-def is_finite(value: float) -> bool:
-    """Return whether a number is finite; whole numbers too large for a float count as infinite."""
+def is_finite(value: float | str) -> bool:
+    """Return whether a value is text, or a finite number.
+
+    Whole numbers too large for a float count as infinite.
+    """
     try:
-        return math.isfinite(value)
+        return isinstance(value, str) or math.isfinite(value)
     except OverflowError:
         return False
 
