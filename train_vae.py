@@ -65,7 +65,7 @@ def start(config: AutoencoderTrainingConfig) -> None:
     print_format(config, transform.format, pairs.paths)
     if config.dry_run:
         print(autoencoder_memory(config, networks).describe())
-        return
+        return print_missing_backbone(config)
     if config.find_batch_size:
         trials, memory = autoencoder_trials(config, networks), autoencoder_memory(config, networks)
         return print_batch_sizes(config, trials, memory, most=len(pairs))
@@ -110,6 +110,16 @@ def print_format(
         print_other_format(config.init_from, pixels)
     for note in value_range_notes(paths, pixels):
         print(f"note: {note}")
+
+
+def print_missing_backbone(config: AutoencoderTrainingConfig) -> None:
+    """Say before the training what it will have to download."""
+    if config.loss.perceptual != "none":
+        from autoencoder.training.lpips import backbone_file  # imports lpips and torchvision
+
+        file = backbone_file(config.loss.perceptual)
+        if not file.exists():
+            print(f"note: LPIPS needs {file}, which the training downloads; it is not there yet.")
 
 
 def print_plan(

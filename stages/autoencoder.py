@@ -183,6 +183,7 @@ def build_networks(config: AutoencoderTrainingConfig, device: torch.device) -> A
         device=device,
         precision=Precision(device, config.precision),
         parallel=distributed.data_parallel,
+        pretrained=not (config.dry_run or config.find_batch_size),
     )
 
 

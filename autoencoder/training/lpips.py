@@ -44,12 +44,18 @@ class PerceptualDistance:
     It is not an nn.Module, so that train(), parameters() and state_dict() of a module that holds it
     do not reach the frozen network inside: its dropout must stay off, and its weights are never
     trained. The gradient with respect to the images does pass through.
+
+    pretrained: False leaves the backbone with random weights. Its distances mean nothing then, but
+        its memory and its time can be measured.
     """
 
-    def __init__(self, net: PerceptualNet, device: str | torch.device = "cpu"):
-        weights = backbone_weights(net)
+    def __init__(
+        self, net: PerceptualNet, device: str | torch.device = "cpu", pretrained: bool = True
+    ):
+        weights = backbone_weights(net) if pretrained else None
         self.lpips = build_lpips(net)
-        load_backbone(self.lpips, weights)
+        if weights is not None:
+            load_backbone(self.lpips, weights)
         self.lpips.to(device).eval().requires_grad_(False)
 
     def __call__(self, images: Images, reconstructions: Images) -> PerImage:
@@ -140,27 +146,43 @@ def backbone_weights(net: PerceptualNet) -> dict[str, Tensor]:
         MissingFileError: they are not there and cannot be downloaded.
         UserError: the file is damaged.
     """
-    weights = BACKBONES[net]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    ways_out = (
-        "Copy the file there from a machine that has a network, or set TORCH_HOME to the folder "
-        f'that has hub/checkpoints/{path.name}, or train without LPIPS (perceptual="none").'
-    )
+    weights, path = BACKBONES[net], backbone_file(net)
     if path.exists() and not has_hash_of_its_name(path):
-        raise UserError(f"{path} is damaged, perhaps cut short. Delete it. {ways_out}")
+        raise UserError(f"{path} is damaged, perhaps cut short. Delete it. {ways_out(net)}")
     try:
         with socket_timeout(DOWNLOAD_TIMEOUT):
             return dict(weights.get_state_dict(progress=True, check_hash=True, map_location="cpu"))
     except (OSError, RuntimeError) as error:  # no network; a download cut short
         raise MissingFileError(
             f"the perceptual loss needs the weights of its backbone, {path}, and they could not "
-            f"be fetched from {weights.url} ({error}). {ways_out}"
+            f"be downloaded ({error}). {ways_out(net)}"
         ) from error
 
 
+def ways_out(net: PerceptualNet) -> str:
+    """Return what to do where the weights of a backbone are missing."""
+    weights, path = BACKBONES[net], backbone_file(net)
+    return (
+        f"Fetch {weights.url} ({weights.meta['_file_size']:.0f} MB; its sha256 begins with "
+        f"{hash_of_name(path)}) on a machine that has a network, and copy it there, or set "
+        f"TORCH_HOME to the folder that has hub/checkpoints/{path.name}, or train without LPIPS "
+        '(perceptual="none").'
+    )
+
+
+def backbone_file(net: PerceptualNet) -> Path:
+    """Return where the weights of a backbone lie, or would be downloaded to."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(BACKBONES[net].url).name
+
+
+def hash_of_name(path: Path) -> str:
+    """Return the first digits of the sha256, which end the name: 397923af of vgg16-397923af.pth."""
+    return path.stem.split("-")[-1]
+
+
 def has_hash_of_its_name(path: Path) -> bool:
-    """Return whether a file has the sha256 whose first digits end its name: vgg16-397923af.pth."""
-    return file_sha256(path).startswith(path.stem.split("-")[-1])
+    """Return whether a file has the sha256 whose first digits end its name."""
+    return file_sha256(path).startswith(hash_of_name(path))
 
 
 @contextmanager

@@ -38,6 +38,7 @@ def prepare_training(
     device: torch.device,
     precision: Precision,
     parallel: Callable[[nn.Module], nn.Module] = identity,
+    pretrained: bool = True,
 ) -> "AutoencoderTraining":
     """Make everything that trains an autoencoder, on the device.
 
@@ -47,6 +48,7 @@ def prepare_training(
         precision: a context such as torch.autocast for the networks.
         parallel: wraps a module so that its gradients are averaged over the processes, such as
             DistributedDataParallel.
+        pretrained: False leaves LPIPS with random weights, to measure memory and time alone.
 
     Raises:
         UserError: something is missing or does not fit, such as LPIPS weights or the size.
@@ -57,7 +59,7 @@ def prepare_training(
         from autoencoder.training.lpips import PerceptualDistance, as_rgb  # lpips and torchvision
 
         as_rgb(blank)
-        perceptual = PerceptualDistance(loss.perceptual, device)
+        perceptual = PerceptualDistance(loss.perceptual, device, pretrained)
     if loss.adversarial_weight:
         check_size(blank, discriminator.layers)
         discriminator_network = Discriminator(discriminator).to(device)

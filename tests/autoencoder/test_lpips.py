@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from autoencoder.training import lpips as lpips_module
-from autoencoder.training.lpips import PerceptualDistance, backbone_weights
+from autoencoder.training.lpips import PerceptualDistance, backbone_file, backbone_weights
 from foundation.errors import MissingFileError, UserError
 
 
@@ -104,8 +104,17 @@ def test_missing_backbone_offline_is_one_clear_error(net, tmp_path, monkeypatch)
     monkeypatch.setattr(torch.hub, "urlopen", no_network)
     with pytest.raises(MissingFileError) as caught:
         PerceptualDistance(net)
-    for name in (str(tmp_path / "checkpoints"), ".pth", "TORCH_HOME", "perceptual="):
+    file = backbone_file(net)
+    what = (file.stem[-8:], " MB", f"https://download.pytorch.org/models/{file.name}")
+    for name in (str(tmp_path / "checkpoints"), "TORCH_HOME", "perceptual=", *what):
         assert name in str(caught.value)
+
+
+def test_memory_is_estimated_without_the_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    images = torch.zeros(2, 3, 32, 32)
+    assert PerceptualDistance("alex", pretrained=False)(images, images + 0.5).shape == (2,)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_damaged_backbone_is_reported(tmp_path, monkeypatch):

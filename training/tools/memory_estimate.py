@@ -10,6 +10,11 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from training.memory import format_bytes
 
+GIB = 2**30
+GPUS = (8, 12, 16, 24, 40, 48, 80)  # GiB of memory that GPUs have
+RESERVE = 1.5 * GIB  # the CUDA context and buffers of kernels
+USABLE = 0.95  # the rest is lost between blocks of other sizes
+
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
@@ -33,10 +38,23 @@ class MemoryEstimate:
         return fixed + self.activations
 
     def describe(self) -> str:
-        """Return the total and what it consists of, in one line."""
+        """Return the total, what it consists of, and which GPU suffices, in two lines."""
         names = ("weights", "gradients", "optimizer", "averages", "activations")
         items = ", ".join(f"{name} {format_bytes(getattr(self, name))}" for name in names)
-        return f"memory of a step: about {format_bytes(self.total)} ({items})"
+        return (
+            f"memory of a step: about {format_bytes(self.total)} ({items})\n{self.describe_gpu()}"
+        )
+
+    def describe_gpu(self) -> str:
+        """Return which GPU suffices."""
+        needed = self.total + RESERVE
+        fits = [size for size in GPUS if size * GIB * USABLE >= needed]
+        if fits:
+            return f"it fits on a GPU of {fits[0]} GB, if nothing else runs there."
+        return (
+            f"it does not fit on a GPU of {GPUS[-1]} GB. Use a larger --accumulate or a smaller "
+            "--batch-size."
+        )
 
 
 def estimate_memory(

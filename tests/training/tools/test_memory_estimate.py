@@ -8,7 +8,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from training.tools.memory_estimate import estimate_memory, saved_for_backward
+from training.tools.memory_estimate import MemoryEstimate, estimate_memory, saved_for_backward
 
 
 def network() -> nn.Module:
@@ -100,3 +100,20 @@ def test_the_estimate_is_near_the_peak_of_a_training_step(tmp_path):
         averaged=size,
     )
     assert estimate.total == pytest.approx(peak, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "gib, words", [(1, "8 GB"), (7, "12 GB"), (21, "24 GB"), (74, "80 GB"), (90, "--accumulate")]
+)
+def test_the_smallest_gpu_that_suffices_is_named(gib, words):
+    bytes_each = int(gib * 2**30) // 4
+    estimate = MemoryEstimate(
+        weights=bytes_each,
+        gradients=bytes_each,
+        optimizer=bytes_each,
+        averages=bytes_each,
+        constant=0,
+        per_image=0,
+        batch_size=1,
+    )
+    assert words in estimate.describe_gpu()
