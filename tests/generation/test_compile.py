@@ -65,7 +65,8 @@ def test_a_missing_compiler_is_named(monkeypatch):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
-@pytest.mark.parametrize("contexts", ["2", pytest.param("1 3", marks=pytest.mark.slow)])
+@pytest.mark.slow  # minutes; tests/ldm/unet/test_cached_unet.py compiles a network in seconds
+@pytest.mark.parametrize("contexts", ["2", "1 3"])
 def test_a_compiled_unet_computes_the_same(contexts):
     """Each number of rows is compiled once; the next process loads the code from the disk."""
     command = [sys.executable, "-c", COMPILED, *contexts.split()]

@@ -30,6 +30,7 @@ SCHEDULES = {
     "zero terminal SNR": ScheduleConfig(zero_terminal_snr=True),
     "flow": ScheduleConfig(noise_schedule="flow"),
 }
+ALWAYS = ("scaled_linear", "flow")  # long tests try the other two with -m slow
 DETERMINISTIC = sorted(SAMPLERS.keys() - STOCHASTIC)
 SECOND_ORDER = ["dpmpp_2m", "dpmpp_2s", "heun"]
 
@@ -130,7 +131,13 @@ def test_without_noise_the_sde_solvers_solve_the_ode(sampler, config):
 
 
 @pytest.mark.parametrize("sampler", [ddpm, euler_ancestral, dpmpp_2m_sde, dpmpp_3m_sde])
-@pytest.mark.parametrize("config", SCHEDULES.values(), ids=SCHEDULES.keys())
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(config, id=name, marks=[pytest.mark.slow] * (name not in ALWAYS))
+        for name, config in SCHEDULES.items()
+    ],
+)
 def test_more_steps_on_one_brownian_path_change_the_result_less(sampler, config):
     schedule = make_schedule(config)
     seeded = SeededNoise((4, 8, 8), range(8), torch.device("cpu"))
