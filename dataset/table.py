@@ -7,6 +7,7 @@ of `Pair`.
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -67,7 +68,24 @@ class Pair:
     captions: tuple[str, ...]
 
 
-class PackedStrings(Sequence[str]):
+class ComputedStrings(Sequence[str], ABC):
+    """Strings that are made when they are asked for; a slice of them is a list."""
+
+    @abstractmethod
+    def string(self, k: int) -> str:
+        """Return one of the strings."""
+
+    @overload
+    def __getitem__(self, k: int) -> str: ...
+    @overload
+    def __getitem__(self, k: slice) -> list[str]: ...
+    def __getitem__(self, k: int | slice) -> str | list[str]:
+        if isinstance(k, slice):
+            return [self.string(j) for j in range(len(self))[k]]
+        return self.string(k)
+
+
+class PackedStrings(ComputedStrings):
     """Strings in one array of bytes, each followed by a line break that does not belong to it."""
 
     def __init__(
@@ -78,13 +96,7 @@ class PackedStrings(Sequence[str]):
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    @overload
-    def __getitem__(self, k: int) -> str: ...
-    @overload
-    def __getitem__(self, k: slice) -> list[str]: ...
-    def __getitem__(self, k: int | slice) -> str | list[str]:
-        if isinstance(k, slice):
-            return [self[j] for j in range(len(self))[k]]
+    def string(self, k: int) -> str:
         return self.data[self.starts[k] : self.starts[k + 1] - 1].tobytes().decode()
 
     def take(self, rows: Int[np.ndarray, " taken"]) -> "PackedStrings":

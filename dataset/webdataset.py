@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path, PurePosixPath
-from typing import Any, overload
+from typing import Any
 
 from dataset.captions.rows import (
     LANGUAGES,
@@ -40,7 +40,7 @@ from dataset.parallel import Progress, no_progress
 from dataset.source import Member, Source, UnusableFile, as_lines
 from dataset.stores.listing import expand_remote
 from dataset.stores.remote import is_remote, parse_url
-from dataset.table import NO_CAPTION, Root
+from dataset.table import NO_CAPTION, ComputedStrings, Root
 from dataset.tar import DamagedTar, TarEntry, walk_tar
 from foundation.errors import MissingFileError, UserError, listed, one_line, shown
 from foundation.files import decode_text
@@ -126,7 +126,7 @@ def expand_braces(text: str) -> Iterator[str]:
     return map("".join, product(*choices))
 
 
-class NumberRange(Sequence[str]):
+class NumberRange(ComputedStrings):
     """The numbers from one to another, upwards or downwards, as wide as the first is written."""
 
     def __init__(self, first: str, last: str):
@@ -141,13 +141,7 @@ class NumberRange(Sequence[str]):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    @overload
-    def __getitem__(self, k: int) -> str: ...
-    @overload
-    def __getitem__(self, k: slice) -> list[str]: ...
-    def __getitem__(self, k: int | slice) -> str | list[str]:
-        if isinstance(k, slice):
-            return [f"{number:0{self.width}d}" for number in self.numbers[k]]
+    def string(self, k: int) -> str:
         return f"{self.numbers[k]:0{self.width}d}"
 
 

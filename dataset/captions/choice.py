@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import overload
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from dataset.captions.variants import CaptionChoice, TagVariants
 from dataset.source import as_lines
-from dataset.table import NO_CAPTION, PairList, Table, captions_hash, ranges
+from dataset.table import NO_CAPTION, ComputedStrings, PairList, Table, captions_hash, ranges
 from foundation.errors import UserError, listed
 
 NO_CHOICE = CaptionChoice(languages={})
@@ -43,7 +42,7 @@ def choose_captions(pairs: PairList, choice: CaptionChoice) -> PairList:
     return PairList(table, pairs.rows)
 
 
-class ChosenCaptions(Sequence[str]):
+class ChosenCaptions(ComputedStrings):
     """Some of the captions of a table with words around them, made when they are asked for.
 
     positions: of the captions in `strings`.
@@ -60,13 +59,7 @@ class ChosenCaptions(Sequence[str]):
     def __len__(self) -> int:
         return len(self.positions)
 
-    @overload
-    def __getitem__(self, k: int) -> str: ...
-    @overload
-    def __getitem__(self, k: slice) -> list[str]: ...
-    def __getitem__(self, k: int | slice) -> str | list[str]:
-        if isinstance(k, slice):
-            return [self[j] for j in range(len(self))[k]]
+    def string(self, k: int) -> str:
         return self.choice.add_words(self.strings[int(self.positions[k])])
 
     def variant(self, k: int, number: int, variants: TagVariants) -> str:
@@ -293,7 +286,7 @@ def divide_chances(
     return ends - (ends - np.repeat(before, copies)) * rest
 
 
-class VariantCaptions(Sequence[str]):
+class VariantCaptions(ComputedStrings):
     """Variants of captions, one caption after the other, made when they are asked for.
 
     Args:
@@ -316,13 +309,7 @@ class VariantCaptions(Sequence[str]):
     def __len__(self) -> int:
         return int(self.firsts[-1])
 
-    @overload
-    def __getitem__(self, k: int) -> str: ...
-    @overload
-    def __getitem__(self, k: slice) -> list[str]: ...
-    def __getitem__(self, k: int | slice) -> str | list[str]:
-        if isinstance(k, slice):
-            return [self[j] for j in range(len(self))[k]]
+    def string(self, k: int) -> str:
         caption = int(self.firsts.searchsorted(k, side="right")) - 1
         position = int(self.positions[caption])
         if caption >= self.varied:

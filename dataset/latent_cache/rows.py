@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 from jaxtyping import Float64, Int, Int64, UInt8, UInt64
 
 from dataset.buckets import Buckets
 from dataset.captions.choice import CaptionDraws, ChosenCaptions, caption_draws
-from dataset.table import TAKEN_AT_ONCE, PackedStrings, PairList, captions_hash
+from dataset.table import TAKEN_AT_ONCE, ComputedStrings, PackedStrings, PairList, captions_hash
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def caption_keys(
     return keys
 
 
-class DistinctCaptions(Sequence[str]):
+class DistinctCaptions(ComputedStrings):
     """The empty caption, then the captions at some positions, read when they are asked for."""
 
     def __init__(self, strings: Sequence[str], positions: Int64[np.ndarray, " distinct"]):
@@ -92,13 +91,7 @@ class DistinctCaptions(Sequence[str]):
     def __len__(self) -> int:
         return 1 + len(self.positions)
 
-    @overload
-    def __getitem__(self, k: int) -> str: ...
-    @overload
-    def __getitem__(self, k: slice) -> list[str]: ...
-    def __getitem__(self, k: int | slice) -> str | list[str]:
-        if isinstance(k, slice):
-            return [self[j] for j in range(len(self))[k]]
+    def string(self, k: int) -> str:
         return "" if k == 0 else self.strings[int(self.positions[k - 1])]
 
 
