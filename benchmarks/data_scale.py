@@ -153,6 +153,7 @@ def start(count: int, folder: Path) -> Figures:
     last = len(train) // BATCH
     with figures.measured("order, a resume in epoch 3"):
         first = order.indices(3 * last)
+    share = first[:0]
     with figures.measured("share of a rank in 1000 steps"):
         for step in range(1000):
             share = order.indices(3 * last + step % max(last // 2, 1))[0::RANKS]

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from dataset.captions.files import FileList, clashes, composed_names
-from dataset.captions.rows import unique_captions
+from dataset.captions.rows import captions_hash, unique_captions
 from dataset.captions.rules import find_captions, near_misses
 from dataset.images.formats import EXTENSIONS, unread_format
 from dataset.images.transform import parse_mode
@@ -27,7 +27,7 @@ from dataset.parallel import ALONE, Progress, WorkShare, no_progress
 from dataset.source import UnusableFile, as_lines
 from dataset.splits import choose_split, split_folders
 from dataset.stores.remote import is_remote
-from dataset.table import NO_CAPTION, PairList, Root, captions_hash
+from dataset.table import NO_CAPTION, PairList, Root
 from dataset.tabular.discover import plan_tables
 from dataset.webdataset import describe_no_images as describe_no_shard_images
 from dataset.webdataset import (

@@ -1,6 +1,5 @@
 """Joins the tables of parts to one table, and writes it piece by piece: memory for one part."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -8,19 +7,10 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Shaped
 
-from dataset.table import (
-    CAPTION_MARKS,
-    COLUMNS,
-    PackedStrings,
-    Root,
-    Table,
-    TableBuilder,
-    marks_list,
-)
+from dataset.table import ARRAYS, CAPTION_MARKS, Root, Table, TableBuilder, TableLists
 
 OpenTable = Callable[[], Table]  # opened only while it is needed
 STARTS = {"name_starts": "names", "text_starts": "captions", "caption_starts": "text_starts"}
-ARRAYS = ("names", "name_starts", "captions", "text_starts", "caption_starts", *COLUMNS)
 
 
 class JoinedTables:
@@ -86,15 +76,18 @@ class JoinedTables:
         for name in (*ARRAYS, *self.marks):
             with (folder / f"{name}.npy").open("wb") as file:
                 write_array(file, lambda name=name: self.pieces(name))
-        text = json.dumps(self.lists(), ensure_ascii=False)
-        (folder / "table.json").write_text(text, encoding="utf-8")
+        self.lists().write(folder)
 
-    def lists(self) -> dict[str, object]:
-        """Return the content of table.json."""
-        lists = {"shards": tuple(self.shards), "modes": tuple(self.modes)}
-        trusted = {"is_trusted": True} if self.is_trusted else {}
-        marks = marks_list(self.marks, self.languages)
-        return {**lists, "image_column": self.image_column, **trusted, **marks}
+    def lists(self) -> TableLists:
+        """Return what table.json holds."""
+        return TableLists(
+            tuple(self.shards),
+            tuple(self.modes),
+            self.image_column,
+            self.is_trusted,
+            tuple(self.marks),
+            tuple(self.languages),
+        )
 
     def in_memory(self) -> Table:
         """Return the joined table; it takes memory for all rows."""
@@ -102,20 +95,7 @@ class JoinedTables:
             raise ValueError("no tables to join")
         names = (*ARRAYS, *self.marks)
         arrays = {name: np.concatenate(list(self.pieces(name))) for name in names}
-        return Table(
-            self.tables[0]().root,
-            tuple(self.shards),
-            tuple(self.modes),
-            PackedStrings(arrays["names"], arrays["name_starts"]),
-            PackedStrings(arrays["captions"], arrays["text_starts"]),
-            arrays["caption_starts"],
-            {name: arrays[name] for name in COLUMNS},
-            image_column=self.image_column,
-            is_trusted=self.is_trusted,
-            caption_weights=arrays.get("caption_weights"),
-            caption_languages=arrays.get("caption_languages"),
-            languages=tuple(self.languages),
-        )
+        return Table.from_arrays(self.tables[0]().root, self.lists(), arrays)
 
 
 def write_array(

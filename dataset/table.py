@@ -9,16 +9,16 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypedDict, overload
+from typing import TypedDict, overload
 from unicodedata import normalize
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64, Shaped, UInt8, UInt16
 
-from dataset.captions.rows import Caption, MarkedCaption, text_of
+from dataset.captions.rows import Caption, MarkedCaption, captions_hash, text_of
 from dataset.source import Cell, Member, Source
 from dataset.stores.remote import RemoteFile
 from foundation.errors import UserError
@@ -41,6 +41,7 @@ COLUMNS = {  # name -> (dtype, shape of an entry); also the names of the files o
     "height": ("<i4", ()),
     "mode": ("<i4", ()),  # row of `Table.modes`
 }
+ARRAYS = ("names", "name_starts", "captions", "text_starts", "caption_starts", *COLUMNS)
 
 
 class FileStamp(TypedDict):
@@ -139,6 +140,16 @@ class TableLists:
     caption_marks: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
 
+    def write(self, folder: Path) -> None:
+        """Write table.json; what most tables do not have is left out."""
+        content = {"shards": self.shards, "modes": self.modes, "image_column": self.image_column}
+        if self.is_trusted:
+            content["is_trusted"] = True
+        if self.caption_marks:
+            content |= {"caption_marks": self.caption_marks, "languages": self.languages}
+        text = json.dumps(content, ensure_ascii=False)
+        (folder / "table.json").write_text(text, encoding="utf-8")
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -181,12 +192,12 @@ class Table:
         """Write all arrays into an existing folder."""
         for name, values in self.arrays().items():
             np.save(folder / f"{name}.npy", values)
-        lists = {"shards": self.shards, "modes": self.modes, "image_column": self.image_column}
-        if self.is_trusted:
-            lists["is_trusted"] = True
-        lists |= marks_list(self.marks(), self.languages)
-        text = json.dumps(lists, ensure_ascii=False)
-        (folder / "table.json").write_text(text, encoding="utf-8")
+        self.lists().write(folder)
+
+    def lists(self) -> TableLists:
+        """Return what table.json holds."""
+        kept = (self.shards, self.modes, self.image_column, self.is_trusted)
+        return TableLists(*kept, tuple(self.marks()), self.languages)
 
     def marks(self) -> dict[str, Shaped[np.ndarray, " captions"]]:
         """Return the arrays of weights and languages, as far as there are any."""
@@ -214,9 +225,20 @@ class Table:
             OSError, ValueError, EOFError: it is not there, or damaged.
         """
         lists = from_json(TableLists, read_json(folder / "table.json"), folder / "table.json")
-        names = ("names", "name_starts", "captions", "text_starts", "caption_starts", *COLUMNS)
         marks = set(lists.caption_marks) & set(CAPTION_MARKS)
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in (*names, *marks)}
+        names = (*ARRAYS, *marks)
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+        return cls.from_arrays(root, lists, arrays, folder)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        root: Root,
+        lists: TableLists,
+        arrays: Mapping[str, Shaped[np.ndarray, "..."]],
+        folder: Path | None = None,
+    ) -> "Table":
+        """Return the table that consists of these arrays, by the names of their files."""
         return cls(
             root,
             lists.shards,
@@ -444,21 +466,6 @@ def smallest_int(count: int) -> type[np.int32] | type[np.int64]:
 def to_numpy(values: "array[int]") -> Int64[np.ndarray, " n"]:
     """View an array of 64-bit integers as a numpy array."""
     return np.frombuffer(values, np.int64)
-
-
-def marks_list(marks: Iterable[str], languages: Iterable[str]) -> dict[str, Any]:
-    """Return what table.json says about weights and languages: nothing if there are none."""
-    names = [*marks]
-    return {"caption_marks": names, "languages": [*languages]} if names else {}
-
-
-def captions_hash(captions: Sequence[Caption]) -> bytes:
-    """Hash the captions of an image, in their order and with their marks, to 16 bytes."""
-    text = "\0".join(map(text_of, captions))
-    if any(isinstance(caption, MarkedCaption) for caption in captions):
-        marks = (caption[1:] if isinstance(caption, MarkedCaption) else () for caption in captions)
-        text += f"\0\0{list(marks)}"  # no caption holds a zero character
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def name_hash(name: str) -> float:

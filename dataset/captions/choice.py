@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Bool, Float64, Int, Int64
 from torch import Tensor
 
+from dataset.captions.rows import captions_hash
 from dataset.captions.variants import CaptionChoice, TagVariants
 from dataset.source import as_lines
-from dataset.table import NO_CAPTION, ComputedStrings, PairList, Table, captions_hash, ranges
+from dataset.table import NO_CAPTION, ComputedStrings, PairList, Table, ranges
 from foundation.errors import UserError, listed
 
 NO_CHOICE = CaptionChoice(languages={})

@@ -1,7 +1,8 @@
 """One entry of a table of captions: which fields it has, and what they may hold."""
 
+import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from foundation.errors import UserError, listed, shown
@@ -183,3 +184,12 @@ def unique_captions(captions: Iterable[Caption]) -> tuple[Caption, ...]:
         if text_of(caption):
             first.setdefault((text_of(caption), language_of(caption)), caption)
     return tuple(first.values())
+
+
+def captions_hash(captions: Sequence[Caption]) -> bytes:
+    """Hash the captions of an image, in their order and with their marks, to 16 bytes."""
+    text = "\0".join(map(text_of, captions))
+    if any(isinstance(caption, MarkedCaption) for caption in captions):
+        marks = (caption[1:] if isinstance(caption, MarkedCaption) else () for caption in captions)
+        text += f"\0\0{list(marks)}"  # no caption holds a zero character
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -8,7 +8,8 @@ from jaxtyping import Float64, Int, Int64, UInt8, UInt64
 
 from dataset.buckets import Buckets
 from dataset.captions.choice import CaptionDraws, ChosenCaptions, caption_draws
-from dataset.table import TAKEN_AT_ONCE, ComputedStrings, PackedStrings, PairList, captions_hash
+from dataset.captions.rows import captions_hash
+from dataset.table import TAKEN_AT_ONCE, ComputedStrings, PackedStrings, PairList
 
 
 @dataclass(frozen=True)
