@@ -92,6 +92,7 @@ class MemberFile(io.RawIOBase):
 
     def __init__(self, member: Member):
         self.member, self.position = member, 0
+        self.name = str(member)
         self.shard = member.shard.open("rb")
 
     def readable(self) -> bool:

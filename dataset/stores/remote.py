@@ -101,6 +101,7 @@ class RemoteStream(io.RawIOBase):
 
     def __init__(self, file: RemoteFile):
         self.file, self.position = file, 0
+        self.name = str(file)
         self.size = file.info().size
 
     def readable(self) -> bool:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset import index
+from dataset import index, source
 from dataset.folder import Folder, read_folder
 from dataset.images.transform import ImageTransform
 from dataset.latent_cache.cache import LatentCache
@@ -233,3 +233,12 @@ def test_the_root_of_shards_is_their_common_folder(tmp_path):
         (tmp_path / folder / "tars" / "0.tar").touch()
     root, names = expand_shards(tmp_path / "{a,b}" / "tars" / "0.tar")
     assert root == tmp_path and names == ["a/tars/0.tar", "b/tars/0.tar"]
+
+
+def test_a_large_member_is_a_binary_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "IN_MEMORY", 4)
+    file = tmp_path / "a.tar"
+    file.write_bytes(b"0123456789")
+    member = source.Member(file, "a.png", offset=2, size=6)
+    with member.open() as stream:
+        assert (stream.name, stream.mode, stream.read()) == (str(member), "rb", b"234567")

@@ -75,6 +75,14 @@ def test_remote_shards_are_those_on_the_disk(tmp_path, web):
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.filterwarnings("ignore:This process")
+def test_a_remote_file_is_a_binary_file(web):
+    """Type checkers ask the first file they see for all attributes, and believe it of the rest."""
+    file, content = big_file(web)
+    with file.open() as stream:
+        assert (stream.name, stream.mode) == (str(file), "rb")
+        assert stream.read() == content
+
+
 def test_a_remote_stream_continues_with_workers(tmp_path, web):
     def batches(data: str, workers: int) -> ImageBatches:
         pairs = read_folder(data).pairs
