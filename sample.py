@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 from PIL import Image
 
+from dataset.images.write import remove_leftovers
 from foundation.errors import UserError, one_line, shown
 from generation.limits import MAX_FPS, MAX_FRAMES, MAX_GRID, MAX_KEYFRAMES, check_prompt
 from generation.metadata import (
@@ -238,27 +239,37 @@ def generate_images(
         )
     names = FileNames(config.out, config.name, writer.suffixes)
     names.check(images.name_fields())
-    make_folder(config.out)
+    open_folder(config.out)
     in_grid = config.grid and survey.images <= MAX_GRID
     if config.grid and not in_grid:
         print(f"no grid is written: there are {survey.images} images, and it holds {MAX_GRID}.")
     generated: list[Image.Image] = []
     written: list[Path] = []  # the first, and the last if there are several
-    with progress_counter("sampling", survey.network_calls, "image steps") as count:
-        for group in session.plan(images):
-            session.print_notes(group.images)
-            paths = names.planned([image.name_fields() for image in group.images])
-            preview = Previews(session.pipeline, config.out, paths, config.preview_every)
-            requests = session.requests(group.images)
-            latents = session.generate(requests, group.options, group.task, count, preview)
-            for image, z in zip(group.images, latents, strict=True):
-                contents, picture = writer.encode(z, group.task, session.record(image))
-                written[1:] = [names.write(image.name_fields(), contents)]
-                if in_grid:
-                    generated.append(picture)
-    more = f" ... {one_line(written[-1].name)}" if survey.images > 1 else ""
-    print(f"wrote {one_line(written[0])}{more}{writer.suffix}")
+    try:
+        with progress_counter("sampling", survey.network_calls, "image steps") as count:
+            for group in session.plan(images):
+                session.print_notes(group.images)
+                paths = names.planned([image.name_fields() for image in group.images])
+                preview = Previews(session.pipeline, config.out, paths, config.preview_every)
+                requests = session.requests(group.images)
+                latents = session.generate(requests, group.options, group.task, count, preview)
+                for image, z in zip(group.images, latents, strict=True):
+                    contents, picture = writer.encode(z, group.task, session.record(image))
+                    written[1:] = [names.write(image.name_fields(), contents)]
+                    if in_grid:
+                        generated.append(picture)
+    finally:  # also after an error: what is whole stays
+        if written:
+            more = f" ... {one_line(written[-1].name)}" if len(written) > 1 else ""
+            print(f"wrote {one_line(written[0])}{more}{writer.suffix}")
     return generated, written[0].with_name(written[0].name + writer.suffix)
+
+
+def open_folder(out: Path) -> None:
+    """Make the output folder, and remove from it what a call has left that was killed."""
+    make_folder(out)
+    for folder in (out, out / "previews"):
+        remove_leftovers(folder)
 
 
 def open_writer(config: Config, session: GenerationSession) -> ImageWriter:
@@ -307,7 +318,7 @@ def generate_video(
     suffix = SUFFIXES[config.video]
     names, fields = FileNames(config.out, config.name, [suffix]), keyframes[0].name_fields()
     names.check([fields])
-    make_folder(config.out)
+    open_folder(config.out)
     session.print_notes(keyframes)
     frames = insert_frames(session.all_requests(keyframes), config.interpolate)
     calls = total * options.sampling().network_calls(task)

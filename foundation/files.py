@@ -52,7 +52,7 @@ def atomic_file(target: Path) -> Generator[Path, None, None]:
     """
     target = _resolved(target)
     partial = partial_path(target)
-    with _make_parents(target):
+    with naming(target), _make_parents(target):
         try:
             yield partial
             put_in_place(partial, target)
@@ -430,6 +430,19 @@ def to_json(value: Any) -> str:
 def write_json(file: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
     write_text(file, to_json(value))
+
+
+@contextmanager
+def naming(target: Path) -> Generator[None, None, None]:
+    """Let errors of the system name what is written: they name a hidden file, or none at all."""
+    try:
+        yield
+    except OSError as error:
+        is_plain = error.errno is not None and error.strerror == os.strerror(error.errno)
+        hidden = error.filename is None or os.fsdecode(error.filename).endswith(".partial")
+        if not is_plain or not hidden:
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error
 
 
 # Checks -------------------------------------------------------------------------------------------

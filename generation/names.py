@@ -13,6 +13,7 @@ from typing import Any
 
 from dataset.images.write import write_new_files
 from foundation.errors import UNPRINTABLE, UserError, one_line, shown
+from foundation.files import explain_full_disk
 
 Part = tuple[str, str, str]  # a text, the field after it, and its format
 
@@ -93,8 +94,10 @@ class FileNames:
         """
         first = name = self.filled_in(image, self.number)
         for copy in range(2, sys.maxsize):
+            files = {self.folder / (name + x): text for x, text in contents.items()}
             try:
-                write_new_files({self.folder / (name + x): text for x, text in contents.items()})
+                with explain_full_disk(next(reversed(files)), self.after_full_disk):
+                    write_new_files(files)
                 break
             except FileExistsError:
                 if self.numbered:
@@ -108,6 +111,16 @@ class FileNames:
             taken = f"{one_line(first)} has been taken meanwhile"
             print(f"note: {taken}, so this is {one_line(name)}.", file=sys.stderr)
         return self.folder / name
+
+    @property
+    def after_full_disk(self) -> str:
+        """Say what to do when there is space again."""
+        again = "the same command gives all images again, under the next numbers"
+        if not self.numbered:
+            again = "give the same command another --out, since names in this one are taken now"
+        return (
+            f"Images that were whole before stay, and nothing else. Free some space; then {again}."
+        )
 
     def filled_in(self, image: Mapping[str, Any], number: int) -> str:
         """Return the name of an image."""

@@ -9,8 +9,11 @@
 import errno
 import json
 import os
+import re
 import secrets
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,10 +26,13 @@ from torch import Tensor
 from dataset.images.pixel_format import PixelFormat
 from dataset.images.rasters import import_library
 from foundation.errors import NotFiniteError, UserError
-from foundation.files import NO_HARD_LINKS, sync_names, to_json
+from foundation.files import NO_HARD_LINKS, naming, sync_names, to_json
 
 EXTENSIONS = (".png", ".tif", ".npy")
 COLOR_16 = "16-bit PNG in color"
+# Hidden files that `write_new_files` makes, and those of `foundation.files.atomic_file` for images.
+LEFTOVER = re.compile(r"\..+\.\w+(\.[0-9a-f]{8}|\.claim)?\.partial")
+AN_HOUR = 3600  # seconds; to write an image takes less than one
 HEADER_END = 8 + 25  # bytes of a PNG: its signature and its first chunk, the header
 
 
@@ -105,7 +111,8 @@ def write_new_files(contents: Mapping[Path, bytes]) -> None:
     """Write files of one folder, which appear whole or not at all, and never replace another file.
 
     After an error none of them is there. They appear in their order: of an image and its companions
-    the image comes last, so that where it is, everything is.
+    the image comes last, so that where it is, everything is. A kill may leave hidden files, see
+    `remove_leftovers`.
 
     Raises:
         FileExistsError: one of them is there already; it names the file.
@@ -115,13 +122,16 @@ def write_new_files(contents: Mapping[Path, bytes]) -> None:
     appeared: list[Path] = []
     try:
         for path, content in contents.items():
-            with partials[path].open("xb") as file:
+            with naming(path), partials[path].open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
         for path, partial in partials.items():
             rename_new(partial, path)
             appeared.append(path)
+        for folder in {path.parent for path in contents}:
+            with naming(folder):
+                sync_names(folder)
     except BaseException:
         for path in appeared:
             path.unlink(missing_ok=True)
@@ -129,21 +139,38 @@ def write_new_files(contents: Mapping[Path, bytes]) -> None:
     finally:
         for partial in partials.values():
             partial.unlink(missing_ok=True)
-    for folder in {path.parent for path in contents}:
-        sync_names(folder)
 
 
 def rename_new(partial: Path, path: Path) -> None:
     """Give a complete file its name, unless something has that name."""
     try:
-        os.link(partial, path)  # fails where a rename would replace
-    except FileExistsError as error:
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        with naming(path):
+            os.link(partial, path)  # fails where a rename would replace
     except OSError as error:
         if error.errno not in NO_HARD_LINKS:
             raise
-        path.open("xb").close()  # claims the name
-        os.replace(partial, path)
+        rename_alone(partial, path)
+
+
+def rename_alone(partial: Path, path: Path) -> None:
+    """Do it where there are no hard links; a hidden file tells other processes that it happens."""
+    claim = path.with_name(f".{path.name}.claim.partial")
+    with naming(path):
+        claim.open("xb").close()
+        try:
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            os.replace(partial, path)
+        finally:
+            claim.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove hidden files that a killed process has left of images an hour ago or earlier."""
+    for file in folder.glob(".*.partial"):
+        with suppress(OSError):  # another process removes it, or it is not ours
+            if LEFTOVER.fullmatch(file.name) and time.time() - file.stat().st_mtime > AN_HOUR:
+                file.unlink()
 
 
 def encode_png(

@@ -216,7 +216,12 @@ def test_a_disk_too_full_for_a_picture_keeps_the_others(world, tmp_path, capsys,
         calls.append(picture)
         return write(picture, *how) + bytes(100_000 * (len(calls) > 1))
 
-    monkeypatch.setattr(output, "encode_image", larger)
-    full(capsys, sample, command(sample, world, tmp_path, "-n", 3), size=50_000)
+    given = command(sample, world, tmp_path, "-n", 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(output, "encode_image", larger)
+        assert "00002.png" in full(capsys, sample, given, size=50_000)
     assert {file: tree(tmp_path)[file] for file in before} == before
     assert sorted(tree(tmp_path)) == ["00000.png", "00001.png"]
+    sample.main(given)  # there is space again
+    names = [f"{k:05d}.png" for k in range(5)]
+    assert sorted(tree(tmp_path)) == [*names, "grid-0000.png"]

@@ -1,12 +1,15 @@
 """Names of the files that sample.py writes: patterns, what a name may be, names that are free."""
 
+import errno
 import os
+import time
 from pathlib import Path, PureWindowsPath
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataset.images.write import remove_leftovers, write_new_files
 from foundation.errors import UNPRINTABLE, UserError
 from generation.names import (
     LONGEST_NAME,
@@ -166,3 +169,47 @@ def test_files_of_one_image_appear_together_or_not_at_all(tmp_path):
     assert path.name == "1"
     found = sorted(file.name for file in tmp_path.iterdir())
     assert found == ["0.png", "1.png", "1.safetensors"]
+
+
+@pytest.fixture
+def no_hard_links(monkeypatch):
+    """A file system without them, such as FAT."""
+
+    def fail(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", fail)
+
+
+@pytest.mark.usefixtures("no_hard_links")
+def test_without_hard_links_no_name_is_ever_that_of_an_empty_file(tmp_path, monkeypatch):
+    replace, seen = os.replace, []
+
+    def look_and_replace(source, target):
+        seen.append(sorted(path.name for path in tmp_path.iterdir() if path.name[0] != "."))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", look_and_replace)
+    for k in range(2):
+        write_new_files({tmp_path / f"{k}.png": b"picture"})
+    assert seen == [[], ["0.png"]]
+    with pytest.raises(FileExistsError, match=r"/0\.png"):
+        write_new_files({tmp_path / "0.png": b"another"})
+    (tmp_path / ".3.png.claim.partial").touch()  # another process is at it
+    with pytest.raises(FileExistsError, match=r"/3\.png"):
+        write_new_files({tmp_path / "3.png": b"another"})
+    left = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert left == {"0.png": b"picture", "1.png": b"picture", ".3.png.claim.partial": b""}
+
+
+def test_old_hidden_files_of_killed_calls_are_removed_and_no_others(tmp_path):
+    ours = [".0.png.0123abcd.partial", ".0.png.claim.partial", ".00000-001.png.partial"]
+    others = ["0.png", ".notes", ".partial", "x.png.partial", ".run.partial", ".0.png.old"]
+    for name in (*ours, *others):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)  # another call may be writing them
+    assert {path.name for path in tmp_path.iterdir()} == {*ours, *others}
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, time.time() - 3700))
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(others)
