@@ -99,7 +99,7 @@ class Watchdog:
         self.lock = threading.RLock()
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True, name="rank watchdog")
-        self.store = connect_to_store() if world_size > 1 else dist.HashStore()
+        self.store = connect_to_store() if world_size > 1 else dist.Store()  # that is not used
         if world_size > 1:
             self._publish()
             self.thread.start()
@@ -176,8 +176,9 @@ class Watchdog:
         with self.lock:
             self.status = self.status if status is None else status
             self.heartbeats += 1
-            text = json.dumps([self.heartbeats, asdict(self.status)])
-            self.store.set(f"status {self.rank}", text)
+            if self.world_size > 1:
+                text = json.dumps([self.heartbeats, asdict(self.status)])
+                self.store.set(f"status {self.rank}", text)
 
     def _read_others(self) -> None:
         """Read the status of every other rank, and note what changed."""
@@ -294,7 +295,7 @@ def record_error(message: str) -> None:
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
         extra = {"py_callstack": message, "timestamp": str(int(time.time()))}
-        with suppress(OSError), open(file, "w") as stream:
+        with suppress(OSError), open(file, "w", encoding="utf-8") as stream:
             json.dump({"message": {"message": message, "extraInfo": extra}}, stream)
 
 
