@@ -17,6 +17,7 @@ from dataset.source import MissingLibrary
 from dataset.stores.remote import RemoteFile
 from dataset.table import Root
 from dataset.tabular.columns import Column
+from dataset.tabular.footer import Leaf, largest_page, read_footer
 from foundation.errors import MissingFileError, UserError, one_line
 from foundation.json_reading import load_json
 
@@ -24,7 +25,8 @@ PARQUET_SUFFIXES = frozenset((".parquet", ".parq", ".pq"))
 ARROW_SUFFIXES = frozenset((".arrow", ".feather", ".ipc"))
 IMAGES_AT_ONCE = 16  # rows of images that are decoded together
 ROWS_AT_ONCE = 4096  # rows of captions
-BYTES_AT_ONCE = 128 * 2**20  # of captions, if each were as long as all of them are in the file
+BYTES_AT_ONCE = 128 * 2**20  # if each value were as long as the largest page
+FEW_ROWS = 2**20  # any table may have so many; more only if the file has as many bytes
 OPEN_FILES = 256
 
 
@@ -65,9 +67,13 @@ class ImageColumn:
 class ColumnarFile:
     """A parquet or Arrow file, open to be read by groups."""
 
+    is_mapped = False  # the system reads what is needed, and images in memory take none
+
     def __init__(self, path: Root, schema: Any, lengths: list[int]):
         self.path, self.schema = path, schema
         self.firsts = [0, *accumulate(lengths)]
+        if len(self) > max(FEW_ROWS, path.stat().st_size):
+            raise ValueError(f"it says that it has {len(self):,} rows, more than it has bytes")
 
     def __len__(self) -> int:
         return self.firsts[-1]
@@ -94,24 +100,27 @@ class ColumnarFile:
         """Return about how much memory the images of a group take."""
         return self.leaf_bytes(group, self.image_leaf(column))
 
-    def leaf_bytes(self, group: int, leaf: str) -> int:
-        """Return how many bytes a column of a group has, once it is decompressed."""
+    def leaf_bytes(self, group: int, leaf: Leaf) -> int:
+        """Return how many bytes a column of a group has once it is decompressed, as it says."""
         raise NotImplementedError
 
-    def batches(self, group: int, leaves: list[str], rows: int) -> Iterator[Any]:
-        """Yield record batches with these columns, or fields of columns, such as `image.path`."""
+    def batches(self, group: int, leaves: list[Leaf], rows: int) -> Iterator[Any]:
+        """Yield record batches with these columns, or fields of columns.
+
+        rows: at most in a batch; less if they may take too much memory.
+        """
         raise NotImplementedError
 
-    def nulls(self, group: int, leaf: str) -> int | None:
+    def nulls(self, group: int, leaf: Leaf) -> int | None:
         """Return how many values of a group are null; None if the file does not say it."""
         raise NotImplementedError
 
-    def image_leaf(self, column: str) -> str:
+    def image_leaf(self, column: str) -> Leaf:
         """Return where the bytes of images lie."""
         kinds = {each.name: each.kind for each in self.columns}
         if column not in kinds:
             raise OSError(f"there is no column {column!r} any more")
-        return f"{column}.bytes" if kinds[column] == "image" else column
+        return Leaf(column, "bytes" if kinds[column] == "image" else "")
 
     def stream_images(self, group: int, column: str) -> Iterator[list[bytes | None]]:
         """Yield the images of a group, a few at a time."""
@@ -151,13 +160,14 @@ class ColumnarFile:
         bytes_leaf = None if image.kind == "text" else self.image_leaf(image.name)
         path_leaf = None
         if image.kind == "text":
-            path_leaf = image.name
+            path_leaf = Leaf(image.name)
         elif image.kind == "image" and has_path(self.schema.field(image.name)):
-            path_leaf = f"{image.name}.path"
-        caption_leaf = caption and caption.name
+            path_leaf = Leaf(image.name, "path")
+        caption_leaf = Leaf(caption.name) if caption else None
         all_there = bytes_leaf is not None and self.nulls(group, bytes_leaf) == 0
         unsure = bytes_leaf if not all_there else None
-        marks = [name if name in self.schema.names else None for name in (WEIGHTS, LANGUAGES)]
+        there = self.schema.names
+        marks = [Leaf(name) if name in there else None for name in (WEIGHTS, LANGUAGES)]
         of_rows = (path_leaf, caption_leaf, *marks)
         leaves = list(dict.fromkeys(leaf for leaf in (*of_rows, unsure) if leaf))
         row = self.firsts[group]
@@ -165,53 +175,63 @@ class ColumnarFile:
             for number in range(row, self.firsts[group + 1]):
                 yield TableRow(group, number, None, True, None)
             return
-        at_once = IMAGES_AT_ONCE if unsure else ROWS_AT_ONCE
-        if caption_leaf:  # a long text may be in the file once, and be the caption of all rows
-            at_once = min(at_once, BYTES_AT_ONCE // max(self.leaf_bytes(group, caption_leaf), 1))
-            at_once = max(at_once, 1)
-        for batch in self.batches(group, leaves, at_once):
+        for batch in self.batches(group, leaves, IMAGES_AT_ONCE if unsure else ROWS_AT_ONCE):
             count = batch.num_rows
             content = (
                 values(leaf_array(batch, leaf)) if leaf else [None] * count for leaf in of_rows
             )
-            there = leaf_array(batch, unsure).is_valid().to_pylist() if unsure else None
-            there = there or [bytes_leaf is not None] * count
-            for is_embedded, path, *rest in zip(there, *content, strict=True):
+            known = leaf_array(batch, unsure).is_valid().to_pylist() if unsure else None
+            known = known or [bytes_leaf is not None] * count
+            for is_embedded, path, *rest in zip(known, *content, strict=True):
                 yield TableRow(group, row, path, is_embedded, *rest)
                 row += 1
+        if row != self.firsts[group + 1]:
+            raise OSError(f"row group {group} ends before row {row} of {self.firsts[group + 1]}")
 
 
 class ParquetFile(ColumnarFile):
     def __init__(self, path: Root):
+        self.footer = read_footer(path)  # pyarrow can abort when it is asked about its chunks
         self.metadata = parquet(path).metadata
         schema = self.metadata.schema.to_arrow_schema()
-        lengths = [self.metadata.row_group(k).num_rows for k in range(self.metadata.num_row_groups)]
-        super().__init__(path, schema, lengths)
+        super().__init__(path, schema, [group.rows for group in self.footer.groups])
+        self.pages: dict[tuple[int, Leaf], int] = {}  # bytes of the largest page
 
-    def chunks(self, group: int, leaf: str) -> list[Any]:
-        """Return what the file says about the parts of a column in a group."""
-        row_group = self.metadata.row_group(group)
-        chunks = (row_group.column(k) for k in range(row_group.num_columns))
-        prefix = f"{leaf}."
-        return [
-            c for c in chunks if c.path_in_schema == leaf or c.path_in_schema.startswith(prefix)
-        ]
+    def leaf_bytes(self, group: int, leaf: Leaf) -> int:
+        with damage_as_error(self.path):
+            return sum(chunk.size for chunk in self.footer.chunks(group, leaf))
 
-    def leaf_bytes(self, group: int, leaf: str) -> int:
-        return sum(chunk.total_uncompressed_size for chunk in self.chunks(group, leaf))
+    def nulls(self, group: int, leaf: Leaf) -> int | None:
+        with damage_as_error(self.path):
+            counts = [chunk.nulls for chunk in self.footer.chunks(group, leaf)]
+        known = [count for count in counts if count is not None]
+        return sum(known) if counts and len(known) == len(counts) else None
 
-    def nulls(self, group: int, leaf: str) -> int | None:
-        found = [chunk.statistics for chunk in self.chunks(group, leaf)]
-        known = [each.null_count for each in found if each is not None and each.has_null_count]
-        return sum(known) if found and len(known) == len(found) else None
-
-    def batches(self, group: int, leaves: list[str], rows: int) -> Iterator[Any]:
+    def batches(self, group: int, leaves: list[Leaf], rows: int) -> Iterator[Any]:
+        largest = max(self.largest_page(group, leaf) for leaf in leaves)
+        rows = max(min(rows, BYTES_AT_ONCE // max(largest, 1)), 1)
+        names = [".".join(leaf.path) for leaf in leaves]
         file = parquet(self.path, self.metadata)
-        yield from file.iter_batches(rows, row_groups=[group], columns=leaves, use_threads=False)
+        yield from file.iter_batches(rows, row_groups=[group], columns=names, use_threads=False)
+
+    def largest_page(self, group: int, leaf: Leaf) -> int:
+        """Return the most bytes that one value may have: a value in all rows may be there once.
+
+        Of large groups in stores the pages are not looked for, since that would read all of them.
+        """
+        if isinstance(self.path, RemoteFile) and self.leaf_bytes(group, leaf) > BYTES_AT_ONCE:
+            return BYTES_AT_ONCE
+        if (group, leaf) not in self.pages:
+            chunks = self.footer.chunks(group, leaf)
+            sizes = (largest_page(self.path, chunk) for chunk in chunks)
+            self.pages[group, leaf] = max(sizes, default=0)
+        return self.pages[group, leaf]
 
 
 class ArrowFile(ColumnarFile):
     """An Arrow file, in the format for files or in that for streams."""
+
+    is_mapped = True
 
     def __init__(self, path: Root):
         pa = import_pyarrow()
@@ -234,17 +254,17 @@ class ArrowFile(ColumnarFile):
                 raise ValueError(f"a record batch has {batch.num_rows} rows")
         super().__init__(path, reader.schema, [batch.num_rows for batch in self.record_batches])
 
-    def leaf_bytes(self, group: int, leaf: str) -> int:
-        return 0  # the system reads what is needed
+    def leaf_bytes(self, group: int, leaf: Leaf) -> int:
+        return 0
 
-    def nulls(self, group: int, leaf: str) -> int | None:
+    def nulls(self, group: int, leaf: Leaf) -> int | None:
         with damage_as_error(self.path):
             return leaf_array(self.record_batches[group], leaf).null_count
 
     def image_arrays(self, group: int, column: str) -> Iterator[Any]:
         yield leaf_array(self.record_batches[group], self.image_leaf(column))
 
-    def batches(self, group: int, leaves: list[str], rows: int) -> Iterator[Any]:
+    def batches(self, group: int, leaves: list[Leaf], rows: int) -> Iterator[Any]:
         yield self.record_batches[group]
 
 
@@ -351,19 +371,19 @@ def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, tuple[str, ...
         return {}  # it is a note beside the data
 
 
-def leaf_array(batch: Any, leaf: str) -> Any:
+def leaf_array(batch: Any, leaf: Leaf) -> Any:
     """Return the column of a record batch, or a field of it; null where the struct is null.
 
     Raises:
         pyarrow.ArrowInvalid: the values lie outside of the file. pyarrow itself believes what the
             file says about them, and would read whatever is in memory there, or crash.
     """
-    if leaf in batch.schema.names:
-        return checked(batch.column(leaf))
+    array = checked(batch.column(leaf.column))
+    if not leaf.field:
+        return array
     import pyarrow.compute as pc
 
-    column, _, field = leaf.rpartition(".")
-    return pc.struct_field(checked(batch.column(column)), field)  # pyright: ignore[reportAttributeAccessIssue]
+    return pc.struct_field(array, leaf.field)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def checked(array: Any) -> Any:

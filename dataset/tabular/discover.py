@@ -28,6 +28,7 @@ from dataset.tabular.catalog import (
     text_path_rows,
 )
 from dataset.tabular.columns import choose_columns
+from dataset.tabular.footer import Leaf
 from dataset.tabular.image_folders import find_base
 from dataset.tabular.text_rows import TEXT_SUFFIXES, open_text
 from dataset.webdataset import expand_braces, shards_fingerprint
@@ -247,7 +248,7 @@ def names_files(files: Sequence[Root], choice: Choice) -> bool:
     """Return whether rows without an image's bytes may name a file instead."""
     if choice.image.kind != "image":
         return False
-    leaf = f"{choice.image.name}.bytes"
+    leaf = Leaf(choice.image.name, "bytes")
     opened = map(open_columnar, files)
     return any(file.nulls(group, leaf) for file in opened for group in file.groups)
 

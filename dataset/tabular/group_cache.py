@@ -87,14 +87,13 @@ class GroupCache:
         size = file.group_bytes(group, name)
         column = None
         if size <= self.capacity:
-            # Arrow files are mapped into memory, where they take none.
-            column = file.read_images(group, name, self.capacity if size else math.inf)
+            column = file.read_images(group, name, math.inf if file.is_mapped else self.capacity)
         if column is None:
             column = LargeGroup(lambda: file.stream_images(group, name))
             share = KEPT_BATCHES * IMAGES_AT_ONCE / max(file.group_length(group), 1)
             size = int(size * min(share, 1))
         else:
-            size = column.size if size else 0
+            size = 0 if file.is_mapped else column.size
         entry.column, entry.size = column, size
         with self.lock:
             self.size += size

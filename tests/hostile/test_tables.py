@@ -3,7 +3,8 @@
 import io
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,19 @@ from PIL import Image
 from pyarrow import parquet
 
 from tests.helpers.data.parquet_files import IMAGE
-from tests.helpers.hostile import Check, HostileCase, Outcome, accepted, check_case, in_ci, script
+from tests.helpers.hostile import (
+    Check,
+    HostileCase,
+    Outcome,
+    accepted,
+    check_case,
+    faults_of,
+    in_ci,
+    run_case,
+    script,
+)
+from tests.hostile.fuzz import nth_input, outcome_of
+from tests.hostile.targets.tables import TARGETS, parquets
 
 Content = str | bytes | Callable[[Path], object]
 
@@ -302,3 +315,41 @@ CASES = [*CUT, *WRONG_FILES, *LIES, *WRONG_COLUMNS, *BOMBS, *WRONG_TEXTS, *SAVED
 @pytest.mark.parametrize("case", in_ci(CASES, 10))
 def test_hostile_tables(case, tmp_path_factory, tmp_path):
     check_case(case, tmp_path_factory.mktemp("world"), tmp_path)
+
+
+# Footers. pyarrow ends the process where it does not expect an error, so all run in one of theirs.
+
+ENDED = (1436, 1480, 2485, 2496, 4020, 5237, 6268, 7362, 8870, 10210, 10480, 10482, 10932)
+
+
+def read_all(contents: Sequence[bytes]) -> list[str]:
+    """Read files in this process; return what went wrong with each."""
+    faults: list[str] = []
+    for number, content in enumerate(contents):
+        folder = Path(f"{number}")
+        folder.mkdir()
+        (folder / "a.parquet").write_bytes(content)
+        fault, _ = outcome_of(TARGETS[0], folder / "a.parquet")
+        faults += [f"{number}: {fault}"] if fault else []
+    return faults
+
+
+def damaged_footers(content: bytes, step: int) -> list[bytes]:
+    """Return a file with every `step`-th byte of its footer changed, in several ways."""
+    length = int.from_bytes(content[-8:-4], "little")
+    return [
+        content[:place] + bytes([byte]) + content[place + 1 :]
+        for place in range(len(content) - 8 - length, len(content), step)
+        for byte in (0, 255, content[place] ^ 1, content[place] + 16 & 255)
+    ]
+
+
+@pytest.mark.parametrize("step", [23, pytest.param(1, marks=pytest.mark.slow)])
+def test_no_footer_ends_the_process(tmp_path, step):
+    """The first are inputs of the fuzz that did, with the files that pyarrow 26 writes."""
+    seeds = parquets()
+    contents = [nth_input(TARGETS[0], seeds, 1, number) for number in ENDED]
+    contents += damaged_footers(seeds[2 if step > 1 else 0], step)
+    outcome = run_case(partial(read_all, contents), tmp_path, seconds=600)
+    assert not faults_of(outcome), outcome.text[-2000:]
+    assert outcome.value == []
