@@ -1,14 +1,9 @@
 """The first check in parts, by several processes or machines; and shards that state hashes."""
 
-import hashlib
-import io
-import json
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from check import main as check
 from dataset import index
@@ -21,7 +16,7 @@ from foundation import collectives
 from foundation.errors import UserError
 from tests.helpers.images import captioned, truncated
 from tests.helpers.processes import on_ranks
-from tests.helpers.shards import make_shards, write_shard
+from tests.helpers.shards import gray_jpeg, make_hashed_shards, make_shards, write_shard
 
 TRUSTING = ReadOptions(trust_hashes=True)
 COUNT = 10  # samples of which shards state the hashes
@@ -42,16 +37,9 @@ def odd_shards(root: Path) -> str:
     data = make_shards(root, 9)
     (root / "shards" / "003.tar").unlink(missing_ok=True)
     write_shard(root / "shards" / "003.tar", {"a.cls": b"1", "b.txt": b"no image"})
-    members = {"c.png": b"broken", "c.cls": b"2", "d.npz": b"3", "e.jpg": gray(5)}
+    members = {"c.png": b"broken", "c.cls": b"2", "d.npz": b"3", "e.jpg": gray_jpeg(5)}
     write_shard(root / "shards" / "004.tar", members)
     return data.replace("002}", "004}")
-
-
-def gray(seed: int, size: int = 20) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (size, size + 4), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG")
-    return file.getvalue()
 
 
 def read_on_rank(data: str) -> list[str]:
@@ -119,28 +107,8 @@ def test_a_part_that_does_not_exist_is_refused(tmp_path, part):
 # Trusted hashes -----------------------------------------------------------------------------------
 
 
-def hashed_shard(root: Path, damage: int | None = None, stated: int | None = None) -> str:
-    """Write two shards whose JSON states sha256 of the images.
-
-    Args:
-        damage: number of an image whose last bytes are others than those that were hashed.
-        stated: number of an image of which another hash is stated.
-    """
-    for shard in (0, 1):
-        members: dict[str, bytes] = {}
-        for k in range(5 * shard, 5 * shard + 5):
-            image = gray(k, size=20 if k % 2 else 400)
-            sha256 = hashlib.sha256(image if k != stated else b"other").hexdigest()
-            if k == damage:
-                image = image[:-40] + bytes(40)
-            facts = {"caption": f"number {k}", "sha256": sha256 if k != 3 else None}
-            members |= {f"{k:03d}.jpg": image, f"{k:03d}.json": json.dumps(facts).encode()}
-        write_shard(root / f"{shard}.tar", members)
-    return str(root / "{0..1}.tar")
-
-
 def test_trusted_hashes_give_the_index_of_decoded_images(tmp_path, monkeypatch):
-    data, opened, inspect = hashed_shard(tmp_path), [], index.inspect_image
+    data, opened, inspect = make_hashed_shards(tmp_path), [], index.inspect_image
 
     def recording(path):
         opened.append(path.name)
@@ -161,7 +129,7 @@ def test_trusted_hashes_give_the_index_of_decoded_images(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("fault", [{"damage": 6}, {"stated": 7}])
 def test_a_wrong_hash_is_named_when_the_image_is_read(tmp_path, fault):
-    data = hashed_shard(tmp_path, **fault)
+    data = make_hashed_shards(tmp_path, **fault)
     pairs = read_folder(data, options=TRUSTING).pairs
     batches = ImageBatches(pairs, ImageTransform(8), 2, seed=0, in_memory=0)
     name = f"{next(iter(fault.values())):03d}.jpg"
@@ -171,7 +139,7 @@ def test_a_wrong_hash_is_named_when_the_image_is_read(tmp_path, fault):
 
 def test_hashes_of_other_files_are_noticed_at_the_start(tmp_path):
     with pytest.raises(UserError, match=r"1\.tar: 005\.jpg.*trust_hashes"):
-        read_folder(hashed_shard(tmp_path, stated=5), options=TRUSTING)
+        read_folder(make_hashed_shards(tmp_path, stated=5), options=TRUSTING)
 
 
 def test_only_shards_state_hashes(tmp_path):

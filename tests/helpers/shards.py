@@ -1,9 +1,13 @@
 """Small tar files of images and captions."""
 
+import hashlib
 import io
 import json
 import tarfile
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from tests.helpers.images import picture
 
@@ -49,3 +53,31 @@ def make_shards(root: Path, count: int = SAMPLES) -> str:
         }
         write_shard(root / "shards" / f"{first // PER_SHARD:03d}.tar", members)
     return str(root / "shards" / f"{{000..{(count - 1) // PER_SHARD:03d}}}.tar")
+
+
+def gray_jpeg(seed: int, size: int = 20) -> bytes:
+    """Return a JPEG of noise, with as many rows as `size` and some more columns."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size + 4), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+def make_hashed_shards(root: Path, damage: int | None = None, stated: int | None = None) -> str:
+    """Write two shards whose JSON states sha256 of the images.
+
+    Args:
+        damage: number of an image whose last bytes are others than those that were hashed.
+        stated: number of an image of which another hash is stated.
+    """
+    for shard in (0, 1):
+        members: dict[str, bytes] = {}
+        for k in range(5 * shard, 5 * shard + 5):
+            image = gray_jpeg(k, size=20 if k % 2 else 400)
+            sha256 = hashlib.sha256(image if k != stated else b"other").hexdigest()
+            if k == damage:
+                image = image[:-40] + bytes(40)
+            facts = {"caption": f"number {k}", "sha256": sha256 if k != 3 else None}
+            members |= {f"{k:03d}.jpg": image, f"{k:03d}.json": json.dumps(facts).encode()}
+        write_shard(root / f"{shard}.tar", members)
+    return str(root / "{0..1}.tar")
