@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -264,7 +264,8 @@ class Check:
         numbers = range(len(self.parts))
         self.run(numbers)
         parts = [replace(self.part(k), table=empty_table(self.root)) for k in numbers]
-        joined = JoinedTables([lambda k=k: self.part(k).table for k in numbers])
+        table_of = lru_cache(1)(lambda k: self.part(k).table)
+        joined = JoinedTables([partial(table_of, k) for k in numbers])
         index = join_facts(parts)
         if self.parts[0].by_name:
             table = joined.in_memory()

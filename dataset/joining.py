@@ -94,7 +94,12 @@ class JoinedTables:
         if not self.tables:
             raise ValueError("no tables to join")
         names = (*ARRAYS, *self.marks)
-        arrays = {name: np.concatenate(list(self.pieces(name))) for name in names}
+        copies: dict[str, list[Shaped[np.ndarray, "rows ..."]]] = {name: [] for name in names}
+        # All arrays of a table before those of the next one, so that each is opened once.
+        for pieces in zip(*map(self.pieces, names), strict=True):
+            for name, piece in zip(names, pieces, strict=True):
+                copies[name].append(np.array(piece))
+        arrays = {name: np.concatenate(parts) for name, parts in copies.items()}
         return Table.from_arrays(self.tables[0]().root, self.lists(), arrays)
 
 
