@@ -249,6 +249,7 @@ class Check:
         """Check what is missing, join all parts, save the result and remove what is older."""
         for _ in range(TRIES):
             if (index := load_index(folder, self.root)) is not None:
+                remove_folders(*map(self.folder, range(len(self.parts))))
                 return index
             try:
                 return self.join_once(folder)
