@@ -1,22 +1,29 @@
-"""Fetches remote images before they are needed: the order of a run is known in advance."""
+"""Fetches remote images before they are needed: the order of a run is known in advance.
+
+It runs in a thread of a process that starts others, so it must not call pyarrow, whose locks a
+forked process could inherit.
+"""
 
 import threading
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from itertools import chain
 from types import TracebackType
 
-from dataset.source import Member, Source
-from dataset.stores.blocks import BLOCK, cache
+from dataset.source import Cell, Member, Source
+from dataset.stores.blocks import cache
 from dataset.stores.remote import RemoteFile
+from dataset.tabular.footer import image_ranges
 from foundation.errors import UserError
 
 STEPS = 32  # whose images are fetched in advance
 SHARE = 0.25  # of the cache that they take at most
+LARGEST = 128 * 2**20  # bytes of a row group that are fetched in advance
+
+Range = tuple[RemoteFile, int, int]  # file, its first byte, the byte behind the last one
 
 
 class Ahead:
-    """A thread that fetches the blocks of coming steps into the cache, for all workers.
+    """A thread that fetches the images of coming steps into the cache, for all workers.
 
     Local data need none. What cannot be fetched is left to the reader, who reports it.
 
@@ -27,12 +34,14 @@ class Ahead:
     def __init__(self, steps: Iterable[Sequence[Source]]):
         self.steps: Iterator[Sequence[Source]] = iter(steps)
         self.first = next(self.steps, ())
-        self.ready = threading.Semaphore(STEPS)
+        self.steps_read = 0
+        self.sizes: dict[int, int] = {}  # bytes of the steps that are fetched and not yet read
         self.is_over = False
+        self.changed = threading.Condition()
         self.thread: threading.Thread | None = None
 
     def __enter__(self) -> "Ahead":
-        if any(remote_range(source) for source in self.first):
+        if any(is_in_store(source) for source in self.first):
             self.thread = threading.Thread(target=self.run, name="latentsmith-ahead", daemon=True)
             self.thread.start()
         else:
@@ -45,48 +54,55 @@ class Ahead:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.is_over = True
-        self.ready.release()
+        with self.changed:
+            self.is_over = True
+            self.changed.notify()
 
     def advance(self) -> None:
         """Say that a step has been read."""
-        self.ready.release()
+        with self.changed:
+            self.sizes.pop(self.steps_read, None)
+            self.steps_read += 1
+            self.changed.notify()
 
     def run(self) -> None:
         """Fetch the steps in their order, as far ahead as the cache allows."""
-        held: deque[list[Future[None]]] = deque()
-        taken = 0
-        step = self.first
         try:
-            while True:
-                self.ready.acquire()
-                if self.is_over:
-                    return
-                futures = [f for source in step for f in prefetch(source)]
-                held.append(futures)
-                taken += BLOCK * len(futures)
-                while held and (taken > SHARE * cache().limit or len(held) > STEPS):
-                    oldest = held.popleft()
-                    taken -= BLOCK * len(oldest)
-                    for future in oldest:
-                        future.exception()
-                step = next(self.steps)
-        except (UserError, StopIteration):
+            for number, step in enumerate(chain([self.first], self.steps)):
+                ranges = list(dict.fromkeys(part for source in step for part in needed(source)))
+                size = sum(end - start for _, start, end in ranges)
+                with self.changed:
+                    self.changed.wait_for(
+                        lambda k=number, s=size: self.is_over or self.is_near(k, s)
+                    )
+                    if self.is_over:
+                        return
+                    if number < self.steps_read:
+                        continue  # the reader was faster
+                    self.sizes[number] = size
+                for file, start, end in ranges:
+                    file.fetch_ahead(start, end)
+        except UserError:
             return
 
+    def is_near(self, number: int, size: int) -> bool:
+        """Return whether a step may be fetched now: what waits to be read must not be too much."""
+        distance = number - self.steps_read
+        fits = sum(self.sizes.values()) + size <= SHARE * cache().limit
+        return distance <= 0 or (distance < STEPS and fits)
 
-def remote_range(source: Source) -> tuple[RemoteFile, int, int] | None:
-    """Return the range of a remote file that a source needs; None if it is on this machine."""
-    # Of a table in a store, row groups are read from front to back, which fetches ahead by itself.
+
+def is_in_store(source: Source) -> bool:
+    """Return whether a source is a part of a remote file."""
+    if isinstance(source, Member):
+        return isinstance(source.shard, RemoteFile)
+    return isinstance(source, Cell) and isinstance(source.file, RemoteFile)
+
+
+def needed(source: Source) -> list[Range]:
+    """Return what a source needs; for an image in a table its whole row group is read."""
     if isinstance(source, Member) and isinstance(source.shard, RemoteFile):
-        return source.shard, source.offset, source.offset + source.size
-    return None
-
-
-def prefetch(source: Source) -> list[Future[None]]:
-    """Begin to fetch what a source needs."""
-    found = remote_range(source)
-    if found is None or found[2] <= found[1]:
-        return []
-    file, start, end = found
-    return cache().prefetch(file.url, file.info(), start // BLOCK, (end - 1) // BLOCK)
+        return [(source.shard, source.offset, source.offset + source.size)]
+    if isinstance(source, Cell) and isinstance(source.file, RemoteFile):
+        return [(source.file, *part) for part in image_ranges(source, LARGEST)]
+    return []

@@ -176,8 +176,8 @@ class BlockCache:
             count = -(-info.size // BLOCK)
             self.prefetch(url, info, last + 1, min(last + AHEAD, count - 1))
 
-    def prefetch(self, url: str, info: FileInfo, first: int, last: int) -> list[Future[None]]:
-        """Fetch blocks in threads, unless they are there or under way; return those under way."""
+    def prefetch(self, url: str, info: FileInfo, first: int, last: int) -> None:
+        """Fetch blocks in threads, unless they are there or under way."""
         keys = [(url, info.version, number) for number in range(first, last + 1)]
         with self.lock:
             wanted = [k for k in keys if k not in self.under_way and k not in self.recent]
@@ -188,7 +188,6 @@ class BlockCache:
                 future = self.pool.submit(self.fetch_quietly, url, info, run)
                 for number in run:
                     self.under_way[url, info.version, number] = future
-            return [self.under_way[key] for key in keys if key in self.under_way]
 
     def fetch_quietly(self, url: str, info: FileInfo, run: range) -> None:
         """Fetch; whoever needs the blocks will meet the error again."""

@@ -93,6 +93,13 @@ class RemoteFile:
         info = self.info()
         return blocks.read(self.url, info, start, min(end, info.size))
 
+    def fetch_ahead(self, start: int, end: int) -> None:
+        """Begin to fetch some bytes into the cache; who reads them will meet what goes wrong."""
+        info = self.info()
+        if (end := min(end, info.size)) > start:
+            first, last = start // blocks.BLOCK, (end - 1) // blocks.BLOCK
+            blocks.cache().prefetch(self.url, info, first, last)
+
 
 class RemoteStream(io.RawIOBase):
     """A remote file as a stream with random access."""

@@ -28,6 +28,7 @@ ROWS_AT_ONCE = 4096  # rows of captions
 BYTES_AT_ONCE = 128 * 2**20  # if each value were as long as the largest page
 FEW_ROWS = 2**20  # any table may have so many; more only if the file has as many bytes
 OPEN_FILES = 256
+GROUPS_AHEAD = 8  # row groups in a store whose captions are fetched in advance
 
 
 class TableRow(NamedTuple):
@@ -111,6 +112,9 @@ class ColumnarFile:
         """
         raise NotImplementedError
 
+    def expect_next(self, group: int, leaves: list[Leaf]) -> None:
+        """Begin to fetch the groups behind this one, if they are in a store."""
+
     def nulls(self, group: int, leaf: Leaf) -> int | None:
         """Return how many values of a group are null; None if the file does not say it."""
         raise NotImplementedError
@@ -175,6 +179,7 @@ class ColumnarFile:
             for number in range(row, self.firsts[group + 1]):
                 yield TableRow(group, number, None, True, None)
             return
+        self.expect_next(group, leaves)
         for batch in self.batches(group, leaves, IMAGES_AT_ONCE if unsure else ROWS_AT_ONCE):
             count = batch.num_rows
             content = (
@@ -213,6 +218,15 @@ class ParquetFile(ColumnarFile):
         names = [".".join(leaf.path) for leaf in leaves]
         file = parquet(self.path, self.metadata)
         yield from file.iter_batches(rows, row_groups=[group], columns=names, use_threads=False)
+
+    def expect_next(self, group: int, leaves: list[Leaf]) -> None:
+        if not isinstance(self.path, RemoteFile):
+            return
+        for number in range(group + 1, min(group + 1 + GROUPS_AHEAD, len(self.groups))):
+            for leaf in leaves:
+                for chunk in self.footer.chunks(number, leaf):
+                    end = chunk.start + min(chunk.stored, BYTES_AT_ONCE // GROUPS_AHEAD)
+                    self.path.fetch_ahead(chunk.start, end)
 
     def largest_page(self, group: int, leaf: Leaf) -> int:
         """Return the most bytes that one value may have: a value in all rows may be there once.

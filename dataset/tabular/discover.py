@@ -83,10 +83,11 @@ def plan_tables(data: Path | str, options: ReadOptions, progress: Progress) -> I
     choice = Choice(image, caption, columns)
     for file in tables.files[1:]:
         require_same_columns(first, file, choice)
-    if image.kind == "text" and isinstance(first, RemoteFile):
+    if isinstance(first, RemoteFile) and holds_only_names(tables.files, choice):
         raise UserError(
-            f"the column {image.name!r} of {one_line(first)} names files; of stores only tables "
-            "that hold the images themselves are read."
+            f"the column {image.name!r} of {one_line(first)} names files, and of stores only "
+            "tables are read that hold the images themselves. Copy the table and its images to "
+            "this machine, or write the images into the table or into shards."
         )
     if image.kind == "text":
         rows = (row for file in tables.local for row in columnar_path_rows(file, choice))
@@ -124,6 +125,11 @@ def remote_tables(text: str, split: str | None) -> TableSet:
     if split is not None:
         raise UserError(f"{one_line(text)} is in a store, where no splits are known: leave it out.")
     root, names = expand_remote(text, list(expand_braces(text)))
+    if others := [name for name in names if not name.lower().endswith(tuple(PARQUET_SUFFIXES))]:
+        raise UserError(
+            f"{one_line(root / others[0])} is neither a shard (.tar) nor a parquet file, and of "
+            "stores nothing else is read. Copy it to this machine."
+        )
     return TableSet([root / name for name in names], root=root)
 
 
@@ -251,6 +257,16 @@ def names_files(files: Sequence[Root], choice: Choice) -> bool:
     leaf = Leaf(choice.image.name, "bytes")
     opened = map(open_columnar, files)
     return any(file.nulls(group, leaf) for file in opened for group in file.groups)
+
+
+def holds_only_names(files: Sequence[Root], choice: Choice) -> bool:
+    """Return whether no row has the bytes of its image."""
+    if choice.image.kind != "image":
+        return choice.image.kind == "text"
+    leaf = Leaf(choice.image.name, "bytes")
+    opened = map(open_columnar, files)
+    empty = (f.nulls(k, leaf) == f.group_length(k) for f in opened for k in f.groups)
+    return all(empty) and any(len(open_columnar(file)) for file in files)
 
 
 def plan_text(tables: TableSet, options: ReadOptions) -> IndexPlan:

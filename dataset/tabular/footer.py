@@ -1,27 +1,24 @@
 """What the footer of a parquet file says about its row groups, read without pyarrow.
 
 pyarrow reads values well, but asking it for the facts about a chunk of a damaged file can end the
-process. Footers are in the compact protocol of Thrift, of which only what is needed is kept.
-Format: Apache Parquet, https://github.com/apache/parquet-format (`parquet.thrift`); and Apache
-Thrift, `doc/specs/thrift-compact-protocol.md`.
+process. Format: https://github.com/apache/parquet-format, `parquet.thrift`.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from dataset.source import Cell
 from dataset.stores.remote import RemoteFile
 from dataset.table import Root
+from dataset.tabular.thrift import DEPTH, Layout, Thrift
 from foundation.errors import UserError, one_line
 
 MAGIC, ENCRYPTED = b"PAR1", b"PARE"
 MOST_FOOTER = 64 * 2**20  # bytes; about half a million chunks
 MOST_PAGE = 2**30  # bytes, decompressed: a page can only be read as a whole
 PAGE_HEADERS = (2**9, 2**16, 2**24)  # bytes in which a header of a page is looked for
-DEPTH = 32  # of structs in structs
 
-# Number of a field -> what it must hold; all other fields are skipped.
-Layout = dict[int, Any]  # int, bytes, a layout of a struct, or a list with that of its structs
 STATISTICS: Layout = {3: int}  # nulls
 # Values, bytes decompressed and stored, first data page, dictionary page, statistics.
 COLUMN: Layout = {5: int, 6: int, 7: int, 9: int, 11: int, 12: STATISTICS}
@@ -135,6 +132,26 @@ def remote_footer(file: RemoteFile) -> Footer:
     return read_footer(file)
 
 
+def image_ranges(cell: Cell, most: int) -> list[tuple[int, int]]:
+    """Return where in its file the row group of an image in a store begins, and where it ends.
+
+    most: bytes; beyond them a row group is read from front to back.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    assert isinstance(cell.file, RemoteFile)
+    try:
+        footer = remote_footer(cell.file)
+        leaf = Leaf(cell.column, "bytes")
+        if leaf.path not in footer.paths:
+            leaf = Leaf(cell.column)
+        chunks = footer.chunks(cell.group, leaf)
+    except (OSError, ValueError, IndexError) as error:
+        raise UserError(f"{one_line(cell.file)} is damaged ({one_line(error, 300)})") from None
+    return [(chunk.start, chunk.start + min(chunk.stored, most)) for chunk in chunks]
+
+
 def make_footer(path: Root, content: dict[int, Any]) -> Footer:
     """Return the facts in a footer that has been read."""
     paths = leaf_paths(content.get(2, []))
@@ -234,130 +251,3 @@ def page_header(file: Any, position: int) -> tuple[dict[int, Any], int]:
         except IndexError:  # a header with long statistics
             continue
     raise ValueError(f"there is no page at byte {position}")
-
-
-# Thrift -------------------------------------------------------------------------------------------
-
-BYTE, INTEGERS, BINARY, LISTS, MAP, STRUCT = 3, (4, 5, 6), 8, (9, 10), 11, 12  # types of fields
-FIXED = {1: 0, 2: 0, BYTE: 1, 7: 8, 13: 16}  # bytes of true, false, a byte, a float, a UUID
-
-
-class Thrift:
-    """Values in the compact protocol, read one after the other; IndexError at the end."""
-
-    def __init__(self, content: bytes):
-        self.content, self.position = content, 0
-
-    def struct(self, layout: Layout, depth: int = 0) -> dict[int, Any]:
-        """Read a struct; return number of a field -> value, of those in the layout."""
-        found: dict[int, Any] = {}
-        content, number = self.content, 0
-        while kind := (head := content[self.position]) & 15:
-            self.position += 1
-            number = number + (head >> 4) if head > 15 else self.integer()
-            wanted = layout.get(number)
-            if wanted is None:
-                self.skip(kind, depth + 1)
-            elif wanted is int and kind in INTEGERS:
-                found[number] = self.integer()
-            elif wanted is bytes and kind == BINARY:
-                found[number] = self.binary()
-            elif isinstance(wanted, dict) and kind == STRUCT:
-                found[number] = self.struct(wanted, depth + 1)
-            elif isinstance(wanted, list) and kind in LISTS:
-                count, item = self.list_head()
-                if item != STRUCT:
-                    raise ValueError(f"a list of type {item} where structs are needed")
-                found[number] = [self.struct(wanted[0], depth + 1) for _ in range(count)]
-            else:  # a field of another type is skipped, as Thrift's own readers do
-                self.skip(kind, depth + 1)
-        self.position += 1
-        return found
-
-    def unsigned(self) -> int:
-        """Read a number of seven bits per byte."""
-        value = shift = 0
-        while True:
-            byte = self.content[self.position]
-            self.position += 1
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value
-            shift += 7
-            if shift > 63:
-                raise ValueError("a number of more than 64 bits")
-
-    def integer(self) -> int:
-        """Read a number whose lowest bit is the sign."""
-        value = self.unsigned()
-        return (value >> 1) ^ -(value & 1)
-
-    def binary(self) -> bytes:
-        length = self.unsigned()
-        start, self.position = self.position, self.position + length
-        if self.position > len(self.content):
-            raise IndexError("it ends within a text")
-        return self.content[start : self.position]
-
-    def list_head(self) -> tuple[int, int]:
-        """Read how many items there are, and their type."""
-        head = self.content[self.position]
-        self.position += 1
-        return (head >> 4 if head < 0xF0 else self.unsigned()), head & 15
-
-    def skip(self, kind: int, depth: int) -> None:
-        """Pass over a value."""
-        if kind in INTEGERS:
-            self.skip_integer()
-        elif kind == BINARY:
-            length = self.unsigned()
-            self.position += length
-        elif kind == STRUCT:
-            self.skip_struct(depth)
-        elif kind in LISTS:
-            count, item = self.list_head()
-            for _ in range(count):
-                self.skip_item(item, depth)
-        elif kind == MAP:
-            if count := self.unsigned():
-                kinds = self.content[self.position]
-                self.position += 1
-                for _ in range(count):
-                    self.skip_item(kinds >> 4, depth)
-                    self.skip_item(kinds & 15, depth)
-        elif kind in FIXED:
-            self.position += FIXED[kind]
-        else:
-            raise ValueError(f"a value of the type {kind}, which does not exist")
-
-    def skip_integer(self) -> None:
-        content, position = self.content, self.position
-        while content[position] > 127:
-            position += 1
-        self.position = position + 1
-
-    def skip_struct(self, depth: int) -> None:
-        """Pass over a struct."""
-        if depth > DEPTH:
-            raise ValueError(f"more than {DEPTH} structs in each other")
-        content = self.content
-        while kind := (head := content[self.position]) & 15:
-            self.position += 1
-            if head < 16:
-                self.skip_integer()
-            if kind in INTEGERS:
-                self.skip_integer()
-            else:
-                self.skip(kind, depth + 1)
-        self.position += 1
-
-    def skip_item(self, kind: int, depth: int) -> None:
-        """Pass over an item of a list or a map, where true and false take a byte."""
-        if depth > DEPTH:
-            raise ValueError(f"more than {DEPTH} lists in each other")
-        if self.position >= len(self.content):  # so many items as a damaged list may say
-            raise IndexError("it ends within a list")
-        if kind in INTEGERS:
-            self.skip_integer()
-        else:
-            self.skip(BYTE if kind in (1, 2) else kind, depth + 1)

@@ -11,6 +11,7 @@ from threading import Lock
 from dataset.source import Cell
 from dataset.stores.remote import RemoteFile
 from dataset.tabular.arrow_files import IMAGES_AT_ONCE, ColumnarFile, ImageColumn, open_columnar
+from dataset.tabular.footer import remote_footer
 
 CACHE_BYTES = 128 * 2**20  # of row groups, in each process
 Key = tuple[Path | RemoteFile, int, str]  # file, group, column
@@ -113,6 +114,7 @@ def forget() -> None:
     """Empty the cache: a forked process must not share the locks and the files of its parent."""
     GROUPS.__init__(GROUPS.capacity)
     open_columnar.cache_clear()
+    remote_footer.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):

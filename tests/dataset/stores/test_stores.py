@@ -1,21 +1,29 @@
 """Remote shards give the same pairs as local ones; faults of the network are mended or named."""
 
+import io
 import os
 import re
 import shutil
 import time
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from dataset.ahead import SHARE, Ahead
 from dataset.folder import read_folder
 from dataset.images.transform import ImageTransform
 from dataset.loader import ImageBatches
+from dataset.source import Member
 from dataset.stores import backends, blocks
 from dataset.stores.backends import StoreError, Stores, file_info, without_secrets
 from dataset.stores.remote import RemoteFile, parse_url
+from dataset.tabular import group_cache
+from dataset.tabular.arrow_files import open_columnar
 from foundation.errors import MissingFileError, UserError
 from tests.helpers.data.servers import BUCKET, CREDENTIALS, WebFolder, serve_ranges, serve_s3
 from tests.helpers.shards import SAMPLES, make_shards
@@ -39,6 +47,7 @@ def forget() -> None:
     """Begin anew, as another process would."""
     backends.STORES = Stores()
     blocks.CACHE = None
+    group_cache.forget()
 
 
 @pytest.fixture
@@ -263,10 +272,7 @@ def test_coming_steps_are_fetched_in_advance(web):
     batches = ImageBatches(pairs, ImageTransform(8), 4, seed=1, in_memory=0)
     stream = batches.stream()
     next(stream)
-    for _ in range(200):
-        if len([p for p in blocks.cache_folder().rglob("*") if p.is_file()]) == 3:
-            break
-        time.sleep(0.02)
+    wait_for_blocks(3)
     web.faults += [404] * 50  # nothing more is needed
     list(islice(stream, 5))
     stream.close()
@@ -288,6 +294,128 @@ def test_parquet_in_a_store_is_that_on_the_disk(tmp_path, web):
     forget()
     with pytest.raises(StoreError, match=r"a\.parquet has changed"):
         folder.pairs[0].path.read_bytes()
+
+
+def noise_table(count: int, paths: bool = False) -> Any:
+    """Return a table of pictures that each take a third of a block."""
+    pyarrow = pytest.importorskip("pyarrow")
+    random = np.random.default_rng(0)
+    files = []
+    for _ in range(count):
+        file = io.BytesIO()
+        pixels = random.integers(0, 256, (170, 170, 3), np.uint8)
+        Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+        files.append({"bytes": None if paths else file.getvalue(), "path": f"{len(files)}.png"})
+    image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    texts = [f"picture {k}" for k in range(count)]
+    return pyarrow.table({"image": pyarrow.array(files, image), "text": texts})
+
+
+@pytest.fixture
+def noise(web):
+    """Yield a parquet file in a store, of six row groups that each take a block."""
+    from pyarrow import parquet
+
+    parquet.write_table(noise_table(18), web.folder / "n.parquet", row_group_size=3)
+    yield f"{web.address}/n.parquet"
+
+
+def kept_blocks() -> int:
+    return sum(path.is_file() for path in blocks.cache_folder().rglob("*"))
+
+
+def wait_for_blocks(count: int) -> None:
+    for _ in range(500):
+        if kept_blocks() == count:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{kept_blocks()} blocks, and {count} are needed")
+
+
+@pytest.mark.filterwarnings("ignore:This process")
+def test_row_groups_that_come_next_are_fetched_in_advance(web, noise, monkeypatch):
+    monkeypatch.setattr(blocks, "AHEAD", 0)  # not because the file is read from front to back
+    pairs = read_folder(noise).pairs
+    shutil.rmtree(blocks.cache_folder())
+    forget()
+    stream = ImageBatches(pairs, ImageTransform(8), 1, seed=1, in_memory=0).stream()
+    next(stream)
+    wait_for_blocks(-(-(web.folder / "n.parquet").stat().st_size // blocks.BLOCK))
+    web.faults += [404] * 50  # nothing more is needed
+    list(islice(stream, 40))
+    stream.close()
+    assert web.faults.count(404) == 50
+    web.faults.clear()
+
+
+def test_captions_of_the_next_row_groups_are_fetched_in_advance(web, noise, monkeypatch):
+    monkeypatch.setattr(blocks, "AHEAD", 0)
+    file = open_columnar(RemoteFile(noise))
+    text = next(column for column in file.columns if column.name == "text")
+    image = next(column for column in file.columns if column.name == "image")
+    before = kept_blocks()
+    next(file.rows(image, text))
+    wait_for_blocks(max(before + 1, -(-(web.folder / "n.parquet").stat().st_size // blocks.BLOCK)))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.filterwarnings("ignore:This process")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_of_a_remote_table_continues(web, noise, workers):
+    def batches(data: str, workers: int) -> ImageBatches:
+        pairs = read_folder(data).pairs
+        return ImageBatches(pairs, ImageTransform(8), 4, seed=1, workers=workers, in_memory=0)
+
+    straight = list(islice(batches(str(web.folder / "n.parquet"), 0).stream(), 9))
+    resumed = list(islice(batches(noise, workers).stream(first_step=5), 4))
+    for (images, texts), (again, texts_again) in zip(straight[5:], resumed, strict=True):
+        assert torch.equal(images, again)
+        assert texts == texts_again
+
+
+def test_what_waits_to_be_read_takes_a_share_of_the_cache(web, monkeypatch):
+    big_file(web, 12 * blocks.BLOCK)
+    monkeypatch.setattr(RemoteFile, "fetch_ahead", lambda self, *part: fetched.append(part))
+    fetched: list[tuple[int, int]] = []
+    shard = RemoteFile(f"{web.address}/big.tar")
+    steps = [[Member(shard, "x", k * blocks.BLOCK, blocks.BLOCK)] * 2 for k in range(12)]
+    blocks.cache().limit = int(3 * blocks.BLOCK / SHARE)
+
+    def wait_for(count: int) -> None:
+        for _ in range(500):
+            if len(fetched) >= count:
+                break
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert len(fetched) == count  # each range once, and not more
+
+    with Ahead(steps) as ahead:
+        wait_for(3)
+        for k in range(4):
+            ahead.advance()
+            wait_for(4 + k)
+
+
+def test_tables_in_stores_that_name_files_are_refused(web):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    names = pyarrow.table({"file_name": ["000.png", "001.png"], "text": ["a", "b"]})
+    parquet.write_table(names, web.folder / "names.parquet")
+    parquet.write_table(noise_table(3, paths=True), web.folder / "structs.parquet")
+    (web.folder / "t.csv").write_text("file_name,text\n000.png,a\n")
+    for name, message in (
+        ("names.parquet", r"'file_name' of .*names\.parquet names files"),
+        ("structs.parquet", r"'image' of .*structs\.parquet names files"),
+        ("t.csv", r"t\.csv.*parquet"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_folder(f"{web.address}/{name}")
+    some = pyarrow.concat_tables([noise_table(2), noise_table(1, paths=True)])
+    parquet.write_table(some, web.folder / "some.parquet")
+    folder = read_folder(f"{web.address}/some.parquet")
+    assert len(folder.pairs) == 2
+    assert ["row 2" in str(entry) for entry in folder.unusable] == [True]
 
 
 # S3
