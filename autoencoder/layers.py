@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from foundation.normalization import GroupNorm
 from foundation.shapes import Features, Resized
 
 
@@ -20,9 +21,9 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def group_norm(groups: int, channels: int) -> nn.GroupNorm:
+def group_norm(groups: int, channels: int) -> GroupNorm:
     """Make a GroupNorm with the epsilon of Stable Diffusion (PyTorch's default is 1e-5)."""
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+    return GroupNorm(groups, channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):

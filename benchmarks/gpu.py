@@ -105,8 +105,27 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"this measures a GPU, and the device here is {device}. To try all parts on it at tiny "
             "sizes, add --rehearse."
         )
+    chosen = choose_parts(config)
     config.out.mkdir(parents=True, exist_ok=True)
-    Benchmark(config, device, started).run()
+    Benchmark(config, chosen, device, started).run()
+
+
+def choose_parts(config: Config) -> list[BenchmarkPart]:
+    """List the parts that `only` and `without` leave.
+
+    Raises:
+        UserError: they leave none.
+    """
+    chosen = [
+        part
+        for part in PARTS
+        if (not config.only or any(word in part.name for word in config.only))
+        and not any(word in part.name for word in config.without)
+    ]
+    if not chosen:
+        names = ", ".join(part.name for part in PARTS)
+        raise UserError(f"--only and --without leave no part. The parts are: {names}.")
+    return chosen
 
 
 @dataclass
@@ -122,18 +141,14 @@ class Running:
 class Benchmark:
     """All parts, one after the other, and what they found."""
 
-    def __init__(self, config: Config, device: str, started: float):
-        self.config, self.device = config, device
+    def __init__(
+        self, config: Config, chosen: Sequence[BenchmarkPart], device: str, started: float
+    ):
+        self.config, self.chosen, self.device = config, chosen, device
         self.ends_at = started + 60 * config.minutes - RESERVE
         self.folder = Path(tempfile.mkdtemp(prefix="gpu-"))
         self.results: dict[str, Any] = {"minutes": config.minutes, "rehearsal": config.rehearse}
         self.results |= {"command": sys.argv, "parts": {}}
-        self.chosen = [
-            part
-            for part in PARTS
-            if (not config.only or any(word in part.name for word in config.only))
-            and not any(word in part.name for word in config.without)
-        ]
 
     def run(self) -> None:
         log = (self.config.out / "gpu.log").open("wb")

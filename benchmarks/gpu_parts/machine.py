@@ -1,4 +1,4 @@
-"""The two limits of a device: products of bf16 matrices, and copies of memory."""
+"""The two limits of a device, matrix products and copies, and the group norm in channels_last."""
 
 import platform
 import statistics
@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from benchmarks.gpu_parts.job import Job
 from benchmarks.gpu_parts.stopwatch import seconds_per_call
+from foundation.normalization import GroupNorm
 
 
 def measure(job: Job) -> None:
@@ -26,12 +29,27 @@ def measure(job: Job) -> None:
         seconds = statistics.median(seconds_per_call(make_copy(device, count), job, most=60))
         moved = 2 * 4 * count  # bytes of float32, read and written
         job.record("copy", gigabytes=moved / 1e9, terabytes_per_second=moved / seconds / 1e12)
-    with job.guarded("group_norm"):
-        image = torch.randn(2, 64, 8, 8, device=device)
-        image = image.contiguous(memory_format=torch.channels_last)
-        kept = torch.nn.GroupNorm(32, 64, device=device)(image)
-        is_kept = kept.is_contiguous(memory_format=torch.channels_last)
-        job.record("group_norm", keeps_channels_last=is_kept)
+    for name, kind in {"group_norm": GroupNorm, "group_norm of PyTorch": nn.GroupNorm}.items():
+        with job.guarded(name):
+            job.record(name, **measure_norm(job, kind(32, 320).to(device)))
+
+
+def measure_norm(job: Job, norm: nn.GroupNorm) -> dict[str, Any]:
+    """Measure norm, SiLU and their gradients on features of a U-Net, under autocast to bf16."""
+    side, batch = (8, 2) if job.rehearse else (64, 16)
+    image = torch.randn(batch, norm.num_channels, side, side, device=job.device).bfloat16()
+    image = image.contiguous(memory_format=torch.channels_last).requires_grad_()
+    upstream = torch.randn_like(image)
+
+    def call() -> torch.Tensor:
+        with torch.autocast(torch.device(job.device).type, torch.bfloat16):
+            activated = F.silu(norm(image))
+        activated.backward(upstream.to(activated.dtype))
+        return activated
+
+    is_kept = call().is_contiguous(memory_format=torch.channels_last)
+    milliseconds = 1e3 * statistics.median(seconds_per_call(call, job))
+    return {"keeps_channels_last": is_kept, "ms_with_silu_and_gradients": round(milliseconds, 3)}
 
 
 def make_product(device: torch.device, side: int) -> Callable[[], object]:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from foundation.normalization import GroupNorm
 from foundation.shapes import Context, Features, Timesteps
 
 Tokens = Float[Tensor, "b n c"]
@@ -94,10 +95,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width_in: int, width: int, *, time_width: int, groups: int, dropout: float):
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, width_in, eps=1e-5)
+        self.norm1 = GroupNorm(groups, width_in, eps=1e-5)
         self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
         self.time_emb_proj = nn.Linear(time_width, width)
-        self.norm2 = nn.GroupNorm(groups, width, eps=1e-5)
+        self.norm2 = GroupNorm(groups, width, eps=1e-5)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zero_init(nn.Conv2d(width, width, 3, padding=1))
         self.conv_shortcut = nn.Conv2d(width_in, width, 1) if width_in != width else nn.Identity()
@@ -217,7 +218,7 @@ class SpatialTransformer(nn.Module):
         only_cross_attention: bool,
     ):
         super().__init__()
-        self.norm = nn.GroupNorm(groups, width, eps=1e-6)
+        self.norm = GroupNorm(groups, width, eps=1e-6)
         # The same product either way; SD 1.x stores it as a 1x1 convolution, SD 2.x as a matrix.
         self.proj_in = projection(width, linear_projection)
         self.transformer_blocks = nn.ModuleList(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from foundation.errors import UserError
 from foundation.json_reading import from_json
+from foundation.normalization import GroupNorm
 from foundation.shapes import Context, Timesteps
 from interop.diffusers_configs import unet_fields
 from interop.single_file.reader import read_unet
@@ -50,7 +51,7 @@ class UNet(nn.Module):
         self.down_blocks, skips = make_down_blocks(config)
         self.mid_block = make_mid_block(config)
         self.up_blocks = make_up_blocks(config, skips)
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, width, eps=1e-5)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, width, eps=1e-5)
         self.conv_out = zero_init(nn.Conv2d(width, config.out_channels, 3, padding=1))
 
     def forward(

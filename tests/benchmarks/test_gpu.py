@@ -15,6 +15,7 @@ from benchmarks.gpu_parts.demo_recipe import SHARD_BYTES, join_shards, write_sha
 from benchmarks.gpu_parts.job import read_records
 from benchmarks.gpu_parts.report import read_report, to_markdown
 from benchmarks.gpu_parts.stopwatch import count_tflop, measure_step
+from foundation.errors import UserError
 from interop.safetensors_io import read_tensors
 from training.cli import run_main
 
@@ -50,6 +51,12 @@ def test_a_cpu_is_refused_without_a_rehearsal(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run_main(lambda: gpu.main(["--device", "cpu", "--out", str(tmp_path / "out")]))
     assert "--rehearse" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_words_that_no_part_has_are_refused(tmp_path):
+    with pytest.raises(UserError, match="limits"):
+        gpu.main(["--device", "cpu", "--rehearse", "--only", "x", "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="ends process groups")
