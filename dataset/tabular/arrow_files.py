@@ -17,7 +17,7 @@ from dataset.source import MissingLibrary
 from dataset.stores.remote import RemoteFile
 from dataset.table import Root
 from dataset.tabular.columns import Column
-from dataset.tabular.footer import Leaf, largest_page, read_footer
+from dataset.tabular.footer import Leaf, PageSizes, page_sizes, read_footer
 from foundation.errors import MissingFileError, UserError, one_line
 from foundation.json_reading import load_json
 
@@ -144,6 +144,10 @@ class ColumnarFile:
             arrays.append(array)
         return ImageColumn(arrays)
 
+    def read_shared(self, group: int, column: str, most: float) -> ImageColumn | None:
+        """Read all images of a group, each once however many rows have it; None if it cannot be."""
+        return None
+
     def image_arrays(self, group: int, column: str) -> Iterator[Any]:
         leaf = self.image_leaf(column)
         with damage_as_error(self.path):
@@ -200,7 +204,7 @@ class ParquetFile(ColumnarFile):
         self.metadata = parquet(path).metadata
         schema = self.metadata.schema.to_arrow_schema()
         super().__init__(path, schema, [group.rows for group in self.footer.groups])
-        self.pages: dict[tuple[int, Leaf], int] = {}  # bytes of the largest page
+        self.pages: dict[tuple[int, Leaf], PageSizes] = {}
 
     def leaf_bytes(self, group: int, leaf: Leaf) -> int:
         with damage_as_error(self.path):
@@ -237,9 +241,23 @@ class ParquetFile(ColumnarFile):
             return BYTES_AT_ONCE
         if (group, leaf) not in self.pages:
             chunks = self.footer.chunks(group, leaf)
-            sizes = (largest_page(self.path, chunk) for chunk in chunks)
-            self.pages[group, leaf] = max(sizes, default=0)
-        return self.pages[group, leaf]
+            sizes = [page_sizes(self.path, chunk) for chunk in chunks]
+            largest = max((each.largest for each in sizes), default=0)
+            self.pages[group, leaf] = PageSizes(largest, sum(each.total for each in sizes))
+        return self.pages[group, leaf].largest
+
+    def read_shared(self, group: int, column: str, most: float) -> ImageColumn | None:
+        leaf = self.image_leaf(column)
+        with damage_as_error(self.path):
+            self.largest_page(group, leaf)
+            if (group, leaf) not in self.pages or self.pages[group, leaf].total > most:
+                return None
+            name = ".".join(leaf.path)
+            file = parquet(self.path, self.metadata, [name])
+            rows = max(self.group_length(group), 1)
+            batches = file.iter_batches(rows, row_groups=[group], columns=[name], use_threads=False)
+            found = ImageColumn([leaf_array(batch, leaf) for batch in batches])
+        return found if found.size <= most else None
 
 
 class ArrowFile(ColumnarFile):
@@ -296,14 +314,25 @@ def open_columnar(path: Root) -> ColumnarFile:
         return ParquetFile(path) if path.suffix.lower() in PARQUET_SUFFIXES else ArrowFile(path)
 
 
-def parquet(path: Root, metadata: Any = None) -> Any:
-    """Open a parquet file so that only the pages which are asked for are in memory."""
+def parquet(path: Root, metadata: Any = None, shared: list[str] | None = None) -> Any:
+    """Open a parquet file so that only the pages which are asked for are in memory.
+
+    shared: columns in which equal values are to be in memory once.
+    """
     import_pyarrow()
     from pyarrow import parquet
 
     if isinstance(path, RemoteFile):
-        return parquet.ParquetFile(path.open(), metadata=metadata, pre_buffer=False)
-    return parquet.ParquetFile(path, metadata=metadata, memory_map=True, pre_buffer=False)
+        file, is_mapped = path.open(), False
+    else:
+        file, is_mapped = path, True
+    return parquet.ParquetFile(
+        file,
+        metadata=metadata,
+        memory_map=is_mapped,
+        pre_buffer=False,
+        read_dictionary=shared,
+    )
 
 
 def import_pyarrow() -> Any:
@@ -364,6 +393,8 @@ def describe_column(field: Any, classes: tuple[str, ...]) -> Column:
 
 def is_bytes(kind: Any) -> bool:
     types = import_pyarrow().types
+    if types.is_dictionary(kind):
+        kind = kind.value_type
     return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
 
 

@@ -1,11 +1,12 @@
 """Which column of a table holds the images, and which the captions: as told, or as they look."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from dataset.options import ReadOptions
-from foundation.errors import UserError, listed, one_line, unknown_name
+from foundation.errors import UserError, listed, one_line, shown, unknown_name
 
 # Names of columns as people give them, in lower case; a name with a dot is a field of a struct.
 IMAGE_NAMES = frozenset(
@@ -55,6 +56,12 @@ def choose_columns(
     Raises:
         UserError: there is no column of images, or several columns could be meant.
     """
+    for name, count in Counter(column.name for column in columns).most_common(1):
+        if count > 1:
+            raise UserError(
+                f"{one_line(file)} has {count} columns with the name {shown(name)}, and a name "
+                "must mean one column. Rename them."
+            )
     image = image_column(columns, options.image_column, file)
     others = [column for column in columns if column != image]
     return image, caption_column(others, options.caption_column, file)

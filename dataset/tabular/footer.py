@@ -12,7 +12,7 @@ from dataset.source import Cell
 from dataset.stores.remote import RemoteFile
 from dataset.table import Root
 from dataset.tabular.thrift import DEPTH, Layout, Thrift
-from foundation.errors import UserError, one_line
+from foundation.errors import UserError, one_line, shown
 
 MAGIC, ENCRYPTED = b"PAR1", b"PARE"
 MOST_FOOTER = 64 * 2**20  # bytes; about half a million chunks
@@ -51,6 +51,7 @@ class Chunk(NamedTuple):
         size: bytes when it is decompressed, as the file says.
         values: how many there are, nulls and empty lists included.
         nulls: None if the file does not say it.
+        is_encrypted: the footer says nothing else then.
     """
 
     start: int
@@ -58,13 +59,14 @@ class Chunk(NamedTuple):
     size: int
     values: int
     nulls: int | None
+    is_encrypted: bool = False
 
 
 class RowGroup(NamedTuple):
-    """A row group, with the chunks of all leaves; None: it is encrypted, or not described."""
+    """A row group, with the chunks of all leaves."""
 
     rows: int
-    chunks: list[Chunk | None]
+    chunks: list[Chunk]
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,11 @@ class Footer:
     """The row groups of a parquet file.
 
     Args:
+        path: of the file.
         paths: the names from the column down to each leaf, in the order of the chunks.
     """
 
+    path: Root
     paths: list[tuple[str, ...]]
     groups: list[RowGroup]
 
@@ -90,8 +94,8 @@ class Footer:
         found: list[Chunk] = []
         for k in own:
             chunk = self.groups[group].chunks[k]
-            if chunk is None:
-                raise ValueError(f"row group {group} does not say where {'.'.join(path)!r} is")
+            if chunk.is_encrypted:
+                raise encrypted(self.path, f"the column {shown(leaf.column)}")
             if min(chunk.start, chunk.stored, chunk.size, chunk.values) < 0:
                 raise ValueError(f"row group {group} has negative sizes of {'.'.join(path)!r}")
             found.append(chunk)
@@ -161,19 +165,17 @@ def make_footer(path: Root, content: dict[int, Any]) -> Footer:
         if rows < 0 or len(chunks) != len(paths):
             raise ValueError(f"row group {number} has {rows} rows and {len(chunks)} chunks")
         groups.append(RowGroup(rows, [make_chunk(chunk) for chunk in chunks]))
-    return Footer(paths, groups)
+    return Footer(path, paths, groups)
 
 
-def make_chunk(content: dict[int, Any]) -> Chunk | None:
-    """Return the facts about a chunk."""
-    column = content.get(3)
-    if column is None or 8 in content:
-        return None
+def make_chunk(content: dict[int, Any]) -> Chunk:
+    """Return the facts about a chunk; what is missing is -1."""
+    column = content.get(3, {})
     first, dictionary = column.get(9, -1), column.get(11, 0)
     start = dictionary if 0 < dictionary < first else first
     nulls = column.get(12, {}).get(3)
     sizes = (column.get(7, -1), column.get(6, -1), column.get(5, -1))
-    return Chunk(start, *sizes, nulls if nulls is not None and nulls >= 0 else None)
+    return Chunk(start, *sizes, nulls if nulls is not None and nulls >= 0 else None, 8 in content)
 
 
 def leaf_paths(elements: list[dict[int, Any]]) -> list[tuple[str, ...]]:
@@ -212,8 +214,15 @@ def encrypted(path: Root, part: str) -> UserError:
 # Pages --------------------------------------------------------------------------------------------
 
 
-def largest_page(path: Root, chunk: Chunk) -> int:
-    """Return the bytes of the largest page of a chunk when it is decompressed.
+class PageSizes(NamedTuple):
+    """Bytes of the largest page of a chunk, and of all, when they are decompressed."""
+
+    largest: int
+    total: int
+
+
+def page_sizes(path: Root, chunk: Chunk) -> PageSizes:
+    """Return how large the pages of a chunk are.
 
     This comes from the pages themselves, and decompressing compares it. A value is in one page.
 
@@ -221,7 +230,7 @@ def largest_page(path: Root, chunk: Chunk) -> int:
         UserError: a page is too large to be read.
         OSError, ValueError, IndexError: the pages are damaged.
     """
-    largest, values, position = 0, 0, chunk.start
+    largest, total, values, position = 0, 0, 0, chunk.start
     with path.open("rb") as file:
         while values < chunk.values and position < chunk.start + chunk.stored:
             header, length = page_header(file, position)
@@ -234,11 +243,11 @@ def largest_page(path: Root, chunk: Chunk) -> int:
                     f"most {MOST_PAGE:,} are read at once. Write the table again with row groups "
                     "of 100 rows: row_group_size=100 of pyarrow.parquet.write_table."
                 )
-            largest = max(largest, size)
+            largest, total = max(largest, size), total + size
             if header.get(1) in DATA_PAGES:
                 values += max(header.get(5, header.get(8, {})).get(1, 0), 0)
             position += length + stored
-    return largest
+    return PageSizes(largest, total)
 
 
 def page_header(file: Any, position: int) -> tuple[dict[int, Any], int]:

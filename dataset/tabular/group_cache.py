@@ -88,7 +88,8 @@ class GroupCache:
         size = file.group_bytes(group, name)
         column = None
         if size <= self.capacity:
-            column = file.read_images(group, name, math.inf if file.is_mapped else self.capacity)
+            most = math.inf if file.is_mapped else self.capacity
+            column = file.read_images(group, name, most) or file.read_shared(group, name, most)
         if column is None:
             column = LargeGroup(lambda: file.stream_images(group, name))
             share = KEPT_BATCHES * IMAGES_AT_ONCE / max(file.group_length(group), 1)

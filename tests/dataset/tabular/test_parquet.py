@@ -161,6 +161,20 @@ def test_large_row_groups_are_read_in_little_memory_and_named(tmp_path, monkeypa
     assert sum(len(batch) for _, batch in entry.column.kept) <= 128
 
 
+def test_a_picture_in_many_rows_is_in_memory_once(tmp_path, monkeypatch):
+    table = pa.concat_tables([image_table(tmp_path, (0, 1))] * 200)
+    file = write_parquet(tmp_path / "x.parquet", table, rows=400)
+    capacity = 2 * (tmp_path / "images" / "000.png").stat().st_size + 8000  # not those of all rows
+    monkeypatch.setattr(group_cache.GROUPS, "capacity", capacity)
+    group_cache.GROUPS.entries.clear()
+    cells = [Cell(file, 0, row, "image") for row in (399, 0, 200, 7)]
+    for cell in cells:
+        assert cell.read_bytes() == (tmp_path / "images" / f"00{cell.row % 2}.png").read_bytes()
+    (entry,) = group_cache.GROUPS.entries.values()
+    assert isinstance(entry.column, group_cache.ImageColumn)
+    assert 0 < entry.size <= capacity
+
+
 def test_the_cache_of_row_groups_is_bounded(tmp_path):
     file = write_parquet(tmp_path / "x.parquet", image_table(tmp_path, range(60)), rows=5)
     pairs = read_folder(file).pairs
