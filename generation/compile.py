@@ -32,7 +32,7 @@ from ldm.unet import UNet
 from ldm.unet.cached import BlockKV, BlockShifts, CachedForward, forward_cached, upsample_kernels
 from ldm.unet.io import WEIGHTS
 from ldm.unet.layers import UpsampleKernel
-from training.acceleration.compiled import check_compiler
+from training.acceleration.compiled import check_compiler, code_folder
 from training.logging.progress import print_line
 from training.memory import release_freed_memory
 
@@ -84,7 +84,7 @@ class AheadCompiledForward:
         self.dtype = str(unet.dtype).removeprefix("torch.")
         self.config = asdict(unet.config)
         weights = tensors_sha256(unet.state_dict())
-        self.folder = cache_folder() / f"{weights[:32]}-{self.dtype}"
+        self.folder = code_folder() / "compiled" / f"{weights[:32]}-{self.dtype}"
         if not (self.folder / WEIGHTS).is_file():
             unet.save(self.folder)
         unet.load_state_dict(read_tensors(self.folder / WEIGHTS), assign=True)
@@ -119,11 +119,6 @@ class AheadCompiledForward:
         # It warns of CUDA's compiler where there is no GPU.
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         return torch._inductor.aoti_load_package(str(file))
-
-
-def cache_folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "latentsmith" / "compiled"
 
 
 def sources_sha256() -> str:

@@ -1,6 +1,6 @@
 """Stage 1: train an autoencoder on images."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -28,6 +28,7 @@ from stages.autoencoder_evaluation import ReconstructionEvaluator, find_perceptu
 from stages.data import Aspect, DataTrainingConfig
 from stages.finetune import load_autoencoder, save_with_frozen_encoder
 from training import distributed
+from training.acceleration.compiled import compile_and_time
 from training.checkpoint import Stateful
 from training.config import EMATrainingConfig, extended
 from training.ema import EMA
@@ -275,15 +276,31 @@ class AutoencoderTrainer:
         if self.power_averages is not None:
             self.state["power_averages"] = self.power_averages
         if config.compile:
-            self.autoencoder.compile_for_training()
+            compile_networks = self.autoencoder.compile_for_training
+            compile_and_time(compile_networks, self.make_gradients(), self.device)
+
+    def make_gradients(self) -> Callable[[], None]:
+        """Return a function that computes the gradients of a step and throws them away."""
+        images, noise = self.read(next(self.batches.stream(0))[0], step=0)
+
+        def gradients() -> None:
+            self.networks.backward(images, noise, 0, self.config.accumulate)
+            for network in self.networks.networks.values():
+                network.zero_grad()
+
+        return gradients
+
+    def read(self, pixels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Return the images of a step and the noise of their posteriors, on the device."""
+        images = normalize_pixels(pixels.to(self.device, non_blocking=True))
+        return images, self.posterior_noise(images, step).to(self.device, non_blocking=True)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Do one optimizer step of autoencoder and discriminator; return its metrics."""
         config = self.config
         self.stream = self.stream or self.batches.stream(step)
         report_progress("reading images")
-        images = normalize_pixels(next(self.stream)[0].to(self.device, non_blocking=True))
-        noise = self.posterior_noise(images, step).to(self.device, non_blocking=True)
+        images, noise = self.read(next(self.stream)[0], step)
         report_progress("computing gradients")
         scale = self.optimizer_step.scale
         metrics = self.networks.backward(images, noise, step, config.accumulate, scale)

@@ -1,6 +1,6 @@
 """Stage 0: train a CLIP, whose text encoder conditions stage 2, or which judges samples."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -25,7 +25,7 @@ from foundation.errors import UserError
 from foundation.hashing import derived_seed, generator
 from stages.data import CaptionTrainingConfig
 from training import distributed
-from training.acceleration.compiled import compile_in_place, eager_mode
+from training.acceleration.compiled import compile_and_time, compile_in_place, eager_mode
 from training.checkpoint import Stateful
 from training.config import extended
 from training.flags import Bound, Fraction, Groups, NonNegative, Positive
@@ -101,9 +101,6 @@ class ClipTrainer:
         self.device = clip.network.logit_scale.device
         self.precision = Precision(self.device, config.precision)
         self.loss = distributed.data_parallel(ContrastiveLoss(clip))
-        if config.compile:
-            for tower in clip.towers:
-                compile_in_place(tower)
         optimizer = torch.optim.AdamW(
             parameter_groups(clip, config.weight_decay), betas=(0.9, 0.98), eps=1e-6, fused=True
         )
@@ -112,6 +109,33 @@ class ClipTrainer:
         )
         self.state: dict[str, Stateful] = {"clip": clip, "update": self.optimizer_step}
         self.stream: Iterator[tuple[Tensor, list[str]]] | None = None
+        if config.compile:
+            compile_and_time(self.compile_towers, self.make_gradients(), self.device)
+
+    def compile_towers(self) -> None:
+        for tower in self.clip.towers:
+            compile_in_place(tower)
+
+    def make_gradients(self) -> Callable[[], None]:
+        """Return a function that computes the gradients of a step and throws them away."""
+        images, captions = next(self.batches.stream(0))
+        images = images.to(self.device)
+        buffers = [buffer.clone() for buffer in self.clip.buffers()]
+
+        def gradients() -> None:
+            self.backward(images, captions)
+            self.clip.zero_grad()
+            restore_buffers(self.clip.buffers(), buffers, torch.zeros(()))
+
+        return gradients
+
+    def backward(self, images: Tensor, captions: list[str]) -> Tensor:
+        """Add the gradient of the batch's loss to the weights; return that loss."""
+        self.clip.train()
+        with self.precision:
+            loss = self.loss(images, self.clip.tokenizer(captions))
+        (loss * self.optimizer_step.scale).backward()
+        return loss.detach()
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Do one optimizer step; return its metrics."""
@@ -124,13 +148,10 @@ class ClipTrainer:
             half = len(collectives.rank_share(0, config.batch_size // 2))
             images = degrade_images(images, generator(config.seed, "degrade", step), half)
         report_progress("computing gradients")
-        self.clip.train()
         buffers = [buffer.clone() for buffer in self.clip.buffers()]
-        with self.precision:
-            loss = self.loss(images, self.clip.tokenizer(captions))
-        (loss * self.optimizer_step.scale).backward()
+        loss = self.backward(images, captions)
         report_progress("updating weights")
-        metrics = collectives.mean_metrics({"loss": loss.detach()})
+        metrics = collectives.mean_metrics({"loss": loss})
         metrics |= self.optimizer_step(metrics, {"optimizer": config.rate(step)})
         restore_buffers(self.clip.buffers(), buffers, metrics["step_applied"])
         clamp_logit_scale(self.clip)

@@ -1,6 +1,6 @@
 """Stage 2: train a U-Net on latents and captions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from stages.finetune import check_noise_process, load_unet
 from stages.lora import TARGETS, adapter_states, add_adapter
 from training import distributed
 from training.acceleration.captured import CapturedStep
-from training.acceleration.compiled import compile_in_place, eager_mode
+from training.acceleration.compiled import compile_and_time, compile_in_place, eager_mode
 from training.acceleration.prefetch import PrefetchedBatches
 from training.checkpoint import Stateful
 from training.config import EMATrainingConfig, extended
@@ -319,7 +319,17 @@ class DiffusionTrainer:
         self.batches = PrefetchedBatches(self.read, self.device)
         self.update = CapturedStep(self.train_on) if self.is_captured else self.train_on
         if config.compile:
-            compile_in_place(unet)
+            compile_and_time(lambda: compile_in_place(unet), self.make_gradients(), self.device)
+
+    def make_gradients(self) -> Callable[[], None]:
+        """Return a function that computes the gradients of a step and throws them away."""
+        batch = tuple(tensor.to(self.device) for tensor in self.read(0))
+
+        def gradients() -> None:
+            self.backward(*batch)
+            self.unet.zero_grad()
+
+        return gradients
 
     def make_optimizer_step(self) -> OptimizerStep:
         """Return AdamW on the weights that learn, with clipping and loss scaling."""
