@@ -14,8 +14,10 @@ from jaxtyping import Int32, Int64, UInt8
 from dataset.images.transform import ImageTransform
 from dataset.order import bucket_sizes
 from dataset.table import PairList
+from foundation.errors import UserError
 
 Shape = tuple[int, int]  # width, height
+MOST_SHAPES = 256  # the number of an image's shape has 8 bits
 
 
 def bucket_shapes(max_aspect: float, size: int, multiple: int) -> list[Shape]:
@@ -25,12 +27,21 @@ def bucket_shapes(max_aspect: float, size: int, multiple: int) -> list[Shape]:
         max_aspect: the largest ratio of the longer side to the shorter one, 1 or more.
         size: side of the square, a multiple of `multiple`.
         multiple: all sides are multiples of it.
+
+    Raises:
+        UserError: there would be more than MOST_SHAPES.
     """
     shapes = {(size, size)}
-    for long in range(size, int(size * math.sqrt(max_aspect)) + multiple, multiple):
+    longest = min(size * math.sqrt(max_aspect) + multiple, size * size // multiple + 1)
+    for long in range(size, math.ceil(longest), multiple):
         short = size * size // long // multiple * multiple
         if short and long <= max_aspect * short:
             shapes |= {(long, short), (short, long)}
+        if len(shapes) > MOST_SHAPES:
+            raise UserError(
+                f"max_aspect {max_aspect:g} gives more than {MOST_SHAPES} shapes, up to {long}x"
+                f"{short}, and each needs a batch of images. Use a smaller one, such as 2."
+            )
     return sorted(shapes, key=lambda shape: (shape[0] / shape[1], shape))
 
 

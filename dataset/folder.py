@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Integer, UInt8
 
 from dataset.captions.files import FileList, clashes, composed_names
 from dataset.captions.rows import captions_hash, unique_captions
@@ -46,6 +46,13 @@ TRUSTED = (
 RULES = 2  # of reading folders: another number makes older indexes invalid; no image is read again
 
 
+def count_values(values: Integer[np.ndarray, " n"]) -> dict[int, int]:
+    """Return how often each value occurs, in the order in which they occur first."""
+    found, firsts, counts = np.unique(values, return_index=True, return_counts=True)
+    order = np.argsort(firsts)
+    return dict(zip(found[order].tolist(), counts[order].tolist(), strict=True))
+
+
 @dataclass(frozen=True)
 class Folder:
     """The content of a data folder.
@@ -69,25 +76,37 @@ class Folder:
     @property
     def without_caption(self) -> PairList:
         """The pairs that have no caption."""
+        return self.pairs.where(~self.has_caption)
+
+    @property
+    def with_caption(self) -> PairList:
+        """The other ones."""
+        return self.pairs.where(self.has_caption)
+
+    @property
+    def has_caption(self) -> Bool[np.ndarray, " pairs"]:
+        """Which pairs have one."""
         no_caption = np.frombuffer(captions_hash(NO_CAPTION), np.uint8)
 
-        def is_missing(
+        def is_given(
             hashes: UInt8[np.ndarray, "n bytes"],
         ) -> Bool[np.ndarray, " n"]:
-            return (hashes == no_caption).all(axis=1)
+            return (hashes != no_caption).any(axis=1)
 
-        return self.pairs.where(self.pairs.compute(is_missing, bool, "captions_hash"))
-
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """Width and height of each image."""
-        widths, heights = (self.pairs.column(name).tolist() for name in ("width", "height"))
-        return list(zip(widths, heights, strict=True))
+        return self.pairs.compute(is_given, bool, "captions_hash")
 
     @property
-    def modes(self) -> list[str]:
-        """The kind of pixels of each image, as `inspect_image` names it."""
-        return [self.pairs.table.modes[row] for row in self.pairs.column("mode").tolist()]
+    def sizes(self) -> Counter[tuple[int, int]]:
+        """Width and height, and how many images have them."""
+        sides = [self.pairs.column(name).astype(np.int64) for name in ("width", "height")]
+        counts = count_values(sides[0] << 32 | sides[1])
+        return Counter({(k >> 32, k & 0xFFFFFFFF): count for k, count in counts.items()})
+
+    @property
+    def modes(self) -> Counter[str]:
+        """The kinds of pixels, as `inspect_image` names them, and how many images have each."""
+        counts = count_values(self.pairs.column("mode"))
+        return Counter({self.pairs.table.modes[k]: count for k, count in counts.items()})
 
     def require_all_usable(self) -> None:
         """Raise a UserError that names the files that were left out, if there are any."""

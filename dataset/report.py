@@ -1,7 +1,7 @@
 """A report on a data folder, as text: what to know about it before training on it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float64
@@ -116,25 +116,28 @@ def summarize(folder: Folder, captions: CaptionStatistics) -> list[str]:
 
 def summarize_sizes(folder: Folder, size: int | None) -> list[str]:
     """Describe how large the images are, and what cropping to a square of side `size` costs."""
-    exact = Counter(folder.sizes)
+    exact = folder.sizes
     if len(exact) <= BINS:
         rows = [(f"{width}x{height}", count) for (width, height), count in exact.most_common()]
         lines = ["Sizes, in pixels", *draw_bars(rows)]
     else:
-        shorter_sides = [min(sides) for sides in folder.sizes]
+        shorter_sides: Counter[int] = Counter()
+        for sides, count in exact.items():
+            shorter_sides[min(sides)] += count
         lines = ["Shorter side, in pixels", *draw_bars(histogram(shorter_sides))]
-    kinds = Counter(MODE_NAMES.get(mode, mode) for mode in folder.modes)
+    kinds: Counter[str] = Counter()
+    for mode, count in folder.modes.items():
+        kinds[MODE_NAMES.get(mode, mode)] += count
     lines.append("  " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
     return lines + describe_loss(size_loss(folder, size), size)
 
 
 def summarize_captions(captions: CaptionStatistics) -> list[str]:
     """Describe how long the captions are, and which words they have."""
-    lengths = [length for length, count in captions.lengths.items() for _ in range(count)]
     title = f"Caption length, in {captions.unit}"
     if captions.cut is None:
         title += " (open_clip, which counts tokens, is not installed)"
-    lines = [title, *draw_bars(histogram(lengths))]
+    lines = [title, *draw_bars(histogram(captions.lengths))]
     if captions.cut is not None:
         lines.append(
             f"  {captions.cut} of {captions.captions} are longer than {captions.room} tokens and "
@@ -145,8 +148,7 @@ def summarize_captions(captions: CaptionStatistics) -> list[str]:
 
 def show_samples(folder: Folder) -> list[str]:
     """Show pairs from the whole folder: does each caption describe its image?"""
-    has_caption = ~np.isin(folder.pairs.rows, folder.without_caption.rows)
-    pairs = folder.pairs.where(has_caption)
+    pairs = folder.with_caption
     chosen = [pairs[k * (len(pairs) - 1) // max(SAMPLES - 1, 1)] for k in range(SAMPLES)]
     return [
         "Samples",
@@ -157,11 +159,16 @@ def show_samples(folder: Folder) -> list[str]:
     ]
 
 
-def histogram(values: Sequence[int]) -> list[tuple[str, int]]:
-    """Count values in at most BINS ranges of the same round width."""
-    low, high = min(values), max(values)
+def histogram(counts: Mapping[int, int]) -> list[tuple[str, int]]:
+    """Count values in at most BINS ranges of the same round width.
+
+    counts: value -> how often it occurs.
+    """
+    low, high = min(counts), max(counts)
     width = next(w for w in round_numbers() if (high // w - low // w) < BINS)
-    bins = Counter(value // width for value in values)
+    bins: Counter[int] = Counter()
+    for value, count in counts.items():
+        bins[value // width] += count
     return [
         (f"{k * width}" if width == 1 else f"{k * width}-{(k + 1) * width - 1}", bins[k])
         for k in range(low // width, high // width + 1)
@@ -202,7 +209,9 @@ def report_numbers(
     Returns:
         The lines of the report, and a list of problems.
     """
-    kinds = Counter(parse_mode(mode) for mode in folder.modes)
+    kinds: Counter[tuple[str, int]] = Counter()
+    for mode, count in folder.modes.items():
+        kinds[parse_mode(mode)] += count
     unusual = [
         (dtype, channels)
         for (dtype, channels), _ in kinds.most_common()

@@ -121,7 +121,7 @@ def restore(*targets: Path) -> None:
     is missing and the system has no call that exchanges names.
     """
     for target in map(_resolved, targets):
-        old = _old_path(target)
+        old = _old_path(target) if target.name else target  # the root has no name
         if old.exists() and not target.exists():
             os.replace(old, target)
 

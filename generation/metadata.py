@@ -176,14 +176,16 @@ def read_record(file: Path) -> dict[str, Any]:
         UserError: the file cannot be read, or has no record.
     """
     content = read_video_text(file) if file.suffix.lower() == ".mp4" else read_image_text(file)
+    record, reason = None, "it has no record of sample.py, or another program removed it"
     try:
-        record = None if len(content) > MAX_RECORD else load_json(content, raw_bytes=True)
-    except (TypeError, ValueError, RecursionError):
-        record = None
+        if isinstance(content, str | bytes) and 0 < len(content) <= MAX_RECORD:
+            record = load_json(content, raw_bytes=True)
+    except UserError as error:
+        reason = f"its record {error}".removesuffix(".")
     if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
         raise UserError(
-            f"{one_line(file)} does not say how it was made: it has no record of sample.py, or "
-            "another program removed it. Give the file as sample.py wrote it."
+            f"{one_line(file)} does not say how it was made: {reason}. Give the file as sample.py "
+            "wrote it."
         )
     return record
 

@@ -14,6 +14,7 @@ equals 2.1e-8 on a mean over latent elements, and 5.1e-12 on a sum over them.
 Nothing here calls `backward`: `autoencoder.training.step` does.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class LossConfig:
 
     def __post_init__(self):
         for name in ("perceptual_weight", "kl_weight", "adversarial_weight"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}; weights are 0 or more.")
 
 
@@ -62,9 +63,9 @@ def start_step(start: Start, steps: int) -> int:
     """Return the step that `start` means: itself, or that fraction of a run of `steps`.
 
     Raises:
-        UserError: `start` is negative, or a fraction of 1 or more.
+        UserError: `start` is negative, a fraction of 1 or more, or NaN.
     """
-    if start < 0 or (isinstance(start, float) and start >= 1):
+    if not start >= 0 or (isinstance(start, float) and start >= 1):
         raise UserError(
             f"a start of {start} is neither a step (0, 1, 2, ...) nor a fraction of the run "
             "(0.0 up to, not including, 1.0)."

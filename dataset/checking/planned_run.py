@@ -131,6 +131,8 @@ def shorter_sides(folder: Folder) -> Float64[np.ndarray, " images"]:
 
 def remaining(folder: Folder, max_aspect: float, size: int) -> float:
     """Compute which fraction of the pixels remains on average after cropping to the shapes."""
+    if size % 8 or size > 1024:
+        size = 512  # only ratios count, and shapes of such sizes would be too many
     multiple = next(m for m in (32, 16, 8, 4, 2, 1) if size % m == 0 and (8 * m <= size or m == 1))
     buckets = Buckets(bucket_shapes(max_aspect, size, multiple))
     shape_ratios = np.array([width / height for width, height in buckets.shapes])

@@ -204,7 +204,7 @@ def test_learned_variance_reaches_its_optimum(networks):
 def test_starts_are_steps_or_shares_of_the_run():
     assert start_step(0.25, STEPS) == 25
     assert start_step(3, STEPS) == 3
-    for wrong in (1.0, -1, -0.5):
+    for wrong in (1.0, -1, -0.5, math.nan):
         with pytest.raises(UserError, match=str(wrong)):
             start_step(wrong, STEPS)
 

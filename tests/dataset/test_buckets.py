@@ -15,6 +15,7 @@ from dataset.folder import read_folder
 from dataset.images.transform import ImageTransform
 from dataset.loader import ImageBatches
 from dataset.table import PairList
+from foundation.errors import UserError
 from tests.helpers.images import picture, table, write_metadata
 
 TRANSFORM = ImageTransform(8)
@@ -42,6 +43,14 @@ def test_there_are_several_shapes_up_to_2_to_1(size, multiple):
 
 def test_aspect_ratio_1_gives_only_the_square():
     assert bucket_shapes(1.0, 64, 8) == [(64, 64)]
+
+
+def test_more_shapes_than_can_be_numbered_are_refused_at_once():
+    assert len(bucket_shapes(9, 512, 8)) == 251
+    for max_aspect, size in ((1e9, 512), (4.0, 1024)):
+        with pytest.raises(UserError, match=r"max_aspect .*256"):
+            bucket_shapes(max_aspect, size, 8)
+    assert len(bucket_shapes(1e30, 32, 4)) < 256
 
 
 def test_an_image_belongs_to_the_nearest_shape():

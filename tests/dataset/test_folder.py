@@ -321,7 +321,7 @@ def test_unusable_files_are_named_with_their_reason(tmp_path):
             metadata.write(json.dumps({"file_name": name, "text": "a caption"}) + "\n")
     folder = read_folder(tmp_path)
     reasons = {unusable.path.name: unusable.reason for unusable in folder.unusable}
-    assert len(folder.pairs) == len(folder.sizes) == len(folder.modes) == 3
+    assert len(folder.pairs) == folder.sizes.total() == folder.modes.total() == 3
     assert reasons.keys() == {"cut.jpg", "text.png", "photo.heic", "gone.png", "lost.png"}
     assert "truncated" in reasons["cut.jpg"]
     assert "not an image" in reasons["text.png"]

@@ -196,6 +196,7 @@ def test_restore_never_replaces_what_is_there(tmp_path):
     write_folder(tmp_path / ".folder.old", "old")
     restore(tmp_path / "folder")
     assert (tmp_path / "folder" / "a").read_text() == "new"
+    restore(Path("/"))  # which has no name
 
 
 def test_folders_that_cannot_be_renamed_are_refused(tmp_path, monkeypatch):

@@ -62,7 +62,7 @@ def test_openmoji_is_replaced_only_if_its_options_change(tmp_path, drawings, cap
     assert "nothing to do" in capsys.readouterr().out
     assert (out / "metadata.jsonl").read_text() == "edited by hand"
     openmoji.main([str(out), "--size", "16"])
-    assert read_folder(out).sizes == [(16, 16)] * 2
+    assert read_folder(out).sizes == {(16, 16): 2}
     assert {path.name for path in tmp_path.iterdir()} == {"out", "svg"}
 
 

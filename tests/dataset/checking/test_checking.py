@@ -1,8 +1,10 @@
 """The parts of check.py: the account of all files, similar pictures, the sheet, the plan."""
 
 import os
+import re
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +23,10 @@ from dataset.checking.near_duplicates import (
     similar_hashes,
 )
 from dataset.checking.planned_run import PlannedRun, judge, judge_batch, judge_captions, size_loss
-from dataset.folder import read_folder
+from dataset.folder import Folder, read_folder
 from dataset.options import ReadOptions
 from dataset.parallel import no_progress
+from dataset.table import ImageFacts, TableBuilder
 from foundation.errors import UserError
 from tests.helpers.images import captioned, picture, truncated, write_metadata
 
@@ -222,6 +225,8 @@ def test_the_sheet_shows_pairs_of_the_whole_folder(tmp_path):
 
 # Captions and the plan
 
+FACTS = ImageFacts(size=1, mtime_ns=0, shard=-1, offset=0, width=32, height=32, sha256=bytes(32))
+
 
 def test_captions_are_counted(tmp_path):
     for k in range(4):
@@ -235,6 +240,32 @@ def test_captions_are_counted(tmp_path):
     assert found.equal == {"A red cat": 2}
     cut = count_captions(folder, room=1, count_tokens=lambda text: len(text.split()) + 1)
     assert cut.all_cut and len(judge_captions(cut)) == 1
+
+
+@settings(max_examples=30)
+@given(st.lists(st.sampled_from(["a", "a b", "b b a", "c, d", "d c e f"]), min_size=1))
+def test_captions_are_counted_as_by_a_list_of_all_of_them(texts):
+    builder = TableBuilder()
+    for text in texts:
+        builder.add("x.png", [text], FACTS, "RGB")
+    folder = Folder(Path("."), "", builder.build(Path(".")).pairs)
+    found = count_captions(folder, 2, lambda text: len(text.split()))
+    distinct = Counter(texts)
+    words = Counter(word for text in texts for word in set(re.findall(r"\w", text)))
+    assert found.distinct == len(distinct) and found.captions == len(texts)
+    assert found.lengths == Counter(len(text.split()) for text in texts)
+    assert found.words == words
+    shared = {text: count for text, count in distinct.most_common(3) if count > 1}
+    assert list(found.equal.items()) == list(shared.items())
+
+
+def test_more_words_than_are_counted_keep_the_frequent_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr("dataset.checking.caption_statistics.MOST_WORDS", 20)
+    builder = TableBuilder()
+    for k in range(200):
+        builder.add("x.png", [f"red cat number{k}"], FACTS, "RGB")
+    found = count_captions(Folder(tmp_path, "", builder.build(tmp_path).pairs), 77, None)
+    assert (found.words["red"], found.words["cat"], found.distinct) == (200, 200, 200)
 
 
 def test_a_run_of_thousands_of_epochs_is_remarked_on():
