@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,6 +50,7 @@ from foundation.errors import (
     unknown_name,
 )
 from stages import autoencoder, clip, diffusion
+from stages.plan import NAMED_IN_REMARKS, planned_run
 from training.cli import parse, preset_config, run_main
 from training.config import TrainingConfig
 from training.flags import Groups, Positive, with_flags
@@ -57,7 +58,7 @@ from training.logging.progress import progress_bar
 
 PARAMETERS = (  # of the trainings
     *("batch_size", "max_aspect", "value_range", "skip_unusable", "allow_missing_captions"),
-    *("context_length", "text_chunks", "trust_hashes"),
+    *("context_length", "text_chunks", "trust_hashes", *NAMED_IN_REMARKS),
 )
 TRAININGS = {
     "train_clip.py": (clip.ClipTrainingConfig, clip.PRESETS),
@@ -155,7 +156,7 @@ def check(
     images = len(split(folder.pairs, TrainingConfig.held_out)[0]) if len(folder.pairs) > 1 else 1
     remarks = [remark for run in runs for remark in judge(run, images)]
     if runs and size is not None:
-        remarks += judge_images(folder, size)
+        remarks += judge_images(folder.pairs, size)
     similar = near_duplicates(folder.pairs.paths, progress_bar) if options.near_duplicates else []
     hashes = folder.pairs.column("sha256")
     similar = [(a, b) for a, b in similar if (hashes[a] != hashes[b]).any()]
@@ -173,9 +174,9 @@ def planned_runs(options: Options) -> list[PlannedRun]:
         made = training == "train_clip.py" and options.text_encoder is not None
         if options.preset in presets and not made:
             values = preset_config(config, options.preset, presets)
-            batch_size = options.batch_size or values.batch_size
-            size = options.size or getattr(values, "size", None)
-            runs.append(PlannedRun(training, values.steps, batch_size, size))
+            run = planned_run(training, values)
+            batch_size, size = options.batch_size or run.batch_size, options.size or run.size
+            runs.append(replace(run, batch_size=batch_size, size=size))
     if not runs:
         known = list(dict.fromkeys(name for _, presets in TRAININGS.values() for name in presets))
         raise unknown_name(options.preset, known, "preset")

@@ -18,9 +18,11 @@ from dataset.table import Pair, PairList
 from foundation import collectives
 from foundation.files import atomic_folder
 from foundation.hashing import derived_seed
-from stages.before_training import clip_memory, clip_trials, overfit, print_batch_sizes
+from stages.before_training import clip_trials, overfit, print_batch_sizes
 from stages.clip import PRESETS, ClipTrainer, ClipTrainingConfig, build_clip, measure_recall
 from stages.data import CHECKED_PAIRS, data_identity, read_pairs
+from stages.memory import clip_work
+from stages.plan import RunPlan
 from training.acceleration.compiled import check_compiler
 from training.cli import parse, pick_device, run_main
 from training.config_json import to_json
@@ -45,12 +47,20 @@ def start(config: ClipTrainingConfig) -> None:
     pairs, held_out = read_pairs(config)
     check_batch_size(config.batch_size, len(pairs))
     print_plan(config, clip, pairs, held_out)
+    plan = RunPlan(
+        training="train_clip.py",
+        config=config,
+        device=device,
+        work=lambda config: clip_work(config, clip),
+        pairs=pairs,
+    )
+    plan.print_remarks()
     if config.dry_run:
-        print(clip_memory(config, clip.to(device)).describe())
-        return
+        return print(plan.describe())
     if config.find_batch_size:
         trials = clip_trials(config, clip.to(device), pairs)
-        return print_batch_sizes(config, trials, clip_memory(config, clip), len(pairs), first=2)
+        return print_batch_sizes(config, trials, plan.bytes_at_once, len(pairs), first=2)
+    plan.check_memory()
     with collectives.rank_zero_first():
         run = Run(config.out, to_json(config) | data_identity(pairs, held_out), lock=True)
     if run.finished(config.steps):

@@ -24,13 +24,7 @@ from ldm.denoiser import check_prediction
 from ldm.schedule import make_schedule
 from ldm.unet import UNet
 from ldm.validation import check_latent_std
-from stages.before_training import (
-    describe_averages,
-    diffusion_memory,
-    diffusion_trials,
-    overfit,
-    print_batch_sizes,
-)
+from stages.before_training import diffusion_trials, overfit, print_batch_sizes
 from stages.data import data_identity, print_long_captions, read_pairs, read_shapes
 from stages.diffusion import (
     PRESETS,
@@ -42,8 +36,10 @@ from stages.diffusion import (
     side_multiple,
 )
 from stages.finetune import choose_text_chunks, init_identity
-from stages.latents import encoder_hashes, open_latent_cache
+from stages.latents import cache_bytes, encoder_hashes, open_latent_cache
 from stages.lora import save_lora
+from stages.memory import diffusion_work
+from stages.plan import RunPlan, describe_averages
 from training.acceleration.compiled import check_compiler
 from training.cli import parse, pick_device, run_main
 from training.config_json import to_json
@@ -78,8 +74,20 @@ def start(config: DiffusionTrainingConfig) -> None:
     print_long_captions(pairs, text_encoder, chunks)
     identity = encoder_hashes(vae, text_encoder) | init_identity(config.init_from, unet)
     set_up_lora(config, unet)
-    if config.dry_run or config.find_batch_size:
-        return print_memory(config, unet, vae, text_encoder, len(pairs))
+    plan = RunPlan(
+        training="train_ldm.py",
+        config=config,
+        device=device,
+        work=lambda config: diffusion_work(config, unet, vae, text_encoder),
+        pairs=pairs,
+        cache=cache_bytes(config, pairs + held_out, vae, text_encoder),
+    )
+    plan.print_remarks()
+    if config.dry_run:
+        return print(plan.describe())
+    if config.find_batch_size:
+        return find_batch_size(plan, unet.to(device), vae, text_encoder)
+    plan.check_memory()
     with collectives.rank_zero_first():
         settings = to_json(config) | identity | data_identity(pairs, held_out)
         run = Run(config.out, settings, lock=True)
@@ -98,21 +106,13 @@ def start(config: DiffusionTrainingConfig) -> None:
     finish(config, run, trainer, provenance)
 
 
-def print_memory(
-    config: DiffusionTrainingConfig,
-    unet: UNet,
-    vae: Autoencoder,
-    text_encoder: TextEncoder,
-    images: int,
+def find_batch_size(
+    plan: RunPlan[DiffusionTrainingConfig], unet: UNet, vae: Autoencoder, text_encoder: TextEncoder
 ) -> None:
-    """Print the estimated memory of a step, or with --find-batch-size try batch sizes."""
-    memory = diffusion_memory(config, unet.to(pick_device(config.device)), vae, text_encoder)
-    if config.dry_run:
-        print(memory.describe())
-        return
+    """Try batch sizes, in a folder that nobody needs afterwards."""
     with TemporaryDirectory() as folder:
-        trials = diffusion_trials(config, unet, vae, text_encoder, Path(folder))
-        print_batch_sizes(config, trials, memory, most=images)
+        trials = diffusion_trials(plan.config, unet, vae, text_encoder, Path(folder))
+        print_batch_sizes(plan.config, trials, plan.bytes_at_once, most=len(plan.pairs))
 
 
 def provenance_of(config: DiffusionTrainingConfig, run: Run) -> dict[str, Any]:

@@ -26,15 +26,11 @@ from stages.autoencoder import (
     build_networks,
     make_transform,
 )
-from stages.before_training import (
-    autoencoder_memory,
-    autoencoder_trials,
-    describe_averages,
-    overfit,
-    print_batch_sizes,
-)
+from stages.before_training import autoencoder_trials, overfit, print_batch_sizes
 from stages.data import data_identity, read_pairs, read_shapes
 from stages.finetune import print_other_format
+from stages.memory import autoencoder_work
+from stages.plan import RunPlan, describe_averages
 from training.acceleration.compiled import check_compiler
 from training.cli import parse, pick_device, run_main
 from training.config_json import to_json
@@ -63,12 +59,21 @@ def start(config: AutoencoderTrainingConfig) -> None:
     buckets = read_shapes(pairs, config.max_aspect, config.size, multiple, config.batch_size)
     print_plan(config, networks, len(pairs), len(held_out))
     print_format(config, transform.format, pairs.paths)
+    plan = RunPlan(
+        training="train_vae.py",
+        config=config,
+        device=device,
+        work=lambda config: autoencoder_work(config, networks),
+        pairs=pairs,
+    )
+    plan.print_remarks()
     if config.dry_run:
-        print(autoencoder_memory(config, networks).describe())
+        print(plan.describe())
         return print_missing_backbone(config)
     if config.find_batch_size:
-        trials, memory = autoencoder_trials(config, networks), autoencoder_memory(config, networks)
-        return print_batch_sizes(config, trials, memory, most=len(pairs))
+        trials = autoencoder_trials(config, networks)
+        return print_batch_sizes(config, trials, plan.bytes_at_once, most=len(pairs))
+    plan.check_memory()
     identity = data_identity(pairs, held_out, captions=False)
     with collectives.rank_zero_first():
         run = Run(config.out, to_json(config) | identity, lock=True)

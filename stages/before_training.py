@@ -1,6 +1,6 @@
-"""What a training can do before it begins: estimate memory, time batch sizes, overfit.
+"""What a training can try before it begins: batch sizes, and learning a few images by heart.
 
-These are the flags --dry-run, --find-batch-size and --overfit. Nothing that they train is kept.
+These are the flags --find-batch-size and --overfit. Nothing that they train is kept.
 """
 
 import itertools
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autoencoder import Autoencoder
 from autoencoder.training.step import AutoencoderTraining
@@ -27,113 +27,14 @@ from stages.autoencoder import AutoencoderTrainingConfig
 from stages.clip import ClipTrainer, ClipTrainingConfig
 from stages.diffusion import DiffusionTrainer, DiffusionTrainingConfig
 from training.cli import pick_device
-from training.config import EMATrainingConfig, TrainingConfig
-from training.memory import format_bytes
+from training.config import TrainingConfig
 from training.optimizer import OptimizerStep
-from training.posthoc_ema import SIGMA_RELS, bytes_per_file
 from training.precision import Precision
 from training.run import Run
 from training.tools.find_batch_size import Step, find_batch_size
-from training.tools.memory_estimate import MemoryEstimate, estimate_memory
 from training.tools.overfit_check import Target, check_overfit
 
 Config = TypeVar("Config", bound=TrainingConfig)
-
-
-# Memory.
-
-
-def autoencoder_memory(
-    config: AutoencoderTrainingConfig, networks: AutoencoderTraining
-) -> MemoryEstimate:
-    """Estimate the memory of a step of stage 1.
-
-    It is a little high: what autoencoder, discriminator and LPIPS save is counted together, though
-    not all of it is alive at once.
-    """
-    autoencoder, discriminator = networks.autoencoder, networks.discriminator
-    perceptual = networks.loss.perceptual
-    device = autoencoder.decoder.conv_out.weight.device
-
-    frozen: list[nn.Module] = []
-    if perceptual is not None:
-        from autoencoder.training.lpips import PerceptualDistance  # imports lpips and torchvision
-
-        assert isinstance(perceptual, PerceptualDistance)
-        frozen.append(perceptual.lpips)
-
-    def forward(count: int) -> list[Tensor]:
-        images = torch.empty(count, config.channels, config.size, config.size, device=device)
-        noise = torch.empty(autoencoder.latent_shape(images), device=device)
-        with Precision(device, config.precision):
-            reconstructed, posterior = autoencoder(images, noise)
-            results = [] if discriminator is None else [discriminator(reconstructed)]
-        results += [] if perceptual is None else [perceptual(images, reconstructed)]
-        return [(images - reconstructed).square().mean(), posterior.kl(), *results]
-
-    return estimate_memory(
-        [autoencoder] if discriminator is None else [autoencoder, discriminator],
-        frozen,
-        forward,
-        batch_size=config.images_at_once,
-        averaged=average_bytes(config, autoencoder),
-    )
-
-
-def diffusion_memory(
-    config: DiffusionTrainingConfig, unet: UNet, vae: Autoencoder, text_encoder: TextEncoder
-) -> MemoryEstimate:
-    """Estimate the memory of a step of stage 2. The encoders stay in memory, to draw previews."""
-    device, side = unet.conv_in.weight.device, config.size // vae.factor
-    tokens = config.chunks * text_encoder.tokens
-
-    def forward(count: int) -> Tensor:
-        latents = torch.empty(count, vae.config.latent_channels, side, side, device=device)
-        context = torch.empty(count, tokens, text_encoder.width, device=device)
-        with Precision(device, config.precision):
-            output = unet(latents, torch.zeros(count, dtype=torch.long, device=device), context)
-        return (output.float() - latents).square().mean()
-
-    return estimate_memory(
-        [unet],
-        [vae, text_encoder],
-        forward,
-        batch_size=config.images_at_once,
-        averaged=average_bytes(config, unet),
-    )
-
-
-def clip_memory(config: ClipTrainingConfig, clip: Clip) -> MemoryEstimate:
-    """Estimate the memory of a step of stage 0 if every caption is as long as possible."""
-    device = clip.network.logit_scale.device
-
-    def forward(count: int) -> list[Tensor]:
-        images = torch.empty(count, 3, clip.size, clip.size, device=device).to(torch.uint8)
-        ids = torch.empty(count, clip.tokenizer.context_length, device=device).long()
-        with Precision(device, config.precision):
-            return [clip.image_features(images), clip.pool_text(ids)]
-
-    return estimate_memory([clip], [], forward, batch_size=config.images_at_once, averaged=0)
-
-
-def average_bytes(config: EMATrainingConfig, module: nn.Module) -> int:
-    """Return the bytes of the EMA, and of the power-function averages if they are stored."""
-    copies = 1 + (len(SIGMA_RELS) if config.averages_every else 0)
-    return 4 * copies * sum(weight.numel() for weight in module.parameters())
-
-
-def describe_averages(config: EMATrainingConfig, module: nn.Module) -> str:
-    """Return a line on the EMA's half-life, and on the files of averages if they are stored."""
-    steps = f"{config.ema_halflife_steps:,.4g} steps"
-    text = f"averaged weights: half-life {config.ema_halflife:,} images, {steps}"
-    if not config.averages_every:
-        return f"{text}."
-    files = -(-config.steps // config.averages_every)
-    size = bytes_per_file(module.parameters(), config.averages_half)
-    return (
-        f"{text}; and {files} files of {format_bytes(size)}, {format_bytes(files * size)} in all, "
-        "for training.tools.posthoc."
-    )
 
 
 # Batch sizes: functions that return, for a batch size, a step as heavy as one of the training.
@@ -171,25 +72,36 @@ def diffusion_trials(
     folder: Path,
 ) -> Callable[[int], Step]:
     """Try steps of stage 2. folder: for run folders, which nobody needs afterwards."""
-    shape = (2 * vae.config.latent_channels, *[config.size // vae.factor] * 2)
-    tokens = config.chunks * text_encoder.tokens
 
     def prepare(batch_size: int) -> Step:
-        count = torch.arange(batch_size + 1)
-        cache = LatentCache(
-            [torch.zeros(batch_size, *shape, dtype=torch.float16)],
-            torch.zeros(1, tokens, text_encoder.width, dtype=torch.float16),
-            torch.zeros(batch_size, dtype=torch.uint8),
-            count[:-1],
-            count,
-            torch.zeros(batch_size, dtype=torch.long),
-        )
-        sized = replace(config, batch_size=batch_size, averages_every=0)
+        sized = replace(config, batch_size=batch_size, accumulate=1, averages_every=0)
         run = Run(folder / str(batch_size), sized)
-        order = BucketOrder(np.zeros(batch_size, int), batch_size, config.seed)
-        return DiffusionTrainer(sized, run, unet, vae, text_encoder, cache, order, ()).step
+        return trial_trainer(sized, run, unet, vae, text_encoder).step
 
     return prepare
+
+
+def trial_trainer(
+    config: DiffusionTrainingConfig,
+    run: Run,
+    unet: UNet,
+    vae: Autoencoder,
+    text_encoder: TextEncoder,
+) -> DiffusionTrainer:
+    """Return the trainer of stage 2 with a latent cache of zeros, as large as a batch."""
+    count = torch.arange(config.batch_size + 1)
+    shape = (2 * vae.config.latent_channels, *[config.size // vae.factor] * 2)
+    contexts = (1, config.chunks * text_encoder.tokens, text_encoder.width)
+    cache = LatentCache(
+        [torch.zeros(config.batch_size, *shape, dtype=torch.float16)],
+        torch.zeros(contexts, dtype=torch.float16),
+        torch.zeros(config.batch_size, dtype=torch.uint8),
+        count[:-1],
+        count,
+        torch.zeros(config.batch_size, dtype=torch.long),
+    )
+    order = BucketOrder(np.zeros(config.batch_size, int), config.batch_size, config.seed)
+    return DiffusionTrainer(config, run, unet, vae, text_encoder, cache, order, ())
 
 
 def clip_trials(
@@ -215,7 +127,7 @@ def random_pixels(count: int, channels: int, size: int) -> Tensor:
 def print_batch_sizes(
     config: TrainingConfig,
     prepare: Callable[[int], Step],
-    memory: MemoryEstimate,
+    memory: Callable[[int], int],
     most: int,
     first: int = 1,
 ) -> None:
@@ -223,17 +135,13 @@ def print_batch_sizes(
 
     Args:
         prepare: returns a step for a batch size.
-        memory: estimate at any batch size.
+        memory: estimates the bytes that a step of a batch size needs.
         first, most: the smallest and the largest size to try.
     """
     result = find_batch_size(
-        prepare,
-        device=pick_device(config.device),
-        needed=lambda size: replace(memory, batch_size=size).total,
-        first=first,
-        most=most,
+        prepare, device=pick_device(config.device), needed=memory, first=first, most=most
     )
-    print(result.describe(config.batch_size))
+    print(result.describe(config.batch_size, config.divides_batches))
 
 
 # Overfitting. The targets were measured with the presets tiny-32 and small-64 on OpenMoji;

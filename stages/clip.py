@@ -66,6 +66,10 @@ class ClipTrainingConfig(CaptionTrainingConfig):
             )
         super().check()
 
+    @property
+    def divides_batches(self) -> bool:
+        return False
+
 
 BASE = {"steps": 20_000, "batch_size": 512, "learning_rate": 5e-4, "warmup": 1000}
 # Each preset is an architecture of the same name (conditioning/clip.py) and defaults for it.

@@ -26,6 +26,8 @@ from training.logging.progress import progress_bar
 from training.run import Run
 from training.watchdog import report_progress
 
+FLOAT16_BYTES = 2
+
 
 def encoder_hashes(vae: Autoencoder, text_encoder: TextEncoder) -> dict[str, Any]:
     """Return what identifies both encoders, so that a run resumes with the same weights.
@@ -38,6 +40,16 @@ def encoder_hashes(vae: Autoencoder, text_encoder: TextEncoder) -> dict[str, Any
         "vae_scaling": [vae.config.scaling_factor, vae.config.shift_factor, *statistics],
         "text_encoder_sha256": text_encoder.sha256,
     }
+
+
+def cache_bytes(
+    config: DiffusionTrainingConfig, pairs: PairList, vae: Autoencoder, text_encoder: TextEncoder
+) -> int:
+    """Return the size of the cache of these pairs if no two images and captions are equal."""
+    moments = 2 * vae.config.latent_channels * (config.size // vae.factor) ** 2
+    context = config.chunks * text_encoder.tokens * text_encoder.width
+    texts = 1 + len(caption_draws(pairs, config.variants(), len(pairs)).texts)
+    return FLOAT16_BYTES * (moments * len(pairs) + context * texts)
 
 
 def open_latent_cache(

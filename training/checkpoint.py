@@ -39,6 +39,7 @@ DAMAGE = (
     *(ValueError, OSError, SafetensorError, LookupError, RuntimeError),
     *(TypeError, AttributeError, AssertionError),
 )
+KEPT_STATES = 2  # while another one is written, there is one more
 INT_KEYS = "int_keys"  # JSON keys are strings; optimizers number their parameters
 
 
@@ -63,7 +64,9 @@ class Stateful(Protocol):
 # Saving -------------------------------------------------------------------------------------------
 
 
-def save_state(states: Path, step: int, objects: Mapping[str, Stateful], keep: int = 2) -> Path:
+def save_state(
+    states: Path, step: int, objects: Mapping[str, Stateful], keep: int = KEPT_STATES
+) -> Path:
     """Write the state of some objects as the folder `states/step-XXXXXXX`, and return its path.
 
     Call it on every rank, with the same names; rank 0 alone writes what is not sharded.

@@ -38,7 +38,10 @@ class TrainingConfig:
             *("accumulate", "seed", "find_batch_size", "overfit"),
         ),
         "output": ("out", "override", "evaluate_every", "save_every", "log_every", "wandb"),
-        "machine": ("device", "precision", "compile", "workers", "rank_timeout", "dry_run"),
+        "machine": (
+            *("device", "precision", "compile", "workers", "rank_timeout"),
+            *("dry_run", "images_per_second"),
+        ),
     }
 
     data: Path  # folder of captioned images, or shards: 'shards/{000..099}.tar'
@@ -62,7 +65,9 @@ class TrainingConfig:
     compile: bool = False  # compile the networks: takes minutes at the start, then steps are faster
     rank_timeout: Positive[float] = 1800  # seconds without progress until a rank counts as hung
     wandb: str | None = None  # also log to this project of Weights & Biases
-    dry_run: bool = False  # print the plan and the memory it needs, then exit
+    dry_run: bool = False  # print the plan, the memory, time and disk that it needs, then exit
+    # speed that --dry-run plans with; left out: that of an earlier run in --out
+    images_per_second: Positive[float] | None = None
     find_batch_size: bool = False  # measure which batch sizes fit and how fast they are, then exit
     overfit: NonNegative[int] = 0  # check that this many images can be learned by heart, then exit
     override: Override = ()  # resume the run with these flags changed, such as steps=900
@@ -80,6 +85,11 @@ class TrainingConfig:
         """Images of a batch that are in the memory of one GPU at the same time, at most."""
         share = -(-self.batch_size // collectives.world_size())
         return -(-share // self.accumulate)
+
+    @property
+    def divides_batches(self) -> bool:
+        """Whether a batch can be computed in parts."""
+        return True
 
     def plan(self) -> Plan:
         """Return what the training loop needs to know."""

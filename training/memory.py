@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -20,6 +21,10 @@ NO_MEMORY = re.compile(
 )
 LOST_WORKER = re.compile(
     r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (?:exited unexpectedly|is killed by signal)"
+)
+CONTAINER_LIMITS = (  # of control groups, versions 2 and 1
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
 )
 NO_SHARED_MEMORY = re.compile(r"bus error|insufficient shared memory|shm", re.IGNORECASE)
 MEMORY_ADVICE = (
@@ -50,6 +55,27 @@ def available_host_memory() -> int | None:
         return int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
         return None
+
+
+def total_memory(device: torch.device) -> int | None:
+    """Return the bytes of memory that a device has; None where the system does not say.
+
+    Of a CPU it is the RAM, or what a container may use of it.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory()
+    try:
+        sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
+    for file in CONTAINER_LIMITS:
+        try:
+            sizes.append(int(Path(file).read_text()))
+        except (OSError, ValueError):  # there is none, or it says "max"
+            continue
+    return min(sizes)
 
 
 def peak_device_memory() -> int | None:

@@ -44,7 +44,7 @@ from training.run_lock import LOCK, RunLock
 # Flags that say how to run, not what to compute; they may differ when a run is resumed.
 FREE_FLAGS = (
     *("out", "device", "compile", "workers", "accumulate", "shard", "rank_timeout", "wandb"),
-    *("dry_run", "find_batch_size", "overfit", "verify_cache"),
+    *("dry_run", "images_per_second", "find_batch_size", "overfit", "verify_cache"),
 )
 LARGEST_HISTORY = 2**30  # bytes
 ABSENT = object()  # stands for the value of a flag that only the other config has

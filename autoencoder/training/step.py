@@ -182,6 +182,7 @@ class AutoencoderTraining:
                     reconstructions, self._last_weight, gradient, adversarial_gradient
                 )
             )
+            del reconstructions  # frees the activations before the next part makes its own
         return adaptive_weight(mean_over_ranks(add(gradients)), scale)
 
     def _gradient_averaging(self, enabled: bool) -> ExitStack:

@@ -1,4 +1,4 @@
-"""How a data folder suits a planned training: enough images, not too many epochs, large enough."""
+"""How a data folder suits a planned training, and whether the training's settings make sense."""
 
 from dataclasses import dataclass
 
@@ -8,24 +8,37 @@ from jaxtyping import Float64
 from dataset.buckets import Buckets, bucket_shapes
 from dataset.checking.caption_statistics import CaptionStatistics
 from dataset.folder import Folder
+from dataset.table import PairList
 
 MOST_EPOCHS = 1000  # beyond it a model learns its pictures by heart
+LONG_RUN = 1000  # steps; who loses fewer has lost little
+MUCH_DROPOUT = 0.5  # of captions
 ASPECTS = (1.0, 1.5, 2.0, 3.0)  # values of max_aspect that are compared
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A training with the settings of a preset.
+    """The settings of a training that remarks are made on.
 
     Args:
         training: its script, such as train_ldm.py.
         size: side of its images in pixels; None where the network sets it.
+        warmup: steps in which the learning rate rises.
+        cooldown: fraction of the run, at its end, in which it falls.
+        ema_halflife: of the averaged weights, in images; None if it averages none.
+        save_every: steps between saved states.
+        caption_dropout: chance that a caption is replaced by the empty one.
     """
 
     training: str
     steps: int
     batch_size: int
     size: int | None = None
+    warmup: int = 0
+    cooldown: float = 0.0
+    ema_halflife: int | None = None
+    save_every: int = 1
+    caption_dropout: float = 0.0
 
     def epochs(self, images: int) -> float:
         """Return how often it sees each image."""
@@ -34,7 +47,17 @@ class PlannedRun:
 
 def judge(run: PlannedRun, images: int) -> list[str]:
     """Return remarks on a run with this number of training images."""
+    return [*judge_epochs(run, images), *judge_settings(run)]
+
+
+def judge_epochs(run: PlannedRun, images: int) -> list[str]:
+    """Return a remark if the images are seen too often, or not all of them."""
     epochs = run.epochs(images)
+    if epochs < 1:
+        return [
+            f"{run.training} would see {run.steps * run.batch_size:,} of {images:,} images. Train "
+            f"for at least {-(-images // run.batch_size):,} steps to see all of them."
+        ]
     if epochs <= MOST_EPOCHS:
         return []
     steps = max(MOST_EPOCHS * images // run.batch_size // 2, 1)
@@ -43,6 +66,39 @@ def judge(run: PlannedRun, images: int) -> list[str]:
         f"steps of {run.batch_size}), and learn them by heart instead of what they have in common. "
         f"Add images, or train for fewer steps, such as {steps:,}."
     ]
+
+
+def judge_settings(run: PlannedRun) -> list[str]:
+    """Return remarks on settings that do not go together."""
+    remarks: list[str] = []
+    constant = run.steps - round(run.cooldown * run.steps)  # steps before the rate falls
+    if run.warmup >= run.steps:
+        remarks.append(
+            f"the warm-up of {run.warmup:,} steps is as long as the run of {run.steps:,} or "
+            "longer, so the learning rate is never reached. Set warmup to a twentieth of the steps."
+        )
+    elif run.warmup > constant and run.cooldown < 1:
+        remarks.append(
+            f"the learning rate begins to fall at step {constant:,}, in the warm-up of "
+            f"{run.warmup:,} steps, so it is never reached. Make warmup or cooldown shorter."
+        )
+    if run.ema_halflife is not None and run.ema_halflife > run.steps * run.batch_size:
+        remarks.append(
+            f"the averaged weights have a half-life of {run.ema_halflife:,} images, and the run "
+            f"sees {run.steps * run.batch_size:,}. Set ema_halflife to a hundredth of that, "
+            f"{max(run.steps * run.batch_size // 100, 1):,}."
+        )
+    if run.save_every > run.steps >= LONG_RUN:
+        remarks.append(
+            f"no state is saved before the end (save_every {run.save_every:,}), so a run that is "
+            "killed begins again."
+        )
+    if run.caption_dropout >= MUCH_DROPOUT:
+        remarks.append(
+            f"caption_dropout {run.caption_dropout:g}: so few captions are left that the model "
+            "hardly learns to follow them. Usual is 0.1."
+        )
+    return remarks
 
 
 def judge_batch(run: PlannedRun, images: int) -> list[str]:
@@ -55,13 +111,13 @@ def judge_batch(run: PlannedRun, images: int) -> list[str]:
     ]
 
 
-def judge_images(folder: Folder, size: int) -> list[str]:
+def judge_images(pairs: PairList, size: int) -> list[str]:
     """Return a remark if images are smaller than the size to train on."""
-    small = int((shorter_sides(folder) < size).sum())
+    small = int((shorter_sides(pairs) < size).sum())
     if not small:
         return []
     return [
-        f"{small} of {len(folder.pairs)} images are smaller than {size} pixels: they would be "
+        f"{small} of {len(pairs)} images are smaller than {size} pixels: they would be "
         "enlarged, and the model learns to draw blurred pictures. Train at a smaller size, or "
         "remove them."
     ]
@@ -98,7 +154,7 @@ def size_loss(folder: Folder, size: int | None) -> SizeLoss:
     cropped = {aspect: 1 - remaining(folder, aspect, size or 512) for aspect in ASPECTS}
     if size is None:
         return SizeLoss(cropped)
-    shorter = shorter_sides(folder)
+    shorter = shorter_sides(folder.pairs)
     reduced = float(np.median(np.maximum(shorter / size, 1) ** 2))
     return SizeLoss(cropped, int((shorter < size).sum()), reduced)
 
@@ -123,9 +179,9 @@ def describe_loss(loss: SizeLoss, size: int | None) -> list[str]:
     return lines
 
 
-def shorter_sides(folder: Folder) -> Float64[np.ndarray, " images"]:
+def shorter_sides(pairs: PairList) -> Float64[np.ndarray, " images"]:
     """Return the shorter side of each image in pixels."""
-    sides = [folder.pairs.column(name) for name in ("width", "height")]
+    sides = [pairs.column(name) for name in ("width", "height")]
     return np.minimum(*sides).astype(np.float64)
 
 

@@ -115,13 +115,14 @@ def test_a_dry_run_prints_half_life_and_disk_space(world, tmp_path, capsys):
 def test_find_batch_size_prints_a_size_and_writes_nothing(
     world, tmp_path, capsys, monkeypatch, script
 ):
-    def one_a_second(step, device, clock):  # so that speed does not decide
+    def one_second(step, device, clock):  # so that speed does not decide
         step(0)
-        return 1.0
+        return [1.0]
 
-    monkeypatch.setattr("training.tools.find_batch_size.steps_per_second", one_a_second)
+    monkeypatch.setattr("training.tools.find_batch_size.step_times", one_second)
     script.main(command(script, world, tmp_path / "run", "--find-batch-size"))
     text = capsys.readouterr().out
     assert re.search(r"batch of 8: 8 images/s, memory", text) and "batch of 16" not in text
-    assert re.search(r"\b11 images.*--batch-size 8\b.*\b4\b", text)
+    flags = "--batch-size 8;.* 4" if script is train_clip else "--batch-size 4 --accumulate 1,"
+    assert re.search(rf"\b11 images.*{flags}", text)
     assert not tree(tmp_path)

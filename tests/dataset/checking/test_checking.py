@@ -5,6 +5,7 @@ import re
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -275,6 +276,35 @@ def test_a_run_of_thousands_of_epochs_is_remarked_on():
     assert not judge(run, 4000)
     assert not judge_batch(run, 32)
     assert "31" in judge_batch(run, 31)[0] and "train_ldm.py" in judge_batch(run, 31)[0]
+
+
+RUN = PlannedRun("train_ldm.py", steps=2000, batch_size=10, warmup=100, cooldown=0.5,
+                 ema_halflife=400, save_every=500, caption_dropout=0.1)  # fmt: skip
+
+
+def test_settings_of_presets_are_not_remarked_on():
+    assert not judge(RUN, 1000)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"warmup": 2000}, ["warm-up of 2,000", "run of 2,000"]),
+        ({"warmup": 1001}, ["step 1,000", "1,001"]),
+        ({"ema_halflife": 20_001}, ["20,001 images", "20,000", "200"]),
+        ({"save_every": 2001}, ["2,001"]),
+        ({"caption_dropout": 0.9}, ["caption_dropout 0.9"]),
+        ({"steps": 90, "warmup": 1, "save_every": 1}, ["900 of 1,000", "100 steps"]),
+        ({"steps": 10_848_000}, ["108,480"]),
+    ],
+)
+def test_settings_that_make_no_sense_are_remarked_on(changes, words):
+    (remark,) = judge(replace(RUN, **changes), 1000)
+    assert all(word in remark for word in words)
+
+
+def test_a_cosine_schedule_may_follow_a_warm_up():
+    assert not judge(replace(RUN, cooldown=1.0, warmup=500), 1000)
 
 
 def test_what_a_size_loses(tmp_path):
