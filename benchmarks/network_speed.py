@@ -2,13 +2,15 @@
 
 Speed of our networks and of those of diffusers: same architecture, weights and batch, in one run.
 Calls alternate, and the best time of each counts, because it is the least disturbed one. Prints
-milliseconds and the ratio of diffusers' time to ours: above 1, ours are faster.
+milliseconds and the ratio of diffusers' time to ours: above 1, ours are faster. With --compile
+ours are compiled as by the flag of the same name of the trainings; diffusers' are not.
 """
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from autoencoder.model import PRESETS as AUTOENCODERS
 from benchmarks.timing import time_in_turn
 from ldm.unet import PRESETS as UNETS
 from ldm.unet import UNet
+from training.acceleration.compiled import compile_in_place, eager_mode
 from training.cli import parse, pick_device, run_main
 from training.flags import Positive
 from training.precision import Precision, PrecisionName, has_bf16
@@ -38,6 +41,7 @@ class Config:
     batch_size: Positive[int] = 32  # images per training step
     sampled: Positive[int] = 4  # images per sampling step; guidance doubles them
     repeats: Positive[int] = 7  # measurements of each call, of which the best counts
+    compile: bool = False  # measure training steps of our networks as compiled code
     device: str = "auto"  # cpu, cuda or mps; auto: a GPU if there is one
 
 
@@ -50,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     their_autoencoder, their_unet = open_in_diffusers(autoencoder, unet)
     threads = torch.get_num_threads()
     print(f"{config.preset} at {config.size} pixels on {device}, {threads} threads")
-    print(f"{'':34}{'diffusers':>12}{'ours':>12}{'ratio':>8}")
+    print(f"{'':38}{'diffusers':>12}{'ours':>12}{'ratio':>8}")
     for network in (autoencoder, unet, their_autoencoder, their_unet):
         network.to(device)
     compare_autoencoders(config, autoencoder, their_autoencoder)
@@ -80,6 +84,8 @@ def compare_autoencoders(config: Config, ours: Autoencoder, theirs: Any) -> None
         return theirs.decode(theirs.encode(images).latent_dist.mode()).sample
 
     calls = {"diffusers": their_reconstruction, "ours": our_reconstruction}
+    if config.compile:
+        ours.compile_for_training()
     compare_training("autoencoder", config, device, calls)
     compare_inference("autoencoder", config, (ours, theirs), calls)
 
@@ -98,6 +104,8 @@ def compare_unets(config: Config, ours: UNet, theirs: Any, side: int) -> None:
             "ours": lambda: ours(z_t, t, context),
         }
 
+    if config.compile:
+        compile_in_place(ours)
     compare_training("U-Net", config, ours.device, make_calls(config.batch_size))
     compare_inference("U-Net", config, (ours, theirs), make_calls(2 * config.sampled))
 
@@ -105,18 +113,23 @@ def compare_unets(config: Config, ours: UNet, theirs: Any, side: int) -> None:
 def compare_training(
     name: str, config: Config, device: torch.device, calls: dict[str, Callable[[], Tensor]]
 ) -> None:
-    """Compare forward and backward passes, in fp32 and, where the hardware has it, in bf16."""
-    names: list[PrecisionName] = ["fp32", "bf16"] if has_bf16(device) else ["fp32"]
-    for precision_name in names:
-        precision = Precision(device, precision_name)
+    """Compare forward and backward passes, in fp32 and, where the hardware has it, in bf16.
 
-        def step(call: Callable[[], Tensor], precision: Precision = precision) -> None:
-            with precision:
-                loss = call().float().square().mean()
+    In bf16, diffusers' networks run under autocast alone, as its training scripts do it.
+    """
+    names: list[PrecisionName] = ["fp32", "bf16"] if has_bf16(device) else ["fp32"]
+    for name_of_precision in names:
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=name_of_precision == "bf16")
+        contexts = {"diffusers": autocast, "ours": Precision(device, name_of_precision)}
+
+        def step(library: str, contexts: Mapping[str, Any] = contexts) -> None:
+            with contexts[library]:
+                loss = calls[library]().float().square().mean()
             loss.backward()
 
-        steps = {library: lambda call=call: step(call) for library, call in calls.items()}
-        print_comparison(f"{name}, training, {precision_name}", steps, config.repeats)
+        steps = {library: partial(step, library) for library in calls}
+        compiled = ", compiled" if config.compile else ""
+        print_comparison(f"{name}, training, {name_of_precision}{compiled}", steps, config.repeats)
 
 
 def compare_inference(
@@ -128,7 +141,7 @@ def compare_inference(
     """Compare forward passes in fp32, without gradients."""
     for network in networks:
         network.eval()
-    with torch.no_grad():
+    with torch.no_grad(), eager_mode():
         print_comparison(f"{name}, inference, fp32", calls, config.repeats)
 
 
@@ -138,7 +151,7 @@ def print_comparison(
     seconds = time_in_turn(calls, repeats)["time"]
     theirs, ours = min(seconds["diffusers"]), min(seconds["ours"])
     milliseconds = f"{theirs * 1e3:9.1f} ms{ours * 1e3:9.1f} ms"
-    print(f"{title:34}{milliseconds}{theirs / ours:8.2f}", flush=True)
+    print(f"{title:38}{milliseconds}{theirs / ours:8.2f}", flush=True)
 
 
 if __name__ == "__main__":
