@@ -279,6 +279,7 @@ class Check:
             return index if len(index.table) else replace(index, table=joined.in_memory())
         stale = [path for path in self.older if path != folder]
         loaded = load_index(folder, self.root)
+        self.earlier = EarlierRows([])  # Windows removes no file that is mapped
         remove_folders(*map(self.folder, numbers), *stale)
         return loaded or index
 

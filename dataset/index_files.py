@@ -3,9 +3,9 @@
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from dataset.source import Cell, Member, UnusableFile
 from dataset.stores.blocks import cache_home
 from dataset.stores.remote import RemoteFile
 from dataset.table import Root, Table
-from foundation.files import read_json
+from foundation.files import read_json, remove_folder
 from foundation.json_reading import from_json
 
 # Part of the name of every index: another number or other extensions make old ones invalid.
@@ -143,7 +143,7 @@ def pack_unusable(entry: UnusableFile, root: Root) -> list[str]:
         path, member = path.file, path.place
     if isinstance(path, RemoteFile):
         return [str(path).removeprefix(f"{root}/"), member, entry.reason]
-    return [os.path.relpath(path, root), member, entry.reason]
+    return [Path(os.path.relpath(path, root)).as_posix(), member, entry.reason]
 
 
 def unpack_unusable(entry: Sequence[str], root: Root) -> UnusableFile:
@@ -154,6 +154,7 @@ def unpack_unusable(entry: Sequence[str], root: Root) -> UnusableFile:
 
 
 def remove_folders(*folders: Path) -> None:
-    """Remove folders that may not exist."""
+    """Remove folders that may not exist. One that Windows does not let go of stays whole."""
     for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            remove_folder(folder)

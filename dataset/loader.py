@@ -1,6 +1,7 @@
 """Batches of pixels and captions, which follow from the seed and the step alone."""
 
 import itertools
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -136,6 +137,7 @@ class ImageBatches(Dataset[Batch]):
             sampler=itertools.count(first_step),
             num_workers=self.workers,
             collate_fn=return_unchanged,
+            worker_init_fn=ignore_interrupts,
         )
         for batch in loader:
             if isinstance(batch, Exception):
@@ -204,6 +206,14 @@ class BatchesOrErrors(Dataset[Batch | Exception]):
 def return_unchanged(batch: Any) -> Any:
     """Stand in for DataLoader's collate function; it must be picklable, so it is no lambda."""
     return batch
+
+
+def ignore_interrupts(worker: int) -> None:
+    """Let a worker process go on at Ctrl-C, which a terminal sends to all: its parent ends it.
+
+    A worker that is not forked, as on Windows and macOS, does not inherit the parent's handler.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def read_pixels(

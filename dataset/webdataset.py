@@ -45,6 +45,7 @@ from dataset.tar import DamagedTar, TarEntry, walk_tar
 from foundation.errors import MissingFileError, UserError, listed, one_line, shown
 from foundation.files import decode_text
 from foundation.json_reading import load_json
+from foundation.paths import common_folder
 
 RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")  # {000..099}
 ALTERNATIVES = re.compile(r"\{([^{}]*,[^{}]*)\}")  # {a,b}
@@ -99,7 +100,7 @@ def expand_shards(pattern: Path | str) -> tuple[Root, list[str]]:
             f"(absolute path of the first one: {one_line(missing[0].absolute(), 1000)}):\n"
             f"{as_lines(missing)}"
         )
-    root = Path(os.path.commonpath([path.parent for path in paths]))
+    root = common_folder([path.parent for path in paths])
     return root, sorted({path.relative_to(root).as_posix() for path in paths})
 
 

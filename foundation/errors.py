@@ -29,6 +29,10 @@ class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that the user named does not exist."""
 
 
+class FileInUseError(UserError, PermissionError):
+    """Windows does not replace or remove a file that a program has open."""
+
+
 class NotFiniteError(UserError, FloatingPointError):
     """A computation gave infinity or NaN because the weights or the settings do not suit it."""
 

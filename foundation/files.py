@@ -7,25 +7,28 @@ is no such call (Windows, some network file systems), the older folder is first 
 hidden name; if the process is killed right then, `restore` renames it back. So nothing is seen
 half-written, even after a kill or a power cut.
 
+Windows renames and removes nothing that is open or mapped into memory. This is tried several times,
+since virus scanners open new files; then it is a `FileInUseError`.
+
 Only one process at a time may write a target. A target that is a symbolic link stays a link: the
 file or folder that it points to is replaced.
 """
 
-import ctypes
 import errno
-import functools
 import json
 import os
 import shutil
 import stat
-import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from foundation.errors import MissingFileError, UserError, one_line
+from foundation import system
+from foundation.errors import FileInUseError, MissingFileError, UserError, one_line
 from foundation.json_reading import load_object
+from foundation.paths import check_new_path
+from foundation.system import exchange_names, is_in_use, patiently
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNREADABLE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENAMETOOLONG)
@@ -57,7 +60,7 @@ def atomic_file(target: Path) -> Generator[Path, None, None]:
             yield partial
             put_in_place(partial, target)
         finally:
-            partial.unlink(missing_ok=True)
+            _remove(partial)
 
 
 @contextmanager
@@ -96,22 +99,41 @@ def put_in_place(partial: Path, target: Path) -> None:
 
     Raises:
         IsADirectoryError: `partial` is a file and `target` a folder.
+        FileInUseError: Windows, and a program has `target` or something in it open.
     """
     sync(partial)
     if not partial.is_dir() or not target.is_dir():
-        os.replace(partial, target)
-    elif not _exchange(partial, target):
+        rename(partial, target)
+    elif not exchange_names(partial, target):
         old = _old_path(target)
         _remove(old)
         try:
-            os.replace(target, old)
-            os.replace(partial, target)
+            rename(target, old)
+            rename(partial, target)
         except BaseException:
             restore(target)
             raise
         partial = old
     sync_names(target.parent)
     _remove(partial)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give a file or a folder another name; a file may replace another one.
+
+    Raises:
+        FileInUseError: Windows, and a program has one of them open.
+    """
+    try:
+        patiently(os.replace, source, target)
+    except OSError as error:
+        if not is_in_use(error) or (target.is_dir() and not source.is_dir()):
+            raise
+        raise FileInUseError(
+            f"{one_line(target)} cannot be written ({error.strerror}). Another program has it, or "
+            "a file in it, open: a viewer, a virus scanner, a second run. Or the right is missing. "
+            "What was there is untouched. Close that program, and run the same command again."
+        ) from error
 
 
 def restore(*targets: Path) -> None:
@@ -123,14 +145,18 @@ def restore(*targets: Path) -> None:
     for target in map(_resolved, targets):
         old = _old_path(target) if target.name else target  # the root has no name
         if old.exists() and not target.exists():
-            os.replace(old, target)
+            rename(old, target)
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder in such a way that nobody ever sees half of it under its name."""
+    """Remove a folder in such a way that nobody ever sees half of it under its name.
+
+    Raises:
+        FileInUseError: Windows, and a program has something in it open; it is still whole.
+    """
     partial = partial_path(_resolved(folder))
     _remove(partial)
-    os.replace(folder, partial)
+    rename(folder, partial)
     shutil.rmtree(partial)
 
 
@@ -142,7 +168,7 @@ def write_text(file: Path, text: str) -> None:
 
 def append_line(file: Path, line: str) -> None:
     """Append a line to a text file, and return when it is on the disk."""
-    with file.open("a", encoding="utf-8") as stream:
+    with file.open("a", encoding="utf-8", newline="\n") as stream:
         stream.write(line + "\n")
         stream.flush()
         os.fsync(stream.fileno())
@@ -161,6 +187,7 @@ def _old_path(target: Path) -> Path:
 
 def _resolved(path: Path) -> Path:
     """Return the absolute path without symbolic links, so that it has a name and a parent."""
+    check_new_path(path)
     return Path(os.path.realpath(path))
 
 
@@ -197,7 +224,11 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        try:
+            patiently(path.unlink, missing_ok=True)
+        except OSError as error:
+            if not is_in_use(error):
+                raise
 
 
 def _link_missing(source: Path, destination: Path) -> None:
@@ -231,34 +262,6 @@ def _link(source: Path, destination: Path) -> None:
             shutil.copy2(source, destination)
 
 
-def _exchange(a: Path, b: Path) -> bool:
-    """Exchange the names of two paths atomically; return False where the system cannot."""
-    call = _exchange_call()
-    if call is None:
-        return False
-    sys.audit("latentsmith.exchange", str(a), str(b))  # for tests that kill before every change
-    if call(os.fsencode(a), os.fsencode(b)) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
-        return False
-    raise OSError(number, os.strerror(number), str(a), None, str(b))
-
-
-@functools.cache
-def _exchange_call() -> Callable[[bytes, bytes], int] | None:
-    """Find renameat2 with RENAME_EXCHANGE (Linux) or renamex_np with RENAME_SWAP (macOS)."""
-    if sys.platform == "win32":
-        return None
-    library = ctypes.CDLL(None, use_errno=True)
-    current_folder, exchange = -100, 2  # AT_FDCWD; both systems use 2 for the flag
-    if sys.platform == "linux" and hasattr(library, "renameat2"):
-        return lambda a, b: library.renameat2(current_folder, a, current_folder, b, exchange)
-    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
-        return lambda a, b: library.renamex_np(a, b, exchange)
-    return None
-
-
 # Flushing -----------------------------------------------------------------------------------------
 
 
@@ -271,14 +274,20 @@ def sync(path: Path) -> None:
             sync(child)
         sync_names(path)
     else:
-        # Windows flushes only files that are open for writing.
-        with path.open("rb" if os.name == "posix" else "r+b") as file:
+        with _open_to_sync(path) as file:
             os.fsync(file.fileno())
+
+
+def _open_to_sync(file: Path) -> BinaryIO:
+    """Open a file so that it can be flushed: on Windows only one that is open for writing can."""
+    if system.ON_WINDOWS:
+        return patiently(file.open, "r+b")
+    return file.open("rb")
 
 
 def sync_names(folder: Path) -> None:
     """Wait until the names in a folder have reached the disk, where the system can do that."""
-    if os.name != "posix":
+    if system.ON_WINDOWS:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 
 import ldm
 from foundation.errors import UserError
+from foundation.files import rename
 from foundation.hashing import tensors_sha256
 from foundation.shapes import Latents
 from interop.safetensors_io import read_tensors
@@ -141,14 +142,19 @@ def compile_in_subprocess(job: dict[str, Any], file: Path) -> None:
     command = [sys.executable, "-m", "generation.compile", str(unfinished.absolute())]
     try:
         child = subprocess.run(
-            command, input=json.dumps(job), capture_output=True, text=True, cwd=ROOT
+            command,
+            input=json.dumps(job),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            cwd=ROOT,
         )
         if child.returncode:
             raise UserError(
                 f"the U-Net cannot be compiled here: {child.stderr[-2000:].strip()}\n"
                 "Draw without --compile; the pictures are the same, but slower."
             )
-        unfinished.replace(file)
+        rename(unfinished, file)
     finally:
         unfinished.unlink(missing_ok=True)
     print_line(f"done. It is kept in {file.parent}, which may be deleted at any time.")

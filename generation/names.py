@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dataset.images.write import write_new_files
-from foundation.errors import UNPRINTABLE, UserError, one_line, shown
+from foundation.errors import UserError, one_line, shown
 from foundation.files import explain_full_disk
+from foundation.paths import name_problem
 
 Part = tuple[str, str, str]  # a text, the field after it, and its format
 
@@ -27,8 +28,6 @@ LONGEST_PATTERN = 1000  # characters
 LONGEST_NAME = 200  # bytes with the suffix; file systems take 255, and names aside are longer
 MAX_PROMPT_LENGTH = 80  # characters of a prompt in a file name
 MAX_PROMPT_BYTES = 120
-# Windows has these names for devices, with any suffix.
-RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])\s*(\..*)?", re.IGNORECASE)
 
 
 class FileNames:
@@ -167,15 +166,11 @@ def parse_pattern(pattern: str) -> list[Part]:
 
 def check_name(name: str, pattern: str, suffixes: Sequence[str]) -> None:
     """Raise UserError unless a finished name is one for a file of any system."""
-    reason = ""
+    reason = name_problem(name)
     longest = max(suffixes, key=len)
-    if found := UNPRINTABLE.search(name) or re.search('[\t\n/\\\\<>:"|?*]', name):
-        reason = f"has the character {found[0]!a}"
-    elif name != name.strip(" .") or not name:
-        reason = "is empty, or begins or ends with a dot or a space"
-    elif RESERVED.fullmatch(name):
-        reason = "is the name of a device on Windows"
-    elif len((name + longest).encode()) > LONGEST_NAME:
+    if not reason and name != name.lstrip(" ."):
+        reason = "begins with a dot or a space"
+    elif not reason and len((name + longest).encode()) > LONGEST_NAME:
         reason = f"has with {longest} more than {LONGEST_NAME} bytes"
     if reason:
         raise UserError(f"--name {shown(pattern)} gives the name {shown(name)}, which {reason}.")

@@ -98,10 +98,9 @@ def share(file: Path) -> None:
     safetensors makes its files for their owner alone, so that another user, a server or a container
     could not read them.
     """
-    if os.name == "posix":
-        mask = os.umask(0o077)  # there is no way to read it without setting it
-        os.umask(mask)
-        file.chmod(0o666 & ~mask)
+    mask = os.umask(0o077)  # there is no way to read it without setting it
+    os.umask(mask)
+    file.chmod(0o666 & ~mask)
 
 
 def sort_metadata(file: Path) -> None:

@@ -16,6 +16,7 @@ LINUX_ONLY = [
     "generation/test_compile.py",
     "hostile",  # the folder
     "integration/test_startup.py",
+    "integration/test_windows.py",
     "interop/test_killed_saves.py",
     "training/test_data_parallel.py",
     "training/test_distributed.py",

@@ -22,10 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from foundation import collectives
-from foundation.errors import UserError, listed
+from foundation.errors import FileInUseError, UserError, listed
 from foundation.files import put_in_place, read_json, read_text, remove_folder, sync_names
 from foundation.hashing import file_sha256
 from foundation.json_reading import from_json, load_json
+from foundation.system import patiently
 from training.distributed import is_sharded, shard_like
 
 # torch.distributed.checkpoint takes a second to import. Only sharded states need it, so it is
@@ -90,18 +91,18 @@ def save_state(
             tree = flatten(each.state_dict(), tensors)
             write_tensors(tensors, partial / name)
             if not collectives.rank():
-                (partial / f"{name}.json").write_text(json.dumps(tree))
+                (partial / f"{name}.json").write_text(json.dumps(tree), encoding="ascii")
         if not collectives.rank():
             hashes = {name: file_sha256(partial / name) for name in files_of(partial)}
             about = {"step": step, "parts": list(objects), "sha256": hashes}
-            (partial / STATE).write_text(json.dumps(about))
+            (partial / STATE).write_text(json.dumps(about), encoding="ascii")
             put_in_place(partial, folder)
     finally:
         if not collectives.rank():
             shutil.rmtree(partial, ignore_errors=True)
     if not collectives.rank():
         for old in saved_states(states)[:-keep]:
-            remove_folder(old)
+            remove_state(old)
     collectives.barrier()  # if a rank ended now, torchrun would end the one that still writes
     return folder
 
@@ -138,10 +139,18 @@ def make_partial_folder(states: Path, partial: Path) -> None:
     partial.mkdir()
 
 
+def remove_state(folder: Path) -> None:
+    """Remove a state; one that Windows does not let go of is left to the next save."""
+    try:
+        remove_folder(folder)
+    except FileInUseError as error:
+        print(f"note: {folder} is kept until the next save: {error}")
+
+
 def remove_leftovers(states: Path) -> None:
     """Remove what a process left that was killed while it wrote or removed a state."""
     for leftover in states.glob(".*.partial"):
-        shutil.rmtree(leftover)
+        patiently(shutil.rmtree, leftover)
 
 
 # Loading ------------------------------------------------------------------------------------------
@@ -254,7 +263,8 @@ def read_tensors(place: Path, current: dict[str, Tensor]) -> dict[str, Tensor]:
     if place.is_dir():
         read_sharded(place, current)
         return current
-    tensors = load_file(safetensors_file(place))
+    # Copied, because an optimizer keeps what it gets, and Windows replaces no file that is mapped.
+    tensors = {name: tensor.clone() for name, tensor in load_file(safetensors_file(place)).items()}
     if not any(map(is_sharded, current.values())):
         return tensors
     check_names(tensors.keys(), current.keys())

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from foundation import __version__
 from foundation.collectives import is_initialized, local_rank, rank, world_size
 from foundation.errors import LONGEST_MESSAGE, UserError, printable, shortened, unknown_name
+from foundation.system import print_any_character
 from training.distributed import process_group
 from training.flags import check_bounds, default_of, flag_name, help_page, with_flags
 from training.memory import describe_failure, keep_freed_memory
@@ -161,6 +162,7 @@ def run_main(main: Callable[[], None], config: type[Any] | None = None) -> None:
         in the line these become flags.
     """
     keep_freed_memory()
+    print_any_character()
     with process_group() as watchdog:
         try:
             with interruptible():

@@ -22,7 +22,7 @@ RENAMED = {
 }
 
 _converter = cattrs.Converter(unstruct_collection_overrides={tuple: list})
-_converter.register_unstructure_hook(Path, str)
+_converter.register_unstructure_hook(Path, Path.as_posix)  # the same on every system
 
 
 def to_json(config: Any) -> Any:

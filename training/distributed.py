@@ -54,7 +54,7 @@ def process_group() -> Iterator[Watchdog]:
 @contextmanager
 def silenced() -> Iterator[None]:
     """Drop what is printed to stdout."""
-    with open(os.devnull, "w") as nothing, redirect_stdout(nothing):
+    with open(os.devnull, "w", encoding="utf-8") as nothing, redirect_stdout(nothing):
         yield
 
 

@@ -5,14 +5,16 @@ with page faults. Keeping them, in huge pages, makes training a CLIP on a CPU 1.
 with smaller tensors no gain was seen beyond the noise. It changes no result.
 """
 
-import ctypes
 import os
 import re
 import sys
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from foundation.system import c_function
 
 NO_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|Cannot allocate memory"
@@ -40,7 +42,7 @@ LARGEST_INT = 2**31 - 1
 def peak_host_memory() -> int | None:
     """Return the most bytes of RAM that this process had; None where the system does not say."""
     try:
-        import resource
+        resource: Any = import_module("resource")
     except ModuleNotFoundError:  # Windows
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -50,7 +52,7 @@ def peak_host_memory() -> int | None:
 def available_host_memory() -> int | None:
     """Return the bytes of RAM that are free without swapping; None where /proc does not say."""
     try:
-        with open("/proc/meminfo") as file:
+        with open("/proc/meminfo", encoding="ascii") as file:
             lines = dict(line.split(":") for line in file)
         return int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
@@ -100,7 +102,7 @@ def keep_freed_memory() -> None:
     It does nothing where malloc is not that of glibc.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch's: huge pages for large tensors
-    mallopt = libc_function("mallopt")
+    mallopt = c_function("mallopt")
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)  # large blocks come from the heap, too ...
         mallopt(M_TRIM_THRESHOLD, LARGEST_INT)  # ... which does not shrink ...
@@ -112,14 +114,9 @@ def release_freed_memory() -> None:
 
     It does nothing where malloc is not that of glibc.
     """
-    malloc_trim = libc_function("malloc_trim")
+    malloc_trim = c_function("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)
-
-
-def libc_function(name: str) -> Callable[..., int] | None:
-    """Return a function of the C library, or None if it has none of this name."""
-    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
 def describe_failure(error: BaseException) -> str:

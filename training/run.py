@@ -30,6 +30,8 @@ from foundation.files import (
     write_json,
 )
 from foundation.json_reading import check_type, from_json, load_object
+from foundation.paths import check_new_path
+from foundation.system import patiently
 from training.checkpoint import (
     Stateful,
     load_state,
@@ -253,7 +255,7 @@ class Run:
         """Mark the run as finished; call it on every rank when the model is written."""
         if not collectives.rank():
             for leftover in self.path.glob(".model*"):  # of a process killed while it wrote
-                shutil.rmtree(leftover)
+                patiently(shutil.rmtree, leftover)
             sync(self.model)
             self.add_history(steps, "finished")
         collectives.barrier()
@@ -310,6 +312,7 @@ def make_folder(path: Path) -> None:
     Raises:
         UserError: it, or a folder above it, is a file.
     """
+    check_new_path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:

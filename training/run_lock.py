@@ -11,14 +11,17 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from foundation import system
 from foundation.errors import UserError
 from foundation.json_reading import from_json, load_object
 
 LOCK = "run.lock"
 LONGEST = 4096  # bytes of the file
+LOCKED_BYTE = 2**30  # Windows refuses to read a locked byte, so it lies far behind the content
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,12 @@ def _lock(stream: BinaryIO) -> bool:
     A file system that has no locks is used without one.
     """
     try:
-        if os.name == "nt":
-            import msvcrt
-
-            stream.seek(LONGEST)  # the lock forbids to read, so it is not on the content
-            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)  # pyright: ignore
+        if system.ON_WINDOWS:
+            msvcrt: Any = import_module("msvcrt")
+            os.lseek(stream.fileno(), LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
         else:
-            import fcntl
-
+            fcntl: Any = import_module("fcntl")
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # EAGAIN, or EACCES as POSIX allows
         return False

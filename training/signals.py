@@ -8,7 +8,9 @@ from types import FrameType
 
 from foundation import collectives
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; what kill, systemd and batch systems send
+# Ctrl-C; what kill, systemd and batch systems send; Ctrl-Break, and closing the window, on Windows
+NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")
+SIGNALS = tuple(signal.Signals[name] for name in NAMES if hasattr(signal, name))
 
 
 class StopRequest:

@@ -1,14 +1,13 @@
 """The names of the files in a data folder, and which image a name in a table means."""
 
 import posixpath
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
-DRIVE = re.compile(r"[A-Za-z]:/")  # the beginning of an absolute path of Windows
+from foundation.paths import DRIVE, is_below
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,8 @@ class FileList:
             yield posixpath.normpath((folder / text).as_posix())
             return
         for root in self._roots:
-            if text.startswith(root + "/"):
-                yield posixpath.normpath(text.removeprefix(root + "/"))
+            if is_below(text, root):
+                yield posixpath.normpath(text[len(root) + 1 :])
 
     @cached_property
     def _roots(self) -> list[str]:

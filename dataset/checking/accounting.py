@@ -1,6 +1,5 @@
 """The account of a folder: what became of every file in it. The sum is the number of files."""
 
-import os
 import posixpath
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,7 +73,7 @@ def account_for(folder: Folder, split: str | None = None) -> Account:
             account.duplicates[unique_key(name, account.duplicates)] = one_line(first)
         elif entry.name in used:
             account.used += 1
-        elif (reason := reasons.get(os.path.join(root, entry.name))) is not None:
+        elif (reason := reasons.get(str(root / entry.name))) is not None:
             account.broken[unique_key(name, account.broken)] = one_line(reason)
         elif entry.name in captions:
             account.captions += 1

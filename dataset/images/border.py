@@ -5,7 +5,6 @@ damaged one. So this is the one place where every exception is caught.
 """
 
 import logging
-import os
 import stat
 import warnings
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from dataset.images.limits import MIB, MOST_FILE_BYTES
 from dataset.source import MissingLibrary, Source, UnusableImage
 from dataset.stores.backends import StoreError
 from foundation.errors import one_line
+from foundation.system import after_fork
 
 LONGEST_REASON = 200  # characters of what a library says
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it raises what matters
@@ -65,9 +65,12 @@ class Quiet:
     """
 
     def __init__(self):
+        self.reset()
+        after_fork(self.reset)
+
+    def reset(self) -> None:
+        """Forget who decodes: of a forked process, the threads are gone."""
         self.lock, self.users = Lock(), 0
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.__init__)
 
     @contextmanager
     def silence(self) -> Iterator[None]:

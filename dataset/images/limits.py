@@ -4,12 +4,12 @@ The numbers in the header are judged before anything is allocated. One limit hol
 library: Pillow, tifffile, imagecodecs and numpy.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Condition
 
 from dataset.source import Source, UnusableImage
+from foundation.system import after_fork
 
 MIB = 1 << 20
 MOST_BYTES = 512 * MIB  # of decoded numbers: width x height x channels x bytes of a number
@@ -53,8 +53,7 @@ class Budget:
     def __init__(self, total: int):
         self.total = total
         self.reset()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.reset)  # its threads are gone
+        after_fork(self.reset)  # its threads are gone
 
     def reset(self) -> None:
         """Forget all demands."""

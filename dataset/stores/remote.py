@@ -139,7 +139,8 @@ def is_remote(text: str | os.PathLike[str]) -> bool:
 
 
 def restore_slashes(text: str) -> str:
-    """Undo what `pathlib` makes of a URL, whose two slashes it joins to one."""
+    """Undo what `pathlib` makes of a URL: it joins two slashes; on Windows it turns them round."""
+    text = re.sub(r"^[A-Za-z][\w+.-]+:\\.*", lambda url: url[0].replace("\\", "/"), text)
     return re.sub(r"^([A-Za-z][\w+.-]+):/(?!/)", r"\1://", text)
 
 

@@ -35,6 +35,7 @@ from dataset.webdataset import expand_braces, shards_fingerprint
 from foundation.errors import MissingFileError, UserError, listed, one_line, unknown_name
 from foundation.files import read_text
 from foundation.json_reading import load_object
+from foundation.paths import common_folder
 
 COLUMNAR_SUFFIXES = PARQUET_SUFFIXES | ARROW_SUFFIXES
 TABLE_SUFFIXES = COLUMNAR_SUFFIXES | TEXT_SUFFIXES
@@ -246,7 +247,7 @@ def common_root(tables: TableSet) -> tuple[Root, list[str]]:
     """Return the folder of all tables, and their names relative to it."""
     if tables.root is not None:
         return tables.root, [str(file).removeprefix(f"{tables.root}/") for file in tables.files]
-    root = Path(os.path.commonpath([file.parent for file in tables.local]))
+    root = common_folder([file.parent for file in tables.local])
     return root, [file.relative_to(root).as_posix() for file in tables.local]
 
 

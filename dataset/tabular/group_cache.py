@@ -1,7 +1,6 @@
 """Images inside of parquet and Arrow files, read at random without the whole file in memory."""
 
 import math
-import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from dataset.source import Cell
 from dataset.stores.remote import RemoteFile
 from dataset.tabular.arrow_files import IMAGES_AT_ONCE, ColumnarFile, ImageColumn, open_columnar
 from dataset.tabular.footer import remote_footer
+from foundation.system import after_fork
 
 CACHE_BYTES = 128 * 2**20  # of row groups, in each process
 Key = tuple[Path | RemoteFile, int, str]  # file, group, column
@@ -118,5 +118,4 @@ def forget() -> None:
     remote_footer.cache_clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=forget)
+after_fork(forget)

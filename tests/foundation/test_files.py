@@ -37,7 +37,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs symbolic links and 
 def either_way(request, monkeypatch):
     """Run the test with the system's call that exchanges names, and without it."""
     if request.param == "two renames":
-        monkeypatch.setattr(files, "_exchange", lambda a, b: False)
+        monkeypatch.setattr(files, "exchange_names", lambda a, b: False)
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -172,7 +172,7 @@ def test_an_error_between_the_two_renames_is_undone(tmp_path, monkeypatch):
             raise OSError(errno.EIO, "broken")
         rename(source, target)
 
-    monkeypatch.setattr(files, "_exchange", lambda a, b: False)
+    monkeypatch.setattr(files, "exchange_names", lambda a, b: False)
     monkeypatch.setattr(os, "replace", fail_second)
     with pytest.raises(OSError, match="broken"):
         write_folder(tmp_path / "folder", "new")
@@ -225,9 +225,9 @@ def test_the_call_that_exchanges_names_exists_on_linux(tmp_path):
     """Without it every other test of exchanging would silently test the two renames."""
     write_folder(tmp_path / "a", "a")
     write_folder(tmp_path / "b", "b")
-    assert files._exchange(tmp_path / "a", tmp_path / "b") or os.name != "posix"
+    assert files.exchange_names(tmp_path / "a", tmp_path / "b") or os.name != "posix"
     with pytest.raises(FileNotFoundError):
-        files._exchange(tmp_path / "a", tmp_path / "nowhere")
+        files.exchange_names(tmp_path / "a", tmp_path / "nowhere")
 
 
 def test_a_removed_folder_is_gone_and_restore_does_not_bring_it_back(tmp_path):

@@ -81,12 +81,12 @@ class WandbLogger:
         self.wandb = import_wandb()
         file = run / WANDB_FILE
         if not file.exists():
-            file.write_text(secrets.token_hex(8))
+            file.write_text(secrets.token_hex(8), encoding="ascii")
         try:
             self.run = self.wandb.init(
                 project=project,
                 name=run.name,
-                id=file.read_text().strip(),
+                id=file.read_text(encoding="ascii").strip(),
                 resume="allow",
                 dir=str(run),
                 config=dict(config),

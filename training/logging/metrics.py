@@ -88,7 +88,7 @@ class MetricsFile:
         # JSON has no NaN; null says that the number was not finite
         finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
         check_run_exists(self.file.parent)
-        with self.file.open("a") as file:
+        with self.file.open("a", encoding="ascii", newline="\n") as file:
             file.write(json.dumps({"step": step, **finite, **texts}) + "\n")
         for logger in self.loggers:
             logger.log_numbers(step, numbers)

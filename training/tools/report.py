@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from foundation.errors import MissingFileError
-from foundation.files import read_json, write_text
+from foundation.files import read_json, read_text, write_text
 from foundation.json_reading import from_json
 from training.checkpoint import saved_states
 from training.cli import parse, run_main
@@ -165,7 +165,7 @@ def posthoc_section(file: Path) -> str:
     """Return the curve that training.tools.posthoc drew, if it did."""
     if not file.exists():
         return ""
-    return f"<h2>Length of the averaged weights</h2><div class='charts'>{file.read_text()}</div>"
+    return f"<h2>Length of the averaged weights</h2><div class='charts'>{read_text(file)}</div>"
 
 
 def previews_section(files: Sequence[Path]) -> str:

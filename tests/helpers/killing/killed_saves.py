@@ -210,11 +210,11 @@ def main(folder: Path, kills: int | None = None) -> dict[str, dict[str, object]]
     keep_writes_in_memory()
     torch.set_num_threads(1)  # threads that the parent starts would not exist in its children
     safetensors_io.save_file = save_in_two_steps
-    exchange = files._exchange
+    exchange = files.exchange_names
     results = {}
     for name, (old, new) in make_saves(folder).items():
         for way in ("exchange", "two renames"):
-            files._exchange = exchange if way == "exchange" else lambda a, b: False
+            files.exchange_names = exchange if way == "exchange" else lambda a, b: False
             results[f"{name}, {way}"] = kill_everywhere(old, new, folder / way / name, name, kills)
     return results
 
