@@ -127,7 +127,9 @@ def compare_training(
                 loss = calls[library]().float().square().mean()
             loss.backward()
 
-        steps = {library: partial(step, library) for library in calls}
+        steps: dict[str, Callable[[], None]] = {
+            library: partial(step, library) for library in calls
+        }
         compiled = ", compiled" if config.compile else ""
         print_comparison(f"{name}, training, {name_of_precision}{compiled}", steps, config.repeats)
 
