@@ -61,7 +61,7 @@ def refuse(event: str, path: str, is_full: bool) -> None:
     """Fail as a full disk does; removing a file succeeds there, and so does opening a folder."""
     grows = event in ("open", "os.link", "os.mkdir", "os.rename")
     if is_full and grows and not os.path.isdir(path):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
 
 def stopped(kind: str, number: int, how: str, world: Path, folder: Path) -> Outcome | None:
