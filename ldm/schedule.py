@@ -63,7 +63,7 @@ class NoiseSchedule(nn.Module):
         super().__init__()
         if not (alpha_bar[0] < 1 and alpha_bar[-1] >= 0 and (alpha_bar.diff() < 0).all()):
             raise ValueError("alpha_bar must fall strictly inside [0, 1), from clean to noise.")
-        self.alpha_bar = alpha_bar.double().cpu()
+        self.alpha_bar = alpha_bar.cpu().double()
         # Derived from the config, so never part of a checkpoint.
         self.register_buffer("alpha", alpha_bar.sqrt().float(), persistent=False)
         self.register_buffer("sigma", (1 - alpha_bar).sqrt().float(), persistent=False)
@@ -154,7 +154,7 @@ class RectifiedFlow(nn.Module):
 
     def exact(self, t: Real[Tensor, " n"]) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
         """Return alpha_t and sigma_t in float64 on the CPU."""
-        sigma = t.double().cpu() / TRAIN_TIMESTEPS
+        sigma = t.cpu().double() / TRAIN_TIMESTEPS
         return 1 - sigma, sigma
 
     def timesteps_of_ratio(self, noise_to_signal: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:

@@ -166,10 +166,10 @@ def measure_channel_use(posteriors: Iterable[Posterior]) -> ChannelUse:
     """
     sums, count = torch.zeros((), dtype=torch.float64), 0
     for posterior in posteriors:
-        mean, logvar = posterior.mean.double(), posterior.logvar.double()
+        mean, logvar = (x.cpu().double() for x in (posterior.mean, posterior.logvar))
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)
         values = torch.stack([kl, mean, mean.square(), logvar.exp()])
-        sums = sums + values.sum(dim=(1, 3, 4)).cpu()
+        sums = sums + values.sum(dim=(1, 3, 4))
         count += mean[:, 0].numel()
     if not count:
         raise ValueError("the use of channels needs at least one posterior")

@@ -38,12 +38,14 @@ class RunningMeans:
             return
         new = [name for name in metrics if name not in self.names]
         self.names += new
-        values = {name: value.detach().double() for name, value in metrics.items()}
+        device = next(iter(metrics.values())).device
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        values = {name: value.detach().to(dtype) for name, value in metrics.items()}
         missing = torch.full_like(next(iter(values.values())), math.nan)
         row = torch.stack([values.get(name, missing) for name in self.names])
         finite = row.isfinite()
-        before = F.pad(self.totals.to(row.device), (0, len(new)))
-        self.totals = before + torch.stack([row.where(finite, 0.0), finite.double()])
+        before = F.pad(self.totals.to(row), (0, len(new)))
+        self.totals = before + torch.stack([row.where(finite, 0.0), finite.to(dtype)])
 
     def pop(self) -> dict[str, float]:
         """Return the means since the last call; NaN where no value was finite."""

@@ -4,6 +4,7 @@ import json
 import math
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from training.logging.metrics import MetricsFile, RunningMeans, read_metrics
 from training.run import Run
@@ -49,3 +50,13 @@ def test_a_line_that_was_cut_short_ends_the_metrics(tmp_path):
     assert read_metrics(file) == []
     file.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "lo')
     assert read_metrics(file) == [{"step": 1, "loss": 0.5}]
+
+
+def test_means_need_no_float64_on_a_device_that_has_none():
+    """MPS, of which PyTorch's fake tensors tell types and shapes on any machine."""
+    with FakeTensorMode():
+        means = RunningMeans()
+        for step in range(2):
+            value = torch.ones((), device="mps")
+            means.add({"loss": value, f"other-{step}": value})
+            assert means.totals.dtype == torch.float32
