@@ -45,7 +45,7 @@ from training.tools.memory_estimate import (
 CPU = torch.device("cpu")
 PRESETS = ("small-128", "base-128", "base-256", "base-512", "sd15")
 LIGHT = ("small-128",)
-STAGES = {0: ("base-256",), 1: PRESETS, 2: PRESETS[:-1]}  # sd15 takes the program too long
+STAGES = {0: ("base-256",), 1: PRESETS, 2: PRESETS}
 SHARE = 0.2  # of the peak, which a training is assumed to reach
 OPENAI_TEXT = (77, 768, 123_060_480)  # tokens, width, weights of the text encoder of SD 1.x
 # Products of bf16 matrices with fp32 sums, without sparsity, in 10^12 operations per second, from
@@ -120,8 +120,16 @@ def speed_row(training: "Training") -> str:
     for gpu, (_, peak) in CARDS.items():
         speed = SHARE * peak / tflop
         fits = training.fits_somehow(gpu)
-        cells.append(f"{speed:.3g}/s, {describe_hours(images / speed / 3600)}" if fits else "no")
+        cells.append(
+            f"{describe_rate(speed)}/s, {describe_hours(images / speed / 3600)}" if fits else "no"
+        )
     return f"| {training} | {tflop:.3g} | {images / 1e6:.3g} | {' | '.join(cells)} |"
+
+
+def describe_rate(rate: float) -> str:
+    """Write a rate with three digits that count."""
+    rounded = float(f"{rate:.3g}")
+    return f"{rounded:,.0f}" if rounded >= 100 else f"{rounded:.3g}"
 
 
 def describe_hours(hours: float) -> str:

@@ -66,11 +66,13 @@ def diffusion_work(
     """Return the work of a step of stage 2. The encoders stay in memory, to draw previews."""
     side, tokens = config.size // vae.factor, config.chunks * text_encoder.tokens
     latent, context = (vae.config.latent_channels, side, side), (tokens, text_encoder.width)
+    # Made here, with data, since it checks the values of the schedule.
+    denoiser = Denoiser(unet, make_schedule(config.schedule), config.objective.prediction)
 
     def add_gradients(copies: list[nn.Module], images: int, parts: int, precision: Context) -> None:
         network = cast(UNet, copies[0])
         network.gradient_checkpointing = config.gradient_checkpointing
-        denoiser = Denoiser(network, make_schedule(config.schedule), config.objective.prediction)
+        denoiser.network = network
         given = [torch.empty(parts * images, *rest) for rest in (latent, latent, context)]
         for latents, noise, texts in list(zip(*(g.split(images) for g in given), strict=True))[
             :MOST_PARTS

@@ -100,7 +100,11 @@ def test_smaller_steps_keep_the_batch_where_it_can_be_divided():
     assert [c.batch_size for c in smaller_steps(clip)] == [100, 50, 25, 12, 6, 3]
 
 
-@pytest.mark.parametrize("script", TRAININGS, ids=lambda s: s.__name__)
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(s, marks=[pytest.mark.slow] * (s is train_ldm)) for s in TRAININGS],
+    ids=lambda s: s.__name__,
+)
 def test_a_training_is_refused_before_it_writes_anything(refused, monkeypatch, script):
     monkeypatch.setattr(module, "total_memory", lambda device: 100_000)
     refused(script, r"needs about [\d.]+ MB.*has 0\.1 MB.*--size")
@@ -123,6 +127,12 @@ def test_a_dry_run_says_memory_gpu_time_and_disk(dry_run):
     assert "fits a GPU of 8 GB" in text
     assert re.search(r"30:00 min for 3,600 images at 2 images/s", text)
     assert re.search(r"REMARK: 11 of 11 images are smaller than 32 pixels", text)
+
+
+def test_a_dry_run_knows_the_noise_process_of_stable_diffusion(dry_run):
+    """Its schedule checks its own values, which the estimate has to leave to it."""
+    text = dry_run(train_ldm, "--prediction", "noise", "--noise-schedule", "scaled_linear")
+    assert "memory of a step on a GPU" in text
 
 
 def test_the_speed_is_that_of_the_run_so_far(tmp_path):
