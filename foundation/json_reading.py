@@ -25,7 +25,7 @@ from typing import (
     get_type_hints,
 )
 
-from foundation.errors import UserError, one_line, shown
+from foundation.errors import LONGEST_VALUE, UserError, one_line, shown
 
 DEEPEST = 64  # lists and objects inside each other
 MOST_LEVELS = 16  # of a network: each halves the sides, so no picture has pixels for more
@@ -181,7 +181,7 @@ def check_type(value: object, kind: Any, source: object, name: str) -> Any:
         UserError: it has another type.
     """
     try:
-        return _convert(value, kind, name)
+        return convert_value(value, kind, name)
     except UserError as error:
         raise UserError(f"{one_line(source)}: {error}") from None
 
@@ -209,7 +209,7 @@ def _to_dataclass(kind: Any, content: object, name: str) -> object:
             continue
         if field.name in entries:
             hint = types_of[field.name]
-            values[field.name] = _convert(entries[field.name], hint, prefix + field.name)
+            values[field.name] = convert_value(entries[field.name], hint, prefix + field.name)
         elif field.default is MISSING and field.default_factory is MISSING:
             raise UserError(f"{prefix}{field.name} is missing.")
     try:
@@ -218,13 +218,19 @@ def _to_dataclass(kind: Any, content: object, name: str) -> object:
         raise UserError(f"{prefix[:-1]}: {error}" if prefix else str(error)) from error
 
 
-def _convert(value: object, kind: Any, name: str) -> Any:
-    """Return a value of JSON as a type annotation has it; name: of the field, for the message."""
+def convert_value(value: object, kind: Any, name: str) -> Any:
+    """Return a value of JSON as a type annotation has it. A float such as 3.0 is an integer, too.
+
+    name: of the field, for the message.
+
+    Raises:
+        UserError: it has another type.
+    """
     origin, arguments = get_origin(kind), get_args(kind)
     if kind in (Any, object):
         return value
     if origin is Annotated:
-        return _convert(value, arguments[0], name)
+        return convert_value(value, arguments[0], name)
     if origin in (Union, types.UnionType):
         return _convert_union(value, kind, arguments, name)
     if origin is Literal:
@@ -240,6 +246,8 @@ def _convert(value: object, kind: Any, name: str) -> Any:
     elif kind in (int, str, bool, type(None), None):
         if type(value) is (type(None) if kind is None else kind):
             return _bounded(value, name)
+        if kind is int and isinstance(value, float) and value.is_integer():
+            return _bounded(int(value), name)
     elif origin in (list, tuple) and isinstance(value, list | tuple):
         if origin is list and _all_plain(cast(Sequence[Any], value), arguments[0]):
             return list(cast(Sequence[Any], value))
@@ -250,7 +258,7 @@ def _convert(value: object, kind: Any, name: str) -> Any:
         if _all_plain(cast(dict[str, Any], value).values(), arguments[1]):
             return dict(cast(dict[str, Any], value))
         items = cast(dict[str, Any], value).items()
-        return {key: _convert(item, arguments[1], f"{name}.{key}") for key, item in items}
+        return {key: convert_value(item, arguments[1], f"{name}.{key}") for key, item in items}
     raise _wrong_type(cast(object, value), kind, name)
 
 
@@ -272,7 +280,7 @@ def _convert_union(value: object, kind: Any, members: tuple[Any, ...], name: str
     exact = [member for member in members if type(value) is (get_origin(member) or member)]
     for member in [*exact, *members]:
         try:
-            return _convert(value, member, name)
+            return convert_value(value, member, name)
         except UserError as error:
             # A list or an object fits one member alone, whose message tells which part is wrong.
             if str(error).startswith((f"{name}[", f"{name}.")):
@@ -290,7 +298,7 @@ def _convert_list(items: Sequence[Any], kind: Any, name: str) -> Any:
     else:
         inner = arguments[:1] * len(items)
     pairs = enumerate(zip(items, inner, strict=True))
-    return cast(Any, origin)(_convert(item, each, f"{name}[{k}]") for k, (item, each) in pairs)
+    return cast(Any, origin)(convert_value(item, each, f"{name}[{k}]") for k, (item, each) in pairs)
 
 
 def _to_float(value: float, name: str) -> float:
@@ -306,10 +314,16 @@ def _bounded(value: Any, name: str) -> Any:
 
 
 def _wrong_type(value: object, kind: Any, name: str) -> UserError:
-    given = kind_of(value)
-    if value is not None and type(value) not in (dict, list):
-        given = f"{shown(value)} ({given})"
+    given = kind_of(value) if value is None else f"{as_json(value)} ({kind_of(value)})"
     return UserError(f"{name or 'its content'} is {given}; it must be {_in_words(kind)}.")
+
+
+def as_json(value: object) -> str:
+    """Return a value as it stands in JSON, short and printable."""
+    try:
+        return one_line(json.dumps(value), LONGEST_VALUE)
+    except (ValueError, RecursionError):
+        return shown(value)
 
 
 def _in_words(kind: Any, plural: bool = False) -> str:

@@ -6,29 +6,23 @@ object with "prompt" and any option by its name: {"prompt": "red heart", "seed":
 
 import json
 import re
-import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
-
-from cattrs import Converter
+from typing import Any, get_type_hints
 
 from conditioning.prompt_syntax import SubPrompt, is_plain, parse_prompt, plain_prompt
 from conditioning.prompt_weighting import truncated_words
-from foundation.errors import LONGEST_VALUE, UserError, did_you_mean, one_line, shown
+from foundation.errors import UserError, did_you_mean, one_line, shown
 from foundation.files import BYTE_ORDER_MARKS, open_file
-from foundation.json_reading import load_json
+from foundation.json_reading import convert_value, load_json
 from generation.limits import MAX_IMAGES, MAX_SEED, check_prompt
 from generation.options import GenerationOptions, parse_seeds
 from ldm import TextToImage
 from ldm.pipeline.conditioning import is_text_conditional
 
 OPTION_TYPES = get_type_hints(GenerationOptions)
-CONVERSION_ERRORS = (
-    *(TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError),
-)
 JSON_LINES = (".jsonl", ".ndjson")
 MAX_LINE = 200_000  # bytes of a line of a prompt file
 MAX_KNOWN = 1000  # kinds of options that are kept after they were checked
@@ -247,78 +241,7 @@ def convert(name: str, value: Any, kind: Any = None) -> Any:
 
     kind: the type; left out, that of the option.
     """
-    kind = OPTION_TYPES[name] if kind is None else kind
-    try:
-        if get_origin(kind) is Literal and not (isinstance(value, str) and value in get_args(kind)):
-            raise ValueError(value)
-        return CONVERTER.structure(value, kind)
-    except CONVERSION_ERRORS as error:
-        raise UserError(
-            f"{name} is {as_json(value)}, but it must be a {type_name(kind)}."
-        ) from error
-
-
-def as_json(value: Any) -> str:
-    """Return a value as it stands in JSON, short and printable."""
-    try:
-        return one_line(json.dumps(value), LONGEST_VALUE)
-    except (ValueError, RecursionError):
-        return shown(value)
-
-
-def number_from(value: Any, kind: type[int] | type[float]) -> int | float:
-    """Structure hook: 3 and 3.0 are whole numbers, true and "3" are no numbers."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(value)
-    if kind is int and isinstance(value, float) and not value.is_integer():
-        raise ValueError(value)
-    return kind(value)
-
-
-def text_from(value: Any, kind: type[str] | type[Path]) -> str | Path:
-    """Structure hook for text and paths, which must be text in JSON."""
-    if not isinstance(value, str):
-        raise TypeError(value)
-    return kind(value)
-
-
-def bool_from(value: Any, _: type[bool]) -> bool:
-    """Structure hook: only true and false."""
-    if not isinstance(value, bool):
-        raise TypeError(value)
-    return value
-
-
-def make_converter() -> Converter:
-    """Make a converter from JSON values to options that accepts no value of another type."""
-    converter = Converter(detailed_validation=False)
-    for kind in (int, float):
-        converter.register_structure_hook(kind, number_from)
-    for kind in (str, Path):
-        converter.register_structure_hook(kind, text_from)
-    converter.register_structure_hook(bool, bool_from)
-    return converter
-
-
-CONVERTER = make_converter()
-
-
-def type_name(kind: Any) -> str:
-    """Name the type of an option in words, without the None that some options may be."""
-    names = {str: "text", Path: "file name", int: "whole number", float: "number"}
-    names |= {bool: "truth value (true or false)"}
-    if get_origin(kind) in (Union, types.UnionType):
-        kind = next(member for member in get_args(kind) if member is not type(None))
-    if kind in names:
-        return names[kind]
-    if get_origin(kind) is Literal:
-        return f"text, one of {', '.join(get_args(kind))}"
-    if get_origin(kind) is dict:
-        return "object with texts"
-    if kind == list[dict[str, Any]]:
-        return "list of objects"
-    members = get_args(kind)
-    return "list of numbers" if members[-1] is ... else f"list of {len(members)} numbers"
+    return convert_value(value, OPTION_TYPES[name] if kind is None else kind, name)
 
 
 @contextmanager

@@ -11,10 +11,11 @@ import numpy as np
 
 from dataset.images.decode import read_frames
 from foundation.errors import UserError, listed, one_line, shown
+from foundation.json_reading import convert_value
 from generation.limits import MAX_FPS, MAX_FRAMES, MAX_KEYFRAMES, check_prompt
 from generation.metadata import hash_input_file, read_record
 from generation.options import DEFAULTS, INPUT_FILES, BatchSize, GenerationOptions, Scale
-from generation.prompts import PromptEntry, as_json, convert, entry_from, error_location
+from generation.prompts import PromptEntry, convert, entry_from, error_location
 from training.flags import Bound, check_bounds, flag_name
 
 # Options that are paths. A record names no more than the last part of each, so that opening a
@@ -101,13 +102,9 @@ def recorded_call(record: Mapping[str, Any]) -> RecordedCall:
 
 def entry_of(values: Mapping[str, Any], options: GenerationOptions) -> PromptEntry:
     """Make the entry of one image, whose seed must be one number."""
-    seed, prompt = values.get("seed", 0), values.get("prompt")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise UserError(f"seed is {as_json(seed)}, but it must be a whole number.")
-    if not isinstance(prompt, str):
-        raise UserError(f"prompt is {as_json(prompt)}, but it must be a text.")
-    check_prompt(prompt)
-    return entry_from(values, options)
+    seed = convert_value(values.get("seed", 0), int, "seed")
+    check_prompt(convert_value(values.get("prompt"), str, "prompt"))
+    return entry_from({**values, "seed": seed}, options)
 
 
 def check_path(

@@ -4,7 +4,6 @@
 device cannot hold.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from foundation.errors import UserError
 from training.checkpoint import KEPT_STATES
 from training.config import EMATrainingConfig, TrainingConfig
 from training.flags import with_flags
+from training.logging.metrics import read_metrics
 from training.logging.progress import format_duration
 from training.memory import format_bytes, total_memory
 from training.posthoc_ema import bytes_per_file
@@ -38,6 +38,7 @@ from training.tools.memory_estimate import (
 Config = TypeVar("Config", bound=TrainingConfig)
 # Far more than any step needs per pixel of its images, with LPIPS and discriminator in fp32: 60 kB
 # were measured. Where even that fits, nothing has to be estimated.
+SPEED = "images_per_second"  # in metrics.jsonl
 MOST_PER_PIXEL = 200_000  # bytes
 NAMED_IN_REMARKS = ("batch_size", "caption_dropout", "ema_halflife", "save_every")
 ENCODER_SIDE = 96  # pixels, at most, of the images of stage 0, whose config has no size
@@ -256,13 +257,9 @@ def name_of(device: torch.device) -> str:
 
 def speed_of_run(run: Path) -> float | None:
     """Return the median of the images per second in a run's metrics; None if there are none."""
-    try:
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        entries = [json.loads(line) for line in lines if "images_per_second" in line]
-    except (OSError, ValueError):
-        return None
-    speeds = sorted(float(entry["images_per_second"]) for entry in entries)
-    return speeds[len(speeds) // 2] if speeds else None
+    lines = read_metrics(run / "metrics.jsonl")
+    speeds = sorted(line[SPEED] for line in lines if isinstance(line.get(SPEED), int | float))
+    return float(speeds[len(speeds) // 2]) if speeds else None
 
 
 def free_disk(folder: Path) -> int:

@@ -32,7 +32,7 @@ BROKEN = {  # line -> what the message contains
     '{"prompt": "red", "mask": ["m.png"]}': 'mask is ["m.png"]',
     '{"prompt": "red", "times": 500}': "times is 500",
     '{"prompt": "red", "strength": 2, "init_image": "x.png"}': "--strength is 2.0",
-    '{"prompt": "red", "outpaint": [1, 2]}': "outpaint is [1, 2], but it must be a list of 4",
+    '{"prompt": "red", "outpaint": [1, 2]}': "outpaint is [1, 2] (a list); it must be a list of 4",
     '{"prompt": "red", "outpaint": {"0": 1}}': 'outpaint is {"0": 1}',
     '{"prompt": "red", "sampler": "magic"}': "magic",
     '{"prompt": "red", "seed": "5-1"}': "--seed 5-1",
