@@ -1,10 +1,14 @@
 """Writes a caption for every image of a folder that has none, by an image-to-text model.
 
     python recipes/caption.py data/mine --model Salesforce/blip-image-captioning-base
-    python recipes/caption.py data/mine --model models/llava --prompt "USER: <image>\\nASSISTANT:"
+    python recipes/caption.py data/mine --model HuggingFaceTB/SmolVLM-256M-Instruct
+    python recipes/caption.py data/mine --model NAME --prompt "Name the flower in one word."
 
 The caption of photo.jpg goes to photo.txt beside it. A caption that is there is never changed. If
 the recipe is stopped or killed, the same command continues with the images that have none yet.
+
+A model that chats is asked for one sentence, or what --prompt says. Other models continue the text
+of --prompt, if there is one.
 
 Needs: pip install transformers
 """
@@ -35,6 +39,7 @@ from training.flags import Groups, Positive
 from training.logging.progress import progress_bar
 
 WHITE = (255, 255, 255)  # seen through transparent pixels, as in the trainings
+QUESTION = "Describe this picture in one short sentence."  # to a model that chats
 Caption = Callable[[list[Image.Image]], list[str]]
 
 
@@ -46,7 +51,7 @@ class Options:
 
     folder: tyro.conf.Positional[Path]  # folder of images, with folders in it
     model: str  # folder of a model for transformers, or its name on the Hugging Face Hub
-    prompt: str | None = None  # what the model is told; a chat model needs it in its own form
+    prompt: str | None = None  # what the model is asked, or the beginning of its captions
     batch_size: Positive[int] = 16  # images at once
     max_tokens: Positive[int] = 64  # of a caption
     beams: Positive[int] = 1  # captions that the search keeps at a time; 1: the likeliest word
@@ -150,8 +155,7 @@ def load_model(options: Options) -> Caption:
 
     @torch.no_grad()
     def caption(images: list[Image.Image]) -> list[str]:
-        prompts = {} if options.prompt is None else {"text": [options.prompt] * len(images)}
-        inputs = process(images=images, return_tensors="pt", **prompts).to(device)
+        inputs = prepare(process, images, options.prompt).to(device)
         ids = model.generate(
             **inputs, max_new_tokens=options.max_tokens, num_beams=options.beams, do_sample=False
         )
@@ -161,6 +165,26 @@ def load_model(options: Options) -> Caption:
         return [" ".join(text.split()) for text in tokenizer.batch_decode(ids, True)]
 
     return caption
+
+
+def prepare(process: Any, images: list[Image.Image], prompt: str | None) -> Any:
+    """Return the inputs of a model for some images: a question for each, or a beginning, or none.
+
+    A chat template says how a model's questions look, and where the picture stands in them.
+    """
+    if getattr(process, "chat_template", None):
+        content = [{"type": "image"}, {"type": "text", "text": prompt or QUESTION}]
+        question = process.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
+        return process(
+            text=[question] * len(images),
+            images=[[image] for image in images],
+            padding=True,  # pictures of several shapes may have numbers of tokens of their own
+            return_tensors="pt",
+        )
+    text = {} if prompt is None else {"text": [prompt] * len(images)}
+    return process(images=images, return_tensors="pt", **text)
 
 
 def load_processor(transformers: Any, name: str) -> tuple[Any, Any]:

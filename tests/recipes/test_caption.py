@@ -16,27 +16,79 @@ from tests.helpers.images import picture, truncated  # noqa: E402
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{k}" for k in range(27))]
 
 
+SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+SIZES["num_attention_heads"] = 2
+PIXELS = {"height": 16, "width": 16}
+CHAT = (
+    "{% for message in messages %}word1 {% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }} {% endif %}"
+    "{% endfor %}{% endfor %}word2"
+)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     """Save a random BLIP with 32 words."""
     folder = tmp_path_factory.mktemp("blip")
-    (folder / "vocab.txt").write_text("\n".join(WORDS))
-    tokenizer = transformers.BertTokenizer(str(folder / "vocab.txt"))
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    sizes["num_attention_heads"] = 2
-    text = {**sizes, "vocab_size": len(WORDS), "encoder_hidden_size": 16, "bos_token_id": 2}
+    text = {**SIZES, "vocab_size": len(WORDS), "encoder_hidden_size": 16, "bos_token_id": 2}
     text |= {"eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
     config = transformers.BlipConfig(
         text_config=text,
-        vision_config={**sizes, "image_size": 16, "patch_size": 8},
+        vision_config={**SIZES, "image_size": 16, "patch_size": 8},
         projection_dim=16,
         image_text_hidden_size=16,
     )
     torch.manual_seed(1)
     transformers.BlipForConditionalGeneration(config).save_pretrained(folder)
-    images = transformers.BlipImageProcessor(size={"height": 16, "width": 16})
-    transformers.BlipProcessor(images, tokenizer).save_pretrained(folder)
+    images = transformers.BlipImageProcessor(size=PIXELS)
+    transformers.BlipProcessor(images, make_tokenizer(folder)).save_pretrained(folder)
     return folder
+
+
+def make_tokenizer(folder: Path, *more: str):
+    (folder / "vocab.txt").write_text("\n".join([*WORDS, *more]))
+    tokenizer = transformers.BertTokenizer(str(folder / "vocab.txt"))
+    tokenizer.add_special_tokens({"additional_special_tokens": list(more)})
+    return tokenizer
+
+
+def save_encoder_decoder(folder: Path) -> None:
+    """Save a random ViT with a GPT-2, which have no common processor."""
+    encoder = transformers.ViTConfig(**SIZES, image_size=16, patch_size=8)
+    special = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    decoder = transformers.GPT2Config(
+        vocab_size=len(WORDS), n_embd=16, n_layer=1, n_head=2, tie_word_embeddings=False, **special
+    )
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 0, 3
+    model = transformers.VisionEncoderDecoderModel(config)
+    model.generation_config.decoder_start_token_id = 2
+    model.generation_config.pad_token_id, model.generation_config.eos_token_id = 0, 3
+    model.save_pretrained(folder)
+    make_tokenizer(folder).save_pretrained(folder)
+    transformers.ViTImageProcessor(size=PIXELS).save_pretrained(folder)
+
+
+def save_chat_model(folder: Path) -> None:
+    """Save a random LLaVA, whose questions have the picture in the middle."""
+    tokenizer = make_tokenizer(folder, "<image>")
+    sizes = {**SIZES, "num_key_value_heads": 2, "vocab_size": len(WORDS) + 1}
+    config = transformers.LlavaConfig(
+        vision_config=transformers.CLIPVisionConfig(**SIZES, image_size=16, patch_size=8),
+        text_config=transformers.LlamaConfig(**sizes, bos_token_id=2, eos_token_id=3),
+        image_token_index=len(WORDS),
+        vision_feature_layer=-1,
+    )
+    transformers.LlavaForConditionalGeneration(config).save_pretrained(folder)
+    images = transformers.CLIPImageProcessor(size=PIXELS, crop_size=PIXELS)
+    transformers.LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        chat_template=CHAT,
+        num_additional_image_tokens=1,
+    ).save_pretrained(folder)
 
 
 def run(folder: Path, model: Path, *flags: str) -> None:
@@ -97,3 +149,28 @@ def test_what_cannot_work_is_refused_first(tmp_path, model):
     (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": "x"}))
     with pytest.raises(UserError, match=r"metadata\.jsonl"):
         run(tmp_path, model)
+
+
+@pytest.mark.parametrize("save", [save_encoder_decoder, save_chat_model])
+def test_models_of_other_kinds_write_captions_too(tmp_path, save):
+    """Random weights write any words, but none of the question."""
+    torch.manual_seed(1)
+    save(tmp_path)
+    for k in range(3):
+        picture(tmp_path / "data" / f"{k}.png", size=(20 + k, 16), seed=k)
+    run(tmp_path / "data", tmp_path, "--batch-size", "2")
+    texts = [file.read_text() for file in sorted(tmp_path.glob("data/*.txt"))]
+    assert len(texts) == 3 and all(1 <= len(text.split()) <= 5 for text in texts)
+
+
+def test_a_chat_model_is_asked_what_the_prompt_says(tmp_path):
+    save_chat_model(tmp_path)
+    processor, _ = caption.load_processor(transformers, str(tmp_path))
+    images = [caption.Image.new("RGB", (16, 16))] * 2
+    for prompt, words in ((None, caption.QUESTION), ("word7 word8", "word7 word8")):
+        ids = caption.prepare(processor, images, prompt)["input_ids"]
+        tokens = processor.tokenizer.convert_ids_to_tokens(ids[1])
+        assert tokens.count("<image>") == 4  # patches
+        expected = processor.tokenizer.tokenize(words)
+        place = tokens.index("<image>") + 4
+        assert tokens[place : place + len(expected)] == expected
