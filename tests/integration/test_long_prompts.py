@@ -4,6 +4,7 @@ They are encoded in the same way in the training's cache, in pictures, and in di
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -193,7 +194,7 @@ def test_captions_that_are_cut_are_reported_with_the_number_of_contexts_that_hol
 
 
 def activations(text: str) -> float:
-    number, unit = text.split("activations ")[1].split(")")[0].split()
+    number, unit = re.match(r"([\d.]+) (\w+)", text.split("activations ")[1]).groups()
     return float(number) * {"KB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
 
 
