@@ -292,4 +292,4 @@ def facts(found: Report) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, Options)

@@ -138,4 +138,4 @@ def distance(images: Float[Tensor, "images width"], real: Float[Tensor, "images 
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, Config)

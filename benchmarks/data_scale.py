@@ -254,4 +254,4 @@ def print_table(results: dict[int, Figures]) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, Config)

@@ -290,4 +290,4 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, Config)

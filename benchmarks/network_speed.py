@@ -157,4 +157,4 @@ def print_comparison(
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, Config)

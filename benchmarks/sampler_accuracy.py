@@ -96,4 +96,4 @@ def steps_for_calls(sampler: str, calls: int) -> int:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, Config)

@@ -139,4 +139,4 @@ def measure_memory(side: str, folder: Path, options: dict[str, Any]) -> list[flo
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, Config)

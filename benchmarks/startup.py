@@ -186,4 +186,4 @@ def memory() -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, Config)

@@ -408,4 +408,4 @@ def write_notices(folder: Path, styles: Sequence[Style], size: int) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, Options)

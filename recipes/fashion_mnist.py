@@ -129,4 +129,4 @@ def write_pairs(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, Options)

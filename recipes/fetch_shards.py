@@ -98,4 +98,4 @@ def fetch(open_url: OpenURL, url: str, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, Options)

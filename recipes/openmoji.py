@@ -155,4 +155,4 @@ def render(drawing: Path, size: int) -> Image.Image:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, Options)

@@ -371,4 +371,4 @@ def write_notices(folder: Path, size: int) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, Options)

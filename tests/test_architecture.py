@@ -182,3 +182,15 @@ def test_the_list_of_packages_is_complete():
     """A new top-level folder with code needs its place in MAY_IMPORT."""
     folders = {file.parent.name for file in ROOT.glob("*/*.py")}
     assert {name for name in folders if not name.startswith(".")} == OURS | {"tests"}
+
+
+def test_every_script_says_its_flags_to_the_writer_of_messages():
+    """Only then do messages of libraries, which name parameters, name flags instead."""
+    calls = [
+        (relative(file), line)
+        for file in [*SCRIPTS, *sources(*OURS)]
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if line.startswith("    run_main(")
+    ]
+    assert len(calls) > 15
+    assert not [call for call in calls if ", " not in call[1]]

@@ -56,6 +56,15 @@ def test_problems_are_named_and_end_with_status_1(tmp_path, capsys):
     assert "PROBLEM: 4 images are fewer than one batch of 32; train with --batch-size 4" in text
 
 
+def test_messages_name_its_flags(tmp_path):
+    for split in ("train", "test"):
+        captioned(tmp_path / split, 2)
+    command = [sys.executable, ROOT / "check.py", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "--split train, --split test" in done.stderr
+
+
 def test_missing_captions_can_be_allowed(tmp_path, capsys):
     for k in range(4):
         picture(tmp_path / f"{k}.png")

@@ -133,4 +133,4 @@ def draw_curve(metric: str, scores: dict[float, float], score_of_run: float, bes
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, Config)

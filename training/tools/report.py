@@ -200,4 +200,4 @@ def table(rows: Mapping[str, str]) -> str:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, Config)
