@@ -282,8 +282,9 @@ def _convert_union(value: object, kind: Any, members: tuple[Any, ...], name: str
         try:
             return convert_value(value, member, name)
         except UserError as error:
-            # A list or an object fits one member alone, whose message tells which part is wrong.
-            if str(error).startswith((f"{name}[", f"{name}.")):
+            # What has the type of a member is told what is wrong with its value, or its parts.
+            is_plain = member in exact and type(value) not in (list, dict)
+            if is_plain or str(error).startswith((f"{name}[", f"{name}.")):
                 raise
     raise _wrong_type(value, kind, name)
 

@@ -27,7 +27,7 @@ from torch.func import functional_call
 
 from autoencoder.posterior import Posterior
 from autoencoder.training.discriminator import Discriminator, hinge_loss
-from foundation.errors import UserError
+from foundation.errors import UserError, shown
 from foundation.shapes import Images, PerImage, Scalar
 
 Metrics = dict[str, Tensor]  # 0-dim tensors; to read them, the host has to wait for the device
@@ -36,6 +36,7 @@ Start = int | float  # a step; with a decimal point and below 1, a fraction of t
 Precision = AbstractContextManager[object]  # such as torch.autocast
 
 MAX_ADAPTIVE_WEIGHT = 1e4
+LATEST_START = 10**12  # steps; far beyond the end of any run, which means never
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +64,12 @@ def start_step(start: Start, steps: int) -> int:
     """Return the step that `start` means: itself, or that fraction of a run of `steps`.
 
     Raises:
-        UserError: `start` is negative, a fraction of 1 or more, or NaN.
+        UserError: `start` is negative, a fraction of 1 or more, NaN, or beyond any run.
     """
-    if not start >= 0 or (isinstance(start, float) and start >= 1):
+    if not 0 <= start <= LATEST_START or (isinstance(start, float) and start >= 1):
         raise UserError(
-            f"a start of {start} is neither a step (0, 1, 2, ...) nor a fraction of the run "
-            "(0.0 up to, not including, 1.0)."
+            f"a start of {shown(start)} is neither a step (0, 1, 2, ... {LATEST_START}) nor a "
+            "fraction of the run (0.0 up to, not including, 1.0)."
         )
     return round(start * steps) if isinstance(start, float) else start
 
