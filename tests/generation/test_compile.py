@@ -119,6 +119,7 @@ def test_the_weights_of_a_compiled_unet_are_mapped_from_a_file(tmp_path):
         assert weight.equal(weights[name])
 
 
+@pytest.mark.slow  # half a minute
 def test_a_failing_compiler_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "false")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
