@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from autoencoder.layers import at_least_float32
 from foundation.errors import NotFiniteError
+from foundation.normalization import at_least_float32
 
 MARGIN = 4  # other images than the measured ones may have activations this many times as large
 

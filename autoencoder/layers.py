@@ -4,21 +4,12 @@ The architecture is that of Rombach et al. 2022 (arXiv:2112.10752). Attribute na
 diffusers, because they are the keys of the weights file.
 """
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import nn
 
 from foundation.normalization import GroupNorm
 from foundation.shapes import Features, Resized
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Convert half precision to float32, and leave float32 and float64 as they are.
-
-    Half precision suffices for products. Sums of many values need more digits.
-    """
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def group_norm(groups: int, channels: int) -> GroupNorm:

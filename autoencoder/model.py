@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from autoencoder import io
 from autoencoder.encoder_decoder import Decoder, Encoder
 from autoencoder.half_precision import with_float32_fallback
-from autoencoder.layers import at_least_float32
 from autoencoder.posterior import Posterior
 from foundation.errors import UserError
 from foundation.hashing import tensors_sha256
 from foundation.json_reading import check_limits, from_json
+from foundation.normalization import at_least_float32
 from foundation.shapes import Images, Latents, Moments, PerChannel
 from interop.diffusers_configs import autoencoder_fields
 from interop.single_file.reader import read_autoencoder

@@ -21,6 +21,14 @@ class GroupNorm(nn.GroupNorm):
         return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Convert half precision to float32, and leave float32 and float64 as they are.
+
+    Half precision suffices for products. Sums of many values need more digits.
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def is_channels_last(x: Tensor) -> bool:
     """Return whether a pixel's channels lie together, and the default format would be another."""
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
@@ -36,7 +44,7 @@ def group_norm_of_pixels(
     Returns:
         The normalized features, in the type of `x`.
     """
-    exact = x.to(torch.promote_types(x.dtype, torch.float32))
+    exact = at_least_float32(x)
     b, c, h, w = exact.shape
     pixels = exact.permute(0, 2, 3, 1).reshape(b, h * w, groups, c // groups)  # a view
     variance, mean = torch.var_mean(pixels, dim=(1, 3), correction=0)  # (b, groups)

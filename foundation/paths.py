@@ -12,7 +12,6 @@ FORBIDDEN = re.compile('[\t\n/\\\\<>:"|?*]')
 # Windows has these names for devices, with any suffix.
 DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])\s*(\..*)?", re.IGNORECASE)
 DRIVE = re.compile(r"[A-Za-z]:/")  # the beginning of an absolute path
-LONGEST_PATH = 259  # characters on Windows, unless long paths are turned on
 
 
 def name_problem(name: str) -> str:

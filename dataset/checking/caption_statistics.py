@@ -60,8 +60,8 @@ def count_captions(
 ) -> CaptionStatistics:
     """Read all captions twice: equal ones are found by hashes, and each text is looked at once.
 
-    So memory holds some 40 bytes per caption. All numbers are exact, but those of words where there
-    are more than MOST_WORDS different ones: then rare words may be counted too low.
+    So memory holds about a hundred bytes per caption. All numbers are exact, but those of words
+    where there are more than MOST_WORDS different ones: then rare words may be counted too low.
 
     Args:
         room: tokens that the text encoder reads, including its start and end marks.
