@@ -39,4 +39,4 @@ def recall_at(
     best = similarity.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
     # Wrong candidates that are not worse. "Not less" instead of "at least": NaN counts as a miss.
     ahead = (~right & ~(similarity < best)).sum(dim=1)
-    return {k: (ahead < k).double().mean().item() for k in ks}
+    return {k: (ahead < k).cpu().double().mean().item() for k in ks}

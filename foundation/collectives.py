@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from foundation.normalization import at_least_float32
+
 
 def is_initialized() -> bool:
     """Return whether a process group exists, which means that torchrun started this process."""
@@ -81,7 +83,7 @@ def mean_metrics(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Average 0-dim tensors over the ranks, in one message; every rank must have the same names."""
     if world_size() == 1 or not metrics:
         return dict(metrics)
-    values = mean(torch.stack([value.detach().double() for value in metrics.values()]))
+    values = mean(torch.stack([at_least_float32(value.detach()) for value in metrics.values()]))
     return dict(zip(metrics, values, strict=True))
 
 

@@ -1,8 +1,8 @@
 """The optimizer step: unscale, clip, and skip it whole if a loss or a gradient is not finite.
 
-Nothing here waits for the device. Whether a step is applied is a tensor that the fused optimizers
-and the EMA read on the device; the loop counts skipped steps there, too, and reads the counts only
-when it writes a line of metrics anyway.
+Nothing here waits for the device, except on MPS. Whether a step is applied is a tensor that the
+fused optimizers and the EMA read on the device; the loop counts skipped steps there, too, and reads
+the counts only when it writes a line of metrics anyway.
 """
 
 import math
@@ -95,12 +95,15 @@ class OptimizerStep:
             measured["loss_scale"] = self.scale
         values = [value.detach().float() for value in (*metrics.values(), *measured.values())]
         applied = torch.stack(values).isfinite().all().float()
+        # The fused optimizers of MPS do not read `found_inf`, so the host must know.
+        is_skipped = self.device.type == "mps" and not applied
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = learning_rates[name]
             # A fused optimizer reads this attribute on the device, and skips the step if it is 1.
             optimizer.found_inf = 1 - applied  # pyright: ignore[reportAttributeAccessIssue]
-            optimizer.step()
+            if not is_skipped:
+                optimizer.step()
             optimizer.zero_grad()
         self.scaler.update()
         return {**measured, "step_applied": applied}

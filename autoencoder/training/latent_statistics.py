@@ -120,8 +120,9 @@ def read_1x1(conv: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
     if isinstance(conv, nn.Identity):
         return torch.eye(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64)
     assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-    weight = conv.weight[:, :, 0, 0].to("cpu", torch.float64, copy=True)
-    return weight, conv.bias.to("cpu", torch.float64, copy=True)
+    copies = (x.to("cpu", copy=True) for x in (conv.weight[:, :, 0, 0], conv.bias))
+    weight, bias = (x.double() for x in copies)  # on the CPU: MPS has no float64
+    return weight, bias
 
 
 def write_1x1(conv: nn.Module, weight: Tensor, bias: Tensor) -> None:

@@ -118,15 +118,14 @@ def slerp(a: Latents, b: Latents, share: PerSample | float) -> Latents:
     Shoemake 1985 (10.1145/325334.325242). A straight line would pass through noise of too small a
     deviation, of which a model makes blurred pictures.
     """
-    norm_a, norm_b = norm(a), norm(b)
-    cosine = (a * b).flatten(1).sum(dim=1) / (norm_a * norm_b)
-    angle = cosine.clamp(-1, 1).double().acos()
+    cosine = (a * b).flatten(1).sum(dim=1) / (norm(a) * norm(b))
+    angle = cosine.clamp(-1, 1).cpu().double().acos()  # on the CPU: MPS has no float64
     sine = angle.sin()
     differs = sine > 1e-6  # otherwise both have the same direction, and a straight line is right
-    share = torch.as_tensor(share, dtype=angle.dtype, device=angle.device)
+    share = torch.as_tensor(share, dtype=angle.dtype, device="cpu")
 
     def weight(part: Tensor) -> Tensor:
         curved = (part * angle).sin() / sine.where(differs, 1.0)
-        return torch.where(differs, curved, part).to(a.dtype)[:, None, None, None]
+        return torch.where(differs, curved, part).to(a)[:, None, None, None]
 
     return weight(1 - share) * a + weight(share) * b

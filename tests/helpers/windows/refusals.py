@@ -146,7 +146,8 @@ def open_file(
 
 def open_descriptor(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
     refuse_missing(path)
-    if dir_fd is None:
+    unnamed = flags & os.O_TMPFILE == os.O_TMPFILE  # as Windows has it: gone when it is closed
+    if dir_fd is None and not unnamed:
         path = folded(path)
         if os.path.isdir(path):
             raise refusal(path)
