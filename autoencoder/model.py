@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Real
 from torch import Tensor, nn
 
 from autoencoder import io
@@ -142,6 +142,7 @@ class Autoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         self.config = config
+        self.scalings: dict[tuple[torch.device, torch.dtype], tuple[PerChannel, PerChannel]] = {}
         z = config.latent_channels
         self.encoder = Encoder(
             config.in_channels,
@@ -216,8 +217,15 @@ class Autoencoder(nn.Module):
 
     def _scaling(self, latents: Latents) -> tuple[PerChannel, PerChannel]:
         """Return the config's scale and shift, on the device and in the data type of `latents`."""
-        scale, shift = self.config.scale_and_shift()
-        return scale.to(latents)[:, None, None], shift.to(latents)[:, None, None]
+        key = latents.device, latents.dtype
+        if key not in self.scalings:  # a copy in each step would make the host wait
+            scale, shift = self.config.scale_and_shift()
+            with torch.inference_mode(False):
+                self.scalings[key] = (
+                    scale.to(*key)[:, None, None],
+                    shift.to(*key)[:, None, None],
+                )
+        return self.scalings[key]
 
     def forward(self, images: Images, noise: Latents) -> tuple[Images, Posterior]:
         """Compute what a training step needs: the decoded sample, and the posterior it is from.
@@ -227,8 +235,10 @@ class Autoencoder(nn.Module):
         posterior = self.encode(images, check=False)
         return self.decode(posterior.sample_with(noise), check=False), posterior
 
-    def latent_shape(self, images: Images) -> tuple[int, int, int, int]:
-        """Return the shape of the latents of these images."""
+    def latent_shape(
+        self, images: Real[Tensor, "b channels height width"]
+    ) -> tuple[int, int, int, int]:
+        """Return the shape of the latents of these images, or of images of so many pixels."""
         count, _, height, width = images.shape
         return count, self.config.latent_channels, height // self.factor, width // self.factor
 

@@ -47,7 +47,9 @@ class BenchmarkPart:
 CHECKS = (
     BenchmarkPart("check: three stages, killed and resumed", "correctness:stages", 150),
     BenchmarkPart("check: torchrun", "correctness:parallel", 120),
-    BenchmarkPart("check: compiled training", "correctness:compiled", 120),
+    BenchmarkPart("check: compiled stage 0", "correctness:compiled:clip", 150),
+    BenchmarkPart("check: compiled stage 1", "correctness:compiled:vae", 150),
+    BenchmarkPart("check: compiled stage 2", "correctness:compiled:ldm", 120),
     BenchmarkPart("check: compiled drawing", "correctness:graphs", 120),
     BenchmarkPart("check: no waiting", "correctness:waiting", 60),
     BenchmarkPart("check: too little memory", "correctness:memory", 60),

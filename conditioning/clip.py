@@ -27,6 +27,7 @@ from interop.state_dict_check import check_state_dict
 CONFIG_FILE = "open_clip_config.json"  # the names that open_clip's "local-dir:" schema looks for
 WEIGHTS_FILE = "open_clip_model.safetensors"
 LENGTH_GROUPS = 4  # texts of similar length within a batch; each group has its own length
+LENGTH_MULTIPLE = 8  # of texts that lie on a GPU; so a batch has one of few lengths
 
 Embeddings = Float[Tensor, "b d"]
 
@@ -170,10 +171,14 @@ class Clip(nn.Module):
         """Return unit vectors.
 
         The tower is causal and pools at the end token, so the padding after it changes nothing and
-        is left out. Captions are far shorter than the context: this saves most of the work.
+        is left out. Captions are far shorter than the context: this saves most of the work. Where
+        the ids lie on another device than the CPU, the host would have to wait for the lengths, and
+        nothing is left out; `cut_padding` does it before.
 
-        ids: as `tokenizer` returns them, preferably on the CPU.
+        ids: as `tokenizer` returns them.
         """
+        if ids.device.type != "cpu":
+            return self.padded_text_features(ids)
         lengths = ids.argmax(dim=1) + 1  # the end token has the largest id of all
         order = lengths.argsort(stable=True)
         pooled = [
@@ -181,6 +186,15 @@ class Clip(nn.Module):
             for rows in order.chunk(LENGTH_GROUPS)
         ]
         return F.normalize(torch.cat(pooled)[order.argsort()].float(), dim=-1)
+
+    def padded_text_features(self, ids: Int[Tensor, "b n"]) -> Embeddings:
+        """Return what `text_features` returns, with all of the padding computed."""
+        return F.normalize(self.pool_text(ids).float(), dim=-1)
+
+    def cut_padding(self, ids: Int[Tensor, "b tokens"]) -> Int[Tensor, "b n"]:
+        """Cut texts on the CPU to the longest of them, rounded up to a multiple of 8 tokens."""
+        longest = int(ids.argmax(dim=1).max()) + 1
+        return ids[:, : -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE].contiguous()
 
     def pool_text(self, ids: Int[Tensor, "b n"]) -> Embeddings:
         """Compute open_clip's `encode_text` of texts that may be shorter than the context."""

@@ -24,11 +24,14 @@ from dataset.source import Source
 from foundation import collectives
 from foundation.errors import UserError
 from foundation.hashing import derived_seed, generators
+from foundation.shapes import Scalar
 from stages.autoencoder_evaluation import ReconstructionEvaluator, find_perceptual_distance
 from stages.data import Aspect, DataTrainingConfig
 from stages.finetune import load_autoencoder, save_with_frozen_encoder
 from training import distributed
+from training.acceleration.captured import CapturedStep, is_recordable
 from training.acceleration.compiled import compile_and_time
+from training.acceleration.prefetch import PrefetchedBatches
 from training.checkpoint import Stateful
 from training.config import EMATrainingConfig, extended
 from training.ema import EMA
@@ -44,6 +47,7 @@ from training.watchdog import report_progress
 EVAL_IMAGES = 256  # held-out images that an evaluation measures, at most
 PREVIEW_IMAGES = 16  # of these, in a preview
 
+Rate = float | Scalar  # a tensor where the step is recorded as a CUDA graph
 Factor = Literal[2, 4, 8, 16, 32]
 
 
@@ -260,8 +264,11 @@ class AutoencoderTrainer:
             eval_images, config.batch_size, self.device, perceptual
         )
         self.ema = EMA(self.autoencoder, config.ema_halflife_steps)
-        scaler = Precision(self.device, config.precision).scaler()
-        self.optimizer_step = OptimizerStep(networks.optimizers, config.clip_norm, scaler)
+        precision = Precision(self.device, config.precision)
+        is_captured = config.compile and is_recordable(self.device, precision)
+        self.optimizer_step = OptimizerStep(
+            networks.optimizers, config.clip_norm, precision.scaler(), is_captured=is_captured
+        )
         self.power_averages = track_averages(
             run.path,
             self.autoencoder,
@@ -275,45 +282,83 @@ class AutoencoderTrainer:
         self.state["contest"] = self.gan_balance  # its name in states saved so far
         if self.power_averages is not None:
             self.state["power_averages"] = self.power_averages
+        self.prefetched = PrefetchedBatches(self.read, self.device)
+        self.update = self.train_on
+        if is_captured:
+            self.update = CapturedStep(self.train_on, self.optimizer_step.clear_gradients)
         if config.compile:
             compile_networks = self.autoencoder.compile_for_training
             compile_and_time(compile_networks, self.make_gradients(), self.device)
 
     def make_gradients(self) -> Callable[[], None]:
         """Return a function that computes the gradients of a step and throws them away."""
-        images, noise = self.read(next(self.batches.stream(0))[0], step=0)
+        batch = self.with_noise(next(self.batches.stream(0))[0], step=0)
+        pixels, noise = (tensor.to(self.device) for tensor in batch)
 
         def gradients() -> None:
-            self.networks.backward(images, noise, 0, self.config.accumulate)
+            self.networks.backward(normalize_pixels(pixels), noise, 0, self.config.accumulate)
             for network in self.networks.networks.values():
                 network.zero_grad()
 
         return gradients
 
-    def read(self, pixels: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Return the images of a step and the noise of their posteriors, on the device."""
-        images = normalize_pixels(pixels.to(self.device, non_blocking=True))
-        return images, self.posterior_noise(images, step).to(self.device, non_blocking=True)
+    def read(self, step: int) -> tuple[Tensor, Tensor]:
+        """Read the pixels of a step, and draw noise for them. Steps follow each other."""
+        self.stream = self.stream or self.batches.stream(step)
+        return self.with_noise(next(self.stream)[0], step)
+
+    def with_noise(self, pixels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        return pixels, self.posterior_noise(pixels, step)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Do one optimizer step of autoencoder and discriminator; return its metrics."""
-        config = self.config
-        self.stream = self.stream or self.batches.stream(step)
         report_progress("reading images")
-        images, noise = self.read(next(self.stream)[0], step)
+        batch = self.prefetched(step)
         report_progress("computing gradients")
-        scale = self.optimizer_step.scale
-        metrics = self.networks.backward(images, noise, step, config.accumulate, scale)
-        report_progress("updating weights")
-        metrics = collectives.mean_metrics(metrics)
-        rate = config.rate(step)
-        rates = {"optimizer": rate, "adversary": rate * config.discriminator_rate}
-        metrics |= self.optimizer_step(metrics, rates)
-        self.ema.update(self.autoencoder, step, metrics["step_applied"])
+        loss = self.networks.loss
+        metrics = self.update(
+            self.config.rate(step),
+            self.ema.rate(step),
+            loss.adversarial_weight(step),
+            *batch,
+            phase=loss.phase(step),
+        )
         if self.power_averages is not None:
             self.power_averages.update(self.autoencoder, step)
         names = {"discriminator", "logits_real", "logits_fake"} & metrics.keys()
         self.gan_balance.add({name: metrics[name] for name in names})
+        return metrics
+
+    def train_on(
+        self,
+        learning_rate: Rate,
+        average_rate: Rate,
+        adversarial_weight: Rate,
+        pixels: Tensor,
+        noise: Tensor,
+        *,
+        phase: int,
+    ) -> dict[str, Tensor]:
+        """Compute gradients, move weights and their average; return metrics.
+
+        The host reads no value here, and so does not wait for a GPU.
+
+        phase: a step at which the same terms of the loss are computed.
+        """
+        metrics = self.networks.backward(
+            normalize_pixels(pixels),
+            noise,
+            phase,
+            self.config.accumulate,
+            self.optimizer_step.scale,
+            adversarial_weight,
+        )
+        report_progress("updating weights")
+        metrics = collectives.mean_metrics(metrics)
+        rates = {"optimizer": learning_rate}
+        rates["adversary"] = learning_rate * self.config.discriminator_rate
+        metrics |= self.optimizer_step(metrics, rates)
+        self.ema.move(self.autoencoder, average_rate, metrics["step_applied"])
         return metrics
 
     def posterior_noise(self, images: Tensor, step: int) -> Tensor:

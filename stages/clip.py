@@ -23,9 +23,12 @@ from evaluation.retrieval import recall_at
 from foundation import collectives
 from foundation.errors import UserError
 from foundation.hashing import derived_seed, generator
+from foundation.shapes import Scalar
 from stages.data import CaptionTrainingConfig
 from training import distributed
+from training.acceleration.captured import CapturedStep, is_recordable
 from training.acceleration.compiled import compile_and_time, compile_in_place, eager_mode
+from training.acceleration.prefetch import PrefetchedBatches
 from training.checkpoint import Stateful
 from training.config import extended
 from training.flags import Bound, Fraction, Groups, NonNegative, Positive
@@ -33,6 +36,7 @@ from training.optimizer import OptimizerStep, restore_buffers
 from training.precision import Precision
 from training.watchdog import report_progress
 
+Rate = float | Scalar  # a tensor where the step is recorded as a CUDA graph
 KS = (1, 5, 10)  # of recall@k
 Several = Annotated[int, Bound(lambda x: x > 1, "2 or more, to compare pairs", on_help_page=False)]
 LARGEST_RETRIEVAL = 4096  # pairs of a retrieval test, in which each is compared with all others
@@ -104,62 +108,81 @@ class ClipTrainer:
         self.config, self.clip, self.batches = config, clip, batches
         self.device = clip.network.logit_scale.device
         self.precision = Precision(self.device, config.precision)
+        is_captured = config.compile and is_recordable(self.device, self.precision)
         self.loss = distributed.data_parallel(ContrastiveLoss(clip))
         optimizer = torch.optim.AdamW(
             parameter_groups(clip, config.weight_decay), betas=(0.9, 0.98), eps=1e-6, fused=True
         )
         self.optimizer_step = OptimizerStep(
-            {"optimizer": optimizer}, scaler=self.precision.scaler()
+            {"optimizer": optimizer}, scaler=self.precision.scaler(), is_captured=is_captured
         )
         self.state: dict[str, Stateful] = {"clip": clip, "update": self.optimizer_step}
         self.stream: Iterator[tuple[Tensor, list[str]]] | None = None
+        self.prefetched = PrefetchedBatches(self.read, self.device)
+        self.update = self.train_on
+        if is_captured:
+            self.update = CapturedStep(self.train_on, self.optimizer_step.clear_gradients)
         if config.compile:
             compile_and_time(self.compile_towers, self.make_gradients(), self.device)
 
     def compile_towers(self) -> None:
-        for tower in self.clip.towers:
-            compile_in_place(tower)
+        images, texts = self.clip.towers
+        compile_in_place(images)
+        compile_in_place(texts, lengths_vary=True)
 
     def make_gradients(self) -> Callable[[], None]:
         """Return a function that computes the gradients of a step and throws them away."""
-        images, captions = next(self.batches.stream(0))
-        images = images.to(self.device)
+        batch = self.with_ids(*next(self.batches.stream(0)))
+        images, ids = (tensor.to(self.device) for tensor in batch)
         buffers = [buffer.clone() for buffer in self.clip.buffers()]
 
         def gradients() -> None:
-            self.backward(images, captions)
+            self.backward(images, ids)
             self.clip.zero_grad()
             restore_buffers(self.clip.buffers(), buffers, torch.zeros(()))
 
         return gradients
 
-    def backward(self, images: Tensor, captions: list[str]) -> Tensor:
+    def read(self, step: int) -> tuple[Tensor, Tensor]:
+        """Read the images of a step and the ids of their captions. Steps follow each other."""
+        self.stream = self.stream or self.batches.stream(step)
+        return self.with_ids(*next(self.stream))
+
+    def with_ids(self, images: Tensor, captions: list[str]) -> tuple[Tensor, Tensor]:
+        return images, self.clip.cut_padding(self.clip.tokenizer(captions))
+
+    def backward(self, images: Tensor, ids: Tensor) -> Tensor:
         """Add the gradient of the batch's loss to the weights; return that loss."""
         self.clip.train()
         with self.precision:
-            loss = self.loss(images, self.clip.tokenizer(captions))
+            loss = self.loss(images, ids)
         (loss * self.optimizer_step.scale).backward()
         return loss.detach()
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Do one optimizer step; return its metrics."""
         config = self.config
-        self.stream = self.stream or self.batches.stream(step)
         report_progress("reading images")
-        images, captions = next(self.stream)
-        images = images.to(self.device, non_blocking=True)
+        images, ids = self.prefetched(step)
         if config.augment:
             half = len(collectives.rank_share(0, config.batch_size // 2))
             images = degrade_images(images, generator(config.seed, "degrade", step), half)
         report_progress("computing gradients")
+        return self.update(config.rate(step), images, ids)
+
+    def train_on(self, learning_rate: Rate, images: Tensor, ids: Tensor) -> dict[str, Tensor]:
+        """Compute gradients and move the weights; return metrics.
+
+        The host reads no value here, and so does not wait for a GPU.
+        """
         buffers = [buffer.clone() for buffer in self.clip.buffers()]
-        loss = self.backward(images, captions)
+        loss = self.backward(images, ids)
         report_progress("updating weights")
         metrics = collectives.mean_metrics({"loss": loss})
-        metrics |= self.optimizer_step(metrics, {"optimizer": config.rate(step)})
+        metrics |= self.optimizer_step(metrics, {"optimizer": learning_rate})
         restore_buffers(self.clip.buffers(), buffers, metrics["step_applied"])
         clamp_logit_scale(self.clip)
-        return metrics | {"logit_scale": self.clip.logit_scale}
+        return metrics | {"logit_scale": self.clip.logit_scale.detach()}
 
 
 def measure_recall(

@@ -30,7 +30,7 @@ from stages.data import Aspect, CaptionTrainingConfig
 from stages.finetune import check_noise_process, load_unet
 from stages.lora import TARGETS, adapter_states, add_adapter
 from training import distributed
-from training.acceleration.captured import CapturedStep
+from training.acceleration.captured import CapturedStep, is_recordable
 from training.acceleration.compiled import compile_and_time, compile_in_place, eager_mode
 from training.acceleration.prefetch import PrefetchedBatches
 from training.checkpoint import Stateful
@@ -279,9 +279,7 @@ class DiffusionTrainer:
         self.config, self.run, self.unet, self.cache, self.order = config, run, unet, cache, order
         self.device = unet.conv_in.weight.device
         self.precision = Precision(self.device, config.precision)
-        # DDP and loss scaling do things in a step that a graph cannot hold.
-        alone = collectives.world_size() == 1 and self.precision.name != "fp16"
-        self.is_captured = config.compile and self.device.type == "cuda" and alone
+        self.is_captured = config.compile and is_recordable(self.device, self.precision)
         self.ema = EMA(unet, config.ema_halflife_steps)
         if config.shard:
             shard_unet(unet, self.precision.name)
@@ -317,7 +315,9 @@ class DiffusionTrainer:
         self.prompts = prompts
         self.baseline = self.validation.baseline(self.denoiser, config.objective)
         self.batches = PrefetchedBatches(self.read, self.device)
-        self.update = CapturedStep(self.train_on) if self.is_captured else self.train_on
+        self.update = self.train_on
+        if self.is_captured:
+            self.update = CapturedStep(self.train_on, self.optimizer_step.clear_gradients)
         if config.compile:
             compile_and_time(lambda: compile_in_place(unet), self.make_gradients(), self.device)
 
@@ -338,10 +338,13 @@ class DiffusionTrainer:
             betas=(0.9, 0.99),
             weight_decay=self.config.weight_decay,
             fused=True,
-            capturable=self.is_captured,
         )
-        scaler = self.precision.scaler()
-        return OptimizerStep({"optimizer": optimizer}, self.config.clip_norm, scaler)
+        return OptimizerStep(
+            {"optimizer": optimizer},
+            self.config.clip_norm,
+            self.precision.scaler(),
+            is_captured=self.is_captured,
+        )
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Do one optimizer step; return its metrics."""

@@ -54,6 +54,7 @@ class OptimizerStep:
         optimizers: Mapping[str, Optimizer],
         clip_norm: float = math.inf,
         scaler: GradScaler | None = None,
+        is_captured: bool = False,
     ):
         """Prepare the optimizers, whose moments it initializes.
 
@@ -61,12 +62,15 @@ class OptimizerStep:
             optimizers: fused Adam or AdamW by name; fused ones can skip a step on the device.
             clip_norm: largest gradient norm of each optimizer; larger gradients are scaled down.
             scaler: loss scaling for float16; every loss must then be multiplied by `scale`.
+            is_captured: whether steps are recorded as a CUDA graph.
         """
         self.optimizers, self.clip_norm = dict(optimizers), clip_norm
         self.scaler = scaler or GradScaler(enabled=False)
         self.device = self.weights(next(iter(self.optimizers.values())))[0].device
         for optimizer in self.optimizers.values():
             self.initialize_moments(optimizer)
+            for group in optimizer.param_groups:
+                group["capturable"] = is_captured
 
     @property
     def scale(self) -> Scalar:
@@ -88,9 +92,13 @@ class OptimizerStep:
         measured = {}
         for name, optimizer in self.optimizers.items():
             self.scaler.unscale_(optimizer)
-            norm = nn.utils.clip_grad_norm_(self.weights(optimizer), self.clip_norm)
+            weights = [weight for weight in self.weights(optimizer) if weight.grad is not None]
             key = "gradient_norm" if name == "optimizer" else f"{name}_gradient_norm"
-            measured[key] = full_tensor(norm)
+            if weights:
+                norm = full_tensor(nn.utils.clip_grad_norm_(weights, self.clip_norm))
+            else:  # a discriminator that does not learn yet; PyTorch's 0 would lie on the CPU
+                norm = torch.zeros((), device=self.device)
+            measured[key] = norm
         if self.scaler.is_enabled():
             measured["loss_scale"] = self.scale
         values = [value.detach().float() for value in (*metrics.values(), *measured.values())]
@@ -104,9 +112,14 @@ class OptimizerStep:
             optimizer.found_inf = 1 - applied  # pyright: ignore[reportAttributeAccessIssue]
             if not is_skipped:
                 optimizer.step()
-            optimizer.zero_grad()
+        self.clear_gradients()
         self.scaler.update()
         return {**measured, "step_applied": applied}
+
+    def clear_gradients(self) -> None:
+        """Throw away the gradients that the weights hold."""
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
 
     def initialize_moments(self, optimizer: Optimizer) -> None:
         """Make the moments that Adam's first step would make.

@@ -126,6 +126,16 @@ class AutoencoderLoss(nn.Module):
         """Return whether the discriminator learns at this step."""
         return self.config.adversarial_weight > 0 and step >= self.discriminator_start
 
+    def phase(self, step: int) -> int:
+        """Return the first step that computes the same terms as this one.
+
+        From there on only the weight of the adversarial term changes.
+        """
+        if not self.config.adversarial_weight:
+            return 0
+        starts = (0, self.discriminator_start, self.adversarial_start)
+        return max(start for start in starts if start <= step)
+
     def adversarial_weight(self, step: int) -> float:
         """Return the weight of the adversarial term at this step, before the adaptive weight."""
         ramp = (step + 1 - self.adversarial_start) / max(1, self.adversarial_ramp)

@@ -9,6 +9,7 @@ import socket
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Literal
 
@@ -72,7 +73,8 @@ class PerceptualDistance:
         shares = [len(group) / channels for group in channel_groups(channels)]
         distance = torch.stack(distances).sum(0)
         per_group = distance.reshape(len(images), len(shares))
-        return per_group @ torch.tensor(shares, device=distance.device)
+        # Numbers, since a tensor of them would have to be copied to the device in each step.
+        return reduce(torch.add, [share * per_group[:, k] for k, share in enumerate(shares)])
 
     def features(self, images: Images) -> list[Tensor]:
         """Compute each layer's activations, of unit length per place, per group of channels."""

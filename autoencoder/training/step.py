@@ -108,6 +108,7 @@ class AutoencoderTraining:
         step: int,
         micro_batches: int = 1,
         scale: Factor = 1.0,
+        adversarial_weight: Factor | None = None,
     ) -> Metrics:
         """Add the gradients of both networks' losses, each to its own weights; return metrics.
 
@@ -117,7 +118,11 @@ class AutoencoderTraining:
                 save memory. The gradient is the same. The adaptive weight is one for the whole
                 batch, so with it each part is computed twice, which takes half as long again.
             scale: factor of the losses, for float16.
+            adversarial_weight: in place of the step's own, if the step has that term; a tensor
+                where steps are recorded, so that it can change.
         """
+        if adversarial_weight is None:
+            adversarial_weight = self.loss.adversarial_weight(step)
         batches = list(zip(images.chunk(micro_batches), noise.chunk(micro_batches), strict=True))
         factor, weight = scale / micro_batches, None
         if micro_batches > 1 and self.loss.uses_adaptive_weight(step):
@@ -126,7 +131,9 @@ class AutoencoderTraining:
         for k, (some_images, some_noise) in enumerate(batches):
             with self._gradient_averaging(k == micro_batches - 1):
                 metrics.append(
-                    self._backward_micro_batch(some_images, some_noise, step, factor, weight)
+                    self._backward_micro_batch(
+                        some_images, some_noise, step, factor, adversarial_weight, weight
+                    )
                 )
         for parameter in self.loss.parameters():
             if parameter.grad is not None:
@@ -139,6 +146,7 @@ class AutoencoderTraining:
         noise: Latents,
         step: int,
         factor: Factor,
+        adversarial_weight: Factor,
         weight: Scalar | None,
     ) -> Metrics:
         with self.precision:
@@ -152,6 +160,7 @@ class AutoencoderTraining:
             self.discriminator,
             step,
             factor=factor,
+            adversarial_weight=adversarial_weight,
             weight=weight,
         )
         if self.parallel_discriminator is not None and self.loss.trains_discriminator(step):
@@ -209,6 +218,7 @@ def backward_autoencoder(
     step: int,
     *,
     factor: Factor = 1.0,
+    adversarial_weight: Factor | None = None,
     weight: Scalar | None = None,
 ) -> Metrics:
     """Add the gradient of the whole loss to the weights of autoencoder and loss; return metrics.
@@ -221,6 +231,7 @@ def backward_autoencoder(
         last_weight: of the decoder's last convolution, which must not be compiled.
         discriminator: the bare module, which gets no gradient; None if its weight is 0.
         factor: of all gradients: the share of these images in the batch, times the loss scale.
+        adversarial_weight: as for `AutoencoderTraining.backward`.
         weight: the adaptive weight, if these images are only a part of this process' batch.
     """
     pixels = reconstructions.detach().requires_grad_()
@@ -233,7 +244,9 @@ def backward_autoencoder(
         adversarial, adversarial_metrics = loss.adversarial(pixels, discriminator)
         (adversarial_gradient,) = torch.autograd.grad(adversarial * factor, pixels)
         metrics |= adversarial_metrics
-        total_weight: Factor = loss.adversarial_weight(step)
+        total_weight = adversarial_weight
+        if total_weight is None:
+            total_weight = loss.adversarial_weight(step)
         if loss.config.adaptive:
             if weight is None:
                 gradients = last_layer_gradients(

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 from benchmarks.gpu_parts import denoiser_speed, drawing_speed
 from benchmarks.gpu_parts.job import ROOT, Job
 from benchmarks.gpu_parts.small_data import make_squares
+from benchmarks.gpu_parts.tiny_trainers import LOSS, LOSSES, tiny_trainer
 from foundation.errors import UserError
 from training.precision import Precision
 
@@ -23,6 +25,7 @@ from training.precision import Precision
 LOSS_TOLERANCE = 0.02  # relative; of losses after the same steps on a GPU in bf16
 PICTURE_TOLERANCE = 2.0  # gray levels of 255, mean over a picture; CPU and GPU in fp32
 COMPILED_TOLERANCE = 4.0  # the same, of a U-Net in bf16 with and without compiled code
+COMPARED = 18  # steps with and without compiled code
 STEPS, SAVED = 20, 5  # of the tiny trainings, and between their states
 
 
@@ -111,25 +114,31 @@ def mean_difference(a: Image.Image, b: Image.Image) -> float:
     return float(np.abs(np.asarray(a, float) - np.asarray(b, float)).mean())
 
 
-def tiny_work() -> denoiser_speed.Workload:
-    return denoiser_speed.Workload(denoiser_speed.TINY, 64, (4,), tokens=8)
-
-
-def compiled(job: Job) -> None:
-    """Compare training steps with and without compiled code."""
+def compiled(job: Job, stage: str) -> None:
+    """Compare training steps with and without compiled code; on a GPU that is CUDA graphs."""
     runs: dict[bool, list[float]] = {}
     for is_compiled in (False, True):
         started = time.time()
-        step: Any = denoiser_speed.our_step(job, tiny_work(), 4, compiled=is_compiled)
-        runs[is_compiled] = [step()["loss"].item() for _ in range(4)]
+        trainer = tiny_trainer(job, stage, is_compiled)
+        metrics = [trainer.step(k)[LOSSES[stage]] for k in range(COMPARED)]
+        runs[is_compiled] = [each.item() for each in metrics]
         job.record(
             "compiled" if is_compiled else "plain",
-            losses=runs[is_compiled],
+            losses=[round(loss, 5) for loss in runs[is_compiled]],
             seconds=time.time() - started,
         )
+        if is_compiled and job.on_gpu:
+            check_graphs(job, trainer, stage)
     difference = max(abs(a / b - 1) for a, b in zip(*runs.values(), strict=True))
-    job.record("compiled training", difference=difference)
+    job.record(f"compiled training, {stage}", difference=difference)
     assert difference <= LOSS_TOLERANCE, difference
+
+
+def check_graphs(job: Job, trainer: Any, stage: str) -> None:
+    """Record how many graphs the steps are: for the autoencoder one per phase of its loss."""
+    graphs = len(trainer.update.recorded)
+    job.record(f"CUDA graphs, {stage}", recorded=graphs)
+    assert graphs == (3 if stage == "vae" else 1), graphs
 
 
 def graphs(job: Job) -> None:
@@ -143,20 +152,22 @@ def graphs(job: Job) -> None:
 
 
 def waiting(job: Job) -> None:
-    """Do training steps during which the host must not wait for the GPU."""
-    step: Any = denoiser_speed.our_step(job, tiny_work(), 4)
-    for _ in range(3):
-        step()
-    if job.on_gpu:
-        torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        metrics = [step() for _ in range(3)]
-    finally:
+    """Do training steps of each stage during which the host must not wait for the GPU."""
+    for stage, loss in LOSSES.items():
+        trainer = tiny_trainer(job, stage, loss=replace(LOSS, discriminator_start=0))
+        first = LOSS.adversarial_start  # when all terms of the loss take part
+        for k in range(first, first + 3):
+            trainer.step(k)
         if job.on_gpu:
-            torch.cuda.set_sync_debug_mode("default")
-    assert all(math.isfinite(each["loss"].item()) for each in metrics)
-    job.record("steps without waiting", steps=len(metrics), checked=job.on_gpu)
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            metrics = [trainer.step(k) for k in range(first + 3, first + 6)]
+        finally:
+            if job.on_gpu:
+                torch.cuda.set_sync_debug_mode("default")
+        assert all(math.isfinite(each[loss].item()) for each in metrics)
+        job.record(f"steps without waiting, {stage}", steps=len(metrics), checked=job.on_gpu)
 
 
 def memory(job: Job) -> None:
@@ -215,4 +226,5 @@ def limit_memory(job: Job, pipeline: Any) -> None:
     pipeline.cached_forward = forward
 
 
-CHECKS = (stages, parallel, compiled, graphs, waiting, memory)
+CHECKS = ("stages", "parallel", "graphs", "waiting", "memory")
+CHECKS += ("compiled:clip", "compiled:vae", "compiled:ldm")

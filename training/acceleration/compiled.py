@@ -44,13 +44,16 @@ def check_compiler(device: torch.device) -> None:
         )
 
 
-def compile_in_place(module: nn.Module) -> None:
+def compile_in_place(module: nn.Module, lengths_vary: bool = False) -> None:
     """Compile a module for the shapes of a training; names in its `state_dict` stay as they are.
 
     Images of several shapes (`--max-aspect`) get code for each of them.
+
+    lengths_vary: make code for all lengths of texts at once, as soon as a second one comes. A batch
+        of captions has another length than the one before.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
-    module.compile(dynamic=False)
+    module.compile(dynamic=None if lengths_vary else False)
 
 
 def eager_mode() -> AbstractContextManager[object]:
