@@ -1,77 +1,196 @@
-"""python evaluate.py --model runs/ldm --data data/openmoji --judge runs/judge
+"""python evaluate.py autoencoder runs/vae --data data/openmoji
 
-Measure how good a model is. PSNR: how well its autoencoder reconstructs the held-out images, or
-all images of the split that --split names.
-Recall: how often a CLIP that had no part in the training finds the right prompt for a generated
-picture, among all prompts used. The recall for real images is the ceiling of that number.
+Measures how good a model is, and writes a page and a JSON file.
+
+An evaluation that was stopped goes on with the same command. With torchrun its processes share the
+images. What cannot be computed, because weights are missing or images are few, is named with what
+to do; nothing is downloaded.
 """
 
-import json
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
 
-import torch
-from torch import Tensor
+import tyro
 
 from autoencoder import Autoencoder
+from autoencoder.io import read_provenance
 from conditioning.clip import Clip
-from dataset.captions.choice import choose_captions
-from dataset.captions.variants import CaptionChoice
-from dataset.folder import read_folder
-from dataset.images.pixel_format import EIGHT_BIT, PixelFormat, recorded_format
-from dataset.images.transform import ImageTransform, normalize_pixels, to_pixels_like
-from dataset.loader import read_pixels
-from dataset.options import ReadOptions
-from dataset.table import Pair, PairList, split
-from evaluation.reconstruction import psnr
-from evaluation.retrieval import recall_at
-from foundation.files import write_json
-from foundation.hashing import generator
+from dataset.images.pixel_format import recorded_format
+from evaluation.feature_spaces.choice import choose_spaces
+from foundation import collectives
+from foundation.errors import MissingFileError, UserError
+from foundation.files import write_text
 from interop.model_card import as_mapping
 from ldm import TextToImage
 from ldm.guidance import Guidance
 from ldm.pipeline.io import read_model_provenance
 from ldm.pipeline.sampling import Sampling
-from stages.data import recorded_choice
+from stages.evaluation.autoencoder import AutoencoderMeasurement, Settings
+from stages.evaluation.autoencoder_report import report_autoencoder
+from stages.evaluation.comparison import compare_reports
+from stages.evaluation.data import MeasuredImages, choose_images
+from stages.evaluation.model import Drawing, ModelMeasurement, refuse_own_clip, report_model
+from stages.evaluation.report import COMPARISON_FILE, check_report_folder, print_report
 from training.cli import parse, pick_device, run_main
-from training.flags import Finite, FractionBelowOne, Groups, Positive, Seed
-from training.logging.image_grid import pil_to_tensor, save_grid
-from training.logging.progress import progress_counter
+from training.flags import Bound, Finite, Groups, Positive
 from training.run import make_folder
+from training.watchdog import report_finished
 
-KS = (1, 5, 10)  # of recall@k
-BATCH = 64  # images that the autoencoder sees at once
+Strength = Annotated[float, Bound(lambda x: 0 <= x <= 100, "from 0 to 100")]
+Model = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ReadOptions):
-    """Flags of evaluate.py."""
+class AutoencoderConfig(MeasuredImages):
+    """python evaluate.py autoencoder runs/vae --data data/openmoji
+
+    How well an autoencoder reconstructs images, beside what bicubic resampling and JPEG do with as
+    much; what its latents look like; how they bear noise; its worst reconstructions.
+
+    MODEL is anything with an autoencoder in it: a run of train_vae.py, a whole model, a folder of
+    diffusers' AutoencoderKL, a single file.
+    """
 
     GROUPS: ClassVar[Groups] = {
-        "data": ("data", *ReadOptions.READ_FLAGS, "held_out"),
-        "model": ("model", "judge"),
-        "sampling": ("samples", "steps", "guidance_scale", "sampler", "seed"),
+        "model": ("model",),
+        "data": (*MeasuredImages.IMAGE_FLAGS, "images", "seed"),
+        "measurement": ("size", "features", "noise"),
         "output": ("out",),
-        "machine": ("device",),
+        "machine": ("batch_size", "device"),
     }
 
-    model: Path  # run of train_ldm.py, pipeline folder, or single file
-    data: Path  # the data folder that it was trained on
+    model: Model  # run folder, pipeline folder, folder of an AutoencoderKL, or single file
+    images: Positive[int] = 1000  # at most so many, chosen at random
+    size: Positive[int] | None = None  # side of the images in pixels; left out: as trained
+    # feature spaces of distances: inception, dinov2, clip; a run of train_clip.py;
+    # ARCHITECTURE:FILE of open_clip; a TorchScript file. Left out: the first three, where there
+    features: tuple[str, ...] = ()
+    # strengths of the noise on latents for the robustness curve, in their standard deviations
+    noise: tuple[Strength, ...] = (0.05, 0.1, 0.2, 0.4, 0.8)
+    out: Path | None = None  # folder of the report; left out: runs/evaluation/autoencoder-MODEL
+    batch_size: Positive[int] = 16  # images that a network sees at once
+    device: str = "auto"  # cpu, cuda, mps; auto: the first GPU there is, else the CPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(MeasuredImages):
+    """python evaluate.py model runs/ldm --data data/openmoji --judge runs/judge
+
+    How good the pictures of a whole model are and how well they follow their captions, beside the
+    ceiling: real images, and what the autoencoder makes of them.
+
+    The judge is a CLIP that had no part in the training of the model; its recall for real images is
+    the most that samples can reach.
+    """
+
+    GROUPS: ClassVar[Groups] = {
+        "model": ("model", "judge"),
+        "data": MeasuredImages.IMAGE_FLAGS,
+        "sampling": ("samples", "steps", "guidance_scale", "sampler", "seed"),
+        "measurement": ("features",),
+        "output": ("out",),
+        "machine": ("batch_size", "device"),
+    }
+
+    model: Model  # run of train_ldm.py, pipeline folder, or single file
     judge: Path  # run of train_clip.py with another seed and architecture than the model's CLIP
     samples: Positive[int] = 256  # captions chosen at random; one picture is generated for each
     steps: int = 25  # sampler steps per picture
     guidance_scale: Finite = 4.0  # as in sample.py
     sampler: str = "dpmpp_2m"  # as in sample.py
-    held_out: FractionBelowOne = 0.02  # fraction that the trainings held out; not used with --split
-    out: Path | None = None  # folder for the figures and a grid of the pictures
-    seed: Seed = 0  # of the choice of captions and of the pictures
+    features: tuple[str, ...] = ()  # feature spaces of distances, as for an autoencoder
+    out: Path | None = None  # folder of the report; left out: runs/evaluation/model-MODEL
+    batch_size: Positive[int] = 16  # images that a network sees at once
     device: str = "auto"  # cpu, cuda, mps; auto: the first GPU there is, else the CPU
 
 
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """python evaluate.py compare runs/evaluation/autoencoder-vae runs/evaluation/autoencoder-other
+
+    Reports beside the first one, each number with a verdict: better, worse, or no difference seen.
+
+    Reports that were not measured in the same way are refused.
+    """
+
+    GROUPS: ClassVar[Groups] = {"reports": ("reports",), "output": ("out",)}
+
+    # folders of reports, or their JSON files
+    reports: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="REPORT ...")]
+    out: Path | None = None  # folder for a page of the table; left out: none is written
+
+
+COMMANDS = {"autoencoder": AutoencoderConfig, "model": ModelConfig, "compare": CompareConfig}
+Config = AutoencoderConfig | ModelConfig | CompareConfig
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    config = parse(Config, argv, __doc__)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    refuse_old_form(argv)
+    config: Config = parse(COMMANDS, argv, __doc__)
+    if isinstance(config, AutoencoderConfig):
+        evaluate_autoencoder(config)
+    elif isinstance(config, ModelConfig):
+        evaluate_model(config)
+    else:
+        compare(config)
+
+
+def refuse_old_form(argv: Sequence[str]) -> None:
+    """Raise a UserError that has the new command, if the words are those of the old one."""
+    if not argv or argv[0] in COMMANDS:
+        return
+    words, model = [], None
+    rest = iter(argv)
+    for word in rest:
+        if word == "--model":
+            model = next(rest, None)
+        elif word.startswith("--model="):
+            model = word.removeprefix("--model=")
+        else:
+            words.append(word)
+    if model is not None:
+        command = shlex.join(["python", "evaluate.py", "model", model, *words])
+        raise UserError(f"evaluate.py has commands now. Instead of --model write:\n  {command}")
+
+
+def evaluate_autoencoder(config: AutoencoderConfig) -> None:
+    device = pick_device(config.device)
+    autoencoder = Autoencoder.load(config.model, device)
+    provenance = autoencoder_provenance(config.model)
+    chosen = choose_spaces(config.features, device)
+    measured = AutoencoderMeasurement(
+        autoencoder,
+        choose_images(config, config.images),
+        config.size or autoencoder.config.sample_size,
+        recorded_format(provenance),
+        chosen,
+        Settings(config.noise, config.batch_size, config.seed),
+        device,
+        out := report_folder(config.out, "autoencoder", config.model),
+    )
+    make_folder(out)
+    measured.fill()
+    report_finished()
+    if not collectives.rank():
+        print_report(report_autoencoder(measured, str(config.model), provenance, out), out)
+
+
+def autoencoder_provenance(model: Path) -> Mapping[str, Any]:
+    """Return how an autoencoder was trained; of a whole model, what that recorded of it."""
+    if own := read_provenance(model):
+        return own
+    with suppress(MissingFileError):
+        return as_mapping(read_model_provenance(model).get("autoencoder"))
+    return {}
+
+
+def evaluate_model(config: ModelConfig) -> None:
     sampling = Sampling(
         sampler=config.sampler,
         steps=config.steps,
@@ -80,83 +199,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = pick_device(config.device)
     pipeline = TextToImage.load(config.model, device)
     judge = Clip.load(config.judge, device)
-    provenance = read_model_provenance(config.model)
-    choice = recorded_choice(as_mapping(provenance.get("config")))
-    train, held_out = chosen_pairs(config, choice)
+    refuse_own_clip(pipeline, judge, config.judge)
+    chosen = choose_spaces(config.features, device)
+    out = report_folder(config.out, "model", config.model)
+    drawing = Drawing(sampling, config.samples, config.batch_size)
+    measured = ModelMeasurement(pipeline, judge, config.model, config, drawing, chosen, out)
+    make_folder(out)
+    measured.fill()
+    report_finished()
+    if not collectives.rank():
+        print_report(report_model(measured, out), out)
+
+
+def compare(config: CompareConfig) -> None:
+    _, text, html = compare_reports(config.reports)
+    print(text)
     if config.out is not None:
-        make_folder(config.out)
-    if not held_out:
-        print("nothing is held out, so the reconstructed images are training images.")
-    pixels = recorded_format(provenance)
-    figures = reconstruction(pipeline, held_out or train[: config.samples], pixels)
-    figures |= alignment(config, sampling, pipeline, judge, train)
-    print(json.dumps(figures, indent=2))
-    if config.out is not None:
-        write_json(config.out / "evaluation.json", figures)
+        make_folder(check_report_folder(config.out))
+        write_text(config.out / COMPARISON_FILE, html)
+        print(f"the page is {config.out / COMPARISON_FILE}")
 
 
-def chosen_pairs(config: Config, choice: CaptionChoice) -> tuple[PairList, PairList]:
-    """Return the pairs for prompts, and those to reconstruct: a split that is named is both.
-
-    choice: which captions of a pair the model was trained on.
-    """
-    pairs = choose_captions(read_folder(config.data, options=config).pairs, choice)
-    if config.split is not None:
-        print(f"evaluated is the whole split {config.split!r}: {len(pairs)} images.")
-        return pairs, pairs
-    return split(pairs, config.held_out)
-
-
-@torch.no_grad()
-def reconstruction(
-    pipeline: TextToImage, images: Sequence[Pair], file_format: PixelFormat
-) -> dict[str, float]:
-    """Return the mean PSNR of images encoded to their most likely latents and decoded again."""
-    vae: Autoencoder = pipeline.autoencoder
-    values = []
-    for start in range(0, len(images), BATCH):
-        some = images[start : start + BATCH]
-        pixels = load(some, pipeline.size, vae.config.in_channels, file_format)
-        posterior = vae.encode(normalize_pixels(pixels).to(pipeline.device))
-        reconstructed = to_pixels_like(vae.decode(posterior.mode()), pixels)
-        values.append(psnr(pixels, reconstructed.cpu()))
-    return {"reconstruction_psnr": torch.cat(values).mean().item()}
-
-
-def alignment(
-    config: Config, sampling: Sampling, pipeline: TextToImage, judge: Clip, train: Sequence[Pair]
-) -> dict[str, float]:
-    """Return the recall of captions for generated pictures and for the real images."""
-    order = torch.randperm(len(train), generator=generator(config.seed, "captions"))
-    pairs = [train[k] for k in order[: config.samples].tolist()]
-    captions = [pair.captions[0] for pair in pairs]
-    total = len(pairs) * sampling.network_calls()
-    with progress_counter("sampling", total, "image steps") as count:
-        pictures = pipeline(captions, sampling=sampling, seed=config.seed, progress=count)
-    samples = pil_to_tensor(pictures)
-    if config.out is not None:
-        save_grid(samples, int(len(samples) ** 0.5), config.out / "samples.png")
-    real = load(pairs, judge.size, channels=3)
-    return {
-        "samples": len(pairs),
-        **recall("recall", judge, samples, captions),
-        **recall("recall_of_real_images", judge, real, captions),
-    }
-
-
-def recall(name: str, judge: Clip, images: Tensor, captions: list[str]) -> dict[str, float]:
-    """Return recall@k of finding captions by images, under `name`."""
-    images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-    similarity = judge.encode_images(images) @ judge.encode_texts(captions).T
-    return {f"{name}@{k}": value for k, value in recall_at(similarity, captions, KS).items()}
-
-
-def load(
-    pairs: Sequence[Pair], size: int, channels: int, file_format: PixelFormat = EIGHT_BIT
-) -> Tensor:
-    transform = ImageTransform(size, channels, format=file_format)
-    return read_pixels([pair.path for pair in pairs], transform)
+def report_folder(out: Path | None, kind: str, model: Path) -> Path:
+    """Return where a report goes; if `out` does not say it, runs/evaluation/model-demo-ldm."""
+    dull = {"runs", "checkpoints", "model", "..", ".", model.anchor}
+    parts = [part for part in model.with_suffix("").parts if part not in dull][-3:]
+    return check_report_folder(out or Path("runs") / "evaluation" / "-".join([kind, *parts]))
 
 
 if __name__ == "__main__":
-    run_main(main, Config)
+    run_main(main, COMMANDS)

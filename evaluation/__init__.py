@@ -1,4 +1,5 @@
-"""Metrics of images and of retrieval: functions of tensors that return numbers.
+"""Metrics of images, features and retrieval: arrays in, numbers with intervals out.
 
-This package reads no files and loads no models, and must import foundation/ alone.
+feature_spaces/ loads the networks that turn images into features; no file here knows the data or
+the models that are measured, and all must import foundation/ and interop/ alone.
 """

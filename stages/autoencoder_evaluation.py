@@ -96,13 +96,33 @@ def compare(pixels: Pixels, reconstructed: Pixels) -> UInt8[Tensor, "n 3 c h w"]
     return torch.stack([pixels, reconstructed, difference.to(torch.uint8)], dim=1)
 
 
+def find_backbones() -> list[Backbone]:
+    """Return the backbones of LPIPS whose weights are in torch.hub's folder, the best first."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    return [net for net, pattern in BACKBONES.items() if any(folder.glob(pattern))]
+
+
+def describe_missing_lpips(size: int) -> str:
+    """Return why `find_perceptual_distance` finds none, and what to do."""
+    if size < MIN_LPIPS_SIZE:
+        return f"LPIPS needs images of at least {MIN_LPIPS_SIZE} pixels; these have {size}"
+    from autoencoder.training.lpips import BACKBONES as WEIGHTS
+    from autoencoder.training.lpips import backbone_file, hash_of_name
+
+    file, weights = backbone_file("alex"), WEIGHTS["alex"]
+    return (
+        f"the weights of a backbone are missing: fetch {weights.url} "
+        f"({weights.meta['_file_size']:.0f} MB; its sha256 begins with {hash_of_name(file)}) and "
+        f"put it there: {file}. Nothing is downloaded unasked"
+    )
+
+
 def find_perceptual_distance(size: int, device: torch.device) -> Perceptual | None:
     """Return LPIPS if torch.hub's folder has the weights of a backbone; nothing is downloaded.
 
     size: side of the images in pixels.
     """
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    nets: list[Backbone] = [net for net, pattern in BACKBONES.items() if any(folder.glob(pattern))]
+    nets = find_backbones()
     if not nets or size < MIN_LPIPS_SIZE:
         return None
     from autoencoder.training.lpips import PerceptualDistance  # imports lpips and torchvision

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import inspect
 import io
 import os
 import platform
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
 
 import torch
@@ -18,10 +20,17 @@ from safetensors import SafetensorError
 
 from foundation import __version__
 from foundation.collectives import is_initialized, local_rank, rank, world_size
-from foundation.errors import LONGEST_MESSAGE, UserError, printable, shortened, unknown_name
+from foundation.errors import LONGEST_MESSAGE, UserError, printable, shortened, shown, unknown_name
 from foundation.system import print_any_character
 from training.distributed import process_group
-from training.flags import check_bounds, default_of, flag_name, help_page, with_flags
+from training.flags import (
+    check_bounds,
+    commands_page,
+    default_of,
+    flag_name,
+    help_page,
+    with_flags,
+)
 from training.memory import describe_failure, keep_freed_memory
 from training.signals import interruptible
 from training.watchdog import STOPPED, is_connection_error
@@ -30,7 +39,7 @@ Config = TypeVar("Config")
 
 
 def parse(
-    config: type[Config],
+    config: type[Config] | Mapping[str, type[Config]],
     argv: Sequence[str] | None,
     description: str | None,
     presets: Mapping[str, Mapping[str, Any]] | None = None,
@@ -41,7 +50,9 @@ def parse(
 
     Args:
         config: its class variable GROUPS orders the help page (training/flags.py); RENAMED maps
-            old names of fields to those of today, which stay valid as flags.
+            old names of fields to those of today, which stay valid as flags. Of a script with
+            commands (`evaluate.py model ...`): command -> dataclass, whose docstring is the
+            description of that command; its type tells which one was given.
         argv: arguments without the program's name; None reads those of the process.
         description: docstring of the script; the first line is an example to copy.
         presets: name -> values of the fields it sets; the default of `config.preset` names the
@@ -55,6 +66,11 @@ def parse(
     if "--version" in argv:
         print(f"Latentsmith {__version__}")
         sys.exit(0)
+    program = Path(sys.argv[0]).name
+    if not isinstance(config, type):
+        name, *argv = [choose_command(config, argv, description), *argv[1:]]
+        config, program = config[name], f"{program} {name}"
+        description = inspect.cleandoc(config.__doc__ or "")
     argv = with_overrides(with_current_flags(argv, getattr(config, "RENAMED", {})))
     default: Any = tyro.MISSING
     text = (description or "").rstrip()
@@ -69,12 +85,39 @@ def parse(
     messages = io.StringIO()
     try:
         with redirect_stderr(messages):  # they repeat what was given, of any length
-            given = tyro.cli(config, args=argv, config=(tyro.conf.OmitArgPrefixes,), **options)
+            given = tyro.cli(
+                config, prog=program, args=argv, config=(tyro.conf.OmitArgPrefixes,), **options
+            )
     except SystemExit:
         print(printable(shortened(messages.getvalue(), LONGEST_MESSAGE)), end="", file=sys.stderr)
         raise
     check_bounds(given, config if presets is None else default)
     return given
+
+
+def choose_command(
+    commands: Mapping[str, type[Any]], argv: Sequence[str], description: str | None
+) -> str:
+    """Return the first word of a command line, which is one of the commands.
+
+    `--help` in its place prints the description and what each command is for.
+
+    Raises:
+        UserError: there is no word, or it is no command.
+    """
+    program, (word, *_) = Path(sys.argv[0]).name, [*argv, ""]
+    if word in ("-h", "--help"):
+        print(commands_page(commands, (description or "").rstrip()))
+        sys.exit(0)
+    if word and not word.startswith("-"):
+        if word not in commands:
+            raise unknown_name(word, list(commands), "command")
+        return word
+    found = f" before {shown(word)}" if word else ""
+    raise UserError(
+        f"Missing from {program}: a command{found}. It is one of {', '.join(commands)}; "
+        f"{program} --help says what each is for."
+    )
 
 
 def preset_config(
@@ -149,7 +192,9 @@ def given_preset(argv: Sequence[str]) -> str | None:
     return name
 
 
-def run_main(main: Callable[[], None], config: type[Any] | None = None) -> None:
+def run_main(
+    main: Callable[[], None], config: type[Any] | Mapping[str, type[Any]] | None = None
+) -> None:
     """Call the main function of a script, and end the process if it fails.
 
     An error that the user can mend, such as UserError or a full disk, ends it with one line and
@@ -158,8 +203,8 @@ def run_main(main: Callable[[], None], config: type[Any] | None = None) -> None:
 
     Of several ranks, one prints the line, the others end with it (training/watchdog.py).
 
-    config: the dataclass of the script's flags. Libraries name parameters, such as `batch_size`;
-        in the line these become flags.
+    config: the dataclass of the script's flags, or those of its commands. Libraries name
+        parameters, such as `batch_size`; in the line these become flags.
     """
     keep_freed_memory()
     print_any_character()
@@ -198,8 +243,11 @@ def bug_note() -> str:
     )
 
 
-def field_names(config: type[Any]) -> Iterator[str]:
+def field_names(config: type[Any] | Mapping[str, type[Any]]) -> Iterator[str]:
     """Yield the names of all flags: the fields of a dataclass and of the dataclasses in it."""
+    if not isinstance(config, type):
+        yield from {name for one in config.values() for name in field_names(one)}
+        return
     for name, kind in get_type_hints(config).items():
         if get_origin(kind) is ClassVar:
             continue

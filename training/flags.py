@@ -168,11 +168,36 @@ def help_page(config: type[Any], default: Any, description: str) -> str:
         groups.setdefault(title, []).append(entry)
     last = LAST_GROUP if LAST_GROUP in groups else list(groups)[-1]
     groups[last] += [Entry(*words) for words in COMMON.items()]
-    sections = [
+    return "\n\n".join([*paragraphs(description, width), *sections_of(groups, width)])
+
+
+def commands_page(commands: Mapping[str, type[Any]], description: str) -> str:
+    """Return what `--help` of a script with commands prints.
+
+    commands: name -> dataclass of its flags; of its docstring, the paragraph after the example says
+        what the command is for.
+    """
+    width = min(WIDTH, shutil.get_terminal_size().columns)
+    about = [Entry(name, summary_of(config)) for name, config in commands.items()]
+    groups = {
+        "commands, each with a --help of its own": about,
+        "options": [Entry(*words) for words in COMMON.items()],
+    }
+    return "\n\n".join([*paragraphs(description, width), *sections_of(groups, width)])
+
+
+def summary_of(config: type[Any]) -> str:
+    """Return the paragraph after the example in the docstring of a dataclass of flags."""
+    paragraphs_of_it = inspect.cleandoc(config.__doc__ or "").split("\n\n")
+    return " ".join(paragraphs_of_it[min(1, len(paragraphs_of_it) - 1)].split())
+
+
+def sections_of(groups: Mapping[str, Sequence[Entry]], width: int) -> list[str]:
+    """Return the sections of a help page: the title, then an entry below the other."""
+    return [
         "\n".join([f"{title}:", *(line for entry in group for line in laid_out(entry, width))])
         for title, group in groups.items()
     ]
-    return "\n\n".join([*paragraphs(description, width), *sections])
 
 
 def paragraphs(text: str, width: int) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -9,13 +10,19 @@ from typing import Annotated, ClassVar, Literal
 import pytest
 import tyro
 
+import evaluate
 import train_vae
 from foundation import __version__
+from foundation.errors import UserError
 from tests.helpers.bad_calls import CONFIGS
 from training.cli import parse
 from training.flags import Fraction, Groups, help_page
 
-SCRIPTS = tuple(CONFIGS)
+PAGES = {  # what is called -> the words before --help, and the dataclass of the flags
+    f"{script.__name__} {command}".strip(): (script, command, config)
+    for script, configs in CONFIGS.items()
+    for command, config in (configs if isinstance(configs, dict) else {"": configs}).items()
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +65,9 @@ def test_a_page(monkeypatch):
     ]
 
 
-def page(script, capsys) -> str:
+def page(script, capsys, *words: str) -> str:
     with pytest.raises(SystemExit) as stopped:
-        script.main(["--help"])
+        script.main([*words, "--help"])
     assert stopped.value.code == 0
     return capsys.readouterr().out
 
@@ -76,14 +83,15 @@ def flags(config: type) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.__name__)
-def test_every_flag_is_on_the_page_once_with_a_description(script, capsys, monkeypatch):
+@pytest.mark.parametrize("name", PAGES)
+def test_every_flag_is_on_the_page_once_with_a_description(name, capsys, monkeypatch):
+    script, command, config = PAGES[name]
     monkeypatch.setenv("COLUMNS", "80")
-    text = page(script, capsys)
+    text = page(script, capsys, *command.split())
     assert all(len(line) <= 80 for line in text.splitlines() if "python " not in line)
     shown = re.findall(r"^  (?:-\w, )?--(?:\[no-\])?([\w-]+)(.*(?:\n {26}.*)*)", text, re.MULTILINE)
     names = ["--" + name for name, _ in shown]
-    assert sorted(names) == sorted({*flags(CONFIGS[script]), "--help", "--version"})
+    assert sorted(names) == sorted({*flags(config), "--help", "--version"})
     for name, rest in shown:
         description = re.sub(r"^( (\{.*?\}|[A-Z|=]+))*( \.\.\.)?", "", rest)
         assert re.search(r"^\s+(?!\((default|required|from))\S", description), (
@@ -92,7 +100,30 @@ def test_every_flag_is_on_the_page_once_with_a_description(script, capsys, monke
     assert len(re.findall(r"^[a-z ]+:$", text, re.MULTILINE)) >= 2, "not in sections"
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.__name__)
+@pytest.mark.parametrize("command", evaluate.COMMANDS)
+def test_a_page_of_commands_says_what_each_is_for(command, capsys):
+    shown = re.search(rf"^  {command} +\S.*", page(evaluate, capsys), re.MULTILINE)
+    assert shown is not None
+    example = page(evaluate, capsys, command).split("\n\n")[0]
+    _, file, *words = shlex.split(example)
+    assert file == "evaluate.py" and words[0] == command
+    assert type(parse(evaluate.COMMANDS, words, "")) is evaluate.COMMANDS[command]
+
+
+@pytest.mark.parametrize(
+    ("words", "pattern"),
+    [
+        ([], "Missing from .*: a command"),
+        (["autoencodr", "m"], "'autoencodr'.*'autoencoder'"),
+        (["--data", "d"], "a command before '--data'"),
+    ],
+)
+def test_commands_that_are_none(words, pattern):
+    with pytest.raises(UserError, match=pattern):
+        parse(evaluate.COMMANDS, words, "")
+
+
+@pytest.mark.parametrize("script", CONFIGS, ids=lambda s: s.__name__)
 def test_version(script, capsys):
     with pytest.raises(SystemExit) as stopped:
         script.main(["--version"])

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -30,13 +31,13 @@ from stages.diffusion import DiffusionTrainer, DiffusionTrainingConfig
 from tests.helpers.images import captioned
 from training.cli import run_main
 
-CONFIGS: dict[ModuleType, type] = {
+CONFIGS: dict[ModuleType, Any] = {  # of a script with commands: command -> config
     check: check.Options,
     train_clip: ClipTrainingConfig,
     train_vae: AutoencoderTrainingConfig,
     train_ldm: DiffusionTrainingConfig,
     sample: sample.Config,
-    evaluate: evaluate.Config,
+    evaluate: evaluate.COMMANDS,
     export: export.Config,
 }
 TRAINERS = {
@@ -68,12 +69,17 @@ def make_world(root: Path) -> Path:
 
 def command(script: ModuleType, world: Path, out: Path, *flags: object) -> list[str]:
     """Arguments of a call that works and takes a second; what `flags` repeats, they override."""
+    model, flags = world / "ldm", list(flags)
+    if script is evaluate and "--model" in flags:  # where others have a flag, it has an argument
+        place = flags.index("--model")
+        _, model = flags[place : place + 2]
+        del flags[place : place + 2]
     fixed: dict[ModuleType, Sequence[object]] = {
         train_clip: (),
         train_vae: (),
         train_ldm: ("--vae", world / "vae", "--text-encoder", world / "clip"),
         sample: ("red", "--model", world / "ldm", "--steps", 1),
-        evaluate: ("--model", world / "ldm", "--judge", world / "other_clip", "--steps", 1),
+        evaluate: ("model", model, "--judge", world / "clip", "--steps", 1),
     }
     shared: Sequence[object] = ("--out", out, "--device", "cpu")
     if script is not sample:

@@ -28,6 +28,12 @@ PATHS += ["", "x" * 5000, "a\nb", "~nobody/x", "broken", "/", "closed"]
 # Values that a flag may rightly take make the program work: these must be left out of a battery
 # that expects an end within seconds.
 LONG_RUNS = {("train_", "steps"), ("train_", "find-batch-size"), ("train_", "overfit")}
+ARGUMENTS = {  # of calls that work, where tests.helpers.bad_calls has none
+    "check": "world/data",
+    "export": "world/ldm out",
+    "evaluate autoencoder": "world/vae --data world/data --held-out 0 --out out --device cpu",
+    "evaluate compare": "world/data world/ldm",
+}
 
 
 def flags_of(config: type) -> Iterator[tuple[str, Any]]:
@@ -76,10 +82,15 @@ def sensible(outcome: Outcome, folder: Path) -> None:
 
 def cases() -> list[HostileCase]:
     found = []
-    for module, config in CONFIGS.items():
+    programs = [
+        (module, words, config)
+        for module, configs in CONFIGS.items()
+        for words, config in (configs if isinstance(configs, dict) else {"": configs}).items()
+    ]
+    for module, words, config in programs:
         name = module.__name__
-        if name in ("check", "export"):
-            good: list[str] = ["world/data"] if name == "check" else ["world/ldm", "out"]
+        if name in ARGUMENTS or f"{name} {words}" in ARGUMENTS:
+            good = [*words.split(), *ARGUMENTS[f"{name} {words}".strip()].split()]
         else:
             good = command(module, Path("world"), Path("out"))
         if name.startswith("train"):
@@ -90,7 +101,7 @@ def cases() -> list[HostileCase]:
                 continue
             for value in values_for(kind):
                 work = script(name, *good, flag, value)
-                label = f"{name} {flag} {ascii(value)[:24]}"
+                label = f"{name} {words} {flag} {ascii(value)[:24]}"
                 found.append(HostileCase(label, make_files, work, sensible))
     return found
 

@@ -4,7 +4,6 @@ Writes RUN/report.html: curves, previews, verdicts and settings of a run, finish
 page that needs no other file, no script and no network.
 """
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,19 +20,9 @@ from training.checkpoint import saved_states
 from training.cli import parse, run_main
 from training.logging.metrics import read_metrics
 from training.tools.curves import COLORS, Points, line_chart
+from training.tools.page import page, picture, table
 
 PREVIEWS = 6  # on the page, the first and the last among them
-STYLE = """
-body { font: 15px/1.5 sans-serif; color: #111; background: #fff; max-width: 1180px;
-       margin: 2em auto; padding: 0 1em; }
-h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; border-bottom: 1px solid #ddd; }
-.charts { display: flex; flex-wrap: wrap; gap: 8px; } .charts svg { max-width: 100%; height: auto; }
-figure { display: inline-block; margin: 0 12px 12px 0; vertical-align: top; }
-figure img { max-width: 540px; width: 100%; image-rendering: pixelated; }
-figcaption { color: #555; } table { border-collapse: collapse; }
-td { padding: 2px 14px 2px 0; vertical-align: top; } td:first-child { color: #555; }
-.warning { color: #a01010; font-weight: bold; }
-"""
 # Words that mark a verdict as bad. They are written by ldm/validation.py and autoencoder/training/.
 WARNING_WORDS = ("NOT LEARNING", "DEAD", "is dead", "is winning", "ignores the text")
 
@@ -65,11 +54,7 @@ def report_page(run: Path) -> str:
         previews_section(sorted((run / "previews").glob("step-*.png"))),
         "<h2>Settings</h2>" + table(flatten_settings(settings)),
     ]
-    title = f"Training {escape(run.resolve().name)}"
-    return (
-        f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>"
-        f"<style>{STYLE}</style></head><body><h1>{title}</h1>{''.join(sections)}</body></html>\n"
-    )
+    return page(f"Training {run.resolve().name}", sections)
 
 
 @dataclass(frozen=True)
@@ -174,11 +159,7 @@ def previews_section(files: Sequence[Path]) -> str:
         return ""
     last = len(files) - 1
     chosen = sorted({round(k * last / (PREVIEWS - 1)) for k in range(PREVIEWS)}, reverse=True)
-    figures = []
-    for file in (files[k] for k in chosen):
-        data = base64.b64encode(file.read_bytes()).decode()
-        image = f"<img alt='{file.stem}' src='data:image/png;base64,{data}'>"
-        figures.append(f"<figure>{image}<figcaption>{file.stem}</figcaption></figure>")
+    figures = [picture(files[k].read_bytes(), files[k].stem) for k in chosen]
     return "<h2>Pictures, the latest first</h2>" + "".join(figures)
 
 
@@ -191,12 +172,6 @@ def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str,
         else:
             rows[prefix + name] = str(value)
     return rows
-
-
-def table(rows: Mapping[str, str]) -> str:
-    """Return an HTML table with two columns."""
-    cells = (f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in rows.items())
-    return f"<table>{''.join(cells)}</table>"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,30 @@
+"""Statistics of latent channels against samples that are drawn, and against Gaussians."""
+
+import pytest
+import torch
+
+from evaluation.latents import image_moments, latent_channels
+
+
+def random_posterior() -> tuple[torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    mean = torch.randn(4, 2, 16, 16, generator=random) ** 3 / 3 + 0.5
+    return mean, torch.randn(4, 2, 16, 16, generator=random) - 2
+
+
+def test_moments_are_those_of_drawn_latents():
+    mean, logvar = random_posterior()
+    noise = torch.randn(400, *mean.shape, generator=torch.Generator().manual_seed(1))
+    drawn = (mean + torch.exp(0.5 * logvar) * noise).double().transpose(0, 2).flatten(1)
+    for found, z in zip(latent_channels(image_moments(mean, logvar)), drawn, strict=True):
+        assert found.mean == pytest.approx(z.mean().item(), abs=0.01)
+        assert found.std == pytest.approx(z.std().item(), rel=0.01)
+        fourth = ((z - z.mean()) / z.std()).pow(4).mean().item()
+        assert found.kurtosis == pytest.approx(fourth, rel=0.02)
+
+
+def test_a_channel_of_noise_is_normal_and_has_no_signal():
+    nothing = torch.zeros(2, 1, 8, 8)
+    (found,) = latent_channels(image_moments(nothing + 2, nothing))
+    assert (found.mean, found.std, found.kurtosis) == pytest.approx((2, 1, 3))
+    assert found.signal == 0 and found.kl == pytest.approx(0.5 * 4)
