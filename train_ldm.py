@@ -110,7 +110,7 @@ def find_batch_size(
     plan: RunPlan[DiffusionTrainingConfig], unet: UNet, vae: Autoencoder, text_encoder: TextEncoder
 ) -> None:
     """Try batch sizes, in a folder that nobody needs afterwards."""
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps mapped files
         trials = diffusion_trials(plan.config, unet, vae, text_encoder, Path(folder))
         print_batch_sizes(plan.config, trials, plan.bytes_at_once, most=len(plan.pairs))
 

@@ -14,8 +14,10 @@ from dataset.source import Cell, Member, UnusableFile
 from dataset.stores.blocks import cache_home
 from dataset.stores.remote import RemoteFile
 from dataset.table import Root, Table
+from foundation import system
 from foundation.files import read_json, remove_folder
 from foundation.json_reading import from_json
+from foundation.system import patiently
 
 # Part of the name of every index: another number or other extensions make old ones invalid.
 FORMAT = "1-" + hashlib.blake2b(" ".join(sorted(EXTENSIONS)).encode(), digest_size=4).hexdigest()
@@ -50,7 +52,8 @@ def index_folder(root: Root) -> Path:
     elsewhere = os.environ.get("LATENTSMITH_INDEX")
     if isinstance(root, RemoteFile):
         digest = hashlib.sha256(str(root).encode()).hexdigest()
-        return Path(elsewhere or cache_home() / "indexes") / f"{root.name}-{digest[:16]}"
+        name = root.name.replace(":", "-") if system.ON_WINDOWS else root.name  # of a port
+        return Path(elsewhere or cache_home() / "indexes") / f"{name}-{digest[:16]}"
     if not elsewhere:
         return root / INDEX_FOLDER
     digest = hashlib.sha256(str(root.resolve()).encode()).hexdigest()
@@ -89,7 +92,7 @@ def write_index(index: Index, folder: Path, save_table: Callable[[Path], None]) 
         unfinished.chmod(0o755)  # mkdtemp makes folders that only their owner can read
         if folder.exists() and load_index(folder, root) is None:
             remove_folders(folder)  # damaged
-        unfinished.rename(folder)
+        patiently(unfinished.rename, folder)
     except OSError as error:
         if load_index(folder, root) is not None:  # another process was faster
             return True

@@ -41,6 +41,8 @@ BYTE_ORDER_MARKS = {  # a longer mark that begins with a shorter one goes first
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
+# Characters of the longest path below a folder that is written: of a U-Net in a pipeline.
+ROOM_IN_MODEL = len(".partial/.unet.partial/.diffusion_pytorch_model.safetensors.partial")
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 
@@ -53,14 +55,14 @@ def atomic_file(target: Path) -> Generator[Path, None, None]:
 
     Missing folders above `target` are made. After an error nothing is left of either.
     """
-    target = _resolved(target)
+    target = _resolved(target, len("..partial"))
     partial = partial_path(target)
     with naming(target), _make_parents(target):
         try:
             yield partial
             put_in_place(partial, target)
         finally:
-            _remove(partial)
+            remove(partial)
 
 
 @contextmanager
@@ -76,12 +78,12 @@ def atomic_folder(target: Path, *, keep_others: bool = False) -> Generator[Path,
         UserError: `target` cannot be replaced, because it is the current folder or a mount point,
             or contains one.
     """
-    target = _resolved(target)
+    target = _resolved(target, ROOM_IN_MODEL)
     _check_movable(target)
     partial = partial_path(target)
     with _make_parents(target):
         restore(target)
-        _remove(partial)
+        remove(partial)
         partial.mkdir()
         try:
             yield partial
@@ -106,7 +108,7 @@ def put_in_place(partial: Path, target: Path) -> None:
         rename(partial, target)
     elif not exchange_names(partial, target):
         old = _old_path(target)
-        _remove(old)
+        remove(old)
         try:
             rename(target, old)
             rename(partial, target)
@@ -115,7 +117,7 @@ def put_in_place(partial: Path, target: Path) -> None:
             raise
         partial = old
     sync_names(target.parent)
-    _remove(partial)
+    remove(partial)
 
 
 def rename(source: Path, target: Path) -> None:
@@ -155,7 +157,7 @@ def remove_folder(folder: Path) -> None:
         FileInUseError: Windows, and a program has something in it open; it is still whole.
     """
     partial = partial_path(_resolved(folder))
-    _remove(partial)
+    remove(partial)
     rename(folder, partial)
     shutil.rmtree(partial)
 
@@ -185,9 +187,12 @@ def _old_path(target: Path) -> Path:
     return target.with_name(f".{target.name}.old")
 
 
-def _resolved(path: Path) -> Path:
-    """Return the absolute path without symbolic links, so that it has a name and a parent."""
-    check_new_path(path)
+def _resolved(path: Path, room: int = 0) -> Path:
+    """Return the absolute path without symbolic links, so that it has a name and a parent.
+
+    room: characters that Windows must take behind this path.
+    """
+    check_new_path(path, room)
     return Path(os.path.realpath(path))
 
 
@@ -219,7 +224,7 @@ def _check_movable(folder: Path) -> None:
         )
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """Remove a file or a folder, as far as that is possible."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)

@@ -11,6 +11,8 @@ from foundation.errors import UNPRINTABLE, UserError, listed, one_line, shown
 FORBIDDEN = re.compile('[\t\n/\\\\<>:"|?*]')
 # Windows has these names for devices, with any suffix.
 DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])\s*(\..*)?", re.IGNORECASE)
+LONGEST_PATH = 259  # characters on Windows, unless its setting for long paths is on
+ROOM = 100  # characters of the longest name of a file below a folder, while it is written
 DRIVE = re.compile(r"[A-Za-z]:/")  # the beginning of an absolute path
 
 
@@ -28,13 +30,15 @@ def name_problem(name: str) -> str:
     return ""
 
 
-def check_new_path(path: Path) -> None:
-    """On Windows, refuse to make what would get another name, or be no file.
+def check_new_path(path: Path, room: int = 0) -> None:
+    """On Windows, refuse to make what would get another name, be no file, or have too long a path.
 
     `CON` is the console there, `a:b` a hidden part of the file `a`, and `a.` the same as `a`.
 
+    room: characters that must be left for the files in this folder.
+
     Raises:
-        UserError: a folder or file in the path has such a name.
+        UserError: a folder or file in the path has such a name, or the path is too long.
     """
     if not system.ON_WINDOWS:
         return
@@ -45,6 +49,15 @@ def check_new_path(path: Path) -> None:
                 f"{one_line(path)} cannot be made on Windows: {shown(part)} {reason}. Choose "
                 "another name."
             )
+    length = len(str(path.absolute()))
+    if length + room > LONGEST_PATH and not system.takes_long_paths():
+        inside = f", and files in it need {room} more" if room else ""
+        raise UserError(
+            f"{one_line(path)} cannot be made on Windows: the whole path has {length} characters"
+            f"{inside}. Windows takes {LONGEST_PATH}. Choose a folder nearer to the root of the "
+            "drive, or turn on long paths (the value LongPathsEnabled in the registry, see "
+            "docs/long-runs.md)."
+        )
 
 
 def common_folder(paths: Sequence[Path]) -> Path:

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -25,6 +25,18 @@ def c_function(name: str) -> Callable[..., int] | None:
     except TypeError:  # Windows, where None names no library
         return None
     return getattr(library, name, None)
+
+
+def windows_function(library: str, name: str) -> Callable[..., int] | None:
+    """Return a function of a library of Windows; None elsewhere."""
+    load: Callable[[str], Any] | None = getattr(ctypes, "WinDLL", None)
+    return None if load is None else getattr(load(library), name, None)
+
+
+def takes_long_paths() -> bool:
+    """Return whether paths may have more than 259 characters; on Windows it is a setting."""
+    is_enabled = windows_function("ntdll", "RtlAreLongPathsEnabled")
+    return not ON_WINDOWS or (is_enabled is not None and bool(is_enabled() & 0xFF))
 
 
 def exchange_names(a: os.PathLike[str], b: os.PathLike[str]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from dataset.images.write import write_new_files
 from foundation.errors import UserError, one_line, shown
 from foundation.files import explain_full_disk
-from foundation.paths import name_problem
+from foundation.paths import check_new_path, name_problem
 
 Part = tuple[str, str, str]  # a text, the field after it, and its format
 
@@ -26,6 +26,7 @@ FORMATS = {  # what may stand after the colon: zeros in front of a number, the l
 }
 LONGEST_PATTERN = 1000  # characters
 LONGEST_NAME = 200  # bytes with the suffix; file systems take 255, and names aside are longer
+HIDDEN = 18  # characters more, in the hidden name that a file has while it is written
 MAX_PROMPT_LENGTH = 80  # characters of a prompt in a file name
 MAX_PROMPT_BYTES = 120
 
@@ -62,6 +63,7 @@ class FileNames:
         for k, image in enumerate(images):
             name = self.filled_in(image, self.number + k)
             check_name(name, self.pattern, self.suffixes)
+            check_new_path(self.folder / (name + max(self.suffixes, key=len)), room=HIDDEN)
             if self.numbered:
                 continue
             conflict = ""

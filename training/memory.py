@@ -5,16 +5,18 @@ with page faults. Keeping them, in huge pages, makes training a CLIP on a CPU 1.
 with smaller tensors no gain was seen beyond the noise. It changes no result.
 """
 
+import ctypes
 import os
 import re
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from foundation.system import c_function
+from foundation.system import c_function, windows_function
 
 NO_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|Cannot allocate memory"
@@ -44,13 +46,15 @@ def peak_host_memory() -> int | None:
     try:
         resource: Any = import_module("resource")
     except ModuleNotFoundError:  # Windows
-        return None
+        return windows_peak_memory()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def available_host_memory() -> int | None:
-    """Return the bytes of RAM that are free without swapping; None where /proc does not say."""
+    """Return the bytes of RAM that are free without swapping; None if the system says nothing."""
+    if (status := windows_memory()) is not None:
+        return status.free
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             lines = dict(line.split(":") for line in file)
@@ -68,9 +72,14 @@ def total_memory(device: torch.device) -> int | None:
         return torch.cuda.mem_get_info(device)[1]
     if device.type == "mps":
         return torch.mps.recommended_max_memory()
+    if (status := windows_memory()) is not None:
+        return status.total
+    sysconf: Callable[[str], int] | None = getattr(os, "sysconf", None)  # Windows has none
     try:
-        sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    except (AttributeError, ValueError, OSError):  # Windows
+        if sysconf is None:
+            return None
+        sizes = [sysconf("SC_PAGE_SIZE") * sysconf("SC_PHYS_PAGES")]
+    except (ValueError, OSError):
         return None
     for file in CONTAINER_LIMITS:
         try:
@@ -80,13 +89,56 @@ def total_memory(device: torch.device) -> int | None:
     return min(sizes)
 
 
+class WindowsMemory(ctypes.Structure):
+    """What Windows says of its memory (MEMORYSTATUSEX), in bytes."""
+
+    total: int
+    free: int
+    _fields_ = (
+        ("size", ctypes.c_uint32),  # of this structure
+        ("load", ctypes.c_uint32),
+        *((name, ctypes.c_uint64) for name in ("total", "free", "total_paged", "free_paged")),
+        *((name, ctypes.c_uint64) for name in ("total_virtual", "free_virtual", "extended")),
+    )
+
+
+class WindowsProcessMemory(ctypes.Structure):
+    """What Windows says of the memory of a process (PROCESS_MEMORY_COUNTERS), in bytes."""
+
+    peak: int
+    _fields_ = (
+        ("size", ctypes.c_uint32),  # of this structure
+        ("page_faults", ctypes.c_uint32),
+        *((name, ctypes.c_size_t) for name in ("peak", "now", "peak_paged_pool", "paged_pool")),
+        *((name, ctypes.c_size_t) for name in ("peak_pool", "pool", "paged", "peak_paged")),
+    )
+
+
+def windows_memory() -> WindowsMemory | None:
+    """Ask Windows for its memory; None elsewhere, or if it does not answer."""
+    ask = windows_function("kernel32", "GlobalMemoryStatusEx")
+    status = WindowsMemory(size=ctypes.sizeof(WindowsMemory))
+    return status if ask is not None and ask(ctypes.byref(status)) else None
+
+
+def windows_peak_memory() -> int | None:
+    """Ask Windows for the most bytes of RAM that this process had; None if it does not answer."""
+    ask = windows_function("kernel32", "K32GetProcessMemoryInfo")
+    if ask is None:
+        return None
+    counters = WindowsProcessMemory(size=ctypes.sizeof(WindowsProcessMemory))
+    this_process = ctypes.c_void_p(-1)
+    answered = ask(this_process, ctypes.byref(counters), ctypes.sizeof(counters))
+    return counters.peak if answered else None
+
+
 def peak_device_memory() -> int | None:
     """Return the most bytes that tensors of this process took on a GPU; None without one."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 
 def describe_peak_memory() -> str:
-    """Return a text such as `memory 1.2 GB, GPU 5.3 GB`."""
+    """Return a text such as `memory 1.2 GB, GPU 5.3 GB`; "" where the system says nothing."""
     sizes = [("memory", peak_host_memory()), ("GPU", peak_device_memory())]
     return ", ".join(f"{name} {format_bytes(size)}" for name, size in sizes if size)
 

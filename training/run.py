@@ -30,7 +30,7 @@ from foundation.files import (
     write_json,
 )
 from foundation.json_reading import check_type, from_json, load_object
-from foundation.paths import check_new_path
+from foundation.paths import ROOM, check_new_path
 from foundation.system import patiently
 from training.checkpoint import (
     Stateful,
@@ -312,7 +312,7 @@ def make_folder(path: Path) -> None:
     Raises:
         UserError: it, or a folder above it, is a file.
     """
-    check_new_path(path)
+    check_new_path(path, ROOM)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:

@@ -1,7 +1,8 @@
 """The names of the files in a data folder, and which image a name in a table means."""
 
 import posixpath
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -46,12 +47,31 @@ class FileList:
             written: as it stands in the table.
             folder: that of the table, relative to the root.
         """
+        for form in self._forms(written, folder):
+            if form in self.images or form in self.other_splits:
+                return form
+        return None
+
+    def find_without_case(self, written: str, folder: PurePosixPath) -> str | None:
+        """Return the only image whose name differs in capitals at most; else None."""
+        for form in self._forms(written, folder):
+            if len(names := self._by_folded_name.get(form.casefold(), ())) == 1:
+                return names[0]
+        return None
+
+    def _forms(self, written: str, folder: PurePosixPath) -> Iterator[str]:
+        """Yield the names that an image may have which a table means."""
         for text in dict.fromkeys((written, written.replace("\\", "/"))):
             for name in self._relative(text, folder):
-                for form in (name, normalize("NFC", name)):
-                    if form in self.images or form in self.other_splits:
-                        return form
-        return None
+                yield from (name, normalize("NFC", name))
+
+    @cached_property
+    def _by_folded_name(self) -> dict[str, list[str]]:
+        """Images by their names without capitals."""
+        result: defaultdict[str, list[str]] = defaultdict(list)
+        for name in (*self.images, *self.other_splits):
+            result[name.casefold()].append(name)
+        return dict(result)
 
     def _relative(self, text: str, folder: PurePosixPath) -> Iterable[str]:
         """Yield what a path of a table may be relative to the root."""

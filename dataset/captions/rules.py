@@ -6,8 +6,8 @@ of different origin are never mixed.
 """
 
 import posixpath
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
@@ -106,18 +106,46 @@ def from_tables(
     """Collect the captions of all tables of this name."""
     rule = f"{file_name} ({len(tables)} files)" if len(tables) > 1 else file_name
     result = CaptionSet(rule)
+    unlike: defaultdict[str, list[tuple[PurePosixPath, Row]]] = defaultdict(list)
     for folder, rows in tables:
         for row in rows:
             name = files.find_image(row.image, folder)
-            if name is None:
-                reason = f"is named in {row.location}, but there is no such image"
-                path = files.root / folder / one_line(row.image, 500)
-                result.unusable.append(UnusableFile(path, reason))
+            if name is None and (other := files.find_without_case(row.image, folder)) is not None:
+                unlike[other].append((folder, row))
+            elif name is None:
+                leave_out(result, files, folder, row, "there is no such image")
             elif name in files.images:
                 result.captions.setdefault(name, []).extend(row.captions)
+    add_unlike(result, files, unlike)
     if file_name == "metadata.jsonl" and files.find("metadata.csv"):
         result.notes.append("metadata.csv is not used, since there is a metadata.jsonl")
     return result
+
+
+def add_unlike(
+    result: CaptionSet, files: FileList, unlike: Mapping[str, list[tuple[PurePosixPath, Row]]]
+) -> None:
+    """Add the captions of images that a table writes with other capitals.
+
+    Where it has both a.png and A.PNG, and there is one file, two images have become one: on a disk
+    that does not distinguish capitals, the second has replaced the first.
+    """
+    for name, rows in unlike.items():
+        if name in result.captions or len({row.image for _, row in rows}) > 1:
+            reason = f"there is only {one_line(name, 500)}, which another row names, too"
+            for folder, row in rows:
+                leave_out(result, files, folder, row, reason)
+        elif name in files.images:
+            for _, row in rows:
+                result.captions.setdefault(name, []).extend(row.captions)
+
+
+def leave_out(
+    result: CaptionSet, files: FileList, folder: PurePosixPath, row: Row, reason: str
+) -> None:
+    """Note that the image of a row is not used."""
+    path = files.root / folder / one_line(row.image, 500)
+    result.unusable.append(UnusableFile(path, f"is named in {row.location}, but {reason}"))
 
 
 # Files beside the images --------------------------------------------------------------------------

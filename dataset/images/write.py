@@ -26,7 +26,7 @@ from torch import Tensor
 from dataset.images.pixel_format import PixelFormat
 from dataset.images.rasters import import_library
 from foundation.errors import NotFiniteError, UserError
-from foundation.files import NO_HARD_LINKS, naming, sync_names, to_json
+from foundation.files import NO_HARD_LINKS, naming, remove, rename, sync_names, to_json
 
 EXTENSIONS = (".png", ".tif", ".npy")
 COLOR_16 = "16-bit PNG in color"
@@ -138,7 +138,7 @@ def write_new_files(contents: Mapping[Path, bytes]) -> None:
         raise
     finally:
         for partial in partials.values():
-            partial.unlink(missing_ok=True)
+            remove(partial)
 
 
 def rename_new(partial: Path, path: Path) -> None:
@@ -160,9 +160,9 @@ def rename_alone(partial: Path, path: Path) -> None:
         try:
             if os.path.lexists(path):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-            os.replace(partial, path)
+            rename(partial, path)
         finally:
-            claim.unlink(missing_ok=True)
+            remove(claim)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -6,7 +6,6 @@ still has its hash.
 """
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -32,6 +31,7 @@ from foundation.files import (
     explain_full_disk,
     put_in_place,
     read_json,
+    remove,
     write_json,
 )
 
@@ -110,7 +110,7 @@ def prepare(unfinished: Path, plan: dict[str, Any]) -> None:
     except UserError:
         earlier_plan = {}
     if earlier_plan != plan:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        remove(unfinished)
         unfinished.mkdir(parents=True)
         write_json(unfinished / PLAN, plan)
     (unfinished / BLOCKS).mkdir(exist_ok=True)
@@ -187,8 +187,8 @@ def finish(
     put_in_place(unfinished, folder)
     # Only now, because without these files a build that is killed here would begin again. They do
     # no harm in a finished cache.
-    (folder / PLAN).unlink()
-    shutil.rmtree(folder / BLOCKS)
+    remove(folder / PLAN)
+    remove(folder / BLOCKS)
 
 
 def block_hashes(file: BlockFile) -> list[str]:

@@ -70,6 +70,7 @@ class Content:
     captions: dict[str, tuple[Caption, ...]] = field(default_factory=dict)
     unusable: list[UnusableFile] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    by_folded_name: dict[str, str] = field(default_factory=dict)  # of files; without capitals
 
     def add(self, name: str, place: tuple[int, int], captions: list[Caption]) -> None:
         """Add an image, or captions to the image of this name."""
@@ -78,6 +79,21 @@ class Content:
             captions = [*self.captions[name], *captions]
         self.places[name] = place
         self.captions[name] = unique_captions(captions) or NO_CAPTION
+
+    def file_problem(self, root: Path, name: str) -> str:
+        """Return why a file that a row names cannot be used; "" if it can.
+
+        Where a disk does not distinguish capitals, and a table names both a.png and A.PNG, the
+        second has replaced the first.
+        """
+        if name in self.places:
+            return ""
+        if not (root / name).is_file():
+            return "there is no such image"
+        other = self.by_folded_name.setdefault(name.casefold(), name)
+        if other != name and os.path.samefile(root / name, root / other):
+            return f"this is the file {shown(other)}, which another row names, too"
+        return ""
 
     def leave_out(self, path: Source, reason: str) -> None:
         """Count a row that cannot be used, and say why."""
@@ -144,8 +160,8 @@ def add_row(
     if isinstance(root, RemoteFile):
         return content.leave_out(cell, f"names {shown(given)}, but of stores no files are read")
     name = file_name(root, (root / table).parent, given)
-    if not (root / name).is_file():
-        return content.leave_out(cell, f"names {shown(given)}, but there is no such file")
+    if reason := content.file_problem(root, name):
+        return content.leave_out(cell, f"names {shown(given)}, but {reason}")
     content.add(name, (-1, 0), captions)
 
 
@@ -187,8 +203,8 @@ def path_catalog(base: Path, rows: Iterable[PathRow], choice: Choice, tables: st
             content.leave_out(row.table, f"{row.location}: its caption {error}")
             continue
         name = file_name(base, base, row.image)
-        if name not in content.places and not (base / name).is_file():
-            reason = f"is named in {row.location} of {row.table.name}, but there is no such image"
+        if reason := content.file_problem(base, name):
+            reason = f"is named in {row.location} of {row.table.name}, but {reason}"
             content.leave_out(base / name, reason)
             continue
         content.add(name, (-1, 0), captions)

@@ -13,7 +13,9 @@ from dataset.captions.guesses import has_word, plain_words
 from dataset.captions.rows import Row
 from dataset.captions.sidecars import split_lines
 from dataset.captions.text_tables import read_captions_json, read_csv, read_jsonl
+from dataset.folder import read_folder
 from foundation.errors import UserError
+from tests.helpers.images import picture, write_metadata
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 
@@ -90,3 +92,18 @@ def test_names_become_words(name, words):
 )
 def test_words_have_letters_and_no_digit(text, expected):
     assert has_word(text) is expected
+
+
+def test_a_table_may_write_names_with_other_capitals(tmp_path):
+    """Unless two of its names are one file, as where a disk does not distinguish capitals."""
+    for name in ("a.png", "Deep/b.png", "c.png", "d.png"):
+        picture(tmp_path / name)
+    names = ["A.PNG", "deep\\b.PNG", "c.png", "C.png", "D.png", "d.PNG"]
+    write_metadata(tmp_path, [{"file_name": name, "text": f"of {name}"} for name in names])
+    folder = read_folder(tmp_path, allow_missing_captions=True)
+    found = {pair.path.name: pair.captions for pair in folder.pairs}
+    assert found["a.png"] == ("of A.PNG",) and found["b.png"] == ("of deep\\b.PNG",)
+    assert found["c.png"] == ("of c.png",) and found["d.png"] == ("",)
+    reasons = {entry.path.name: entry.reason for entry in folder.unusable}
+    assert reasons.keys() == {"C.png", "D.png", "d.PNG"}
+    assert "c.png" in reasons["C.png"] and "line 4" in reasons["C.png"]

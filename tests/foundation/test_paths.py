@@ -1,16 +1,19 @@
 """Names and paths of other systems, told on any system."""
 
 from pathlib import Path, PureWindowsPath
+from types import SimpleNamespace
 
 import pytest
 
-from dataset.stores.remote import is_remote, restore_slashes
+from dataset.index_files import index_folder
+from dataset.stores.remote import RemoteFile, is_remote, restore_slashes
 from foundation import paths, system
 from foundation.errors import UserError
-from foundation.files import atomic_folder, write_text
+from foundation.files import ROOM_IN_MODEL, atomic_folder, write_text
 from foundation.paths import check_new_path, common_folder, is_below, name_problem
+from generation.names import FileNames
 from training.config_json import to_json
-from training.run import Run
+from training.run import Run, make_folder
 
 
 @pytest.fixture
@@ -41,6 +44,38 @@ def test_nothing_is_written_under_such_a_name_on_windows(tmp_path, on_windows, n
     with pytest.raises(UserError, match=shown), atomic_folder(tmp_path / "deep" / name):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("setting", [0, 1])
+def test_a_path_that_windows_does_not_take_is_refused_before_anything_is_written(
+    tmp_path, on_windows, monkeypatch, setting
+):
+    """Names inside need room; with the setting for long paths there is no limit."""
+    library = SimpleNamespace(RtlAreLongPathsEnabled=lambda: setting)
+    monkeypatch.setattr(system.ctypes, "WinDLL", lambda name: library, raising=False)
+    lengths = {
+        "run": paths.LONGEST_PATH - paths.ROOM,
+        "file": paths.LONGEST_PATH - len("..partial"),
+    }
+    fits = {kind: tmp_path / ("a" * (n - len(str(tmp_path)) - 1)) for kind, n in lengths.items()}
+    longer = {kind: path.with_name(path.name + "a") for kind, path in fits.items()}
+    write_text(fits["file"], "text")
+    make_folder(fits["run"])
+    if setting:
+        return write_text(longer["file"], "text")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"160 characters.* 100 more.*259"):
+        Run(longer["run"], {"seed": 0})
+    with pytest.raises(UserError, match=r"251 characters.*259"):
+        write_text(longer["file"], "text")
+    with pytest.raises(UserError, match="259"):
+        FileNames(fits["run"] / "b", "c" * 90, [".png"]).check([{}])
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_longest_names_of_a_model_have_room():
+    assert len("/model") + ROOM_IN_MODEL <= paths.ROOM
+    assert len("/state/step-0000500") + ROOM_IN_MODEL <= paths.ROOM + len("/.unet.partial")
 
 
 def test_elsewhere_they_are_names_as_any_other(tmp_path):
@@ -83,3 +118,8 @@ def test_a_url_survives_a_path_of_windows():
 
 def test_paths_in_a_config_have_slashes_on_every_system():
     assert to_json({"data": Path("data") / "mine"}) == {"data": "data/mine"}
+
+
+def test_the_index_of_a_store_with_a_port_has_a_name_on_windows(on_windows, tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENTSMITH_INDEX", str(tmp_path))
+    check_new_path(index_folder(RemoteFile("http://127.0.0.1:9000")))

@@ -1,18 +1,22 @@
 """Memory of this process: what it is, and that freed memory stays in it."""
 
+import ctypes
 import platform
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from training.memory import (
     available_host_memory,
     describe_peak_memory,
     format_bytes,
     peak_host_memory,
+    total_memory,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -56,3 +60,31 @@ def test_bytes_as_text(size, text):
 
 def test_peak_memory_as_text():
     assert re.match(r"memory \d", describe_peak_memory())
+
+
+def test_windows_is_asked_for_its_memory(monkeypatch):
+    """Its structures are filled in as GlobalMemoryStatusEx and GetProcessMemoryInfo do."""
+
+    def status(pointer):
+        given = pointer._obj
+        if given.size != 64:
+            return 0
+        # Bytes at the offsets of MEMORYSTATUSEX.
+        ctypes.memmove(ctypes.addressof(given) + 8, (17 * 10**9).to_bytes(8, "little"), 8)
+        ctypes.memmove(ctypes.addressof(given) + 16, (5 * 10**9).to_bytes(8, "little"), 8)
+        return 1
+
+    def process(handle, pointer, size):
+        if size != 72 or handle.value != 2**64 - 1:
+            return 0
+        ctypes.memmove(ctypes.addressof(pointer._obj) + 8, (3 * 10**9).to_bytes(8, "little"), 8)
+        return 1
+
+    kernel = SimpleNamespace(GlobalMemoryStatusEx=status, K32GetProcessMemoryInfo=process)
+    monkeypatch.setattr(ctypes, "WinDLL", {"kernel32": kernel}.get, raising=False)
+    assert total_memory(torch.device("cpu")) == 17 * 10**9
+    assert available_host_memory() == 5 * 10**9
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert peak_host_memory() == 3 * 10**9 and describe_peak_memory().startswith("memory 3 GB")
+    kernel.GlobalMemoryStatusEx = kernel.K32GetProcessMemoryInfo = lambda *given: 0
+    assert peak_host_memory() is None and total_memory(torch.device("cpu"))

@@ -60,7 +60,8 @@ class TrainingProgress:
     def show(self, metrics: Mapping[str, float]) -> None:
         """Show metrics in the bar; without a terminal as a line, if the last one is old enough."""
         numbers = " ".join(f"{name} {value:.3g}" for name, value in metrics.items())
-        self.bar.set_postfix_str(f"{numbers}, {describe_peak_memory()}", refresh=False)
+        memory = describe_peak_memory()
+        self.bar.set_postfix_str(f"{numbers}, {memory}" if memory else numbers, refresh=False)
         now = time.monotonic()
         if collectives.rank() or not self.bar.disable:
             return
@@ -71,7 +72,7 @@ class TrainingProgress:
                 f"{self.title}: step {self.step} of {self.steps}, "
                 f"{self.images_per_step / max(per_step, 1e-9):.3g} images/s, "
                 f"{format_duration((self.steps - self.step) * per_step)} left, "
-                f"{describe_peak_memory()}, {numbers}"
+                + (f"{memory}, {numbers}" if memory else numbers)
             )
 
     def print_results(self, step: int, results: Mapping[str, float | str]) -> None:

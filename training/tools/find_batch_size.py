@@ -185,8 +185,9 @@ def busy_seconds() -> float | None:
     try:
         with open("/proc/stat") as file:
             user, nice, system = map(int, file.readline().split()[1:4])
-        return (user + nice + system) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError):
+        ticks: Callable[[str], int] = getattr(os, "sysconf")  # noqa: B009 (Windows has none)
+        return (user + nice + system) / ticks("SC_CLK_TCK")
+    except (AttributeError, OSError, ValueError):
         return None
 
 

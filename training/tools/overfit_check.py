@@ -47,7 +47,7 @@ def check_overfit(train: Callable[[Path], None], target: Target, loss: str, imag
     Raises:
         UserError: the target was not reached; says what is likely wrong.
     """
-    with TemporaryDirectory(prefix="overfit-") as folder:
+    with TemporaryDirectory(prefix="overfit-", ignore_cleanup_errors=True) as folder:
         run = Path(folder) / "run"
         with redirect_stdout(StringIO()):  # it would name a model that is deleted right after
             train(run)

@@ -1,6 +1,7 @@
 """CSV, TSV, JSONL and JSON tables of image files, under any name."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,3 +134,16 @@ def test_images_that_are_nowhere_or_in_the_network(tmp_path):
         read(file)
     with pytest.raises(MissingFileError, match=r"y\.csv"):
         read(tmp_path / "y.csv")
+
+
+def test_two_names_of_one_file_are_no_two_images(tmp_path):
+    """As a disk has it that does not distinguish capitals; here the file has two names."""
+    file = picture(tmp_path / "a.png", seed=0)
+    os.link(file, tmp_path / "A.PNG")
+    picture(tmp_path / "B.png", seed=1)
+    picture(tmp_path / "b.png", seed=2)
+    rows = [{"image": name, "text": f"of {name}"} for name in ("a.png", "A.PNG", "B.png", "b.png")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert read(tmp_path / "rows.jsonl").keys() == {"a.png", "B.png", "b.png"}
+    (left_out,) = read_folder(tmp_path / "rows.jsonl").unusable
+    assert left_out.path.name == "A.PNG" and "'a.png'" in left_out.reason

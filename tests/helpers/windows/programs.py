@@ -22,7 +22,9 @@ from dataset.loader import ImageBatches
 from foundation import files, system
 from foundation.errors import FileInUseError
 from foundation.files import append_line, atomic_folder, remove_folder, write_json, write_text
+from tests.helpers.data.parquet_files import image_table, write_parquet
 from tests.helpers.images import captioned
+from tests.helpers.shards import make_shards
 from tests.helpers.toy_training import Toy
 from training.checkpoint import saved_states
 from training.cli import run_main
@@ -33,7 +35,7 @@ def refused(call: Callable[..., Any], *args: Any) -> bool:
     """Return whether a call ends as on Windows."""
     try:
         call(*args)
-    except (OSError, AttributeError, ImportError):
+    except (OSError, AttributeError, ImportError, ValueError):
         return True
     return False
 
@@ -62,6 +64,8 @@ def simulation(folder: Path) -> None:
     assert refused(os.rename, folder / "Name", folder / "moved")
     assert refused(os.open, folder, os.O_RDONLY) and refused(open, "/proc/meminfo")
     assert refused(os.fork) and multiprocessing.get_start_method() == "spawn"
+    assert refused(multiprocessing.get_context, "fork")
+    assert refused((folder / "a:b").mkdir) and refused(open, folder / "a?b", "w")
     assert refused(__import__, "resource") and refused(__import__, "fcntl")
     assert sys.stdout.encoding == "cp1252"
 
@@ -124,6 +128,38 @@ def toy_training(folder: Path) -> None:
     assert b"\r" not in text
 
 
+def commands(folder: Path) -> None:
+    """The readers of every kind of data, and scripts with models that are not trained."""
+    from tests.helpers.bad_calls import command, evaluate, export, make_world, sample
+
+    world = make_world(folder / "world")
+    table = image_table(folder / "pictures", range(12))
+    for k in range(2):
+        part = table.slice(6 * k, 6)
+        write_parquet(folder / "parquet" / "data" / f"train-{k}.parquet", part)
+    rows = [("image", "text"), *((f"{k:03d}.png", f"number {k}") for k in range(12))]
+    csv = folder / "pictures" / "images" / "rows.csv"
+    csv.write_bytes("\r\n".join(map(",".join, rows)).encode())
+    for data in (world / "data", folder / "parquet", csv, make_shards(folder, 12)):
+        for _ in range(2):  # without an index, and with one
+            pairs = read_folder(data).pairs
+            assert len(pairs) == 12 and pairs[3].captions
+        batches = ImageBatches(pairs, ImageTransform(8), 4, 1, workers=0, in_memory=0)
+        assert next(batches.stream())[0].shape == (4, 3, 8, 8)
+    for _ in range(2):
+        sample.main(command(sample, world, folder / "samples", "--grid", "--save-latents"))
+    names = {path.suffix for path in (folder / "samples").iterdir()}
+    assert names == {".png", ".safetensors"}
+    evaluate.main(command(evaluate, world, folder / "judged", "--samples", "2"))
+    single, whole = folder / "single.safetensors", folder / "whole"
+    unet = ("--part", "vae")
+    export.main([str(world / "ldm"), str(single), "--format", "single-file", *unet])
+    export.main([str(world / "ldm"), str(whole), "--format", "diffusers"])
+    assert (whole / "unet").is_dir() and single.is_file()
+    left = [path for path in folder.rglob("*") if path.name.endswith((".partial", ".old"))]
+    assert not left
+
+
 def locking(folder: Path) -> None:
     """A run folder is locked by one process at a time, and the content of the lock can be read."""
     lock = RunLock(folder)
@@ -158,7 +194,7 @@ def printing(folder: Path) -> None:
     run_main(lambda: print("snowman \u2603"))
 
 
-PROGRAMS = (simulation, replacing, toy_training, locking, workers, printing)
+PROGRAMS = (simulation, replacing, toy_training, commands, locking, workers, printing)
 
 
 def main() -> None:

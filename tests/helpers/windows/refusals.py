@@ -4,6 +4,7 @@
 - What is open or mapped into memory can be neither renamed, replaced nor removed; nor can a folder
   around it. This process alone is looked at.
 - A folder does not replace another one. Names that differ in case are the same name.
+- No file has a name with < > : " | ? or *.
 - Nothing can be forked. There is no /proc, and no module fcntl or resource (for our packages).
 - SIGTERM ends a process at once.
 - Text files have the encoding of Western Europe if none is stated, and line ends of two characters.
@@ -26,7 +27,8 @@ from typing import Any
 
 OURS = {
     *("foundation", "interop", "autoencoder", "conditioning", "ldm", "dataset", "training"),
-    *("evaluation", "stages", "generation", "recipes", "__main__"),
+    *("evaluation", "stages", "generation", "recipes", "__main__", "check", "evaluate", "export"),
+    *("sample", "train_clip", "train_ldm", "train_vae"),
 }
 MISSING = {"fcntl", "resource", "pwd", "grp", "termios"}
 SHARING_VIOLATION = 32
@@ -70,6 +72,7 @@ def install() -> None:
     importlib.import_module = import_module
     builtins.__import__ = import_by_statement
     multiprocessing.set_start_method("spawn", force=True)
+    multiprocessing.context._concrete_contexts = {"spawn": multiprocessing.get_context("spawn")}
     from foundation import system
 
     system.ON_WINDOWS = True
@@ -119,6 +122,12 @@ def folding(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def refuse_name(path: Any) -> None:
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else ""
+    if isinstance(text, str) and set(os.path.basename(text)) & set('<>:"|?*'):
+        raise OSError(errno.EINVAL, "The filename, directory name, or label is incorrect", text)
+
+
 def refuse_missing(path: Any) -> None:
     if isinstance(path, str | os.PathLike) and str(os.fspath(path)).startswith("/proc"):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", os.fspath(path))
@@ -136,6 +145,7 @@ def open_file(
 ) -> Any:
     if not isinstance(file, int):
         refuse_missing(file)
+        refuse_name(file)
         file = folded(file)
     if "b" not in mode:
         encoding = "cp1252" if encoding in (None, "locale") else encoding
@@ -184,6 +194,7 @@ def refuse_in_use(path: Any) -> None:
 
 def replace(source: Any, target: Any, **options: Any) -> None:
     source, target = folded(source), folded(target)
+    refuse_name(target)
     refuse_in_use(source)
     refuse_in_use(target)
     if os.path.isdir(target) and REAL.realpath(source) != REAL.realpath(target):
@@ -204,6 +215,7 @@ def remove(path: Any, **options: Any) -> None:
 
 
 def make_folder(path: Any, mode: int = 0o777, **options: Any) -> None:
+    refuse_name(path)
     REAL.mkdir(folded(path), mode, **options)
 
 
