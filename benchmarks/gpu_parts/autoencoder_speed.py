@@ -6,6 +6,8 @@ The backbone of LPIPS has random weights here. That changes no time, but nothing
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,15 +17,17 @@ from torch import Tensor, nn
 from autoencoder import Autoencoder
 from autoencoder.model import AutoencoderConfig
 from autoencoder.training.discriminator import Discriminator, DiscriminatorConfig, hinge_loss
-from autoencoder.training.loss import AutoencoderLoss, LossConfig
-from autoencoder.training.step import AutoencoderTraining
+from autoencoder.training.loss import LossConfig
+from autoencoder.training.step import prepare_training
 from benchmarks.gpu_parts.job import Job
 from benchmarks.gpu_parts.stopwatch import count_tflop, fill_zeros, measure_step
-from training.ema import EMA
-from training.optimizer import OptimizerStep
+from benchmarks.gpu_parts.tiny_trainers import SameBatch
+from stages.autoencoder import AutoencoderTrainer, AutoencoderTrainingConfig
 from training.precision import Precision
+from training.run import Run
 
-LAST, STEPS = 99, 100  # the step that is measured, when all terms have their full weight
+# All terms have their full weight from the first step on.
+WHOLE_LOSS = LossConfig(discriminator_start=0, adversarial_start=0, adversarial_ramp=0)
 TINY = AutoencoderConfig(block_out_channels=(32, 32, 32, 32), layers_per_block=1)
 
 
@@ -99,30 +103,37 @@ def networks(autoencoder: Autoencoder, images: Tensor, noise: Tensor) -> tuple[T
 def our_step(
     job: Job, config: AutoencoderConfig, size: int, batch_size: int, compiled: bool = False
 ) -> Callable[[], object]:
-    """Return our step: losses, both optimizers, and the EMA."""
+    """Return our step, with noise, losses, both optimizers, and the EMA, as train_vae.py does it."""
     torch.manual_seed(0)
     device = torch.device(job.device)
-    precision = Precision(device)
-    with device:
-        autoencoder = Autoencoder(config).train()
-        discriminator = Discriminator(DiscriminatorConfig())
-        images = torch.rand(batch_size, 3, size, size) * 2 - 1
-        noise = torch.randn(autoencoder.latent_shape(images))
-    fill_zeros(autoencoder)
-    loss = AutoencoderLoss(LossConfig(), STEPS, random_perceptual(job.device), precision).to(device)
-    training = AutoencoderTraining(autoencoder, discriminator, loss, precision)
-    optimizer_step = OptimizerStep(training.optimizers, 1.0, precision.scaler())
-    average = EMA(autoencoder, 1000)
-    rates = dict.fromkeys(training.optimizers, 1e-5)
-    if compiled:
-        autoencoder.compile_for_training()
-
-    def step() -> None:
-        metrics = training.backward(images, noise, LAST, scale=optimizer_step.scale)
-        applied = optimizer_step(metrics, rates)["step_applied"]
-        average.update(autoencoder, LAST, applied)
-
-    return step
+    training = AutoencoderTrainingConfig(
+        data=Path(),
+        out=job.files / f"run-{batch_size}-{compiled}",
+        preset="sd15",
+        size=size,
+        batch_size=batch_size,
+        learning_rate=1e-5,
+        loss=WHOLE_LOSS,
+        compile=compiled,
+    )
+    networks = prepare_training(
+        Autoencoder(config),
+        training.loss,
+        DiscriminatorConfig(),
+        size=size,
+        steps=training.steps,
+        device=device,
+        precision=Precision(device),
+        pretrained=False,
+    )
+    fill_zeros(networks.autoencoder)
+    pixels = torch.randint(256, (batch_size, 3, size, size), dtype=torch.uint8)
+    batches = SameBatch(pixels, [""] * batch_size)
+    trainer = AutoencoderTrainer(
+        training, Run(training.out, training), networks, batches, pixels[:1]
+    )
+    number = count()
+    return lambda: trainer.step(next(number))
 
 
 def their_step(

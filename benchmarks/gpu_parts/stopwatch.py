@@ -11,19 +11,20 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_parts.job import Job, is_out_of_memory
+from training.acceleration import captured
 
 SECONDS = 4.0  # for which a call is repeated
 LEAST, MOST = 5, 40  # repeats
+WARM_UP = captured.WARM_UP + 1  # calls, of which the last one records a CUDA graph
 
 
 def seconds_per_call(call: Callable[[], object], job: Job, most: int = MOST) -> list[float]:
-    """Return the seconds of each of several calls, after two that warm up.
+    """Return the seconds of each of several calls, after some that warm up.
 
     Calls follow each other without waiting, as in a training, and events on the device take the
     times.
     """
-    if not job.rehearse:
-        call()
+    for _ in range(0 if job.rehearse else WARM_UP):
         call()
     synchronize(job)
     started = time.perf_counter()
