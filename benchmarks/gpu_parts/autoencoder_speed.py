@@ -103,7 +103,7 @@ def networks(autoencoder: Autoencoder, images: Tensor, noise: Tensor) -> tuple[T
 def our_step(
     job: Job, config: AutoencoderConfig, size: int, batch_size: int, compiled: bool = False
 ) -> Callable[[], object]:
-    """Return our step, with noise, losses, both optimizers, and the EMA, as train_vae.py does it."""
+    """Return our step as train_vae.py does it: noise, losses, both optimizers, and the EMA."""
     torch.manual_seed(0)
     device = torch.device(job.device)
     training = AutoencoderTrainingConfig(
