@@ -142,7 +142,7 @@ def flags(stage: str, preset: str, data: Path, out: Path) -> list[object]:
     if stage == "vae":
         words += ["--discriminator-width", 16]
         if "loss" not in settings:  # that with LPIPS
-            words += ["--loss.perceptual", "squeeze"]
+            words += ["--perceptual", "squeeze"]
     if stage == "ldm":
         words += ["--vae", out / "vae", "--text-encoder", out / "clip"]
         words += ["--preview-prompts", "a red square"]

@@ -87,9 +87,8 @@ def no_waiting(device="cpu"):
             yield
 
 
-def make_trainer(job, stage, step):
-    """Return a tiny trainer; LPIPS, and parts of the batch, take part in the last phase only."""
-    whole = step == LOSS.adversarial_start
+def make_trainer(job, stage, whole=False):
+    """Return a tiny trainer. whole: with LPIPS, and batches that are computed in parts."""
     loss = LOSS if whole else replace(LOSS, perceptual="none")
     return tiny_trainer(job, stage, loss=loss, accumulate=2 if whole else 1)
 
@@ -142,7 +141,7 @@ def test_the_modes_notice_a_value_that_is_read(device, read):
 @pytest.mark.parametrize(("stage", "step"), LAST_PHASES)
 def test_no_value_is_read_on_the_host_in_a_step(job, stage, step):
     """With numbers as tensors, as a CUDA graph has them, the result is that of a plain step."""
-    trainer, other = (make_trainer(job, stage, step) for _ in range(2))
+    trainer, other = make_trainer(job, stage), make_trainer(job, stage)
     prefetched = trainer.batches if stage == "ldm" else trainer.prefetched
     batch, before = prefetched(step), {k: x.clone() for k, x in trained(trainer).items()}
     with no_waiting():
@@ -164,7 +163,8 @@ def test_no_value_is_read_on_the_host_in_a_step(job, stage, step):
 def test_no_tensor_of_the_host_takes_part_in_a_step(job, monkeypatch, stage, step):
     no_validation = SimpleNamespace(baseline=lambda *rest: 1.0)  # it has numbers to read
     monkeypatch.setattr(stages.diffusion, "make_validation", lambda *rest: no_validation)
-    trainer = make_trainer(replace(job, device="meta"), stage, step)
+    whole = step == LOSS.adversarial_start
+    trainer = make_trainer(replace(job, device="meta"), stage, whole)
     prefetched = trainer.batches if stage == "ldm" else trainer.prefetched
     batch = prefetched(step)
     with no_waiting("meta"):
