@@ -1,12 +1,14 @@
 """Pictures to be drawn: many in a batch, and each as if it were the only one."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from foundation.errors import UserError
 from foundation.shapes import Latents
@@ -140,6 +142,26 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(
         message in str(error) for message in OUT_OF_MEMORY
     )
+
+
+@contextmanager
+def show_progress(
+    progress: bool | Callable[[int], object], total: int
+) -> Generator[Callable[[int], object] | None]:
+    """Yield the function that counts calls of the network; a progress bar's, if it is True.
+
+    The bar is shown where somebody watches: in terminals and notebooks.
+
+    total: number of calls, over all pictures.
+    """
+    if not isinstance(progress, bool):
+        yield progress
+        return
+    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+    with tqdm(
+        total=total, desc="drawing", unit=" image steps", disable=not (progress and watched)
+    ) as bar:
+        yield bar.update
 
 
 def say(text: str) -> None:

@@ -20,7 +20,7 @@ USE = """## Use
 from ldm import TextToImage  # Latentsmith's
 
 pipeline = TextToImage.load(".")  # this folder
-pictures = pipeline(["a red apple"], steps=25, guidance_scale={guidance}, seed=0)  # PIL images
+pictures = pipeline("a red apple", steps=25, guidance_scale={guidance}, seed=0)  # PIL images
 ```
 
 ```python

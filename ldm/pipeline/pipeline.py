@@ -27,7 +27,14 @@ from ldm.denoiser import (
     concatenate,
 )
 from ldm.guidance import Guidance
-from ldm.pipeline.batching import Request, cpu_batch_size, draw_in_batches, is_out_of_memory, say
+from ldm.pipeline.batching import (
+    Request,
+    cpu_batch_size,
+    draw_in_batches,
+    is_out_of_memory,
+    say,
+    show_progress,
+)
 from ldm.pipeline.compatibility import check_components
 from ldm.pipeline.conditioning import (
     condition_without_text,
@@ -104,6 +111,19 @@ class TextToImage:
         self.unet.to(dtype=dtype)
         return self
 
+    def __repr__(self) -> str:
+        """Say what the model is, in one line."""
+        sizes: dict[str, torch.nn.Module] = {"U-Net": self.unet, "autoencoder": self.autoencoder}
+        if self.text_encoder is not None:
+            sizes["text encoder"] = self.text_encoder
+        millions = ", ".join(
+            f"{name} {sum(weight.numel() for weight in part.parameters()) / 1e6:.1f} M"
+            for name, part in sizes.items()
+        )
+        side = self.unet.config.sample_size
+        pixels = "" if side is None else f"{self.size} pixels, "
+        return f"{type(self).__name__}({pixels}{millions} weights, on {self.device})"
+
     @property
     def device(self) -> torch.device:
         return self.unet.device
@@ -136,7 +156,7 @@ class TextToImage:
 
     def __call__(
         self,
-        prompts: Sequence[str],
+        prompts: str | Sequence[str],
         *,
         negative_prompt: str | Sequence[str] = "",
         steps: int = 25,
@@ -151,13 +171,14 @@ class TextToImage:
         width: int | None = None,
         window: int | None = None,
         batch_size: int | None = None,
-        progress: Callable[[int], object] | None = None,
+        progress: bool | Callable[[int], object] = True,
         preview: Callable[[list[int], Latents], None] | None = None,
     ) -> list[Image.Image]:
-        """Draw one picture per prompt.
+        """Draw one picture per prompt, and return them in a list.
 
         Args:
-            prompts: repeat a prompt for several pictures of it; each has its own seed.
+            prompts: one, or several. Repeat a prompt for several pictures of it; each has its own
+                seed.
             negative_prompt: takes the place of the empty prompt that guidance moves away from; one
                 for all pictures, or one each.
             steps: number of sampler steps; most samplers call the network once per step.
@@ -168,43 +189,60 @@ class TextToImage:
             prompt_weights: whether brackets and AND in prompts weight words and compose prompts
                 (`conditioning.prompt_syntax`); if not, they are words as in a caption.
             task: what to begin with besides the prompts, see `ldm.tasks`.
-            weak, height, width, window, batch_size, progress, preview: see `draw`.
+            progress: whether to show a progress bar, in terminals and notebooks; or a function as
+                in `draw`.
+            weak, height, width, window, batch_size, preview: see `draw`.
 
         Raises:
-            UserError: an unknown sampler, a size that the networks cannot halve often enough, or a
-                U-Net that needs more inputs than it is given.
+            UserError: prompts, negative prompts and seeds differ in number; an unknown sampler; a
+                size that the networks cannot halve often enough; a U-Net that needs more inputs
+                than it is given.
             NotFiniteError: the result is not finite.
         """
         check_task(self.unet, task)
         if sampling is None:
             guidance = Guidance(scale=guidance_scale)
             sampling = Sampling(sampler=sampler, steps=steps, guidance=guidance)
-        latents = self.draw(
-            self.make_requests(prompts, negative_prompt, seed, prompt_weights),
-            sampling,
-            task=task,
-            weak=weak,
-            height=height,
-            width=width,
-            window=window,
-            batch_size=batch_size,
-            progress=progress,
-            preview=preview,
-        )
+        requests = self.make_requests(prompts, negative_prompt, seed, prompt_weights)
+        with show_progress(progress, len(requests) * sampling.network_calls(task)) as count:
+            latents = self.draw(
+                requests,
+                sampling,
+                task=task,
+                weak=weak,
+                height=height,
+                width=width,
+                window=window,
+                batch_size=batch_size,
+                progress=count,
+                preview=preview,
+            )
         return [self.to_picture(z, task) for z in latents]
 
     def make_requests(
         self,
-        prompts: Sequence[str],
+        prompts: str | Sequence[str],
         negative_prompt: str | Sequence[str] = "",
         seed: int | Sequence[int] = 0,
         prompt_weights: bool = False,
     ) -> list[Request]:
-        """Encode prompts: one request per picture; arguments as in `__call__`."""
+        """Encode prompts: one request per picture; arguments as in `__call__`.
+
+        Raises:
+            UserError: prompts, negative prompts and seeds differ in number; AND in a negative
+                prompt.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else prompts
         count = len(prompts)
         seeds = range(seed, seed + count) if isinstance(seed, int) else seed
         is_shared = isinstance(negative_prompt, str)
         negatives = [negative_prompt] * count if is_shared else negative_prompt
+        for name, each in (("seed", seeds), ("negative_prompt", negatives)):
+            if len(each) != count:
+                raise UserError(
+                    f"{name} has {len(each)} values for {count} prompts; give one for each, or a "
+                    "single one for all."
+                )
         texts = dict.fromkeys([*prompts, *negatives])
         encoded = {text: self.condition_on(text, prompt_weights) for text in texts}
         for negative in negatives:

@@ -1,9 +1,12 @@
 """The whole model with random weights: one image at a time or many, saved, loaded, and refused."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
+from foundation.errors import UserError
 from ldm import TextToImage
 from ldm.guidance import Guidance
 from ldm.pipeline.sampling import Sampling
@@ -48,6 +51,38 @@ def test_pictures_of_one_call_equal_pictures_of_several(pipeline):
     together = pipeline(PROMPTS * 2, steps=3, seed=5)
     alone = pipeline([PROMPTS[2]], steps=3, seed=12)
     assert np.array_equal(pixels(together[7]), pixels(alone[0]))
+
+
+def test_one_prompt_is_one_picture(pipeline):
+    (alone,) = pipeline("a cat", steps=2)
+    assert np.array_equal(pixels(alone), pixels(pipeline(["a cat"], steps=2)[0]))
+
+
+@pytest.mark.parametrize("option", [{"seed": [1, 2, 3]}, {"negative_prompt": ["a", "b", "c"]}])
+def test_seeds_and_negative_prompts_of_another_number_are_refused(pipeline, option):
+    with pytest.raises(UserError, match=f"{next(iter(option))} has 3 values for 2 prompts"):
+        pipeline(["a cat", "a dog"], **option)
+
+
+@pytest.mark.parametrize(("watched", "progress"), [(True, True), (True, False), (False, True)])
+def test_a_progress_bar_is_shown_to_people_alone(pipeline, watched, progress, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: watched, raising=False)
+    pipeline(["a cat", "a dog"], steps=3, sampler="heun", progress=progress)
+    shown = capsys.readouterr().err
+    # Heun's method calls the network twice in each step but the last
+    assert ("10/10" in shown) == (watched and progress)
+    assert shown or not (watched and progress)
+
+
+def test_a_function_counts_the_calls_of_the_network(pipeline):
+    counts: list[int] = []
+    pipeline(["a cat", "a dog"], steps=3, progress=counts.append)
+    assert sum(counts) == 6
+
+
+def test_it_says_what_it_is(pipeline):
+    weights = sum(weight.numel() for weight in pipeline.unet.parameters()) / 1e6
+    assert f"U-Net {weights:.1f} M" in repr(pipeline) and "cpu" in repr(pipeline)
 
 
 def test_guidance_scale(pipeline):
