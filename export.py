@@ -81,6 +81,11 @@ def check_flags(config: Config) -> None:
         raise UserError(f"{config.out} exists, and nothing is overwritten. Choose another name.")
     if config.format == "single-file" and config.out.suffix != ".safetensors":
         raise UserError(f"a single file is named *.safetensors, not {config.out.name}.")
+    if config.format == "diffusers" and config.out.suffix == ".safetensors":
+        raise UserError(
+            f"--format diffusers writes a folder, and {config.out.name} is the name of a file. "
+            "Name a folder, or use --format single-file."
+        )
     if config.ema and config.part not in ("all", "unet"):
         raise UserError("--ema chooses between two U-Nets; leave it out for another part.")
 

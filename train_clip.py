@@ -19,7 +19,14 @@ from foundation import collectives
 from foundation.files import atomic_folder
 from foundation.hashing import derived_seed
 from stages.before_training import clip_trials, overfit, print_batch_sizes
-from stages.clip import PRESETS, ClipTrainer, ClipTrainingConfig, build_clip, measure_recall
+from stages.clip import (
+    LARGEST_RETRIEVAL,
+    PRESETS,
+    ClipTrainer,
+    ClipTrainingConfig,
+    build_clip,
+    measure_recall,
+)
 from stages.data import CHECKED_PAIRS, data_identity, read_pairs
 from stages.memory import clip_work
 from stages.plan import RunPlan
@@ -66,7 +73,10 @@ def start(config: ClipTrainingConfig) -> None:
     if run.finished(config.steps):
         return
     trainer = ClipTrainer(config, clip.to(device), make_batches(config, clip, pairs))
-    print("recall@k: how often the right text is among the k nearest to an image of the set.")
+    print(
+        "recall@k: fraction of images whose caption is among the k best "
+        f"(training: {min(len(pairs), LARGEST_RETRIEVAL)} candidates, held out: {len(held_out)})."
+    )
 
     def evaluate(step: int) -> dict[str, float | str]:
         on_training_pairs = measure_recall(config, clip, pairs, "train")

@@ -110,7 +110,7 @@ def make_batches(
 def print_format(
     config: AutoencoderTrainingConfig, pixels: PixelFormat, paths: Sequence[Source]
 ) -> None:
-    print(f"numbers in the files: {pixels}")
+    print(f"pixel format: {pixels}")
     if config.init_from is not None:
         print_other_format(config.init_from, pixels)
     for note in value_range_notes(paths, pixels):

@@ -18,6 +18,7 @@ from torch import Tensor
 from autoencoder.model_card import model_card_text
 from foundation.errors import MissingFileError
 from foundation.files import read_json
+from foundation.run_kind import run_hint
 from interop.diffusers_configs import (
     AUTOENCODER_CLASS,
     DOWN_BLOCK,
@@ -62,9 +63,8 @@ def find_model_folder(folder: Path) -> Path:
         f"{folder} holds no autoencoder: there is no {WEIGHTS} in it, in model/ or in vae/. "
         f"It holds: {', '.join(sorted(path.name for path in folder.iterdir())[:8]) or 'nothing'}."
     )
-    if (folder / "state").is_dir():
-        message += " It is a run that has not ended; the same command again continues it."
-    raise MissingFileError(message + class_hint(folder) + pickle_hint(STEM, *candidates))
+    hint = run_hint(folder, "train_vae.py") or class_hint(folder)
+    raise MissingFileError(message + hint + pickle_hint(STEM, *candidates))
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def facts_about(
         facts["activations"] = f"up to {provenance['largest_activation']:.3g} measured, {room}"
     if pixels := as_mapping(provenance.get("pixels")):
         low, high = pixels["value_range"]
-        facts["numbers in the files"] = f"{pixels['dtype']}; {low:g} became -1, {high:g} became 1"
+        facts["pixel format"] = f"{pixels['dtype']}; {low:g} became -1, {high:g} became 1"
     return facts
 
 

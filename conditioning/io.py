@@ -20,6 +20,7 @@ from conditioning.tokenizer import (
 from foundation.errors import MissingFileError, UserError
 from foundation.files import read_json, restore, to_json
 from foundation.json_reading import check_type
+from foundation.run_kind import run_hint
 from interop.key_mapping import clip_text_weights
 from interop.model_card import CARD
 from interop.provenance import read_facts
@@ -43,9 +44,7 @@ def find_text_encoder(source: Path) -> Path:
         content = read_json(folder / "config.json", default={})
         if content.get("model_type") in ("clip_text_model", "clip"):
             return folder
-    hint = class_hint(source)
-    if (source / "state").is_dir():
-        hint = " It looks like a run that has not finished; start the same command again."
+    hint = run_hint(source, "train_clip.py") or class_hint(source)
     raise MissingFileError(
         f"{source} holds no text encoder: no config.json of a CLIPTextModel in "
         f"{', '.join(str(folder) for folder in places)}.{hint} Give a run folder of "

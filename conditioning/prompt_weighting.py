@@ -11,7 +11,7 @@ itself and restores the mean afterwards. That presumes states around zero, and t
 encoder than OpenAI's may lie anywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -20,6 +20,8 @@ from torch import Tensor
 
 from conditioning.encoder import TextEncoder
 from conditioning.prompt_syntax import Span
+
+LONG_WORD = 20  # characters; longer ones are cut, as languages without spaces have no words
 
 
 def encode_chunks(
@@ -78,19 +80,34 @@ def chunk_tokens(
 def truncated_words(encoder: TextEncoder, text: str, chunks: int = 1) -> str:
     """Return the end of a text that does not fit into the context, or "" if all of it fits.
 
-    It begins with the first word that is cut or left out.
+    It begins with the first word that is cut or left out. In a long word, such as a sentence of a
+    language without spaces, it begins with the first character.
 
     text: without prompt syntax.
     """
     room = chunks * (encoder.tokens - 2)
     if encoder.count_tokens(text) - 2 <= room:
         return ""
+
+    def fits(start: str) -> bool:
+        return len(encoder.tokenizer.encode(start)) <= room
+
     words = text.split()
-    fitting, too_many = 0, len(words)  # so many words fit; so many do not
+    count = largest_that_fits(len(words), lambda k: fits(" ".join(words[:k])))
+    start, cut = " ".join(words[:count]), words[count]
+    if len(cut) > LONG_WORD:
+        length = largest_that_fits(len(cut), lambda k: fits(f"{start} {cut[:k]}".strip()))
+        cut = cut[length:]
+    return " ".join([cut, *words[count + 1 :]])
+
+
+def largest_that_fits(too_many: int, fits: Callable[[int], bool]) -> int:
+    """Find the largest number below `too_many` that fits, by bisection; 0 fits."""
+    fitting = 0
     while too_many - fitting > 1:
         middle = (fitting + too_many) // 2
-        if len(encoder.tokenizer.encode(" ".join(words[:middle]))) <= room:
+        if fits(middle):
             fitting = middle
         else:
             too_many = middle
-    return " ".join(words[fitting:])
+    return fitting

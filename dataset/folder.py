@@ -140,9 +140,8 @@ class Folder:
             for dtype, count in counts.most_common()
         )
         raise UserError(
-            f"the files of {self.root} hold numbers of different depths: {shown}. The same number "
-            "would mean different things. Convert all to one type, or keep them in separate "
-            "folders."
+            f"{self.root} mixes pixel formats: {shown}. Convert all files to one, or split the "
+            "folder."
         )
 
 

@@ -217,7 +217,7 @@ def import_pyav(action: str) -> ModuleType:
         import av
     except ImportError as error:
         raise UserError(
-            f"an MP4 is {action} by PyAV, which is not installed: pip install 'latentsmith[video]',"
-            " or use --video gif."
+            f"an MP4 is {action} by PyAV, which is not installed: pip install av. "
+            "Or use --video gif."
         ) from error
     return av

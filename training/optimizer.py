@@ -202,7 +202,7 @@ def divergence_message(step: int, skipped: int) -> str:
         f"{MAX_SKIPPED_IN_A_ROW} steps in a row had a loss or a gradient that was not finite "
         f"({skipped} so far), so the run was stopped after step {step}. None of them moved a "
         "weight, and the state is saved. The usual causes, in this order: a learning rate too high "
-        "(go on with --override learning_rate=...); the small range of float16 (go on with "
+        "(go on with --override learning-rate=...); the small range of float16 (go on with "
         "--override precision=bf16, or fp32); images or initial weights with values that are not "
         "finite."
     )

@@ -31,6 +31,7 @@ from foundation.files import (
 )
 from foundation.json_reading import check_type, from_json, load_object
 from foundation.paths import ROOM, check_new_path
+from foundation.run_kind import training_of
 from foundation.system import patiently
 from training.checkpoint import (
     Stateful,
@@ -83,6 +84,16 @@ def describe_differences(differences: Differences) -> list[str]:
     if only_new := [key for key, (before, _) in differences.items() if before is ABSENT]:
         lines.append(f"only here: {', '.join(only_new)}")
     return lines
+
+
+def as_override(differences: Differences) -> str:
+    """Return the flag that changes these settings in a run, such as `--override steps=900`."""
+    words: list[str] = []
+    for key, (_, now) in differences.items():
+        if isinstance(now, bool | int | float | str):
+            value = str(now).lower() if isinstance(now, bool) else one_line(now, 100)
+            words.append(f"{flag_of(key).replace('_', '-')}={value}")
+    return f"--override {' '.join(words or ['NAME=VALUE'])}"
 
 
 @dataclass(frozen=True)
@@ -167,14 +178,27 @@ class Run:
         kind = list[dict[str, Any]]
         overrides = check_type(old.pop("overrides", []), kind, self.config_file, "overrides")
         self.config.pop("overrides", None)  # there if `config` was read from a run folder
+        made_by, training = training_of(old), training_of(self.config)
+        if made_by and training and made_by != training:
+            raise UserError(
+                f"{self.path} is the folder of a run of {made_by}, and this is {training}. Choose "
+                "another --out."
+            )
         self.changed = config_differences(old, self.config)
         refused = {k: pair for k, pair in self.changed.items() if flag_of(k) not in overridden}
         if refused:
             raise UserError(
                 f"{self.path} holds a run with other settings:\n  "
                 + "\n  ".join(describe_differences(refused))
-                + "\nGive the old settings to resume it, or another --out to start afresh. To go "
-                "on with a flag changed, name it: --override NAME=VALUE."
+                + "\nTo resume it, give the old settings; to start afresh, give another --out. "
+                f"To go on with the new settings, start the old command with {as_override(refused)}"
+                " at its end."
+            )
+        steps = self.config.get("steps")
+        if "steps" in self.changed and isinstance(steps, int) and steps < self.saved_step:
+            raise UserError(
+                f"steps={steps} is before step {self.saved_step}, which {self.path} has reached "
+                "already; a run cannot go back. Give more steps, or another --out to start afresh."
             )
         if self.changed:
             change = {"step": self.saved_step, "flags": describe_differences(self.changed)}

@@ -148,9 +148,9 @@ class ChannelUse:
             return f"latent channels: all {len(self.kl)} are used"
         names = ", ".join(map(str, self.dead))
         return (
-            f"latent channels: {names} DEAD, of {len(self.kl)}: noise without information about "
-            "the image. Normal in the first hundred steps; later, the weight of the KL (kl_weight) "
-            "is too high, or there are more channels than the images need"
+            f"{len(self.dead)} of {len(self.kl)} latent channels carry no information ({names}). "
+            "Normal in the first hundred steps; later, the weight of the KL (kl_weight) is too "
+            "high, or there are more channels than the images need"
         )
 
 

@@ -97,6 +97,8 @@ class PixelFormat:
         }
 
     def __str__(self) -> str:
+        if self.dtype in FULL_RANGES and (self.low, self.high) == FULL_RANGES[self.dtype]:
+            return f"{8 * np.dtype(self.dtype).itemsize}-bit"
         return f"{self.dtype}, {self.low:g} to {self.high:g}"
 
 

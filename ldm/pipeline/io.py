@@ -23,6 +23,7 @@ from conditioning import TextEncoder
 from foundation.errors import MissingFileError
 from foundation.files import atomic_folder, read_json, restore, write_json
 from foundation.json_reading import check_type
+from foundation.run_kind import run_hint
 from foundation.shapes import Context
 from interop.lora import WEIGHTS as LORA
 from interop.model_card import CARD
@@ -96,14 +97,12 @@ def find_pipeline(folder: Path) -> Path:
     for candidate in candidates:
         if (candidate / INDEX).is_file():
             return candidate
-    hint = ""
+    hint = run_hint(folder, "train_ldm.py") or class_hint(folder)
     if any((candidate / LORA).is_file() for candidate in candidates):
         hint = " It holds a LoRA: load the model that the LoRA changes, then apply the LoRA to it."
-    elif (folder / "state").is_dir():
-        hint = " The run is not finished: start the same command again."
     raise MissingFileError(
         f"no model in {folder}: looked for {INDEX} there and in {folder / 'model'}."
-        f"{class_hint(folder)}{hint} Give the folder of a training run or a pipeline folder."
+        f"{hint} Give the folder of a training run or a pipeline folder."
     )
 
 

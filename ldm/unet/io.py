@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from foundation.errors import MissingFileError, UserError, shown
 from foundation.files import read_json
+from foundation.run_kind import run_hint
 from interop.diffusers_configs import UNET_CLASS, unet_fields
 from interop.model_card import CARD
 from interop.provenance import read_facts, without_paths
@@ -50,7 +51,8 @@ def find_folder(folder: Path) -> Path:
     candidates = [folder / "model" / "unet", folder / "unet", folder / "model", folder]
     if found := find_weights(candidates, STEM):
         return found
-    hint = class_hint(folder) + pickle_hint(STEM, *candidates)
+    hint = run_hint(folder, "train_ldm.py") or class_hint(folder)
+    hint += pickle_hint(STEM, *candidates)
     raise MissingFileError(
         f"no U-Net in {folder}: looked for {WEIGHTS} in {', '.join(map(str, candidates))}.{hint} "
         "Give the folder of a training run, a pipeline folder with unet/ in it, or a unet folder."

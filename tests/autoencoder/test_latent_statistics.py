@@ -146,7 +146,7 @@ def test_the_kl_per_channel_adds_up_to_that_of_the_posterior():
 def test_channels_without_information_are_named_whatever_their_kl():
     use = measure_channel_use([posterior()])
     assert use.dead == (1, 2) and use.kl[1] > use.kl[0] > 0.1 > use.kl[2]
-    assert "1, 2 DEAD, of 4" in use.describe()
+    assert "2 of 4 latent channels carry no information (1, 2)" in use.describe()
 
 
 def test_batches_count_by_their_images():
@@ -158,4 +158,4 @@ def test_batches_count_by_their_images():
 def test_a_used_channel_is_not_called_dead():
     whole = posterior()
     use = measure_channel_use([Posterior(whole.mean[:, :1], whole.logvar[:, :1])])
-    assert use.dead == () and "DEAD" not in use.describe()
+    assert use.dead == () and "no information" not in use.describe()

@@ -227,6 +227,7 @@ def test_the_header_contains_the_prediction_type(tmp_path):
     [
         (("{run}", "{here}", "--format", "diffusers"), "^error: {here} "),
         (("{run}", "{here}/x.ckpt", "--format", "single-file"), r"\*\.safetensors.* x\.ckpt"),
+        (("{run}", "{here}/x.safetensors", "--format", "diffusers"), r"folder.* x\.safetensors"),
         (("{run}", "{here}/x", "--format", "diffusers", "--part", "vae", "--ema"), "--ema"),
         (("{run}", "{here}/x", "--format", "diffusers", "--ema"), "^error: {run}.*single file"),
         (("{here}", "{here}/x", "--format", "diffusers"), "model_index.json"),

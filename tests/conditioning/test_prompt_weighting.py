@@ -89,3 +89,13 @@ def test_equal_chunks_are_encoded_once(encoder, monkeypatch):
     contexts = encode_chunks(encoder, texts, 2)
     assert batches == [3]  # two captions, and padding alone
     torch.testing.assert_close(contexts, expected)
+
+
+@pytest.mark.parametrize("before", ["", "one two "])
+def test_a_sentence_without_spaces_is_cut_between_characters(encoder, before):
+    sentence = "窓辺で眠る小さな猫と赤いリンゴの入った籠がある静かな部屋の絵"
+    end = truncated_words(encoder, before + sentence)
+    assert sentence.endswith(end) and end != sentence
+    fitting = before + sentence.removesuffix(end)
+    assert encoder.count_tokens(fitting) <= encoder.tokens
+    assert encoder.count_tokens(fitting + end[0]) > encoder.tokens

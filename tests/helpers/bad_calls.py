@@ -63,7 +63,7 @@ def make_world(root: Path) -> Path:
     TextToImage(unet, vae, clip.text_encoder(), schedule, "velocity").save(root / "ldm" / "model")
     (root / "empty").mkdir()
     (root / "unfinished" / "state").mkdir(parents=True)
-    (root / "unfinished" / "config.json").write_text('{"steps": 5}')
+    (root / "unfinished" / "config.json").write_text('{"steps": 5, "text_encoder": "clip"}')
     return root
 
 

@@ -57,7 +57,7 @@ def test_a_flag_is_changed_only_by_override(world, tmp_path, capsys):
         given = command(train_vae, world, tmp_path, "--held-out", 0, *other)
         message = refusal(capsys, train_vae, given)
     assert "steps: 2 -> 3" in message and "0.003 -> 0.01" in message
-    assert "--override NAME=VALUE" in message
+    assert "--override learning-rate=0.01 steps=3 at its end" in message
     with unchanged(tmp_path):
         named = ("--learning-rate", 0.01, "--override", "steps=3")
         given = command(train_vae, world, tmp_path, "--held-out", 0, *named)
@@ -170,3 +170,26 @@ def test_a_run_with_old_flag_names_is_resumed_under_the_new_ones(tmp_path, capsy
     assert "note: " not in capsys.readouterr().out
     with pytest.raises(UserError, match="evaluate_every: 500 -> 100"):
         Run(tmp_path, {**config, "evaluate_every": 100})
+
+
+def test_the_message_has_the_flag_that_changes_settings(tmp_path):
+    run, before = tmp_path / "run", {"steps": 264, "shard": True, "loss": {"kl_weight": 1e-6}}
+    Run(run, before)
+    after = {"steps": 900, "shard": True, "loss": {"kl_weight": 1e-5}}
+    with pytest.raises(UserError, match=r"--override kl-weight=1e-05 steps=900 at its end"):
+        Run(run, after)
+    Run(run, {**after, "override": ["kl_weight=1e-5", "steps=900"]})
+
+
+def test_a_run_cannot_go_back(tmp_path):
+    toy = Toy(tmp_path / "run", {"steps": 12})
+    toy.train()
+    with pytest.raises(UserError, match=r"steps=9 is before step 12"):
+        Run(tmp_path / "run", {"steps": 9, "override": ["steps=9"]})
+    Run(tmp_path / "run", {"steps": 15, "override": ["steps=15"]})
+
+
+def test_a_folder_of_another_training_is_named(tmp_path):
+    Run(tmp_path / "run", {"loss": {}, "seed": 0})
+    with pytest.raises(UserError, match=r"a run of train_vae\.py, and this is train_clip\.py"):
+        Run(tmp_path / "run", {"context_length": None, "seed": 1})

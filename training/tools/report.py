@@ -24,7 +24,13 @@ from training.tools.page import page, picture, table
 
 PREVIEWS = 6  # on the page, the first and the last among them
 # Words that mark a verdict as bad. They are written by ldm/validation.py and autoencoder/training/.
-WARNING_WORDS = ("NOT LEARNING", "DEAD", "is dead", "is winning", "ignores the text")
+WARNING_WORDS = (
+    "NOT LEARNING",
+    "carry no information",
+    "is dead",
+    "is winning",
+    "ignores the text",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

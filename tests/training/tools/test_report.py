@@ -28,7 +28,7 @@ def make_run(folder: Path) -> Path:
         if step % 20 == 0:
             results = {"val": 0.5, "val/t0-249": 0.2, "val/t250-499": None}
             line |= results | {"verdict": "NOT LEARNING: x < y" if step == 20 else "learning"}
-            line["verdict/channels"] = "latent channels: 2 DEAD"
+            line["verdict/channels"] = "1 of 4 latent channels carry no information (2)"
             Image.new("RGB", (10, 10), "red").save(folder / f"previews/step-{step:07d}.png")
         lines.append(json.dumps(line))
     (folder / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 41, "lo')
@@ -62,7 +62,7 @@ def test_the_page_shows_curves_pictures_verdicts_and_settings(tmp_path):
 def test_the_last_verdict_of_each_kind_is_marked_if_it_is_bad(tmp_path):
     text = report_page(make_run(tmp_path / "run"))
     assert "<p>step 40: learning</p>" in text
-    assert "<p class='warning'>step 40: latent channels: 2 DEAD</p>" in text
+    assert "<p class='warning'>step 40: 1 of 4 latent channels carry no information (2)</p>" in text
     assert "step 20: NOT LEARNING: x &lt; y" in text[text.index("<details>") :]
 
 

@@ -1,0 +1,40 @@
+"""Which training a run folder belongs to, for messages about folders of the wrong kind."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from foundation.errors import UserError
+from foundation.files import read_json
+
+# A flag that no other training has -> its program and what it trains.
+TRAININGS = {
+    "text_encoder": ("train_ldm.py", "stage 2, the U-Net"),
+    "loss": ("train_vae.py", "stage 1, the autoencoder"),
+    "context_length": ("train_clip.py", "stage 0, the text encoder"),
+}
+
+
+def training_of(config: Mapping[str, Any]) -> str | None:
+    """Return the program whose flags a run's config.json holds, such as "train_vae.py"."""
+    return next((name for flag, (name, _) in TRAININGS.items() if flag in config), None)
+
+
+def run_hint(folder: Path, wanted: str) -> str:
+    """Return a sentence about a run folder in which a model is missing, or "" if it is none.
+
+    It is a run of another training, or one that has not come to its end.
+
+    wanted: the program whose runs hold what is missing, such as "train_vae.py".
+    """
+    try:
+        config = read_json(folder / "config.json")
+    except (OSError, UserError):
+        return ""
+    training = training_of(config)
+    if training is None:
+        return ""
+    if training != wanted:
+        stage = next(stage for name, stage in TRAININGS.values() if name == training)
+        return f" It is a run of {training} ({stage}); a run of {wanted} is needed."
+    return " The run is not finished: start the same command again."
