@@ -163,7 +163,7 @@ def pictures_sections(
             figures.append(picture(panels, path, f"{Path(path).name}: {scores}"))
         sections.append(
             f"<h2>{title}</h2><p class=faint>Image, reconstruction, halved difference on gray.</p>"
-            + "".join(figures)
+            f"<div class=pictures>{''.join(figures)}</div>"
         )
     return sections
 

@@ -38,7 +38,9 @@ def line_chart(
     elements = plot.grid()
     for k, (name, value) in enumerate(references.items()):
         y = plot.y_pixel(value)
-        elements += [horizontal_line(y, "#444", "5 4"), text(LEFT + 6, y - 5 - 14 * k, name)]
+        above = y - 5 - 14 * k
+        label = above if above > TOP + 8 else y + 14  # not into the title
+        elements += [horizontal_line(y, "#444", "5 4"), text(LEFT + 6, label, name)]
     for k, points in enumerate(drawn.values()):
         elements += plot.line(thin_out(points), COLORS[k % len(COLORS)], dots)
     return document(title, x_label, elements + legend(list(drawn)))

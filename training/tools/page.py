@@ -17,6 +17,9 @@ h2 { font-size: 1.15em; margin-top: 2em; border-bottom: 1px solid var(--line); }
 .charts { display: flex; flex-wrap: wrap; gap: 8px; } .charts svg { max-width: 100%; height: auto; }
 figure { display: inline-block; margin: 0 12px 12px 0; vertical-align: top; }
 figure img { max-width: 540px; width: 100%; image-rendering: pixelated; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(260px, 1fr));
+            gap: 12px; }
+.pictures figure { margin: 0; overflow-wrap: anywhere; font-size: 13px; }
 figcaption, .faint { color: var(--faint); } table { border-collapse: collapse; }
 td, th { padding: 2px 14px 2px 0; vertical-align: top; text-align: left; }
 td:first-child { color: var(--faint); } td.number, th.number { text-align: right; }
