@@ -1,11 +1,13 @@
 """Measures a whole model: `evaluate.py model`. Samples are drawn once and kept."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from conditioning.clip import Clip
@@ -18,9 +20,11 @@ from dataset.images.transform import (
     PixelTensor,
     normalize_pixels,
     to_pixels_like,
+    to_uint8,
 )
 from dataset.loader import read_pixels
 from dataset.table import PairList, split
+from evaluation.copying import Neighbors, copying_score, copying_verdict, nearest
 from evaluation.distances import all_distances, inception_score
 from evaluation.estimates import Estimate, mean_estimate, wilson
 from evaluation.feature_spaces.choice import ChosenSpaces
@@ -52,6 +56,8 @@ from training.tools.page import picture
 KS = (1, 5, 10)  # of recall@k
 SAMPLE_BLOCK = 16  # pictures that are drawn before they are kept
 SHOWN = 36  # samples on the page
+NEAREST_SHOWN = 12  # samples beside their nearest training image
+MOST_TRAINING = 50_000  # training images among which the nearest are looked for
 CEILING = "autoencoder (ceiling)"  # real images, encoded and decoded: no sample can be better
 REAL = "real images"
 
@@ -91,6 +97,7 @@ class ModelMeasurement:
             out: folder of the report.
         """
         self.pipeline, self.judge, self.model, self.drawing = pipeline, judge, model, drawing
+        self.out = out
         self.seed, self.missing = config.seed, dict(chosen.missing)
         self.provenance = read_model_provenance(model)
         choice = recorded_choice(as_mapping(self.provenance.get("config")))
@@ -112,10 +119,12 @@ class ModelMeasurement:
         self.samples = self.blocks(out, "samples", {**drawn, **self.hashes}, SAMPLE_BLOCK)
         everything = {**protocol, **self.hashes}
         self.numbers = self.blocks(out, "numbers", everything)
+        self.training = training_images(config, prompts, order)
         kept = self.held_out or self.images.pairs
         self.kept = ChosenImages(kept, "", 0)
         self.reconstructions = Blocks(
-            out / "blocks" / identity_hash({**everything, "of": "reconstructions"}), len(kept)
+            out / "blocks" / identity_hash({**everything, "of": "reconstructions", "version": 2}),
+            len(kept),
         )
 
     def blocks(
@@ -148,11 +157,28 @@ class ModelMeasurement:
         }
         read = pixel_reader(self.images, self.transform)
         self.numbers.fill(read, self.compute, "measuring samples")
-        self.reconstructions.fill(
-            pixel_reader(self.kept, self.transform),
-            lambda _, pixels: {"psnr": psnr(pixels, self.reconstruct(pixels))},
-            "reconstructing held-out images",
-        )
+        read_kept = pixel_reader(self.kept, self.transform)
+        self.reconstructions.fill(read_kept, self.compute_kept, "reconstructing held-out images")
+        if self.looks_for_copies:
+            training = Reference(
+                self.training, self.transform, self.out / "blocks", self.drawing.batch_size
+            )
+            self.training_blocks = {
+                space.name: training.features(space, self.batches) for space in self.spaces
+            }
+
+    @property
+    def looks_for_copies(self) -> bool:
+        """Whether samples can be compared with training images, beside held-out images."""
+        return bool(self.spaces and len(self.training.pairs) and self.held_out)
+
+    def compute_kept(self, _: range, pixels: PixelTensor) -> Rows:
+        """Return the numbers of held-out images, encoded and decoded."""
+        decoded = self.reconstruct(pixels)
+        rows: Rows = {"psnr": psnr(pixels, decoded)}
+        for space in self.spaces:
+            rows |= self.batches(space, to_rgb(decoded), "kept")
+        return rows
 
     def draw(self, numbers: range, _: Tensor) -> Rows:
         """Draw the samples of these numbers; each depends on its own seed alone."""
@@ -218,8 +244,40 @@ class ModelMeasurement:
                 if f"{name}/{space.name}/logits" in self.numbers.names():
                     logits = self.numbers.rows(f"{name}/{space.name}/logits")
                     target["inception_score"] = inception_score(logits)
+            if self.looks_for_copies:
+                own[f"{space.name}/copying_score"] = self.copying(space)
+        if not self.looks_for_copies:
+            self.missing["copying score"] = why_no_copies(self.spaces, self.training.pairs)
         own["reconstruction_psnr"] = mean_estimate(self.reconstructions.rows("psnr"), "higher")
         return own, others
+
+    def neighbors(self, space: FeatureSpace) -> Neighbors:
+        """Return the training image that is nearest to each sample."""
+        training = self.training_blocks[space.name].rows(f"reference/{space.name}")
+        return nearest(self.numbers.rows(f"samples/{space.name}"), training)
+
+    def copying(self, space: FeatureSpace) -> Estimate:
+        """Return the copying score of the samples.
+
+        Held-out images are encoded and decoded for it, so that they are as soft as samples are.
+        """
+        training = self.training_blocks[space.name].rows(f"reference/{space.name}")
+        kept = nearest(self.reconstructions.rows(f"kept/{space.name}"), training)
+        score = copying_score(self.neighbors(space).distances, kept.distances)
+        return Estimate(score, note=copying_verdict(score))
+
+    def nearest_grid(self, space: FeatureSpace) -> Image.Image:
+        """Return the samples that lie nearest to training images, each beside that image."""
+        neighbors = self.neighbors(space)
+        order = neighbors.distances.argsort()[:NEAREST_SHOWN].tolist()
+        paths = self.training.pairs.paths
+        pixels = read_pixels([paths[int(neighbors.indices[k])] for k in order], self.transform)
+        shown = normalize_pixels(pixels)
+        pairs = [
+            torch.cat([self.sample(k), to_uint8(one[None])])
+            for k, one in zip(order, shown, strict=True)
+        ]
+        return image_grid(torch.cat(pairs), columns=8)
 
     def alignment(self, images: Tensor, texts: Tensor) -> dict[str, Estimate]:
         """Return CLIP score and recall of embeddings of images."""
@@ -251,7 +309,15 @@ def report_model(measured: ModelMeasurement, out: Path) -> Report:
     count = min(SHOWN, len(measured.captions))
     grid = image_grid(torch.cat([measured.sample(k) for k in range(count)]), columns=6)
     caption = "; ".join(measured.captions[:count])
-    write_report(report, out, ["<h2>Samples</h2>" + picture(grid, "samples", caption)])
+    sections = ["<h2>Samples</h2>" + picture(grid, "samples", caption)]
+    if measured.looks_for_copies:
+        space = measured.spaces[0]
+        shown = picture(
+            measured.nearest_grid(space),
+            f"samples, each beside the training image that is nearest in {space.name}",
+        )
+        sections.append("<h2>Nearest training images</h2>" + shown)
+    write_report(report, out, sections)
     return report
 
 
@@ -265,6 +331,25 @@ def chosen_pairs(config: MeasuredImages, choice: CaptionChoice) -> tuple[PairLis
         print(f"evaluated is the whole split {config.split!r}: {len(pairs)} images.")
         return pairs, pairs
     return split(pairs, config.held_out)
+
+
+def training_images(config: MeasuredImages, pairs: PairList, order: Tensor) -> ChosenImages:
+    """Return the images of the training, at most `MOST_TRAINING`; none if they are not known.
+
+    order: random.
+    """
+    count = 0 if config.split is not None else min(len(pairs), MOST_TRAINING)
+    rows = pairs.rows[order[:count].numpy()]
+    return ChosenImages(PairList(pairs.table, rows), describe_choice(config), 0)
+
+
+def why_no_copies(spaces: Sequence[FeatureSpace], training: PairList) -> str:
+    """Return why samples were not compared with training images, and what to do."""
+    if not spaces:
+        return "It needs a feature space: features, such as a run of train_clip.py."
+    if not len(training):
+        return "A split was named, so the images of the training are not known: leave it out."
+    return "No image is held out to compare with: train with held_out above 0."
 
 
 def describe_choice(config: MeasuredImages) -> str:

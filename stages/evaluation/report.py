@@ -28,6 +28,7 @@ NAMES = {  # metric -> how tables name it; the arrow says which values are bette
     "density": "density",
     "coverage": "coverage",
     "inception_score": "Inception Score",
+    "copying_score": "copying score",
 }
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 

@@ -4,7 +4,7 @@ import json
 
 import evaluate
 from ldm import TextToImage
-from stages.evaluation.report import JSON_FILE
+from stages.evaluation.report import HTML_FILE, JSON_FILE
 
 
 def test_samples_are_drawn_once_and_measured_again(world, tmp_path, monkeypatch):
@@ -27,3 +27,6 @@ def test_samples_are_drawn_once_and_measured_again(world, tmp_path, monkeypatch)
     assert more["metrics"]["recall@1"] == content["metrics"]["recall@1"]
     for values in (more["metrics"], more["baselines"]["autoencoder (ceiling)"]):
         assert {"clip/kid", "clip/frechet", "clip/precision", "clip/cmmd"} <= values.keys()
+    assert "copying score" in content["missing"] and "copying score" not in more["missing"]
+    assert "training images" in more["metrics"]["clip/copying_score"]["note"]
+    assert "Nearest training images" in (tmp_path / HTML_FILE).read_text()
