@@ -34,7 +34,8 @@ from stages.evaluation.autoencoder import AutoencoderMeasurement, Settings
 from stages.evaluation.autoencoder_report import report_autoencoder
 from stages.evaluation.comparison import compare_reports
 from stages.evaluation.data import MeasuredImages, choose_images
-from stages.evaluation.model import Drawing, ModelMeasurement, refuse_own_clip, report_model
+from stages.evaluation.drawing import Drawing
+from stages.evaluation.model import ModelMeasurement, refuse_own_clip, report_model
 from stages.evaluation.report import COMPARISON_FILE, check_report_folder, print_report
 from training.cli import parse, pick_device, run_main
 from training.flags import Bound, Finite, Groups, Positive

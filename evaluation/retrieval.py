@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from foundation.errors import UserError
@@ -16,14 +16,24 @@ def recall_at(
 ) -> dict[int, float]:
     """Return, for each k, the fraction of queries whose right candidate is among the k best.
 
-    A tie counts as a miss, so a network that gives everything the same value scores 0, not 1.
+    Args and errors as `wrong_candidates_ahead`; ks: each at least 1.
+    """
+    ahead = wrong_candidates_ahead(similarity, captions)
+    return {k: (ahead < k).cpu().double().mean().item() for k in ks}
+
+
+def wrong_candidates_ahead(
+    similarity: Float[Tensor, "queries candidates"], captions: Sequence[Hashable]
+) -> Int[Tensor, " queries"]:
+    """Count, for each query, the wrong candidates that are not worse than the best right one.
+
+    A tie counts as a miss, so a network that gives everything the same value finds nothing.
 
     Args:
         similarity: entry [i, j] compares query i with candidate j; candidate i is the right one
             for query i. Images as queries ask for their text, texts as queries for their image.
         captions: of the pairs. A candidate with the same caption as the query is right, too: any
             picture of a red apple is a right answer to "red apple".
-        ks: each at least 1.
 
     Raises:
         UserError: similarity is not square, or has another size than captions.
@@ -37,6 +47,5 @@ def recall_at(
     labels = torch.tensor([numbers[caption] for caption in captions], device=similarity.device)
     right = labels[:, None] == labels[None, :]
     best = similarity.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
-    # Wrong candidates that are not worse. "Not less" instead of "at least": NaN counts as a miss.
-    ahead = (~right & ~(similarity < best)).sum(dim=1)
-    return {k: (ahead < k).cpu().double().mean().item() for k in ks}
+    # "Not less" instead of "at least": NaN counts as a miss.
+    return (~right & ~(similarity < best)).sum(dim=1)

@@ -1,11 +1,11 @@
 """Measures a whole model: `evaluate.py model`. Samples are drawn once and kept."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -26,11 +26,10 @@ from dataset.loader import read_pixels
 from dataset.table import PairList, split
 from evaluation.copying import Neighbors, copying_score, copying_verdict, nearest
 from evaluation.distances import all_distances, inception_score
-from evaluation.estimates import Estimate, mean_estimate, wilson
+from evaluation.estimates import Estimate, mean_estimate
 from evaluation.feature_spaces.choice import ChosenSpaces
 from evaluation.feature_spaces.space import FeatureSpace
 from evaluation.reconstruction import psnr
-from evaluation.retrieval import recall_at
 from foundation.errors import UserError
 from foundation.hashing import generator, tensors_sha256
 from interop.model_card import as_mapping
@@ -48,32 +47,18 @@ from stages.evaluation.data import (
     pixel_reader,
     to_rgb,
 )
+from stages.evaluation.drawing import Drawing, Samples, alignment
 from stages.evaluation.report import Report, write_report
 from stages.evaluation.versions import library_versions
-from training.logging.image_grid import image_grid, pil_to_tensor
+from training.logging.image_grid import image_grid
 from training.tools.page import picture
 
-KS = (1, 5, 10)  # of recall@k
-SAMPLE_BLOCK = 16  # pictures that are drawn before they are kept
 SHOWN = 36  # samples on the page
 NEAREST_SHOWN = 12  # samples beside their nearest training image
 MOST_TRAINING = 50_000  # training images among which the nearest are looked for
+UNSEEN = "held-out captions"
 CEILING = "autoencoder (ceiling)"  # real images, encoded and decoded: no sample can be better
 REAL = "real images"
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How samples are drawn.
-
-    Args:
-        count: captions chosen at random; one picture is drawn for each.
-        batch_size: images that a network of features sees at once.
-    """
-
-    sampling: Sampling
-    count: int
-    batch_size: int
 
 
 class ModelMeasurement:
@@ -103,9 +88,8 @@ class ModelMeasurement:
         choice = recorded_choice(as_mapping(self.provenance.get("config")))
         prompts, self.held_out = chosen_pairs(config, choice)
         order = torch.randperm(len(prompts), generator=generator(config.seed, "captions"))
-        rows = prompts.rows[order[: drawing.count].numpy()]
-        self.images = ChosenImages(PairList(prompts.table, rows), describe_choice(config), 0)
-        self.captions = [pair.captions[0] for pair in self.images.pairs]
+        source = describe_choice(config)
+        self.images = ChosenImages(shuffled(prompts, order, drawing.count), source, 0)
         channels = pipeline.image_channels
         self.transform = ImageTransform(
             pipeline.size, channels, format=recorded_format(self.provenance)
@@ -114,33 +98,32 @@ class ModelMeasurement:
         self.batches = FeatureBatches(drawing.batch_size)
         self.reference = Reference(self.images, self.transform, out / "blocks", drawing.batch_size)
         self.hashes = model_hashes(pipeline)
-        protocol = self.protocol()
-        drawn = {key: protocol[key] for key in ("captions", "sampling", "seed", "pixels")}
-        self.samples = self.blocks(out, "samples", {**drawn, **self.hashes}, SAMPLE_BLOCK)
-        everything = {**protocol, **self.hashes}
-        self.numbers = self.blocks(out, "numbers", everything)
+        drawn = {
+            "sampling": describe_sampling(drawing.sampling),
+            "pixels": self.transform.describe(),
+            **self.hashes,
+        }
+        self.samples = Samples(self.images, config.seed, out / "blocks", drawn)
+        unseen = unseen_captions(config, prompts, self.held_out, drawing.count)
+        self.unseen = Samples(unseen, config.seed, out / "blocks", drawn)
         self.training = training_images(config, prompts, order)
-        kept = self.held_out or self.images.pairs
-        self.kept = ChosenImages(kept, "", 0)
-        self.reconstructions = Blocks(
-            out / "blocks" / identity_hash({**everything, "of": "reconstructions", "version": 2}),
-            len(kept),
-        )
+        self.kept = ChosenImages(self.held_out or self.images.pairs, "", 0)
+        self.numbers = self.blocks("numbers", len(self.samples))
+        self.unseen_numbers = self.blocks("numbers of held-out captions", len(self.unseen))
+        self.reconstructions = self.blocks("reconstructions", len(self.kept.pairs))
 
-    def blocks(
-        self, out: Path, name: str, identity: dict[str, Any], size: int | None = None
-    ) -> Blocks:
-        """Return blocks of the samples, or of numbers of them."""
-        folder = out / "blocks" / identity_hash({**identity, "of": name})
-        return Blocks(folder, len(self.images.pairs), size)
+    def blocks(self, name: str, count: int) -> Blocks:
+        """Return the blocks of numbers of `count` images."""
+        identity = {**self.protocol(), **self.hashes, "of": name, "version": 2}
+        return Blocks(self.out / "blocks" / identity_hash(identity), count)
 
     def protocol(self) -> dict[str, Any]:
         """Return as JSON what numbers depend on besides the model."""
-        digest = hashlib.sha256("\n".join(self.captions).encode("utf-8", "surrogatepass"))
         return {
             "images": self.images.identity(),
             "chosen_from": self.images.source,
-            "captions": digest.hexdigest(),
+            "captions": self.samples.sha256,
+            "held_out_captions": {"count": len(self.unseen), "sha256": self.unseen.sha256},
             "pixels": self.transform.describe(),
             "quantized": "8 bits, rounded",
             "sampling": describe_sampling(self.drawing.sampling),
@@ -151,12 +134,19 @@ class ModelMeasurement:
 
     def fill(self) -> None:
         """Draw what is not drawn yet, and compute what is not computed yet."""
-        self.samples.fill(lambda numbers: torch.tensor(list(numbers)), self.draw, "drawing samples")
+        sampling = self.drawing.sampling
+        self.samples.draw(self.pipeline, sampling, "drawing samples")
+        self.unseen.draw(self.pipeline, sampling, "drawing samples of held-out captions")
         self.reference_blocks = {
             space.name: self.reference.features(space, self.batches) for space in self.spaces
         }
         read = pixel_reader(self.images, self.transform)
         self.numbers.fill(read, self.compute, "measuring samples")
+        self.unseen_numbers.fill(
+            lambda numbers: torch.tensor(list(numbers)),
+            lambda numbers, _: self.unseen.embed(numbers, self.judge),
+            "measuring samples of held-out captions",
+        )
         read_kept = pixel_reader(self.kept, self.transform)
         self.reconstructions.fill(read_kept, self.compute_kept, "reconstructing held-out images")
         if self.looks_for_copies:
@@ -180,15 +170,6 @@ class ModelMeasurement:
             rows |= self.batches(space, to_rgb(decoded), "kept")
         return rows
 
-    def draw(self, numbers: range, _: Tensor) -> Rows:
-        """Draw the samples of these numbers; each depends on its own seed alone."""
-        pictures = self.pipeline(
-            [self.captions[k] for k in numbers],
-            sampling=self.drawing.sampling,
-            seed=[self.seed + k for k in numbers],
-        )
-        return {"pictures": pil_to_tensor(pictures)}
-
     @torch.no_grad()
     def reconstruct(self, pixels: PixelTensor) -> PixelTensor:
         """Encode and decode images, some at a time."""
@@ -201,36 +182,27 @@ class ModelMeasurement:
 
     def compute(self, numbers: range, pixels: PixelTensor) -> Rows:
         """Return the numbers of some samples, and of the real images of their captions."""
-        pictures = torch.cat([self.sample(number) for number in numbers])
-        size = ImageTransform(self.judge.size)
-        real = read_pixels([self.images.pairs.paths[k] for k in numbers], size)
-        rows: Rows = {
-            "judge/samples": self.judge.encode_images(to_rgb(pictures)).cpu(),
-            "judge/real": self.judge.encode_images(real).cpu(),
-            "judge/texts": self.judge.encode_texts([self.captions[k] for k in numbers]).cpu(),
-        }
+        rows = self.samples.embed(numbers, self.judge)
         if self.spaces:
+            pictures = self.samples.pictures(numbers)
             ceiling = self.reconstruct(pixels)
             for space in self.spaces:
                 rows |= self.batches(space, to_rgb(pictures), "samples")
                 rows |= self.batches(space, to_rgb(ceiling), "ceiling")
         return rows
 
-    def sample(self, number: int) -> Tensor:
-        """Return the picture of a caption, (1, c, h, w)."""
-        block, row = divmod(number, SAMPLE_BLOCK)
-        return self.samples.block_rows("pictures", block)[row : row + 1]
-
     # What rank 0 makes of the numbers -------------------------------------------------------------
 
     def metrics(self) -> tuple[dict[str, Estimate], dict[str, dict[str, Estimate]]]:
         """Return the metrics of the samples, and those of real images and of reconstructions."""
-        texts = self.numbers.rows("judge/texts")
-        own = self.alignment(self.numbers.rows("judge/samples"), texts)
+        texts, captions = self.numbers.rows("judge/texts"), self.samples.captions
+        own = alignment(self.numbers.rows("judge/samples"), texts, captions)
         others: dict[str, dict[str, Estimate]] = {
-            REAL: self.alignment(self.numbers.rows("judge/real"), texts),
+            REAL: alignment(self.numbers.rows("judge/real"), texts, captions),
             CEILING: {},
         }
+        if len(self.unseen):
+            others[UNSEEN] = self.unseen_alignment()
         for space in self.spaces:
             reference = self.reference_blocks[space.name].rows(f"reference/{space.name}")
             for name, target in (("samples", own), ("ceiling", others[CEILING])):
@@ -250,6 +222,20 @@ class ModelMeasurement:
             self.missing["copying score"] = why_no_copies(self.spaces, self.training.pairs)
         own["reconstruction_psnr"] = mean_estimate(self.reconstructions.rows("psnr"), "higher")
         return own, others
+
+    def unseen_alignment(self) -> dict[str, Estimate]:
+        """Return CLIP score and recall of the samples of held-out captions.
+
+        Each has as many candidates as the other samples: captions of the training fill them up.
+        """
+        count = len(self.unseen)
+        candidates = max(count, len(self.samples))
+        images, texts = (
+            torch.cat([self.unseen_numbers.rows(name), self.numbers.rows(name)])[:candidates]
+            for name in ("judge/samples", "judge/texts")
+        )
+        captions = [*self.unseen.captions, *self.samples.captions][:candidates]
+        return alignment(images, texts, captions, count)
 
     def neighbors(self, space: FeatureSpace) -> Neighbors:
         """Return the training image that is nearest to each sample."""
@@ -274,19 +260,10 @@ class ModelMeasurement:
         pixels = read_pixels([paths[int(neighbors.indices[k])] for k in order], self.transform)
         shown = normalize_pixels(pixels)
         pairs = [
-            torch.cat([self.sample(k), to_uint8(one[None])])
+            torch.cat([self.samples.picture(k), to_uint8(one[None])])
             for k, one in zip(order, shown, strict=True)
         ]
         return image_grid(torch.cat(pairs), columns=8)
-
-    def alignment(self, images: Tensor, texts: Tensor) -> dict[str, Estimate]:
-        """Return CLIP score and recall of embeddings of images."""
-        scores = 100 * (images * texts).sum(dim=1)
-        recalls = recall_at(images @ texts.T, self.captions, KS)
-        return {
-            "clip_score": mean_estimate(scores, "higher"),
-            **{f"recall@{k}": wilson(value, len(images)) for k, value in recalls.items()},
-        }
 
 
 def report_model(measured: ModelMeasurement, out: Path) -> Report:
@@ -306,10 +283,9 @@ def report_model(measured: ModelMeasurement, out: Path) -> Report:
         missing=measured.missing,
         remarks=remarks,
     )
-    count = min(SHOWN, len(measured.captions))
-    grid = image_grid(torch.cat([measured.sample(k) for k in range(count)]), columns=6)
-    caption = "; ".join(measured.captions[:count])
-    sections = ["<h2>Samples</h2>" + picture(grid, "samples", caption)]
+    sections = [sample_section(measured.samples, "Samples")]
+    if len(measured.unseen):
+        sections.append(sample_section(measured.unseen, "Samples of held-out captions"))
     if measured.looks_for_copies:
         space = measured.spaces[0]
         shown = picture(
@@ -319,6 +295,13 @@ def report_model(measured: ModelMeasurement, out: Path) -> Report:
         sections.append("<h2>Nearest training images</h2>" + shown)
     write_report(report, out, sections)
     return report
+
+
+def sample_section(samples: Samples, title: str) -> str:
+    """Return HTML that shows the first samples and their captions."""
+    count = min(SHOWN, len(samples))
+    grid = image_grid(samples.pictures(range(count)), columns=6)
+    return f"<h2>{title}</h2>" + picture(grid, title.lower(), "; ".join(samples.captions[:count]))
 
 
 def chosen_pairs(config: MeasuredImages, choice: CaptionChoice) -> tuple[PairList, PairList]:
@@ -338,9 +321,30 @@ def training_images(config: MeasuredImages, pairs: PairList, order: Tensor) -> C
 
     order: random.
     """
-    count = 0 if config.split is not None else min(len(pairs), MOST_TRAINING)
-    rows = pairs.rows[order[:count].numpy()]
-    return ChosenImages(PairList(pairs.table, rows), describe_choice(config), 0)
+    count = 0 if config.split is not None else MOST_TRAINING
+    return ChosenImages(shuffled(pairs, order, count), describe_choice(config), 0)
+
+
+def unseen_captions(
+    config: MeasuredImages, training: PairList, held_out: PairList, count: int
+) -> ChosenImages:
+    """Choose held-out images for whose captions pictures are drawn, too; none with a split.
+
+    Those are left out whose caption is also that of a training image.
+    """
+    count = 0 if config.split is not None else count
+    order = torch.randperm(len(held_out), generator=generator(config.seed, "held-out captions"))
+    chosen = shuffled(held_out, order, count)
+    captions = [pair.captions[0] for pair in chosen]
+    wanted = set(captions)
+    seen = {text for pair in training for text in pair.captions if text in wanted}
+    rows = chosen.rows[np.array([text not in seen for text in captions], dtype=bool)]
+    return ChosenImages(PairList(held_out.table, rows), "images that the training held out", 0)
+
+
+def shuffled(pairs: PairList, order: Tensor, count: int) -> PairList:
+    """Return the first `count` pairs in an order, or all if there are fewer."""
+    return PairList(pairs.table, pairs.rows[order[:count].numpy()])
 
 
 def why_no_copies(spaces: Sequence[FeatureSpace], training: PairList) -> str:

@@ -58,7 +58,7 @@ def test_a_run_of_another_training_is_left_alone(world, runs, capsys):
     with unchanged(runs):
         given = command(train_clip, world, runs / "train_vae")
         message = refusal(capsys, train_clip, given)
-    assert re.search(r"\bloss\b", message) and re.search(r"\bweight.decay\b", message), message
+    assert "train_vae.py" in message and "this is train_clip.py" in message
 
 
 @pytest.mark.parametrize("part", ["vae", "clip"])

@@ -134,7 +134,7 @@ def test_five_channels_of_floats_through_both_stages_and_back(world, five, tmp_p
 def test_another_depth_than_the_autoencoders_is_refused(world, five, tmp_path, capsys):
     flags = ("--data", five, "--out", tmp_path / "ldm", "--vae", world / "vae", *FAST)
     message = refused(train_ldm, capsys, *flags, "--text-encoder", world / "clip")
-    assert re.search(r"float32.*\buint8\b", message)
+    assert re.search(r"float32.*\b8-bit\b", message)
 
 
 def test_mixed_depths_end_with_one_message(sixteen, tmp_path, capsys):

@@ -110,7 +110,7 @@ def test_ten_skipped_steps_in_a_row_end_the_run_with_its_state_saved(tmp_path, c
         run_main(lambda: toy.train(LONG))
     message = capsys.readouterr().err
     assert "error: 10 steps" in message and "after step 20" in message
-    for flag in ("--override learning_rate", "--override precision"):
+    for flag in ("--override learning-rate", "--override precision"):
         assert flag in message
     assert toy.run.saved_step == 20
     healthy = Toy(tmp_path / "run")  # the same command, on good data

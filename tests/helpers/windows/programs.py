@@ -150,7 +150,8 @@ def commands(folder: Path) -> None:
         sample.main(command(sample, world, folder / "samples", "--grid", "--save-latents"))
     names = {path.suffix for path in (folder / "samples").iterdir()}
     assert names == {".png", ".safetensors"}
-    evaluate.main(command(evaluate, world, folder / "judged", "--samples", "2"))
+    judged = command(evaluate, world, folder / "judged", "--samples", "2")
+    run_main(lambda: evaluate.main(judged))  # prints arrows, which the console lacks
     single, whole = folder / "single.safetensors", folder / "whole"
     unet = ("--part", "vae")
     export.main([str(world / "ldm"), str(single), "--format", "single-file", *unet])

@@ -94,13 +94,13 @@ def test_a_model_in_a_run_folder_is_found(pipeline, tmp_path):
 @pytest.mark.parametrize(
     ("made", "match"),
     [
-        ("state/step-0000005", "same command again"),
+        ("config.json", "same command again"),
         ("model/pytorch_lora_weights.safetensors", "LoRA"),
         ("other", "model_index.json"),
     ],
 )
 def test_the_reason_is_given_if_there_is_no_model(tmp_path, made, match):
     (tmp_path / made).parent.mkdir(exist_ok=True)
-    (tmp_path / made).touch()
+    (tmp_path / made).write_text('{"text_encoder": "clip"}' if made.endswith("json") else "")
     with pytest.raises(MissingFileError, match=match):
         find_pipeline(tmp_path)

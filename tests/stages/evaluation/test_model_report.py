@@ -2,8 +2,11 @@
 
 import json
 
+import torch
+
 import evaluate
 from ldm import TextToImage
+from stages.evaluation.drawing import alignment
 from stages.evaluation.report import HTML_FILE, JSON_FILE
 
 
@@ -14,7 +17,11 @@ def test_samples_are_drawn_once_and_measured_again(world, tmp_path, monkeypatch)
     evaluate.main(words)
     content = json.loads((tmp_path / JSON_FILE).read_text())
     assert {"clip_score", "recall@1", "reconstruction_psnr"} <= content["metrics"].keys()
-    assert set(content["baselines"]) == {"real images", "autoencoder (ceiling)"}
+    others = {"real images", "autoencoder (ceiling)", "held-out captions"}
+    assert set(content["baselines"]) == others
+    unseen = content["baselines"]["held-out captions"]
+    assert {"clip_score", "recall@1", "recall@10"} == unseen.keys() - {"recall@5"}
+    assert 0 < content["protocol"]["held_out_captions"]["count"] <= 7
     assert content["protocol"]["images"]["images"] == 7
     assert content["protocol"]["sampling"]["steps"] == "1"
 
@@ -30,3 +37,12 @@ def test_samples_are_drawn_once_and_measured_again(world, tmp_path, monkeypatch)
     assert "copying score" in content["missing"] and "copying score" not in more["missing"]
     assert "training images" in more["metrics"]["clip/copying_score"]["note"]
     assert "Nearest training images" in (tmp_path / HTML_FILE).read_text()
+
+
+def test_recall_of_some_has_all_captions_as_candidates():
+    """The first two of four images are measured; a wrong candidate is any of the four captions."""
+    texts = torch.eye(4)
+    images = torch.stack([texts[0], texts[3], texts[2], texts[1]])
+    found = alignment(images, texts, ["a", "b", "c", "d"], count=2)
+    assert found["recall@1"].value == 0.5 and found["clip_score"].value == 50
+    assert alignment(images, texts, ["a", "b", "c", "b"], count=2)["recall@1"].value == 1
