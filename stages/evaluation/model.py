@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -49,6 +50,13 @@ from stages.evaluation.data import (
 )
 from stages.evaluation.drawing import Drawing, Samples, alignment
 from stages.evaluation.report import Report, write_report
+from stages.evaluation.validation_loss import (
+    has_validation_loss,
+    loss_section,
+    loss_table,
+    losses_by_timestep,
+    timesteps,
+)
 from stages.evaluation.versions import library_versions
 from training.logging.image_grid import image_grid
 from training.tools.page import picture
@@ -59,6 +67,7 @@ MOST_TRAINING = 50_000  # training images among which the nearest are looked for
 UNSEEN = "held-out captions"
 CEILING = "autoencoder (ceiling)"  # real images, encoded and decoded: no sample can be better
 REAL = "real images"
+ZERO = "network that outputs zero"
 
 
 class ModelMeasurement:
@@ -114,7 +123,7 @@ class ModelMeasurement:
 
     def blocks(self, name: str, count: int) -> Blocks:
         """Return the blocks of numbers of `count` images."""
-        identity = {**self.protocol(), **self.hashes, "of": name, "version": 2}
+        identity = {**self.protocol(), **self.hashes, "of": name, "version": 3}
         return Blocks(self.out / "blocks" / identity_hash(identity), count)
 
     def protocol(self) -> dict[str, Any]:
@@ -162,30 +171,39 @@ class ModelMeasurement:
         """Whether samples can be compared with training images, beside held-out images."""
         return bool(self.spaces and len(self.training.pairs) and self.held_out)
 
-    def compute_kept(self, _: range, pixels: PixelTensor) -> Rows:
-        """Return the numbers of held-out images, encoded and decoded."""
-        decoded = self.reconstruct(pixels)
+    @torch.no_grad()
+    def compute_kept(self, numbers: range, pixels: PixelTensor) -> Rows:
+        """Return the losses of held-out images, and the numbers of what was decoded of them."""
+        latents = self.encode(pixels)
+        decoded = self.decode(latents, pixels)
         rows: Rows = {"psnr": psnr(pixels, decoded)}
+        if has_validation_loss(self.pipeline):
+            captions = [self.kept.pairs[k].captions[0] for k in numbers]
+            rows |= losses_by_timestep(self.pipeline, latents, captions, numbers, self.seed)
         for space in self.spaces:
             rows |= self.batches(space, to_rgb(decoded), "kept")
         return rows
 
     @torch.no_grad()
-    def reconstruct(self, pixels: PixelTensor) -> PixelTensor:
-        """Encode and decode images, some at a time."""
+    def encode(self, pixels: PixelTensor) -> Float[Tensor, "_ _ _ _"]:
+        """Return the most likely latents of images, computed some at a time."""
         vae, device = self.pipeline.autoencoder, self.pipeline.device
-        parts = [
-            vae.decode(vae.encode(normalize_pixels(some).to(device)).mode()).cpu()
-            for some in pixels.split(self.drawing.batch_size)
-        ]
-        return to_pixels_like(torch.cat(parts), pixels)
+        parts = pixels.split(self.drawing.batch_size)
+        return torch.cat([vae.encode(normalize_pixels(some).to(device)).mode() for some in parts])
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "_ _ _ _"], like: PixelTensor) -> PixelTensor:
+        """Return images of latents, in the numbers of the pixels `like`."""
+        vae = self.pipeline.autoencoder
+        decoded = [vae.decode(some).cpu() for some in latents.split(self.drawing.batch_size)]
+        return to_pixels_like(torch.cat(decoded), like)
 
     def compute(self, numbers: range, pixels: PixelTensor) -> Rows:
         """Return the numbers of some samples, and of the real images of their captions."""
         rows = self.samples.embed(numbers, self.judge)
         if self.spaces:
             pictures = self.samples.pictures(numbers)
-            ceiling = self.reconstruct(pixels)
+            ceiling = self.decode(self.encode(pixels), pixels)
             for space in self.spaces:
                 rows |= self.batches(space, to_rgb(pictures), "samples")
                 rows |= self.batches(space, to_rgb(ceiling), "ceiling")
@@ -221,7 +239,19 @@ class ModelMeasurement:
         if not self.looks_for_copies:
             self.missing["copying score"] = why_no_copies(self.spaces, self.training.pairs)
         own["reconstruction_psnr"] = mean_estimate(self.reconstructions.rows("psnr"), "higher")
+        if has_validation_loss(self.pipeline):
+            losses = self.reconstructions.rows("loss")
+            own["validation_loss"] = mean_estimate(losses.mean(dim=1), "lower")
+            zero = self.reconstructions.rows("loss of zero").mean().item()
+            others[ZERO] = {"validation_loss": Estimate(zero)}
         return own, others
+
+    def loss_table(self) -> list[dict[str, float]]:
+        """Return the loss on held-out images by timestep; nothing if it cannot be computed."""
+        if not has_validation_loss(self.pipeline):
+            return []
+        both = (self.reconstructions.rows(name) for name in ("loss", "loss of zero"))
+        return loss_table(timesteps(self.pipeline), *both)
 
     def unseen_alignment(self) -> dict[str, Estimate]:
         """Return CLIP score and recall of the samples of held-out captions.
@@ -271,7 +301,11 @@ def report_model(measured: ModelMeasurement, out: Path) -> Report:
     metrics, baselines = measured.metrics()
     remarks = []
     if not measured.held_out:
-        remarks.append("Nothing is held out, so the reconstructed images are training images.")
+        remarks.append(
+            "Nothing is held out, so the reconstructed images, and those of the loss, are training "
+            "images."
+        )
+    losses = measured.loss_table()
     report = Report(
         kind="model",
         name=str(measured.model),
@@ -282,6 +316,7 @@ def report_model(measured: ModelMeasurement, out: Path) -> Report:
         baselines=baselines,
         missing=measured.missing,
         remarks=remarks,
+        tables={"validation loss by timestep": losses} if losses else {},
     )
     sections = [sample_section(measured.samples, "Samples")]
     if len(measured.unseen):
@@ -293,6 +328,8 @@ def report_model(measured: ModelMeasurement, out: Path) -> Report:
             f"samples, each beside the training image that is nearest in {space.name}",
         )
         sections.append("<h2>Nearest training images</h2>" + shown)
+    if losses:
+        sections.append(loss_section(losses))
     write_report(report, out, sections)
     return report
 

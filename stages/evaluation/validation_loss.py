@@ -1,0 +1,91 @@
+"""The loss of a denoiser on held-out images, by timestep."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from foundation.hashing import generators
+from foundation.shapes import Latents
+from ldm import TextToImage
+from ldm.denoiser import Denoiser
+from ldm.loss import ObjectiveConfig, denoising_loss
+from ldm.pipeline.conditioning import is_text_conditional
+from ldm.validation import ZeroNetwork
+from stages.evaluation.blocks import Rows
+from training.tools.curves import line_chart
+
+TIMESTEPS = 10  # from clean to noise, equally far apart
+
+
+def has_validation_loss(pipeline: TextToImage) -> bool:
+    """Return whether the loss can be computed: the U-Net reads a text and nothing else."""
+    unet = pipeline.unet.config
+    return is_text_conditional(pipeline.unet) and unet.in_channels == unet.out_channels
+
+
+def timesteps(pipeline: TextToImage) -> list[int]:
+    """Return the timesteps at which the loss is measured."""
+    last = len(pipeline.denoiser.schedule) - 1
+    return [round((k + 0.5) / TIMESTEPS * last) for k in range(TIMESTEPS)]
+
+
+@torch.no_grad()
+def losses_by_timestep(
+    pipeline: TextToImage, latents: Latents, captions: list[str], numbers: range, seed: int
+) -> Rows:
+    """Compute the squared error of what the network predicts, for each image and timestep.
+
+    Every noise level counts the same. Image k has the same noise in every evaluation.
+
+    Args:
+        latents: clean, of some images.
+        captions: theirs.
+        numbers: of the images; their noise depends on them and on `seed`.
+
+    Returns:
+        "loss" of the network and "loss of zero", of one that outputs zero: one row each image.
+    """
+    conditionings = [pipeline.condition_on(caption)[0][0].text for caption in captions]
+    context = torch.cat([text for text in conditionings if text is not None])
+    random = generators(seed, "validation noise", numbers)
+    noise = torch.stack([torch.randn(latents.shape[1:], generator=one) for one in random])
+    noise = noise.to(latents.device)
+    denoiser = pipeline.denoiser
+    objective = ObjectiveConfig(prediction=denoiser.prediction)
+    nothing = Denoiser(ZeroNetwork(), denoiser.schedule, denoiser.prediction)
+
+    def losses(network: Denoiser) -> Float[Tensor, "n timesteps"]:
+        columns = [
+            denoising_loss(
+                network,
+                latents,
+                context,
+                objective,
+                t=torch.full((len(latents),), t, device=latents.device),
+                noise=noise,
+            )
+            for t in timesteps(pipeline)
+        ]
+        return torch.stack(columns, dim=1).float().cpu()
+
+    return {"loss": losses(denoiser), "loss of zero": losses(nothing)}
+
+
+def loss_table(
+    steps: list[int], losses: Float[Tensor, "n timesteps"], zero: Float[Tensor, "n timesteps"]
+) -> list[dict[str, float]]:
+    """Return the mean losses by timestep, as the tables of a report."""
+    return [
+        {"timestep": t, "loss": loss, "of a network that outputs zero": other}
+        for t, loss, other in zip(
+            steps, losses.mean(dim=0).tolist(), zero.mean(dim=0).tolist(), strict=True
+        )
+    ]
+
+
+def loss_section(rows: list[dict[str, float]]) -> str:
+    """Return HTML with the curve of the loss by timestep."""
+    names = ("loss", "of a network that outputs zero")
+    lines = {name: [(row["timestep"], row[name]) for row in rows] for name in names}
+    chart = line_chart("Validation loss by timestep", lines, x_label="timestep", dots=True)
+    return f"<h2>Validation loss</h2><div class=charts>{chart}</div>"
