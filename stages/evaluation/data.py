@@ -77,10 +77,7 @@ def choose_images(config: MeasuredImages, count: int) -> ChosenImages:
     """
     share = WorkShare(collectives.rank(), collectives.world_size(), collectives.barrier)
     folder = read_folder(config.data, True, progress_bar, config, share)
-    for note in folder.notes:
-        print(f"note: {printable(note)}")
-    if folder.unusable:
-        print(f"note: {len(folder.unusable)} files cannot be used and are left out.")
+    print_notes(folder)
     folder.require_one_dtype()
     pairs, source = candidates(config, folder)
     if min(len(pairs), count) < 2:
@@ -92,6 +89,14 @@ def choose_images(config: MeasuredImages, count: int) -> ChosenImages:
     order = torch.randperm(len(pairs), generator=generator(config.seed, "images")).numpy()
     chosen = PairList(pairs.table, np.asarray(pairs.rows)[order[:count]])
     return ChosenImages(chosen, source, len(folder.unusable))
+
+
+def print_notes(folder: Folder) -> None:
+    """Print what a reader of the numbers should know about the data folder."""
+    for note in folder.notes:
+        print(f"note: {printable(note)}")
+    if folder.unusable:
+        print(f"note: {len(folder.unusable)} files cannot be used and are left out.")
 
 
 def candidates(config: MeasuredImages, folder: Folder) -> tuple[PairList, str]:

@@ -46,6 +46,7 @@ from stages.evaluation.data import (
     MeasuredImages,
     Reference,
     pixel_reader,
+    print_notes,
     to_rgb,
 )
 from stages.evaluation.drawing import Drawing, Samples, alignment
@@ -346,7 +347,9 @@ def chosen_pairs(config: MeasuredImages, choice: CaptionChoice) -> tuple[PairLis
 
     choice: which captions of a pair the model was trained on.
     """
-    pairs = choose_captions(read_folder(config.data, options=config).pairs, choice)
+    folder = read_folder(config.data, options=config)
+    print_notes(folder)
+    pairs = choose_captions(folder.pairs, choice)
     if config.split is not None:
         print(f"evaluated is the whole split {config.split!r}: {len(pairs)} images.")
         return pairs, pairs
