@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -69,6 +70,7 @@ torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-3, atol=0)
 """
 
 
+@pytest.mark.slow
 def test_a_compiled_step_of_each_phase_of_stage_1_computes_the_same(tmp_path):
     """In a process of its own, as the compiler cannot trace through the shape checks of this one.
 
