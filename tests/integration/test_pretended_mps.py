@@ -228,4 +228,5 @@ def test_pictures_are_drawn_and_judged_on_the_device(world, tmp_path):
     judged = command(evaluate, world, tmp_path / "judged", "--samples", 2, "--device", str(MPS))
     with pretended_mps():
         evaluate.main(judged)
-    assert json.loads((tmp_path / "judged" / "evaluation.json").read_text())["samples"] == 2
+    report = json.loads((tmp_path / "judged" / "report.json").read_text())
+    assert report["protocol"]["images"]["images"] == 2
