@@ -6,10 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from evaluation.distances import Features, check_features
+from evaluation.distances import Features, check_features, rows
 from foundation.errors import UserError
 
-ROWS = 1024  # of a matrix of distances that exist at once
 SURE = 3.0  # standard deviations beyond which the verdict is certain
 
 
@@ -35,9 +34,7 @@ def nearest(features: Features, training: Features) -> Neighbors:
         )
     check_features(features, "the images")
     check_features(training, "the training images")
-    found = [
-        torch.cdist(some.double(), training.double()).min(dim=1) for some in features.split(ROWS)
-    ]
+    found = [distances.min(dim=1) for distances in rows(features.double(), training.double())]
     return Neighbors(
         torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
     )

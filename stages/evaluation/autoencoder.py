@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -132,7 +133,7 @@ class AutoencoderMeasurement:
         self.batches = FeatureBatches(settings.batch_size)
         self.reference = Reference(images, self.transform, out / "blocks", settings.batch_size)
         self.blocks = Blocks(
-            out / "blocks" / identity_hash({**self.protocol(), "autoencoder": autoencoder.sha256}),
+            out / "blocks" / identity_hash({**self.protocol, "autoencoder": autoencoder.sha256}),
             len(images.pairs),
         )
 
@@ -150,6 +151,7 @@ class AutoencoderMeasurement:
                 f"({self.transform.format}), and the data do not fit: {error}"
             ) from error
 
+    @cached_property
     def protocol(self) -> dict[str, Any]:
         """Return as JSON what numbers depend on besides the autoencoder."""
         return {

@@ -41,7 +41,7 @@ def report_autoencoder(
     report = Report(
         kind="autoencoder",
         name=name,
-        protocol=measured.protocol(),
+        protocol=measured.protocol,
         model=describe_autoencoder(measured.autoencoder, dict(provenance)),
         versions=library_versions(),
         metrics=metrics,

@@ -11,7 +11,7 @@ from torch import Tensor
 from conditioning.clip import Clip
 from dataset.images.transform import ImageTransform
 from dataset.loader import read_pixels
-from evaluation.estimates import Estimate, mean_estimate, wilson
+from evaluation.estimates import Estimate, mean_estimate, share_estimate
 from evaluation.retrieval import wrong_candidates_ahead
 from ldm import TextToImage
 from ldm.pipeline.sampling import Sampling
@@ -73,23 +73,29 @@ class Samples:
 
     def picture(self, number: int) -> Tensor:
         """Return the picture of a caption, (1, c, h, w)."""
-        block, row = divmod(number, BLOCK)
-        return self.blocks.block_rows("pictures", block)[row : row + 1]
+        return self.pictures(range(number, number + 1))
 
     def pictures(self, numbers: range) -> Tensor:
-        """Return some pictures, (n, c, h, w)."""
-        return torch.cat([self.picture(number) for number in numbers])
+        """Return some pictures, (n, c, h, w); numbers: one or more."""
+        first, last = numbers.start // BLOCK, numbers[-1] // BLOCK
+        rows = torch.cat(
+            [self.blocks.block_rows("pictures", block) for block in range(first, last + 1)]
+        )
+        return rows[numbers.start - first * BLOCK : numbers.stop - first * BLOCK]
 
     def embed(self, numbers: range, judge: Clip) -> Rows:
-        """Return the judge's embeddings of some samples, real images and captions."""
-        paths = self.images.pairs.paths
-        real = read_pixels([paths[k] for k in numbers], ImageTransform(judge.size))
+        """Return the judge's embeddings of some samples and of their captions."""
         texts = [self.captions[k] for k in numbers]
         return {
             "judge/samples": judge.encode_images(to_rgb(self.pictures(numbers))).cpu(),
-            "judge/real": judge.encode_images(real).cpu(),
             "judge/texts": judge.encode_texts(texts).cpu(),
         }
+
+    def embed_real(self, numbers: range, judge: Clip) -> Rows:
+        """Return the judge's embeddings of the real images of some captions."""
+        paths = self.images.pairs.paths
+        real = read_pixels([paths[k] for k in numbers], ImageTransform(judge.size))
+        return {"judge/real": judge.encode_images(real).cpu()}
 
 
 def alignment(
@@ -103,8 +109,7 @@ def alignment(
     """
     ahead = wrong_candidates_ahead(images @ texts.T, captions)[:count]
     scores = 100 * (images * texts).sum(dim=1)[:count]
-    hits = {k: (ahead < k).double().mean().item() for k in KS}
     return {
         "clip_score": mean_estimate(scores, "higher"),
-        **{f"recall@{k}": wilson(hits[k], len(scores)) for k in KS},
+        **{f"recall@{k}": share_estimate(ahead < k) for k in KS},
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +125,10 @@ class ModelMeasurement:
 
     def blocks(self, name: str, count: int) -> Blocks:
         """Return the blocks of numbers of `count` images."""
-        identity = {**self.protocol(), **self.hashes, "of": name, "version": 3}
+        identity = {**self.protocol, **self.hashes, "of": name, "version": 3}
         return Blocks(self.out / "blocks" / identity_hash(identity), count)
 
+    @cached_property
     def protocol(self) -> dict[str, Any]:
         """Return as JSON what numbers depend on besides the model."""
         return {
@@ -202,6 +204,7 @@ class ModelMeasurement:
     def compute(self, numbers: range, pixels: PixelTensor) -> Rows:
         """Return the numbers of some samples, and of the real images of their captions."""
         rows = self.samples.embed(numbers, self.judge)
+        rows |= self.samples.embed_real(numbers, self.judge)
         if self.spaces:
             pictures = self.samples.pictures(numbers)
             ceiling = self.decode(self.encode(pixels), pixels)
@@ -268,24 +271,28 @@ class ModelMeasurement:
         captions = [*self.unseen.captions, *self.samples.captions][:candidates]
         return alignment(images, texts, captions, count)
 
-    def neighbors(self, space: FeatureSpace) -> Neighbors:
-        """Return the training image that is nearest to each sample."""
-        training = self.training_blocks[space.name].rows(f"reference/{space.name}")
-        return nearest(self.numbers.rows(f"samples/{space.name}"), training)
+    @cached_property
+    def neighbors(self) -> dict[str, tuple[Neighbors, Neighbors]]:
+        """For each space, the training images nearest to samples and to held-out images.
+
+        Held-out images are encoded and decoded, so that they are as soft as samples are.
+        """
+        found: dict[str, tuple[Neighbors, Neighbors]] = {}
+        for name, blocks in self.training_blocks.items():
+            training = blocks.rows(f"reference/{name}")
+            samples = nearest(self.numbers.rows(f"samples/{name}"), training)
+            found[name] = samples, nearest(self.reconstructions.rows(f"kept/{name}"), training)
+        return found
 
     def copying(self, space: FeatureSpace) -> Estimate:
-        """Return the copying score of the samples.
-
-        Held-out images are encoded and decoded for it, so that they are as soft as samples are.
-        """
-        training = self.training_blocks[space.name].rows(f"reference/{space.name}")
-        kept = nearest(self.reconstructions.rows(f"kept/{space.name}"), training)
-        score = copying_score(self.neighbors(space).distances, kept.distances)
+        """Return the copying score of the samples."""
+        samples, held_out = self.neighbors[space.name]
+        score = copying_score(samples.distances, held_out.distances)
         return Estimate(score, note=copying_verdict(score))
 
     def nearest_grid(self, space: FeatureSpace) -> Image.Image:
         """Return the samples that lie nearest to training images, each beside that image."""
-        neighbors = self.neighbors(space)
+        neighbors, _ = self.neighbors[space.name]
         order = neighbors.distances.argsort()[:NEAREST_SHOWN].tolist()
         paths = self.training.pairs.paths
         pixels = read_pixels([paths[int(neighbors.indices[k])] for k in order], self.transform)
@@ -310,7 +317,7 @@ def report_model(measured: ModelMeasurement, out: Path) -> Report:
     report = Report(
         kind="model",
         name=str(measured.model),
-        protocol=measured.protocol(),
+        protocol=measured.protocol,
         model=measured.hashes,
         versions=library_versions(),
         metrics=metrics,
@@ -377,7 +384,9 @@ def unseen_captions(
     chosen = shuffled(held_out, order, count)
     captions = [pair.captions[0] for pair in chosen]
     wanted = set(captions)
-    seen = {text for pair in training for text in pair.captions if text in wanted}
+    seen: set[str] = set()
+    if wanted:
+        seen = {text for pair in training for text in pair.captions if text in wanted}
     rows = chosen.rows[np.array([text not in seen for text in captions], dtype=bool)]
     return ChosenImages(PairList(held_out.table, rows), "images that the training held out", 0)
 

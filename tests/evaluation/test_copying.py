@@ -10,7 +10,7 @@ from foundation.errors import NotFiniteError, UserError
 
 
 def test_the_nearest_training_image_is_found(monkeypatch):
-    monkeypatch.setattr("evaluation.copying.ROWS", 3)
+    monkeypatch.setattr("evaluation.distances.ROWS", 3)
     training = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
     wanted = torch.tensor([7, 0, 49, 7, 12, 30, 31])
     found = nearest(training[wanted] + 1e-3, training)
