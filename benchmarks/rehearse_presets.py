@@ -199,22 +199,17 @@ def pixels(stage: str, preset: str) -> int:
 def narrow_networks() -> Iterator[None]:
     """Make the networks of all presets narrow, and LPIPS one of random weights."""
     clips = {name: narrow_clip(config) for name, config in CLIPS.items()}
-    autoencoders = {
-        name: replace(
-            config,
-            block_out_channels=narrower(config.block_out_channels),
-            norm_num_groups=GROUPS,
-        )
-        for name, config in AUTOENCODERS.items()
-    }
-    unets = {
-        name: replace(
-            config,
-            block_out_channels=narrower(config.block_out_channels),
-            norm_num_groups=GROUPS,
-        )
-        for name, config in UNETS.items()
-    }
+    autoencoders, unets = (
+        {
+            name: replace(
+                config,
+                block_out_channels=narrower(config.block_out_channels),
+                norm_num_groups=GROUPS,
+            )
+            for name, config in presets.items()
+        }
+        for presets in (AUTOENCODERS, UNETS)
+    )
     from autoencoder.training import lpips
 
     with (

@@ -24,12 +24,11 @@ from dataset.source import Source
 from foundation import collectives
 from foundation.errors import UserError
 from foundation.hashing import derived_seed, generators
-from foundation.shapes import Scalar
 from stages.autoencoder_evaluation import ReconstructionEvaluator, find_perceptual_distance
 from stages.data import Aspect, DataTrainingConfig
 from stages.finetune import load_autoencoder, save_with_frozen_encoder
 from training import distributed
-from training.acceleration.captured import CapturedStep, is_recordable
+from training.acceleration.captured import CapturedStep, Rate, is_recordable
 from training.acceleration.compiled import compile_and_time
 from training.acceleration.prefetch import PrefetchedBatches
 from training.checkpoint import Stateful
@@ -47,7 +46,6 @@ from training.watchdog import report_progress
 EVAL_IMAGES = 256  # held-out images that an evaluation measures, at most
 PREVIEW_IMAGES = 16  # of these, in a preview
 
-Rate = float | Scalar  # a tensor where the step is recorded as a CUDA graph
 Factor = Literal[2, 4, 8, 16, 32]
 
 

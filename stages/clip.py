@@ -23,10 +23,9 @@ from evaluation.retrieval import recall_at
 from foundation import collectives
 from foundation.errors import UserError
 from foundation.hashing import derived_seed, generator
-from foundation.shapes import Scalar
 from stages.data import CaptionTrainingConfig
 from training import distributed
-from training.acceleration.captured import CapturedStep, is_recordable
+from training.acceleration.captured import CapturedStep, Rate, is_recordable
 from training.acceleration.compiled import compile_and_time, compile_in_place, eager_mode
 from training.acceleration.prefetch import PrefetchedBatches
 from training.checkpoint import Stateful
@@ -36,7 +35,6 @@ from training.optimizer import OptimizerStep, restore_buffers
 from training.precision import Precision
 from training.watchdog import report_progress
 
-Rate = float | Scalar  # a tensor where the step is recorded as a CUDA graph
 KS = (1, 5, 10)  # of recall@k
 Several = Annotated[int, Bound(lambda x: x > 1, "2 or more, to compare pairs", on_help_page=False)]
 LARGEST_RETRIEVAL = 4096  # pairs of a retrieval test, in which each is compared with all others

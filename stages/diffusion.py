@@ -30,7 +30,7 @@ from stages.data import Aspect, CaptionTrainingConfig
 from stages.finetune import check_noise_process, load_unet
 from stages.lora import TARGETS, adapter_states, add_adapter
 from training import distributed
-from training.acceleration.captured import CapturedStep, is_recordable
+from training.acceleration.captured import CapturedStep, Rate, is_recordable
 from training.acceleration.compiled import compile_and_time, compile_in_place, eager_mode
 from training.acceleration.prefetch import PrefetchedBatches
 from training.checkpoint import Stateful
@@ -44,7 +44,6 @@ from training.precision import DTYPES, Precision
 from training.run import Run
 from training.watchdog import report_progress
 
-Rate = float | Scalar  # a tensor where the step is recorded as a CUDA graph
 PREVIEWS = 8  # prompts of a preview, each drawn by the averaged and by the live weights
 EVAL_PAIRS = 1024  # held-out pairs of the validation loss, at most; their latents stay in memory
 TRAINING_EVAL_PAIRS = 256  # training pairs of the validation loss, if none are held out

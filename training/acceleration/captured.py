@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from foundation import collectives
+from foundation.shapes import Scalar
 from training.precision import Precision
 
 Argument = Tensor | float
+Rate = float | Scalar  # a tensor where the step is recorded
 Results = dict[str, Tensor]
 Kind = tuple[Hashable, ...]  # what a graph depends on: shapes of the tensors, and settings
 WARM_UP = 3  # steps that allocate, compile and choose kernels before one is recorded
