@@ -21,11 +21,11 @@ from conditioning.tokenizer import clip_tokenizer
 from foundation.errors import MissingFileError, UserError, listed
 from foundation.files import read_json, to_json
 from foundation.json_reading import check_limits, check_type, from_json
+from interop.open_clip_models import CONFIG_FILE, clip_places, find_clip_folder
 from interop.safetensors_io import read_tensors, write_weights_folder
 from interop.state_dict_check import check_state_dict
 
-CONFIG_FILE = "open_clip_config.json"  # the names that open_clip's "local-dir:" schema looks for
-WEIGHTS_FILE = "open_clip_model.safetensors"
+WEIGHTS_FILE = "open_clip_model.safetensors"  # the name that open_clip looks for
 LENGTH_GROUPS = 4  # texts of similar length within a batch; each group has its own length
 LENGTH_MULTIPLE = 8  # of texts that lie on a GPU; so a batch has one of few lengths
 
@@ -243,13 +243,11 @@ def find_clip(folder: Path) -> Path:
     Raises:
         MissingFileError: there is none in any of these places.
     """
-    places = [folder / "model" / "clip", folder / "clip", folder]
-    for place in places:
-        if (place / CONFIG_FILE).is_file():
-            return place
+    if found := find_clip_folder(folder):
+        return found
     raise MissingFileError(
         f"{folder} holds no CLIP with both towers: no {CONFIG_FILE} in "
-        f"{', '.join(str(place) for place in places)}. Train one with train_clip.py."
+        f"{', '.join(str(place) for place in clip_places(folder))}. Train one with train_clip.py."
     )
 
 

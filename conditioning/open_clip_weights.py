@@ -17,9 +17,10 @@ from torch import Tensor
 
 from conditioning.text_model import TextTowerConfig, empty_tower
 from conditioning.tokenizer import OPEN_CLIP_PAD, Tokenizer, clip_tokenizer
-from foundation.errors import MissingFileError, UserError, did_you_mean
+from foundation.errors import MissingFileError, UserError
 from foundation.files import read_json
 from foundation.json_reading import check_type
+from interop.open_clip_models import built_in_config
 from interop.safetensors_io import read_tensors
 from interop.state_dict_check import check_state_dict
 
@@ -70,15 +71,7 @@ def read_pretrained(source: str) -> tuple[TextTowerConfig, dict[str, Tensor], To
 
 def read_architecture(name: str) -> TextTowerConfig:
     """Return the text tower that open_clip's built-in config of this name describes."""
-    names = cast(list[str], open_clip.list_models())
-    if name not in names:
-        hint = did_you_mean(name, names, count=3)
-        raise UserError(f"open_clip has no architecture {name!r}.{hint}")
-    model_cfg = cast(
-        dict[str, Any],
-        open_clip.get_model_config(name),  # pyright: ignore[reportUnknownMemberType]
-    )
-    return text_tower_config(name, model_cfg)
+    return text_tower_config(name, built_in_config(name))
 
 
 def text_tower_config(name: str, model_cfg: Mapping[str, Any]) -> TextTowerConfig:

@@ -10,6 +10,7 @@ from evaluation.feature_spaces import files
 from evaluation.feature_spaces.fidelity import NAMES, fidelity_space
 from evaluation.feature_spaces.space import FeatureSpace, MissingWeights
 from foundation.errors import MissingFileError, UserError, shown
+from interop.open_clip_models import find_clip_folder
 
 USUAL = ("inception", "dinov2", "clip")  # each is used if its weights are on this machine
 
@@ -68,7 +69,7 @@ def load_space(name: str, device: torch.device) -> FeatureSpace:
             raise MissingWeights(f"{name}: there is no file {file} with weights of {architecture}.")
         return files.architecture_space(architecture, Path(file), device)
     path = Path(name)
-    if folder := files.tower_folder(path):
+    if folder := find_clip_folder(path):
         return files.folder_space(folder, path.resolve().name, device)
     if path.is_file() and path.suffix in files.SCRIPT_ENDINGS:
         return files.script_space(path, device)

@@ -9,48 +9,34 @@ import torch
 from torch import nn
 
 from evaluation.feature_spaces.space import Features, FeatureSpace, Pictures, bicubic
-from foundation.errors import MissingFileError, UserError, did_you_mean, one_line
+from foundation.errors import MissingFileError, UserError, one_line
 from foundation.files import read_json
 from foundation.hashing import file_sha256
+from interop.open_clip_models import CONFIG_FILE, built_in_config
 from interop.safetensors_io import read_tensors
 
-TOWER_CONFIG = "open_clip_config.json"  # open_clip's own names in a folder
-TOWER_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+TOWER_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # open_clip's names
 SCRIPT_ENDINGS = (".pt", ".pth", ".ts", ".torchscript", ".jit")
-
-
-def tower_folder(source: Path) -> Path | None:
-    """Return the folder of a CLIP: in a run of train_clip.py, in its model/, or `source` itself."""
-    places = (source / "model" / "clip", source / "clip", source)
-    return next((place for place in places if (place / TOWER_CONFIG).is_file()), None)
 
 
 def folder_space(folder: Path, name: str, device: torch.device) -> FeatureSpace:
     """Load the image tower of a folder in open_clip's layout."""
-    content = read_json(folder / TOWER_CONFIG)
+    content = read_json(folder / CONFIG_FILE)
     weights = next((folder / one for one in TOWER_WEIGHTS if (folder / one).is_file()), None)
     if weights is None or not isinstance(content.get("model_cfg"), dict):
         raise MissingFileError(
-            f"{folder} holds no CLIP of open_clip: it needs {TOWER_CONFIG} with model_cfg, and "
+            f"{folder} holds no CLIP of open_clip: it needs {CONFIG_FILE} with model_cfg, and "
             f"{' or '.join(TOWER_WEIGHTS)}."
         )
     config = {key: value for key, value in content["model_cfg"].items() if value is not None}
     preprocess = content.get("preprocess_cfg") or {}
-    network = make_tower(config, folder / TOWER_CONFIG)
+    network = make_tower(config, folder / CONFIG_FILE)
     return tower_space(network, weights, name, preprocess, device)
 
 
 def architecture_space(architecture: str, weights: Path, device: torch.device) -> FeatureSpace:
     """Load the image tower of a built-in architecture of open_clip from a file of weights."""
-    names = cast(list[str], open_clip.list_models())
-    if architecture not in names:
-        hint = did_you_mean(architecture, names, count=3)
-        raise UserError(f"open_clip has no architecture {one_line(architecture, 100)!r}.{hint}")
-    config = cast(
-        dict[str, Any],
-        open_clip.get_model_config(architecture),  # pyright: ignore[reportUnknownMemberType]
-    )
-    network = make_tower(config, weights)
+    network = make_tower(built_in_config(architecture), weights)
     return tower_space(network, weights, f"{architecture}:{weights.name}", {}, device)
 
 
