@@ -97,7 +97,7 @@ def test_scripts_as_users_start_them(world, tmp_path):
     assert not (tmp_path / "ldm").exists()
     call("train_ldm.py", *more, "--workers", 1)
     lora = ("--init-from", tmp_path / "ldm", "--lora", 2, "--out", tmp_path / "lora")
-    call("train_ldm.py", "--data", world / "data", "--steps", 2, "--batch-size", 4, *lora)
+    call("train_ldm.py", *data, *parts, "--steps", 2, *lora)
 
 
 def parquet_of(folder: Path) -> Path:
