@@ -347,6 +347,15 @@ PRESETS = {
         mid_block_add_attention=False,
         sample_size=32,
     ),
+    "fashion-32": AutoencoderConfig(
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        sample_size=32,
+    ),
     "demo": AutoencoderConfig(
         block_out_channels=(16, 32, 64),
         layers_per_block=1,

@@ -272,6 +272,11 @@ def text_tower(tokens: int, width: int, layers: int) -> dict[str, Any]:
     }
 
 
+TINY: dict[str, Any] = {
+    "embed_dim": 64,
+    "vision_cfg": resnet(32, 16),
+    "text_cfg": text_tower(24, 64, 2),
+}
 SMALL: dict[str, Any] = {
     "embed_dim": 192,
     "vision_cfg": resnet(48, 32, (1, 2, 2, 1)),
@@ -284,11 +289,8 @@ BASE: dict[str, Any] = {
 }
 # Plain open_clip configs, named by the image size and budget that they are for.
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny-32": {  # for tests: seconds of training
-        "embed_dim": 64,
-        "vision_cfg": resnet(32, 16),
-        "text_cfg": text_tower(24, 64, 2),
-    },
+    "tiny-32": TINY,  # for tests: seconds of training
+    "fashion-32": TINY,
     "demo": {  # 32 pixels give a better text tower than 48 in equal time
         "embed_dim": 128,
         "vision_cfg": resnet(32, 24),

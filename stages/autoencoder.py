@@ -97,6 +97,17 @@ PRESETS = {
         "ema_halflife": 192,
         "loss": OFFLINE,
     },
+    "fashion-32": {
+        "size": 32,
+        "channels": 1,
+        "steps": 6000,
+        "batch_size": 16,
+        "learning_rate": 3e-3,
+        "cooldown": 1.0,
+        "ema_halflife": 1600,
+        "evaluate_every": 1500,
+        "loss": OFFLINE,
+    },
     "demo": {
         "size": 48,
         "steps": 1400,

@@ -78,6 +78,7 @@ BASE = {"steps": 20_000, "batch_size": 512, "learning_rate": 5e-4, "warmup": 100
 # Numbers in comments: recall@1 and @5 over the training pairs; more in docs/measurements.md.
 PRESETS = {
     "tiny-32": {"steps": 200, "batch_size": 32, "save_every": 100},
+    "fashion-32": {"steps": 150, "batch_size": 128, "learning_rate": 2e-3},  # ten captions
     "demo": {"steps": 300, "learning_rate": 2e-3},  # OpenMoji: 0.89, 0.99
     "small-64": {"steps": 600, "learning_rate": 1.5e-3},
     "small-128": {"steps": 1500, "learning_rate": 1.5e-3},

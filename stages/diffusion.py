@@ -140,6 +140,14 @@ PRESETS = {
         "save_every": 450,
         **FLOW,
     },
+    "fashion-32": {
+        "size": 32,
+        "steps": 6500,
+        "cooldown": 0.7,
+        "ema_halflife": 4000,
+        "evaluate_every": 1300,
+        **FLOW,
+    },
     "demo": {
         "size": 48,
         "steps": 2200,
