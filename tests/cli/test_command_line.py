@@ -132,7 +132,11 @@ def test_every_recipe_has_an_architecture():
 
 
 @pytest.mark.parametrize(
-    "preset", ["tiny-32", "demo", "small-64", "small-128", "base-128", "base-256", "base-512"]
+    "preset",
+    [
+        *("tiny-32", "fashion-32", "demo", "small-64", "small-128"),
+        *("base-128", "base-256", "base-512"),
+    ],
 )
 def test_presets_of_one_name_fit_together(preset):
     stages = [configuration(s, *required(s), "--preset", preset) for s in (train_vae, train_ldm)]
