@@ -214,7 +214,7 @@ def test_pictures_are_drawn_and_judged_on_the_device(world, tmp_path):
     calls = {
         "plain": ("--guidance-rescale", 0.5),
         "varied": ("--init-image", world / "data" / "000.png", "--strength", 0.5),
-        "inverted": ("--init-image", world / "data" / "000.png", "--variation", 0.5),
+        "inverted": ("--style-image", world / "data" / "000.png", "--variation", 0.5),
     }
     for name, own in calls.items():
         flags = (*options, *own)
