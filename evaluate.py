@@ -33,7 +33,7 @@ from ldm.pipeline.sampling import Sampling
 from stages.evaluation.autoencoder import AutoencoderMeasurement, Settings
 from stages.evaluation.autoencoder_report import report_autoencoder
 from stages.evaluation.comparison import compare_reports
-from stages.evaluation.data import MeasuredImages, choose_images
+from stages.evaluation.data import MeasuredCaptions, MeasuredImages, choose_images
 from stages.evaluation.drawing import Drawing
 from stages.evaluation.model import ModelMeasurement, refuse_own_clip, report_model
 from stages.evaluation.report import COMPARISON_FILE, check_report_folder, print_report
@@ -79,19 +79,19 @@ class AutoencoderConfig(MeasuredImages):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(MeasuredImages):
+class ModelConfig(MeasuredCaptions):
     """python evaluate.py model runs/ldm --data data/openmoji --judge runs/judge
 
     How good the pictures of a whole model are and how well they follow their captions, beside the
     ceiling: real images, and what the autoencoder makes of them.
 
-    The judge is a CLIP that had no part in the training of the model; its recall for real images is
-    the most that samples can reach.
+    The judge is a CLIP that had no part in the training of the model, and that was trained on clean
+    images of its size; its recall for real images is the most that samples can reach.
     """
 
     GROUPS: ClassVar[Groups] = {
         "model": ("model", "judge"),
-        "data": MeasuredImages.IMAGE_FLAGS,
+        "data": MeasuredCaptions.IMAGE_FLAGS,
         "sampling": ("samples", "steps", "guidance_scale", "sampler", "seed"),
         "measurement": ("features",),
         "output": ("out",),
@@ -99,7 +99,7 @@ class ModelConfig(MeasuredImages):
     }
 
     model: Model  # run of train_ldm.py, pipeline folder, or single file
-    judge: Path  # run of train_clip.py with another seed and architecture than the model's CLIP
+    judge: Path  # run of train_clip.py --preset judge --size (that of the model)
     samples: Positive[int] = 256  # captions chosen at random; one picture is generated for each
     steps: int = 25  # sampler steps per picture
     guidance_scale: Finite = 4.0  # as in sample.py

@@ -301,7 +301,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "base-128": BASE,
     "base-256": BASE,
     "base-512": BASE,
-    "judge-64": {  # to measure samples with; both towers differ from the others in depth, width
+    "judge": {  # to measure samples with; both towers differ from the others in depth, width
         "embed_dim": 192,
         "vision_cfg": resnet(64, 32, (1, 2, 2, 1)),
         "text_cfg": text_tower(24, 192, 2),

@@ -1,4 +1,4 @@
-"""Training a CLIP: the contrastive loss, also over several processes, and degraded images.
+"""Training a CLIP: the contrastive loss, also over several processes.
 
 The loss compares all pairs of a batch, and the image tower normalizes over the batch. So where
 several processes have an equal part of a batch each, both work on the whole batch.
@@ -18,7 +18,6 @@ from foundation.collectives import rank, world_size
 from foundation.shapes import Features, Scalar
 
 MAX_LOGIT_SCALE = 100.0  # Radford et al. 2021: with larger ones training is unstable
-MAX_SHIFT = 2  # pixels
 
 
 # The loss -----------------------------------------------------------------------------------------
@@ -159,26 +158,3 @@ def sync_batch_norm(layer: nn.BatchNorm2d) -> SyncBatchNorm2d:
     sync.running_mean, sync.running_var = layer.running_mean, layer.running_var
     sync.num_batches_tracked = layer.num_batches_tracked
     return sync.train(layer.training)
-
-
-# Images -------------------------------------------------------------------------------------------
-
-
-def degrade_images(
-    images: UInt8[Tensor, "b c h w"], generator: torch.Generator, count: int
-) -> UInt8[Tensor, "b c h w"]:
-    """Shift the first `count` images a little, and resample them through fewer pixels.
-
-    They lose up to half of their resolution. This is for a CLIP that measures samples, which are
-    softer or smaller than the images it was trained on: it should attend to what an image shows and
-    not to the sharpness of its edges.
-    """
-    size = images.shape[-1]
-    fewer = int(torch.randint(size // 2, size + 1, (), generator=generator))
-    shifts = torch.randint(2 * MAX_SHIFT + 1, (2,), generator=generator)
-    left, top = int(shifts[0]), int(shifts[1])
-    pixels = F.pad(images[:count].float(), [MAX_SHIFT] * 4, mode="replicate")
-    pixels = pixels[..., top : top + size, left : left + size]
-    pixels = F.interpolate(pixels, (fewer, fewer), mode="bicubic", antialias=True)
-    pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
-    return torch.cat([pixels.round().clamp(0, 255).to(torch.uint8), images[count:]])

@@ -1,9 +1,14 @@
-"""What the recipes of emojis share: drawings in SVG to pixels, and names of Unicode to words."""
+"""What the recipes of emojis share: SVG to pixels, names to words, and what is held out."""
 
+import hashlib
 import io
+import re
 from typing import Any
 
 from PIL import Image
+
+HELD_OUT = "held-out.json"  # lists the combinations that are only in test/
+SKIN_TONES = re.compile(r"( (medium[ -])?(light|dark)| medium) skin tone")
 
 
 def render_svg(size: int, **source: Any) -> Image.Image:
@@ -27,3 +32,13 @@ def plain_name(name: str) -> str:
     Typographic apostrophes become those that people type, because tokenizers distinguish them.
     """
     return name.strip(":").replace("_", " ").replace("\u2019", "'")
+
+
+def without_skin_tone(name: str) -> str:
+    """Remove all skin tones from a name: 'cook medium-light skin tone' -> 'cook'."""
+    return SKIN_TONES.sub("", name)
+
+
+def caption_place(caption: str) -> float:
+    """Hash a caption to a number in [0, 1), the same on every machine."""
+    return int.from_bytes(hashlib.sha256(caption.encode()).digest()[:8]) / 2**64

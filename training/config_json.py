@@ -17,9 +17,15 @@ Config = TypeVar("Config")
 # Old name -> name today, of fields of trainings at any depth.
 RENAMED = {
     "look_every": "evaluate_every",
-    "degrade": "augment",
     "tokens": "context_length",
 }
+
+# Flags that are gone -> why, and what to do instead.
+SOFTENED = (
+    "a judge that learns from softened images forgives samples that are soft. Train one on clean "
+    "images of the size that the model draws: train_clip.py --preset judge --size 64."
+)
+REMOVED = {"augment": SOFTENED, "degrade": SOFTENED}
 
 _converter = cattrs.Converter(unstruct_collection_overrides={tuple: list})
 _converter.register_unstructure_hook(Path, Path.as_posix)  # the same on every system

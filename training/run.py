@@ -41,7 +41,8 @@ from training.checkpoint import (
     saved_states,
     step_of,
 )
-from training.config_json import to_json, with_current_names
+from training.config_json import REMOVED, to_json, with_current_names
+from training.flags import flag_name
 from training.run_lock import LOCK, RunLock
 
 # Flags that say how to run, not what to compute; they may differ when a run is resumed.
@@ -178,6 +179,13 @@ class Run:
         kind = list[dict[str, Any]]
         overrides = check_type(old.pop("overrides", []), kind, self.config_file, "overrides")
         self.config.pop("overrides", None)  # there if `config` was read from a run folder
+        for name, why in REMOVED.items():
+            if old.pop(name, False):
+                raise UserError(
+                    f"{self.path} holds a run with {flag_name(name)}, which is no longer there: "
+                    f"{why} The model in that folder can still be used. To train, give another "
+                    "--out."
+                )
         made_by, training = training_of(old), training_of(self.config)
         if made_by and training and made_by != training:
             raise UserError(

@@ -45,6 +45,21 @@ class MeasuredImages(ReadOptions):
     seed: Seed = 0  # of the choice of images, and of all noise
 
 
+@dataclass(frozen=True, kw_only=True)
+class MeasuredCaptions(MeasuredImages):
+    """Flags of the evaluation of a whole model: which captions it draws."""
+
+    IMAGE_FLAGS: ClassVar[tuple[str, ...]] = (*MeasuredImages.IMAGE_FLAGS, "held_out_split")
+
+    # split that the trainings, which read --split, did not see; left out: as held_out says
+    held_out_split: str | None = None
+
+    @property
+    def is_one_split(self) -> bool:
+        """Whether a split was named without saying which images the trainings did not see."""
+        return self.split is not None and self.held_out_split is None
+
+
 @dataclass(frozen=True)
 class ChosenImages:
     """Images of a data folder, in the order in which they are measured.

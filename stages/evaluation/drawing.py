@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from conditioning.clip import Clip
-from dataset.images.transform import ImageTransform
-from dataset.loader import read_pixels
 from evaluation.estimates import Estimate, mean_estimate, share_estimate
 from evaluation.retrieval import wrong_candidates_ahead
 from ldm import TextToImage
@@ -90,12 +88,6 @@ class Samples:
             "judge/samples": judge.encode_images(to_rgb(self.pictures(numbers))).cpu(),
             "judge/texts": judge.encode_texts(texts).cpu(),
         }
-
-    def embed_real(self, numbers: range, judge: Clip) -> Rows:
-        """Return the judge's embeddings of the real images of some captions."""
-        paths = self.images.pairs.paths
-        real = read_pixels([paths[k] for k in numbers], ImageTransform(judge.size))
-        return {"judge/real": judge.encode_images(real).cpu()}
 
 
 def alignment(

@@ -1,7 +1,7 @@
 """Measures a whole model: `evaluate.py model`. Samples are drawn once and kept."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from stages.evaluation.data import (
     SEEN_CHANNELS,
     ChosenImages,
     FeatureBatches,
-    MeasuredImages,
+    MeasuredCaptions,
     Reference,
     pixel_reader,
     print_notes,
@@ -67,6 +67,7 @@ SHOWN = 36  # samples on the page
 NEAREST_SHOWN = 12  # samples beside their nearest training image
 MOST_TRAINING = 50_000  # training images among which the nearest are looked for
 UNSEEN = "held-out captions"
+UNSEEN_REAL = "real images of held-out captions"
 CEILING = "autoencoder (ceiling)"  # real images, encoded and decoded: no sample can be better
 REAL = "real images"
 ZERO = "network that outputs zero"
@@ -80,7 +81,7 @@ class ModelMeasurement:
         pipeline: TextToImage,
         judge: Clip,
         model: Path,
-        config: MeasuredImages,
+        config: MeasuredCaptions,
         drawing: Drawing,
         chosen: ChosenSpaces,
         out: Path,
@@ -125,7 +126,7 @@ class ModelMeasurement:
 
     def blocks(self, name: str, count: int) -> Blocks:
         """Return the blocks of numbers of `count` images."""
-        identity = {**self.protocol, **self.hashes, "of": name, "version": 3}
+        identity = {**self.protocol, **self.hashes, "of": name, "version": 4}
         return Blocks(self.out / "blocks" / identity_hash(identity), count)
 
     @cached_property
@@ -140,7 +141,10 @@ class ModelMeasurement:
             "quantized": "8 bits, rounded",
             "sampling": describe_sampling(self.drawing.sampling),
             "seed": self.seed,
-            "judge": {"sha256": tensors_sha256(self.judge.network.state_dict())},
+            "judge": {
+                "sha256": tensors_sha256(self.judge.network.state_dict()),
+                "size": self.judge.size,
+            },
             "spaces": [space.describe() for space in self.spaces],
         }
 
@@ -155,8 +159,11 @@ class ModelMeasurement:
         read = pixel_reader(self.images, self.transform)
         self.numbers.fill(read, self.compute, "measuring samples")
         self.unseen_numbers.fill(
-            lambda numbers: torch.tensor(list(numbers)),
-            lambda numbers, _: self.unseen.embed(numbers, self.judge),
+            pixel_reader(self.unseen.images, self.transform),
+            lambda numbers, pixels: {
+                **self.unseen.embed(numbers, self.judge),
+                **self.embed(pixels, "real"),
+            },
             "measuring samples of held-out captions",
         )
         read_kept = pixel_reader(self.kept, self.transform)
@@ -201,13 +208,17 @@ class ModelMeasurement:
         decoded = [vae.decode(some).cpu() for some in latents.split(self.drawing.batch_size)]
         return to_pixels_like(torch.cat(decoded), like)
 
+    def embed(self, pixels: PixelTensor, name: str) -> Rows:
+        """Return the judge's embeddings of images that have the size of the samples."""
+        return {f"judge/{name}": self.judge.encode_images(to_rgb(pixels)).cpu()}
+
     def compute(self, numbers: range, pixels: PixelTensor) -> Rows:
         """Return the numbers of some samples, and of the real images of their captions."""
         rows = self.samples.embed(numbers, self.judge)
-        rows |= self.samples.embed_real(numbers, self.judge)
+        ceiling = self.decode(self.encode(pixels), pixels)
+        rows |= self.embed(pixels, "real") | self.embed(ceiling, "ceiling")
         if self.spaces:
             pictures = self.samples.pictures(numbers)
-            ceiling = self.decode(self.encode(pixels), pixels)
             for space in self.spaces:
                 rows |= self.batches(space, to_rgb(pictures), "samples")
                 rows |= self.batches(space, to_rgb(ceiling), "ceiling")
@@ -221,10 +232,11 @@ class ModelMeasurement:
         own = alignment(self.numbers.rows("judge/samples"), texts, captions)
         others: dict[str, dict[str, Estimate]] = {
             REAL: alignment(self.numbers.rows("judge/real"), texts, captions),
-            CEILING: {},
+            CEILING: alignment(self.numbers.rows("judge/ceiling"), texts, captions),
         }
         if len(self.unseen):
-            others[UNSEEN] = self.unseen_alignment()
+            others[UNSEEN] = self.unseen_alignment("samples")
+            others[UNSEEN_REAL] = self.unseen_alignment("real")
         for space in self.spaces:
             reference = self.reference_blocks[space.name].rows(f"reference/{space.name}")
             for name, target in (("samples", own), ("ceiling", others[CEILING])):
@@ -257,16 +269,16 @@ class ModelMeasurement:
         both = (self.reconstructions.rows(name) for name in ("loss", "loss of zero"))
         return loss_table(timesteps(self.pipeline), *both)
 
-    def unseen_alignment(self) -> dict[str, Estimate]:
-        """Return CLIP score and recall of the samples of held-out captions.
+    def unseen_alignment(self, name: str) -> dict[str, Estimate]:
+        """Return CLIP score and recall of the samples of held-out captions, or of real images.
 
         Each has as many candidates as the other samples: captions of the training fill them up.
         """
         count = len(self.unseen)
         candidates = max(count, len(self.samples))
         images, texts = (
-            torch.cat([self.unseen_numbers.rows(name), self.numbers.rows(name)])[:candidates]
-            for name in ("judge/samples", "judge/texts")
+            torch.cat([self.unseen_numbers.rows(key), self.numbers.rows(key)])[:candidates]
+            for key in (f"judge/{name}", "judge/texts")
         )
         captions = [*self.unseen.captions, *self.samples.captions][:candidates]
         return alignment(images, texts, captions, count)
@@ -313,6 +325,12 @@ def report_model(measured: ModelMeasurement, out: Path) -> Report:
             "Nothing is held out, so the reconstructed images, and those of the loss, are training "
             "images."
         )
+    if measured.judge.size > measured.pipeline.size:
+        remarks.append(
+            f"The judge looks at {measured.judge.size} pixels and the model draws "
+            f"{measured.pipeline.size}: all that it saw was enlarged, which it did not learn from. "
+            f"Train one of that size: train_clip.py --preset judge --size {measured.pipeline.size}."
+        )
     losses = measured.loss_table()
     report = Report(
         kind="model",
@@ -349,37 +367,53 @@ def sample_section(samples: Samples, title: str) -> str:
     return f"<h2>{title}</h2>" + picture(grid, title.lower(), "; ".join(samples.captions[:count]))
 
 
-def chosen_pairs(config: MeasuredImages, choice: CaptionChoice) -> tuple[PairList, PairList]:
+def chosen_pairs(config: MeasuredCaptions, choice: CaptionChoice) -> tuple[PairList, PairList]:
     """Return the pairs for prompts, and those to reconstruct: a split that is named is both.
 
     choice: which captions of a pair the model was trained on.
+
+    Raises:
+        UserError: a held-out split is named, and not that of the training.
     """
-    folder = read_folder(config.data, options=config)
-    print_notes(folder)
-    pairs = choose_captions(folder.pairs, choice)
-    if config.split is not None:
+    if config.held_out_split is not None and config.split is None:
+        raise UserError(
+            f"held_out_split {config.held_out_split!r} needs the split of the training beside it, "
+            "such as split 'train'."
+        )
+    pairs = read_pairs(config, choice)
+    if config.is_one_split:
         print(f"evaluated is the whole split {config.split!r}: {len(pairs)} images.")
         return pairs, pairs
-    return split(pairs, config.held_out)
+    trained, held_out = split(pairs, config.held_out)
+    if config.held_out_split is None:
+        return trained, held_out
+    return trained, read_pairs(replace(config, split=config.held_out_split), choice)
 
 
-def training_images(config: MeasuredImages, pairs: PairList, order: Tensor) -> ChosenImages:
+def read_pairs(config: MeasuredCaptions, choice: CaptionChoice) -> PairList:
+    """Return the pairs of the split that is named, with the captions that are trained on."""
+    folder = read_folder(config.data, options=config)
+    print_notes(folder)
+    return choose_captions(folder.pairs, choice)
+
+
+def training_images(config: MeasuredCaptions, pairs: PairList, order: Tensor) -> ChosenImages:
     """Return the images of the training, at most `MOST_TRAINING`; none if they are not known.
 
     order: random.
     """
-    count = 0 if config.split is not None else MOST_TRAINING
+    count = 0 if config.is_one_split else MOST_TRAINING
     return ChosenImages(shuffled(pairs, order, count), describe_choice(config), 0)
 
 
 def unseen_captions(
-    config: MeasuredImages, training: PairList, held_out: PairList, count: int
+    config: MeasuredCaptions, training: PairList, held_out: PairList, count: int
 ) -> ChosenImages:
     """Choose held-out images for whose captions pictures are drawn, too; none with a split.
 
     Those are left out whose caption is also that of a training image.
     """
-    count = 0 if config.split is not None else count
+    count = 0 if config.is_one_split else count
     order = torch.randperm(len(held_out), generator=generator(config.seed, "held-out captions"))
     chosen = shuffled(held_out, order, count)
     captions = [pair.captions[0] for pair in chosen]
@@ -405,11 +439,16 @@ def why_no_copies(spaces: Sequence[FeatureSpace], training: PairList) -> str:
     return "No image is held out to compare with: train with held_out above 0."
 
 
-def describe_choice(config: MeasuredImages) -> str:
+def describe_choice(config: MeasuredCaptions) -> str:
     """Return what captions are chosen from."""
-    if config.split is not None:
+    if config.is_one_split:
         return f"the split {config.split}"
-    return f"the images of the training (held out: {config.held_out:g})"
+    if config.split is None:
+        return f"the images of the training (held out: {config.held_out:g})"
+    return (
+        f"the images of the training (split {config.split}, held out: {config.held_out:g} of it, "
+        f"and the split {config.held_out_split})"
+    )
 
 
 def describe_sampling(sampling: Sampling) -> dict[str, Any]:
@@ -440,5 +479,5 @@ def refuse_own_clip(pipeline: TextToImage, judge: Clip, source: Path) -> None:
         raise UserError(
             f"judge {source} is the CLIP that the model was trained with (its text encoder has "
             f"sha256 {encoder.sha256[:16]}...), and would find what the model learned from it. "
-            "Train another one: train_clip.py --preset judge-64 --seed 1."
+            "Train another one: train_clip.py --preset judge --size SIZE."
         )

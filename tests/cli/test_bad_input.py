@@ -120,6 +120,9 @@ def test_flags_that_all_trainings_have(refused, script):
     [
         (train_clip, "--batch-size is 1", ["--batch-size", "1"]),
         (train_clip, "--context-length is -5", ["--context-length", "-5"]),
+        (train_clip, "--size is 33.*even", ["--size", "33"]),
+        (train_clip, "--size is 30.*32", ["--size", "30"]),
+        (train_clip, "--augment .*--preset judge --size", ["--augment"]),
         (train_clip, r"\b2 tokens.*\b3\b", ["--context-length", "2"]),
         (train_vae, "--size 30 .*--size 28", ["--size", "30"]),
         (train_vae, "--size is -4", ["--size", "-4"]),

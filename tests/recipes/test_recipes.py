@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from dataset.folder import read_folder
 from foundation.errors import MissingFileError, UserError
 from recipes import fashion_mnist, openmoji
+from recipes.drawings import plain_name, without_skin_tone
 
 DRAWING = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 72 72">'
@@ -64,6 +66,43 @@ def test_openmoji_is_replaced_only_if_its_options_change(tmp_path, drawings, cap
     openmoji.main([str(out), "--size", "16"])
     assert read_folder(out).sizes == {(16, 16): 2}
     assert {path.name for path in tmp_path.iterdir()} == {"out", "svg"}
+
+
+def test_a_tenth_of_persons_with_a_skin_tone_is_only_in_test(tmp_path, drawings, capsys):
+    """A man cook of two skin tones is held out; the cook and the tones are in train/."""
+    (drawings / f"{WOMAN_ASTRONAUT}.svg").unlink()
+    for tone in range(0x1F3FB, 0x1F400):
+        (drawings / f"1F468-{tone:X}-200D-1F373.svg").write_text(DRAWING)
+        (drawings / f"{tone:X}.svg").write_text(DRAWING)
+    out = tmp_path / "out"
+    openmoji.main([str(out), "--size", "16", "--hold-out-combinations"])
+    held_out = {"man cook dark skin tone", "man cook medium-light skin tone"}
+    listed = json.loads((out / "held-out.json").read_text())
+    assert listed == {"person and skin tone": sorted(held_out)}
+    test, train = (set(captions(out / split).values()) for split in ("test", "train"))
+    assert test == {(name,) for name in held_out}
+    names = [f"{tone} skin tone" for tone in ("light", "medium", "medium-dark")]
+    names = ["rocket", *names, *(f"man cook {name}" for name in names)]
+    names += ["dark skin tone", "medium-light skin tone"]
+    assert train == {(name,) for name in names}
+    assert all((out / split / "ATTRIBUTION.txt").is_file() for split in ("train", "test"))
+    assert "9 in train/, 2 in test/" in capsys.readouterr().out
+    openmoji.main([str(out), "--size", "16", "--hold-out-combinations"])
+    assert "nothing to do" in capsys.readouterr().out
+    openmoji.main([str(out), "--size", "16"])
+    assert len(captions(out)) == 11
+
+
+def test_every_person_keeps_skin_tones_to_learn_from():
+    """Of all names of the package emoji: a tenth is held out, and of nobody all tones."""
+    emoji = pytest.importorskip("emoji")
+    names = {plain_name(entry["en"]) for entry in emoji.EMOJI_DATA.values()}
+    toned = {name for name in names if without_skin_tone(name) != name}
+    people = Counter(without_skin_tone(name) for name in toned)
+    held_out = Counter(without_skin_tone(name) for name in toned if openmoji.is_held_out(name))
+    assert 0.08 < held_out.total() / people.total() < 0.12
+    assert all(held_out[person] < count for person, count in people.items())
+    assert not any(openmoji.is_held_out(name) for name in names - toned)
 
 
 def test_a_recipe_refuses_a_folder_of_something_else(tmp_path, drawings):

@@ -172,6 +172,14 @@ def test_a_run_with_old_flag_names_is_resumed_under_the_new_ones(tmp_path, capsy
         Run(tmp_path, {**config, "evaluate_every": 100})
 
 
+def test_a_flag_that_is_gone_hinders_only_runs_in_which_it_was_on(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"seed": 0, "augment": False}))
+    Run(tmp_path, {"seed": 0}).resume({})
+    (tmp_path / "config.json").write_text(json.dumps({"seed": 0, "augment": True}))
+    with pytest.raises(UserError, match=r"--augment, .*another --out"):
+        Run(tmp_path, {"seed": 0})
+
+
 def test_the_message_has_the_flag_that_changes_settings(tmp_path):
     run, before = tmp_path / "run", {"steps": 264, "shard": True, "loss": {"kl_weight": 1e-6}}
     Run(run, before)
