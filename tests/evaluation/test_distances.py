@@ -77,6 +77,33 @@ def test_cmmd_of_two_points():
     assert distances.cmmd(5 * x, 3 * y).value == pytest.approx(expected, rel=1e-9)
 
 
+def test_cmmd_is_the_mean_over_all_pairs():
+    x, y = (z / z.norm(dim=1, keepdim=True) for z in (normal(9, 5), normal(12, 5, 1, mean=0.5)))
+
+    def kernel(a: torch.Tensor, b: torch.Tensor) -> float:
+        return np.mean([[np.exp(-(float((p - q).norm()) ** 2) / 200) for q in b] for p in a])
+
+    expected = 1000 * (kernel(x, x) + kernel(y, y) - 2 * kernel(x, y))
+    assert distances.cmmd(x, y).value == pytest.approx(expected, rel=1e-4)
+
+
+def test_precision_and_recall_are_those_of_the_definition():
+    """A point counts if it lies within the third neighbor of any point of the other set."""
+    samples, real = normal(40, 5, 2, mean=0.7, std=0.8), normal(50, 5, 3)
+
+    def share_near(points: torch.Tensor, others: torch.Tensor) -> float:
+        radii = [sorted(float((p - q).norm()) for q in others)[3] for p in others]
+        near = [
+            any((p - q).norm() <= r for q, r in zip(others, radii, strict=True)) for p in points
+        ]
+        return np.mean(near)
+
+    found = distances.precision_recall(samples, real)
+    assert found["precision"].value == pytest.approx(share_near(samples, real))
+    assert found["recall"].value == pytest.approx(share_near(real, samples))
+    assert 0 < found["recall"].value < found["precision"].value < 1
+
+
 def test_coverage_counted_by_hand():
     """Eight points on a line; two samples lie among the left ones, and one far away."""
     line = torch.arange(8.0)[:, None]
@@ -97,6 +124,11 @@ def test_inception_score_of_certain_and_of_equal_classes():
     certain = 1000 * torch.eye(4).repeat(250, 1)
     assert distances.inception_score(certain).value == pytest.approx(4, rel=0.05)
     assert distances.inception_score(torch.zeros(100, 4)).value == pytest.approx(1)
+    # Two kinds of images, each equally often: exp(entropy of the mean - entropy of each).
+    p = torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+    expected = 2 * np.exp(0.9 * np.log(0.9) + 0.1 * np.log(0.1))
+    found = distances.inception_score(p.log().repeat(2000, 1)).value
+    assert found == pytest.approx(expected, rel=0.01)
     with pytest.raises(UserError, match="10 images, got 9"):
         distances.inception_score(torch.zeros(9, 4))
 

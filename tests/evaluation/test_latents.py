@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
 
 from evaluation.latents import image_moments, latent_channels
 
@@ -21,6 +22,14 @@ def test_moments_are_those_of_drawn_latents():
         assert found.std == pytest.approx(z.std().item(), rel=0.01)
         fourth = ((z - z.mean()) / z.std()).pow(4).mean().item()
         assert found.kurtosis == pytest.approx(fourth, rel=0.02)
+
+
+def test_kl_is_that_of_torch():
+    mean, logvar = random_posterior()
+    posterior = Normal(mean.double(), logvar.double().div(2).exp())
+    expected = kl_divergence(posterior, Normal(0.0, 1.0)).mean(dim=(0, 2, 3))
+    for found, kl in zip(latent_channels(image_moments(mean, logvar)), expected, strict=True):
+        assert found.kl == pytest.approx(kl.item(), rel=1e-9)
 
 
 def test_a_channel_of_noise_is_normal_and_has_no_signal():
