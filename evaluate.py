@@ -35,8 +35,10 @@ from stages.evaluation.autoencoder_report import report_autoencoder
 from stages.evaluation.comparison import compare_reports
 from stages.evaluation.data import MeasuredCaptions, MeasuredImages, choose_images
 from stages.evaluation.drawing import Drawing
-from stages.evaluation.model import ModelMeasurement, refuse_own_clip, report_model
+from stages.evaluation.model import ModelMeasurement, refuse_own_clip
+from stages.evaluation.model_report import report_model
 from stages.evaluation.report import COMPARISON_FILE, check_report_folder, print_report
+from stages.evaluation.sweep_points import Sweep, make_axes
 from training.cli import parse, pick_device, run_main
 from training.flags import Bound, Finite, Groups, Positive
 from training.run import make_folder
@@ -93,6 +95,7 @@ class ModelConfig(MeasuredCaptions):
         "model": ("model", "judge"),
         "data": MeasuredCaptions.IMAGE_FLAGS,
         "sampling": ("samples", "steps", "guidance_scale", "sampler", "seed"),
+        "sweeps": ("sweep_guidance", "sweep_steps", "sweep_samplers", "sweep_samples"),
         "measurement": ("features",),
         "output": ("out",),
         "machine": ("batch_size", "device"),
@@ -104,6 +107,11 @@ class ModelConfig(MeasuredCaptions):
     steps: int = 25  # sampler steps per picture
     guidance_scale: Finite = 4.0  # as in sample.py
     sampler: str = "dpmpp_2m"  # as in sample.py
+    # draw with these guidance scales, too, as in 1 2 6; all else stays as above
+    sweep_guidance: tuple[Finite, ...] = ()
+    sweep_steps: tuple[Positive[int], ...] = ()  # draw with these numbers of steps, too
+    sweep_samplers: tuple[str, ...] = ()  # draw with these samplers, too
+    sweep_samples: Positive[int] | None = None  # of each value of a sweep; left out: all of them
     features: tuple[str, ...] = ()  # feature spaces of distances, as for an autoencoder
     out: Path | None = None  # folder of the report; left out: runs/evaluation/model-MODEL
     batch_size: Positive[int] = 16  # images that a network sees at once
@@ -197,6 +205,8 @@ def evaluate_model(config: ModelConfig) -> None:
         steps=config.steps,
         guidance=Guidance(scale=config.guidance_scale),
     )
+    axes = make_axes(sampling, config.sweep_guidance, config.sweep_steps, config.sweep_samplers)
+    count = check_sweep_samples(config)
     device = pick_device(config.device)
     pipeline = TextToImage.load(config.model, device)
     judge = Clip.load(config.judge, device)
@@ -207,9 +217,33 @@ def evaluate_model(config: ModelConfig) -> None:
     measured = ModelMeasurement(pipeline, judge, config.model, config, drawing, chosen, out)
     make_folder(out)
     measured.fill()
+    sweep = Sweep(measured, axes, count)
+    sweep.fill()
     report_finished()
     if not collectives.rank():
-        print_report(report_model(measured, out), out)
+        print_report(report_model(measured, sweep, out), out)
+
+
+def check_sweep_samples(config: ModelConfig) -> int:
+    """Return how many samples each value of a sweep gets.
+
+    Raises:
+        UserError: more than the measurement has, whose pictures a sweep uses, or without a sweep.
+    """
+    count = config.sweep_samples
+    if count is None:
+        return config.samples
+    if not (config.sweep_guidance or config.sweep_steps or config.sweep_samplers):
+        raise UserError(
+            f"--sweep-samples {count} needs a sweep: --sweep-guidance, --sweep-steps or "
+            "--sweep-samplers with values."
+        )
+    if count > config.samples:
+        raise UserError(
+            f"--sweep-samples {count} is more than --samples {config.samples}: a sweep uses the "
+            "captions and the pictures of the measurement. Give fewer, or more --samples."
+        )
+    return count
 
 
 def compare(config: CompareConfig) -> None:

@@ -125,6 +125,21 @@ def frechet_value(features: Features, reference: Features) -> float:
     return float(module.fid_statistics_to_metric(*sets, verbose=False)[module.KEY_METRIC_FID])
 
 
+def check_self_test(name: str, reference: Features) -> None:
+    """Refuse to go on if the distance of the reference to itself is not 0 within rounding.
+
+    Raises:
+        UserError: it is not.
+    """
+    value = frechet_value(reference, reference)
+    scale = reference.double().var(dim=0).sum().item()
+    if not abs(value) <= 1e-3 * scale + 1e-9:
+        raise UserError(
+            f"the self-test fails: the Fréchet distance in {name} of the images to themselves is "
+            f"{value:g}, and must be 0. The features may be too large for float64 or be constant."
+        )
+
+
 def frechet_distance(
     features: Features,
     reference: Features,

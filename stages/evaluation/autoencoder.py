@@ -27,7 +27,7 @@ from evaluation.baselines import (
     bicubic_round_trip,
     jpeg_at,
 )
-from evaluation.distances import all_distances, frechet_value
+from evaluation.distances import all_distances, check_self_test
 from evaluation.estimates import Estimate, mean_estimate
 from evaluation.feature_spaces.choice import ChosenSpaces
 from evaluation.feature_spaces.space import FeatureSpace
@@ -353,21 +353,6 @@ class AutoencoderMeasurement:
             for key in BETTER
             if key in names
         }
-
-
-def check_self_test(name: str, reference: Tensor) -> None:
-    """Refuse to go on if the distance of the reference to itself is not 0 within rounding.
-
-    Raises:
-        UserError: it is not.
-    """
-    value = frechet_value(reference, reference)
-    scale = reference.double().var(dim=0).sum().item()
-    if not abs(value) <= 1e-3 * scale + 1e-9:
-        raise UserError(
-            f"the self-test fails: the Fréchet distance in {name} of the images to themselves is "
-            f"{value:g}, and must be 0. The features may be too large for float64 or be constant."
-        )
 
 
 def describe_autoencoder(autoencoder: Autoencoder, provenance: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 
 from evaluation.estimates import Direction, Estimate, paired_verdict, verdict
 from foundation.errors import UserError, shown
-from stages.evaluation.report import Report, flat, metric_name, read_report
+from stages.evaluation.report import Report, as_text, flat, metric_name, read_report
 from training.tools.page import number_table, page, table
 
 MOST_DIFFERENCES = 12  # that a message names
@@ -40,6 +40,12 @@ def compare_reports(sources: Sequence[Path]) -> tuple[list[Report], str, str]:
     if differing:
         parts = ", ".join(f"{name} {values}" for name, values in differing.items())
         text += f"\nnote: other versions of libraries: {parts}."
+    kinds = {
+        name: str(report.model.get("weights")) for name, report in zip(names, reports, strict=True)
+    }
+    if len(set(kinds.values())) > 1:
+        parts = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
+        text += f"\nnote: the models hold other kinds of weights: {parts}."
     sections = [
         f"<p>Compared with {names[0]}. The verdict is on the choice of the images, 95 %.</p>",
         number_table(head, rows),
@@ -100,12 +106,3 @@ def judge(key: str, first: Report, second: Report, ours: Estimate, theirs: Estim
     if one and other and len(one) == len(other):
         return paired_verdict(torch.tensor(one), torch.tensor(other), ours.better)
     return verdict(ours, theirs)
-
-
-def as_text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table for a terminal."""
-    widths = [max(len(line[k]) for line in (head, *rows)) for k in range(len(head))]
-    return "\n".join(
-        "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in (head, *rows)
-    )

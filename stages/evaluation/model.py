@@ -27,7 +27,7 @@ from dataset.images.transform import (
 from dataset.loader import read_pixels
 from dataset.table import PairList, split
 from evaluation.copying import Neighbors, copying_score, copying_verdict, nearest
-from evaluation.distances import all_distances, inception_score
+from evaluation.distances import all_distances, check_self_test, inception_score
 from evaluation.estimates import Estimate, mean_estimate
 from evaluation.feature_spaces.choice import ChosenSpaces
 from evaluation.feature_spaces.space import FeatureSpace
@@ -51,19 +51,14 @@ from stages.evaluation.data import (
     to_rgb,
 )
 from stages.evaluation.drawing import Drawing, Samples, alignment
-from stages.evaluation.report import Report, write_report
 from stages.evaluation.validation_loss import (
     has_validation_loss,
-    loss_section,
     loss_table,
     losses_by_timestep,
     timesteps,
 )
-from stages.evaluation.versions import library_versions
 from training.logging.image_grid import image_grid
-from training.tools.page import picture
 
-SHOWN = 36  # samples on the page
 NEAREST_SHOWN = 12  # samples beside their nearest training image
 MOST_TRAINING = 50_000  # training images among which the nearest are looked for
 UNSEEN = "held-out captions"
@@ -110,23 +105,29 @@ class ModelMeasurement:
         self.batches = FeatureBatches(drawing.batch_size)
         self.reference = Reference(self.images, self.transform, out / "blocks", drawing.batch_size)
         self.hashes = model_hashes(pipeline)
-        drawn = {
-            "sampling": describe_sampling(drawing.sampling),
-            "pixels": self.transform.describe(),
-            **self.hashes,
-        }
-        self.samples = Samples(self.images, config.seed, out / "blocks", drawn)
+        self.samples = self.samples_of(self.images, drawing.sampling)
         unseen = unseen_captions(config, prompts, self.held_out, drawing.count)
-        self.unseen = Samples(unseen, config.seed, out / "blocks", drawn)
+        self.unseen = self.samples_of(unseen, drawing.sampling)
         self.training = training_images(config, prompts, order)
         self.kept = ChosenImages(self.held_out or self.images.pairs, "", 0)
         self.numbers = self.blocks("numbers", len(self.samples))
         self.unseen_numbers = self.blocks("numbers of held-out captions", len(self.unseen))
-        self.reconstructions = self.blocks("reconstructions", len(self.kept.pairs))
+        self.reconstructions = self.numbers  # of the images of the captions, if none are held out
+        if self.held_out:
+            self.reconstructions = self.blocks("reconstructions", len(self.kept.pairs))
 
-    def blocks(self, name: str, count: int) -> Blocks:
-        """Return the blocks of numbers of `count` images."""
-        identity = {**self.protocol, **self.hashes, "of": name, "version": 4}
+    def samples_of(self, images: ChosenImages, sampling: Sampling) -> Samples:
+        """Return samples for the captions of these images, which are not drawn yet."""
+        drawn = {"sampling": describe_sampling(sampling), "pixels": self.transform.describe()}
+        return Samples(images, self.seed, self.out / "blocks", {**drawn, **self.hashes})
+
+    def blocks(self, name: str, count: int, sampling: Sampling | None = None) -> Blocks:
+        """Return the blocks of numbers of `count` images.
+
+        sampling: of the samples; None: that of the measurement.
+        """
+        identity = {**self.protocol, **self.hashes, "of": name, "version": 5}
+        identity["sampling"] = describe_sampling(sampling or self.drawing.sampling)
         return Blocks(self.out / "blocks" / identity_hash(identity), count)
 
     @cached_property
@@ -166,8 +167,11 @@ class ModelMeasurement:
             },
             "measuring samples of held-out captions",
         )
-        read_kept = pixel_reader(self.kept, self.transform)
-        self.reconstructions.fill(read_kept, self.compute_kept, "reconstructing held-out images")
+        if self.held_out:
+            read_kept = pixel_reader(self.kept, self.transform)
+            self.reconstructions.fill(
+                read_kept, self.compute_kept, "reconstructing held-out images"
+            )
         if self.looks_for_copies:
             training = Reference(
                 self.training, self.transform, self.out / "blocks", self.drawing.batch_size
@@ -186,12 +190,17 @@ class ModelMeasurement:
         """Return the losses of held-out images, and the numbers of what was decoded of them."""
         latents = self.encode(pixels)
         decoded = self.decode(latents, pixels)
+        rows = self.losses(numbers, pixels, latents, decoded)
+        for space in self.spaces:
+            rows |= self.batches(space, to_rgb(decoded), "kept")
+        return rows
+
+    def losses(self, numbers: range, pixels: PixelTensor, latents: Tensor, decoded: Tensor) -> Rows:
+        """Return how well the images of `kept` are reconstructed, and the losses of the U-Net."""
         rows: Rows = {"psnr": psnr(pixels, decoded)}
         if has_validation_loss(self.pipeline):
             captions = [self.kept.pairs[k].captions[0] for k in numbers]
             rows |= losses_by_timestep(self.pipeline, latents, captions, numbers, self.seed)
-        for space in self.spaces:
-            rows |= self.batches(space, to_rgb(decoded), "kept")
         return rows
 
     @torch.no_grad()
@@ -215,8 +224,11 @@ class ModelMeasurement:
     def compute(self, numbers: range, pixels: PixelTensor) -> Rows:
         """Return the numbers of some samples, and of the real images of their captions."""
         rows = self.samples.embed(numbers, self.judge)
-        ceiling = self.decode(self.encode(pixels), pixels)
+        latents = self.encode(pixels)
+        ceiling = self.decode(latents, pixels)
         rows |= self.embed(pixels, "real") | self.embed(ceiling, "ceiling")
+        if not self.held_out:
+            rows |= self.losses(numbers, pixels, latents, ceiling)
         if self.spaces:
             pictures = self.samples.pictures(numbers)
             for space in self.spaces:
@@ -239,6 +251,7 @@ class ModelMeasurement:
             others[UNSEEN_REAL] = self.unseen_alignment("real")
         for space in self.spaces:
             reference = self.reference_blocks[space.name].rows(f"reference/{space.name}")
+            check_self_test(space.name, reference)
             for name, target in (("samples", own), ("ceiling", others[CEILING])):
                 features = self.numbers.rows(f"{name}/{space.name}")
                 found, missing = all_distances(
@@ -314,57 +327,6 @@ class ModelMeasurement:
             for k, one in zip(order, shown, strict=True)
         ]
         return image_grid(torch.cat(pairs), columns=8)
-
-
-def report_model(measured: ModelMeasurement, out: Path) -> Report:
-    """Make metrics of the numbers on disk, and write JSON and page. Call it on rank 0 alone."""
-    metrics, baselines = measured.metrics()
-    remarks = []
-    if not measured.held_out:
-        remarks.append(
-            "Nothing is held out, so the reconstructed images, and those of the loss, are training "
-            "images."
-        )
-    if measured.judge.size > measured.pipeline.size:
-        remarks.append(
-            f"The judge looks at {measured.judge.size} pixels and the model draws "
-            f"{measured.pipeline.size}: all that it saw was enlarged, which it did not learn from. "
-            f"Train one of that size: train_clip.py --preset judge --size {measured.pipeline.size}."
-        )
-    losses = measured.loss_table()
-    report = Report(
-        kind="model",
-        name=str(measured.model),
-        protocol=measured.protocol,
-        model=measured.hashes,
-        versions=library_versions(),
-        metrics=metrics,
-        baselines=baselines,
-        missing=measured.missing,
-        remarks=remarks,
-        tables={"validation loss by timestep": losses} if losses else {},
-    )
-    sections = [sample_section(measured.samples, "Samples")]
-    if len(measured.unseen):
-        sections.append(sample_section(measured.unseen, "Samples of held-out captions"))
-    if measured.looks_for_copies:
-        space = measured.spaces[0]
-        shown = picture(
-            measured.nearest_grid(space),
-            f"samples, each beside the training image that is nearest in {space.name}",
-        )
-        sections.append("<h2>Nearest training images</h2>" + shown)
-    if losses:
-        sections.append(loss_section(losses))
-    write_report(report, out, sections)
-    return report
-
-
-def sample_section(samples: Samples, title: str) -> str:
-    """Return HTML that shows the first samples and their captions."""
-    count = min(SHOWN, len(samples))
-    grid = image_grid(samples.pictures(range(count)), columns=6)
-    return f"<h2>{title}</h2>" + picture(grid, title.lower(), "; ".join(samples.captions[:count]))
 
 
 def chosen_pairs(config: MeasuredCaptions, choice: CaptionChoice) -> tuple[PairList, PairList]:

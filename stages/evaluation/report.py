@@ -1,7 +1,7 @@
 """The result of an evaluation: a JSON file to compare, and an HTML page to read."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
@@ -233,5 +233,15 @@ def print_report(report: Report, out: Path) -> None:
         print(f"note: {text}")
     for name, why in report.missing.items():
         print(f"not computed: {name}. {why}")
-    print("protocol: " + "; ".join(f"{k}: {v}" for k, v in flat(report.protocol).items()))
+    for title, facts in (("model", report.model), ("protocol", report.protocol)):
+        print(f"{title}: " + "; ".join(f"{k}: {v}" for k, v in flat(facts).items()))
     print(f"the report is {out / HTML_FILE}, its numbers are in {out / JSON_FILE}")
+
+
+def as_text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table for a terminal."""
+    widths = [max(len(line[k]) for line in (head, *rows)) for k in range(len(head))]
+    return "\n".join(
+        "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in (head, *rows)
+    )

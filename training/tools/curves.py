@@ -4,7 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-Points = Sequence[tuple[float, float]]  # (x, y); points whose y is not finite are left out
+Point = tuple[float, float]  # (x, y)
+Points = Sequence[Point]  # those whose y is not finite are left out
+Segment = tuple[Point, Point]
 
 WIDTH, HEIGHT = 560, 300  # pixels
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 34, 44  # margins
@@ -21,28 +23,42 @@ def line_chart(
     x_label: str,
     references: Mapping[str, float] | None = None,
     dots: bool = False,
+    bars: Mapping[str, Sequence[Segment]] | None = None,
+    labels: Mapping[Point, str] | None = None,
+    names: Mapping[float, str] | None = None,
 ) -> str:
     """Return an SVG element with a chart.
 
     Args:
-        lines: name -> points, x ascending; a single line needs no legend.
+        lines: name -> points, in the order in which they are joined; a single line needs no legend.
         references: name -> value that is drawn as a dashed horizontal line.
         dots: draw the points, too; for few of them.
+        bars: name of a line -> segments that show how uncertain its points are.
+        labels: point -> text beside it.
+        names: x -> what stands there. It is not a number then, so points are not joined.
     """
     drawn = {name: points for name, all_points in lines.items() if (points := finite(all_points))}
     references = {name: y for name, y in (references or {}).items() if math.isfinite(y)}
-    values = [y for points in drawn.values() for _, y in points] + list(references.values())
+    segments = {k: finite_segments((bars or {}).get(name, ())) for k, name in enumerate(drawn)}
+    ends = [point for some in segments.values() for both in some for point in both]
+    marks = [point for points in drawn.values() for point in points] + ends
+    values = [y for _, y in marks] + list(references.values())
     if not values:
         return document(title, x_label, [text(WIDTH / 2, HEIGHT / 2, "no finite values", "middle")])
-    plot = Plot([x for points in drawn.values() for x, _ in points] or [0.0], values)
-    elements = plot.grid()
+    plot = Plot([x for x, _ in marks] or [0.0], values)
+    elements = plot.grid(names)
     for k, (name, value) in enumerate(references.items()):
         y = plot.y_pixel(value)
         above = y - 5 - 14 * k
         label = above if above > TOP + 8 else y + 14  # not into the title
         elements += [horizontal_line(y, "#444", "5 4"), text(LEFT + 6, label, name)]
     for k, points in enumerate(drawn.values()):
-        elements += plot.line(thin_out(points), COLORS[k % len(COLORS)], dots)
+        color = COLORS[k % len(COLORS)]
+        elements += [plot.bar(segment, color) for segment in segments[k]]
+        parts = [thin_out(points)] if names is None else [[point] for point in points]
+        elements += [element for part in parts for element in plot.line(part, color, dots)]
+    for (x, y), label in (labels or {}).items():
+        elements.append(text(plot.x_pixel(x) + 6, plot.y_pixel(y) - 6, label))
     return document(title, x_label, elements + legend(list(drawn)))
 
 
@@ -60,16 +76,24 @@ class Plot:
     def y_pixel(self, y: float) -> float:
         return HEIGHT - BOTTOM - self.y_axis.fraction(y) * (HEIGHT - TOP - BOTTOM)
 
-    def grid(self) -> list[str]:
-        """Return the grid lines and the numbers at both axes."""
+    def grid(self, names: Mapping[float, str] | None = None) -> list[str]:
+        """Return the grid lines and the numbers at both axes, or names in place of x."""
         elements = []
         for value in self.y_axis.ticks():
             y = self.y_pixel(value)
             elements += [horizontal_line(y), text(LEFT - 6, y + 4, format_number(value), "end")]
-        for value in self.x_axis.ticks():
-            x, y = self.x_pixel(value), HEIGHT - BOTTOM + 17
-            elements.append(text(x, y, format_number(value), "middle"))
+        if names is None:
+            names = {value: format_number(value) for value in self.x_axis.ticks()}
+        for value, name in names.items():
+            elements.append(text(self.x_pixel(value), HEIGHT - BOTTOM + 17, name, "middle"))
         return elements
+
+    def bar(self, segment: Segment, color: str) -> str:
+        """Return a pale line between two points."""
+        (x1, y1), (x2, y2) = segment
+        ends = f"x1='{self.x_pixel(x1):.1f}' y1='{self.y_pixel(y1):.1f}'"
+        ends += f" x2='{self.x_pixel(x2):.1f}' y2='{self.y_pixel(y2):.1f}'"
+        return f"<line {ends} stroke='{color}' stroke-width='5' stroke-opacity='0.3'/>"
 
     def line(self, points: Points, color: str, dots: bool) -> list[str]:
         """Return a line through the points, with dots if asked for, or if it has one point only."""
@@ -118,6 +142,11 @@ class Axis:
 def finite(points: Points) -> list[tuple[float, float]]:
     """Return the points with a finite y."""
     return [(x, y) for x, y in points if math.isfinite(y)]
+
+
+def finite_segments(segments: Sequence[Segment]) -> list[Segment]:
+    """Return the segments whose ends have a finite y."""
+    return [segment for segment in segments if len(finite(segment)) == 2]
 
 
 def thin_out(points: Points) -> Points:
