@@ -32,6 +32,7 @@ from ldm.pipeline.io import read_model_provenance
 from ldm.pipeline.sampling import Sampling
 from stages.evaluation.autoencoder import AutoencoderMeasurement, Settings
 from stages.evaluation.autoencoder_report import report_autoencoder
+from stages.evaluation.classifier import load_classifier
 from stages.evaluation.comparison import compare_reports
 from stages.evaluation.data import MeasuredCaptions, MeasuredImages, choose_images
 from stages.evaluation.drawing import Drawing
@@ -96,7 +97,7 @@ class ModelConfig(MeasuredCaptions):
         "data": MeasuredCaptions.IMAGE_FLAGS,
         "sampling": ("samples", "steps", "guidance_scale", "sampler", "seed"),
         "sweeps": ("sweep_guidance", "sweep_steps", "sweep_samplers", "sweep_samples"),
-        "measurement": ("features",),
+        "measurement": ("features", "classifier"),
         "output": ("out",),
         "machine": ("batch_size", "device"),
     }
@@ -113,6 +114,9 @@ class ModelConfig(MeasuredCaptions):
     sweep_samplers: tuple[str, ...] = ()  # draw with these samplers, too
     sweep_samples: Positive[int] | None = None  # of each value of a sweep; left out: all of them
     features: tuple[str, ...] = ()  # feature spaces of distances, as for an autoencoder
+    # TorchScript network that tells which caption an image has, and a JSON file that names them,
+    # both as benchmarks/caption_classifier.py writes them
+    classifier: Path | None = None
     out: Path | None = None  # folder of the report; left out: runs/evaluation/model-MODEL
     batch_size: Positive[int] = 16  # images that a network sees at once
     device: str = "auto"  # cpu, cuda, mps; auto: the first GPU there is, else the CPU
@@ -212,9 +216,15 @@ def evaluate_model(config: ModelConfig) -> None:
     judge = Clip.load(config.judge, device)
     refuse_own_clip(pipeline, judge, config.judge)
     chosen = choose_spaces(config.features, device)
+    classifier = None
+    if config.classifier is not None:
+        classifier = load_classifier(config.classifier, device, pipeline.size)
+        chosen = classifier.join(chosen)
     out = report_folder(config.out, "model", config.model)
     drawing = Drawing(sampling, config.samples, config.batch_size)
-    measured = ModelMeasurement(pipeline, judge, config.model, config, drawing, chosen, out)
+    measured = ModelMeasurement(
+        pipeline, judge, config.model, config, drawing, chosen, out, classifier
+    )
     make_folder(out)
     measured.fill()
     sweep = Sweep(measured, axes, count)

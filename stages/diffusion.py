@@ -142,10 +142,10 @@ PRESETS = {
     },
     "fashion-32": {
         "size": 32,
-        "steps": 6500,
+        "steps": 5000,
         "cooldown": 0.7,
-        "ema_halflife": 4000,
-        "evaluate_every": 1300,
+        "ema_halflife": 3200,
+        "evaluate_every": 1000,
         **FLOW,
     },
     "demo": {

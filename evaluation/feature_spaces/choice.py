@@ -39,11 +39,7 @@ def choose_spaces(names: Sequence[str], device: torch.device) -> ChosenSpaces:
     """
     if names:
         spaces = [load_space(name, device) for name in names]
-        clashing = {one.name for one in spaces if [s.name for s in spaces].count(one.name) > 1}
-        if clashing:
-            raise UserError(
-                f"two feature spaces have the name {shown(clashing.pop())}; name each once."
-            )
+        refuse_equal_names(spaces)
         return ChosenSpaces(spaces)
     chosen = ChosenSpaces()
     for name in USUAL:
@@ -52,6 +48,15 @@ def choose_spaces(names: Sequence[str], device: torch.device) -> ChosenSpaces:
         except MissingFileError as error:
             chosen.missing[name] = str(error)
     return chosen
+
+
+def refuse_equal_names(spaces: Sequence[FeatureSpace]) -> None:
+    """Raise UserError if two feature spaces have the same name."""
+    clashing = {one.name for one in spaces if [s.name for s in spaces].count(one.name) > 1}
+    if clashing:
+        raise UserError(
+            f"two feature spaces have the name {shown(clashing.pop())}; name each once."
+        )
 
 
 def load_space(name: str, device: torch.device) -> FeatureSpace:

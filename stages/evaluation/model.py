@@ -30,6 +30,7 @@ from evaluation.copying import Neighbors, copying_score, copying_verdict, neares
 from evaluation.distances import all_distances, check_self_test, inception_score
 from evaluation.estimates import Estimate, mean_estimate
 from evaluation.feature_spaces.choice import ChosenSpaces
+from evaluation.feature_spaces.fidelity import INCEPTION
 from evaluation.feature_spaces.space import FeatureSpace
 from evaluation.reconstruction import psnr
 from foundation.errors import UserError
@@ -40,6 +41,11 @@ from ldm.pipeline.io import read_model_provenance
 from ldm.pipeline.sampling import Sampling
 from stages.data import recorded_choice
 from stages.evaluation.blocks import Blocks, Rows, identity_hash
+from stages.evaluation.classifier import (
+    Classifier,
+    class_accuracy,
+    stored_logits,
+)
 from stages.evaluation.data import (
     SEEN_CHANNELS,
     ChosenImages,
@@ -60,6 +66,7 @@ from stages.evaluation.validation_loss import (
 from training.logging.image_grid import image_grid
 
 NEAREST_SHOWN = 12  # samples beside their nearest training image
+MOST_KEPT = 2000  # held-out images that are reconstructed, and whose loss is measured
 MOST_TRAINING = 50_000  # training images among which the nearest are looked for
 UNSEEN = "held-out captions"
 UNSEEN_REAL = "real images of held-out captions"
@@ -80,6 +87,7 @@ class ModelMeasurement:
         drawing: Drawing,
         chosen: ChosenSpaces,
         out: Path,
+        classifier: Classifier | None = None,
     ):
         """Read the data folder and choose captions.
 
@@ -87,6 +95,7 @@ class ModelMeasurement:
             judge: a CLIP that had no part in the training of the model.
             model: where the model lies, for its provenance and its name.
             out: folder of the report.
+            classifier: its space is one of `chosen`.
         """
         self.pipeline, self.judge, self.model, self.drawing = pipeline, judge, model, drawing
         self.out = out
@@ -102,14 +111,17 @@ class ModelMeasurement:
             pipeline.size, channels, format=recorded_format(self.provenance)
         )
         self.spaces: list[FeatureSpace] = chosen.spaces if channels in SEEN_CHANNELS else []
+        self.classifier = classifier if self.spaces else None
         self.batches = FeatureBatches(drawing.batch_size)
         self.reference = Reference(self.images, self.transform, out / "blocks", drawing.batch_size)
         self.hashes = model_hashes(pipeline)
         self.samples = self.samples_of(self.images, drawing.sampling)
         unseen = unseen_captions(config, prompts, self.held_out, drawing.count)
         self.unseen = self.samples_of(unseen, drawing.sampling)
+        if self.classifier is not None:
+            self.labels = self.classifier.labels(self.samples.captions)
         self.training = training_images(config, prompts, order)
-        self.kept = ChosenImages(self.held_out or self.images.pairs, "", 0)
+        self.kept = ChosenImages(kept_images(config, self.held_out) or self.images.pairs, "", 0)
         self.numbers = self.blocks("numbers", len(self.samples))
         self.unseen_numbers = self.blocks("numbers of held-out captions", len(self.unseen))
         self.reconstructions = self.numbers  # of the images of the captions, if none are held out
@@ -126,7 +138,7 @@ class ModelMeasurement:
 
         sampling: of the samples; None: that of the measurement.
         """
-        identity = {**self.protocol, **self.hashes, "of": name, "version": 5}
+        identity = {**self.protocol, **self.hashes, "of": name, "version": 6}
         identity["sampling"] = describe_sampling(sampling or self.drawing.sampling)
         return Blocks(self.out / "blocks" / identity_hash(identity), count)
 
@@ -250,7 +262,11 @@ class ModelMeasurement:
             others[UNSEEN] = self.unseen_alignment("samples")
             others[UNSEEN_REAL] = self.unseen_alignment("real")
         for space in self.spaces:
-            reference = self.reference_blocks[space.name].rows(f"reference/{space.name}")
+            kept, key = self.reference_blocks[space.name], f"reference/{space.name}"
+            reference = kept.rows(key)
+            if f"{key}/logits" in kept.names():
+                score = inception_score(kept.rows(f"{key}/logits"))
+                others[REAL][inception_score_key(space)] = score
             check_self_test(space.name, reference)
             for name, target in (("samples", own), ("ceiling", others[CEILING])):
                 features = self.numbers.rows(f"{name}/{space.name}")
@@ -262,9 +278,12 @@ class ModelMeasurement:
                     self.missing |= {f"{key} in {space.name}": why for key, why in missing.items()}
                 if f"{name}/{space.name}/logits" in self.numbers.names():
                     logits = self.numbers.rows(f"{name}/{space.name}/logits")
-                    target["inception_score"] = inception_score(logits)
+                    target[inception_score_key(space)] = inception_score(logits)
             if self.looks_for_copies:
                 own[f"{space.name}/copying_score"] = self.copying(space)
+        if self.classifier is not None:
+            for name, accuracy in self.class_accuracy[0].items():
+                others.get(name, own)["class_accuracy"] = accuracy
         if not self.looks_for_copies:
             self.missing["copying score"] = why_no_copies(self.spaces, self.training.pairs)
         own["reconstruction_psnr"] = mean_estimate(self.reconstructions.rows("psnr"), "higher")
@@ -274,6 +293,18 @@ class ModelMeasurement:
             zero = self.reconstructions.rows("loss of zero").mean().item()
             others[ZERO] = {"validation_loss": Estimate(zero)}
         return own, others
+
+    @cached_property
+    def class_accuracy(self) -> tuple[dict[str, Estimate], list[dict[str, Any]]]:
+        """Return the share of images that show their class: samples, ceiling, real images."""
+        assert self.classifier is not None
+        name = self.classifier.space.name
+        logits = {
+            "samples": stored_logits(self.numbers, f"samples/{name}"),
+            CEILING: stored_logits(self.numbers, f"ceiling/{name}"),
+            REAL: stored_logits(self.reference_blocks[name], f"reference/{name}"),
+        }
+        return class_accuracy(logits, self.labels, self.classifier.captions)
 
     def loss_table(self) -> list[dict[str, float]]:
         """Return the loss on held-out images by timestep; nothing if it cannot be computed."""
@@ -368,6 +399,12 @@ def training_images(config: MeasuredCaptions, pairs: PairList, order: Tensor) ->
     return ChosenImages(shuffled(pairs, order, count), describe_choice(config), 0)
 
 
+def kept_images(config: MeasuredCaptions, pairs: PairList) -> PairList:
+    """Choose at most `MOST_KEPT` of the held-out images."""
+    order = torch.randperm(len(pairs), generator=generator(config.seed, "kept images"))
+    return shuffled(pairs, order, MOST_KEPT)
+
+
 def unseen_captions(
     config: MeasuredCaptions, training: PairList, held_out: PairList, count: int
 ) -> ChosenImages:
@@ -390,6 +427,11 @@ def unseen_captions(
 def shuffled(pairs: PairList, order: Tensor, count: int) -> PairList:
     """Return the first `count` pairs in an order, or all if there are fewer."""
     return PairList(pairs.table, pairs.rows[order[:count].numpy()])
+
+
+def inception_score_key(space: FeatureSpace) -> str:
+    """Return the name of the score; that of other networks is no plain Inception Score."""
+    return "inception_score" if space.name == INCEPTION else f"{space.name}/inception_score"
 
 
 def why_no_copies(spaces: Sequence[FeatureSpace], training: PairList) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from interop.model_card import as_mapping
+from stages.evaluation.classifier import class_section
 from stages.evaluation.drawing import Samples
 from stages.evaluation.model import ModelMeasurement
 from stages.evaluation.report import Report, write_report
@@ -34,6 +35,9 @@ def report_model(measured: ModelMeasurement, sweep: Sweep, out: Path) -> Report:
             f"Train one of that size: train_clip.py --preset judge --size {measured.pipeline.size}."
         )
     losses = measured.loss_table()
+    tables = {"validation loss by timestep": losses} if losses else {}
+    if measured.classifier is not None:
+        tables["class accuracy"] = measured.class_accuracy[1]
     swept, sweep_sections = report_sweeps(sweep)
     report = Report(
         kind="model",
@@ -45,9 +49,11 @@ def report_model(measured: ModelMeasurement, sweep: Sweep, out: Path) -> Report:
         baselines=baselines,
         missing=measured.missing,
         remarks=remarks,
-        tables={**({"validation loss by timestep": losses} if losses else {}), **swept},
+        tables={**tables, **swept},
     )
     sections = [sample_section(measured.samples, "Samples")]
+    if measured.classifier is not None:
+        sections.append(class_section(tables["class accuracy"]))
     if len(measured.unseen):
         sections.append(sample_section(measured.unseen, "Samples of held-out captions"))
     if measured.looks_for_copies:

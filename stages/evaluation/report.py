@@ -29,6 +29,7 @@ NAMES = {  # metric -> how tables name it; the arrow says which values are bette
     "coverage": "coverage",
     "inception_score": "Inception Score",
     "copying_score": "copying score",
+    "class_accuracy": "class accuracy",
 }
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 
