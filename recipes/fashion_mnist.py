@@ -2,7 +2,7 @@
 
     apt-get install dataset-fashion-mnist
     python recipes/fashion_mnist.py data/fashion
-    python train_vae.py --data data/fashion/train --out runs/fashion-vae
+    python train_vae.py --preset fashion-32 --data data/fashion/train --out runs/fashion-vae
 
 Photos of Zalando's articles (MIT license, arXiv:1708.07747), 28x28 pixels in gray, padded with
 their black background to 32x32. Captions such as "a photo of an ankle boot". data/fashion/train

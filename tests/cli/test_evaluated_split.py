@@ -3,7 +3,7 @@
 import pytest
 
 from dataset.captions.variants import CaptionChoice
-from stages.evaluation.data import MeasuredImages
+from stages.evaluation.data import MeasuredCaptions
 from stages.evaluation.model import chosen_pairs
 from tests.helpers.images import captioned
 
@@ -11,7 +11,7 @@ from tests.helpers.images import captioned
 def test_a_split_that_is_named_is_evaluated_whole(tmp_path, capsys):
     for split, count in (("train", 9), ("test", 5)):
         captioned(tmp_path / "data" / split, count)
-    config = MeasuredImages(data=tmp_path / "data", split="test", held_out=0.5)
+    config = MeasuredCaptions(data=tmp_path / "data", split="test", held_out=0.5)
     prompts, reconstructed = chosen_pairs(config, CaptionChoice(languages={}))
     names = {pair.path.name for pair in reconstructed}
     assert names == {pair.path.name for pair in prompts} and len(names) == 5
@@ -20,7 +20,7 @@ def test_a_split_that_is_named_is_evaluated_whole(tmp_path, capsys):
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_without_splits_the_trainings_say_what_is_held_out(tmp_path, split):
-    config = MeasuredImages(data=captioned(tmp_path / split, 8), held_out=0.5)
+    config = MeasuredCaptions(data=captioned(tmp_path / split, 8), held_out=0.5)
     prompts, reconstructed = chosen_pairs(config, CaptionChoice(languages={}))
     names = [pair.path.name for pair in [*prompts, *reconstructed]]
     assert len(set(names)) == 8 and len(prompts) and len(reconstructed)
