@@ -1,4 +1,4 @@
-"""Training a CLIP: the contrastive loss, also over several processes.
+"""Training a CLIP: the contrastive loss, also over several processes, and moved images.
 
 The loss compares all pairs of a batch, and the image tower normalizes over the batch. So where
 several processes have an equal part of a batch each, both work on the whole batch.
@@ -158,3 +158,25 @@ def sync_batch_norm(layer: nn.BatchNorm2d) -> SyncBatchNorm2d:
     sync.running_mean, sync.running_var = layer.running_mean, layer.running_var
     sync.num_batches_tracked = layer.num_batches_tracked
     return sync.train(layer.training)
+
+
+# Images -------------------------------------------------------------------------------------------
+
+
+def shift_images(
+    images: UInt8[Tensor, "b c h w"], offsets: Int[Tensor, "b 2"], largest: int
+) -> UInt8[Tensor, "b c h w"]:
+    """Move each image by whole pixels; its border is repeated, and nothing is resampled.
+
+    A CLIP that measures samples should not depend on where exactly a sample draws a thing.
+
+    offsets: down and to the right, from -largest to largest, on the CPU.
+    """
+    height, width = images.shape[-2:]
+    padded = F.pad(images.float(), [largest] * 4, mode="replicate").to(images.dtype)
+    corners = (largest - offsets).tolist()
+    moved = [
+        image[:, top : top + height, left : left + width]
+        for image, (top, left) in zip(padded, corners, strict=True)
+    ]
+    return torch.stack(moved)

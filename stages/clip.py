@@ -14,6 +14,7 @@ from conditioning.clip_loss import (
     ContrastiveLoss,
     clamp_logit_scale,
     parameter_groups,
+    shift_images,
 )
 from dataset.images.transform import ImageTransform
 from dataset.loader import ImageBatches, read_pixels
@@ -46,7 +47,11 @@ class ClipTrainingConfig(CaptionTrainingConfig):
 
     GROUPS: ClassVar[Groups] = extended(
         CaptionTrainingConfig.GROUPS,
-        {"model": ("size", "context_length"), "training": ("weight_decay",)},
+        {
+            "data": ("shift",),
+            "model": ("size", "context_length"),
+            "training": ("weight_decay",),
+        },
     )
 
     steps: Positive[int] = 4_000  # optimizer steps
@@ -57,6 +62,8 @@ class ClipTrainingConfig(CaptionTrainingConfig):
     # side in pixels to which images are shrunk before they are seen; the preset's if left out
     size: Side | None = None
     context_length: Positive[int] | None = None  # tokens per text; the preset's if left out
+    # move each image by up to so many pixels, for a CLIP that judges samples
+    shift: Annotated[int, Bound(lambda x: 0 <= x < 32, "from 0 to 31")] = 0
     evaluate_every: Positive[int] = 1000  # steps between retrieval tests; there is one at the end
 
     def check(self) -> None:
@@ -86,7 +93,7 @@ PRESETS = {
     "base-128": BASE,
     "base-256": BASE,
     "base-512": BASE,
-    "judge": {"steps": 300, "learning_rate": 1.5e-3, "seed": 1},
+    "judge": {"steps": 200, "learning_rate": 1.5e-3, "seed": 1, "shift": 2},
 }
 
 
@@ -163,6 +170,12 @@ class ClipTrainer:
         """Do one optimizer step; return its metrics."""
         report_progress("reading images")
         images, ids = self.prefetched(step)
+        if largest := self.config.shift:
+            random = generator(self.config.seed, "shift", step)
+            shape = self.config.batch_size, 2
+            offsets = torch.randint(-largest, largest + 1, shape, generator=random)
+            own = collectives.rank_share(0, self.config.batch_size)
+            images = shift_images(images, offsets[torch.tensor(own)], largest)
         report_progress("computing gradients")
         return self.update(self.config.rate(step), images, ids)
 

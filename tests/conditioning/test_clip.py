@@ -20,6 +20,7 @@ from conditioning.clip_loss import (
     clamp_logit_scale,
     convert_sync_batch_norm,
     parameter_groups,
+    shift_images,
 )
 from foundation.errors import MissingFileError, UserError
 from stages.clip import ClipTrainingConfig, build_clip
@@ -133,6 +134,16 @@ def test_every_preset_builds_and_has_a_recipe(preset):
     with torch.device("meta"):
         open_clip.CLIP(**copy.deepcopy(PRESETS[preset]))
     assert preset in train_clip.PRESETS
+
+
+def test_images_are_moved_and_not_softened():
+    images = random_images(3, size=8)
+    offsets = torch.tensor([[0, 0], [2, 0], [-1, 2]])
+    moved = shift_images(images, offsets, 2)
+    assert torch.equal(moved[0], images[0])
+    assert torch.equal(moved[1, :, 2:], images[1, :, :-2])
+    assert torch.equal(moved[1, :, :2], images[1, :, :1].expand(-1, 2, -1))
+    assert torch.equal(moved[2, :, :-1, 2:], images[2, :, 1:, :-2])
 
 
 @pytest.mark.parametrize("size", [32, 34, 46, 48, 62, 64, 66, 96])

@@ -37,7 +37,7 @@ Device = torch.device | str
 ADVERSARY = ("--adversarial-weight", 0.5, "--discriminator-start", 0, "--adversarial-start", 1)
 ADVERSARY += ("--discriminator-width", 16, "--discriminator-layers", 2, "--accumulate", 2)
 OPTIONS = {
-    "train_clip": (),
+    "train_clip": ("--shift", 1),
     "train_vae": ADVERSARY,
     "train_ldm": ("--preview-prompts", "red"),
 }

@@ -19,7 +19,7 @@ CHEAP = ("simulation", "replacing", "toy_training", "commands", "printing")
 SLOW = ("locking", "workers")
 STAGES = ("train_clip", "train_vae", "train_ldm")
 OPTIONS = {
-    "train_clip": (),
+    "train_clip": ("--shift", 1),
     "train_vae": ("--adversarial-weight", 0.5, "--discriminator-start", 1, "--accumulate", 2),
     "train_ldm": ("--preview-prompts", "red"),
 }

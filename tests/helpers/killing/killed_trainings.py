@@ -87,7 +87,7 @@ def kill_stages(folder: Path, world: Path) -> dict[str, object]:
     adversary = ("--adversarial-weight", 0.5, "--discriminator-start", 1, "--adversarial-start", 2,
                  "--discriminator-width", 16, "--discriminator-layers", 2)  # fmt: skip
     flags = {
-        train_clip: (),
+        train_clip: ("--shift", 1),
         train_vae: ("--accumulate", 2, *adversary),
         train_ldm: ("--accumulate", 2, "--preview-prompts", "red"),
     }
