@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     pairs = [train[k] for k in order[: max(config.candidates, config.samples)].tolist()]
     captions = [pair.captions[0] for pair in pairs]
     texts = judge.encode_texts(captions)
-    transform = ImageTransform(judge.size, 3)
+    transform = ImageTransform(pipeline.size, 3)  # as small as the samples are
     files = [pair.path for pair in pairs[: config.samples]]
     real = judge.encode_images(read_pixels(files, transform))
     print("| sampler | calls | recall@1 | recall@5 | similarity | distance |\n" + "|---" * 6 + "|")
