@@ -174,9 +174,8 @@ def shift_images(
     """
     height, width = images.shape[-2:]
     padded = F.pad(images.float(), [largest] * 4, mode="replicate").to(images.dtype)
-    corners = (largest - offsets).tolist()
     moved = [
-        image[:, top : top + height, left : left + width]
-        for image, (top, left) in zip(padded, corners, strict=True)
+        image.narrow(1, int(top), height).narrow(2, int(left), width)
+        for image, (top, left) in zip(padded, largest - offsets, strict=True)
     ]
     return torch.stack(moved)
