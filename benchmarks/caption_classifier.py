@@ -96,12 +96,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     test = read_classes(config.test, config.size, captions)
     torch.manual_seed(config.seed)
     network = CaptionClassifier(len(captions), config.size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is deprecated
+        script = torch.jit.script(CaptionClassifier(len(captions), config.size).eval())
     fit(network, images, labels, config)
     accuracy = share_estimate(predict(network, test[1]) == test[2])
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(config.out) as partial, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that TorchScript is deprecated
-        torch.jit.script(network).save(str(partial))
+    script.load_state_dict(network.state_dict())
+    with atomic_file(config.out) as partial:
+        script.save(str(partial))
     facts = {
         "captions": captions,  # in the order of the logits
         "size": config.size,
