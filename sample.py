@@ -154,8 +154,8 @@ def read_entries(config: Config) -> list[PromptEntry | PromptFile]:
         entries = [PromptEntry("", config.options)]
     if not entries:
         raise UserError(
-            'no prompt given. For example: python sample.py "red heart". For images without a '
-            "prompt: --guidance-scale 0."
+            'no prompt given. For example: python sample.py "red heart". Without a prompt: the '
+            'empty one, "", for a model that reads none; --guidance-scale 0 for others.'
         )
     return entries
 

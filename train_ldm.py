@@ -2,6 +2,8 @@
 
 Stage 2: train a U-Net on latents and captions. Every image and caption is encoded once, into a
 cache in the run folder. If the run is stopped or killed, run the same command again to resume it.
+With --condition class the captions are the names of classes, with --condition none only the images
+are read, and neither needs a text encoder.
 With --init-from MODEL the training begins with the weights of another U-Net; with --lora RANK as
 well it leaves these weights as they are and learns a small change of them, a LoRA.
 """
@@ -18,23 +20,20 @@ from autoencoder import Autoencoder
 from conditioning import TextEncoder
 from dataset.latent_cache.cache import LatentCache
 from dataset.order import BucketOrder
+from dataset.table import PairList
 from foundation import collectives
+from foundation.errors import listed
 from foundation.hashing import derived_seed, generators
 from ldm.denoiser import check_prediction
 from ldm.schedule import make_schedule
 from ldm.unet import UNet
 from ldm.validation import check_latent_std
 from stages.before_training import diffusion_trials, overfit, print_batch_sizes
-from stages.data import data_identity, print_long_captions, read_pairs, read_shapes
-from stages.diffusion import (
-    PRESETS,
-    PREVIEWS,
-    DiffusionTrainer,
-    DiffusionTrainingConfig,
-    build_unet,
-    set_up_lora,
-    side_multiple,
-)
+from stages.build_unet import build_unet, set_up_lora, side_multiple
+from stages.condition import SHOWN_CLASSES, Condition
+from stages.conditioned_data import make_condition, preview_prompts, read_conditioned_pairs
+from stages.data import data_identity, print_long_captions, read_shapes
+from stages.diffusion import PRESETS, DiffusionTrainer, DiffusionTrainingConfig
 from stages.finetune import choose_text_chunks, init_identity
 from stages.latents import cache_bytes, encoder_hashes, open_latent_cache
 from stages.lora import save_lora
@@ -56,72 +55,78 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def start(config: DiffusionTrainingConfig) -> None:
+    config.check_condition()
     check_prediction(make_schedule(config.schedule), config.objective.prediction)
     device = pick_device(config.device)
     if config.compile:
         check_compiler(device)
     vae = Autoencoder.load(config.vae, device).requires_grad_(False)
-    text_encoder = TextEncoder.load(config.text_encoder, device)
-    chunks = choose_text_chunks(config.text_chunks, config.init_from)
-    config = replace(config, text_chunks=chunks)
-    unet = build_unet(config, vae, text_encoder)
-    pairs, held_out = read_pairs(config, config.allow_missing_captions)
+    text_encoder = None
+    if config.text_encoder is not None:
+        text_encoder = TextEncoder.load(config.text_encoder, device)
+        chunks = choose_text_chunks(config.text_chunks, config.init_from)
+        config = replace(config, text_chunks=chunks)
+    pairs, held_out = read_conditioned_pairs(config)
+    condition = make_condition(config, text_encoder, pairs, held_out)
+    prompts = preview_prompts(config, condition, held_out or pairs)
+    unet = build_unet(config, vae, condition)
     multiple = side_multiple(unet, vae)
     buckets = read_shapes(pairs, config.max_aspect, config.size, multiple, config.batch_size)
     seed = derived_seed(config.seed, "order")
     order = BucketOrder(buckets.assign(pairs), config.batch_size, seed)
     print_plan(config, unet, vae, len(pairs), len(held_out))
-    print_long_captions(pairs, text_encoder, chunks)
-    identity = encoder_hashes(vae, text_encoder) | init_identity(config.init_from, unet)
+    print_condition(condition, pairs)
+    identity = encoder_hashes(vae, condition) | init_identity(config.init_from, unet)
     set_up_lora(config, unet)
     plan = RunPlan(
         training="train_ldm.py",
         config=config,
         device=device,
-        work=lambda config: diffusion_work(config, unet, vae, text_encoder),
+        work=lambda config: diffusion_work(config, unet, vae, condition),
         pairs=pairs,
-        cache=cache_bytes(config, pairs + held_out, vae, text_encoder),
+        cache=cache_bytes(config, pairs + held_out, vae, condition),
     )
     plan.print_remarks()
     if config.dry_run:
         return print(plan.describe())
     if config.find_batch_size:
-        return find_batch_size(plan, unet.to(device), vae, text_encoder)
+        return find_batch_size(plan, unet.to(device), vae, condition)
     plan.check_memory()
     with collectives.rank_zero_first():
-        settings = to_json(config) | identity | data_identity(pairs, held_out)
+        data = data_identity(pairs, held_out, captions=condition.reads != "none")
+        settings = to_json(config) | identity | data
         run = Run(config.out, settings, lock=True)
     if run.finished(config.steps):
         return
     provenance = provenance_of(config, run)  # now: the folders may change while we train
     cache = open_latent_cache(
-        config, run, pairs + held_out, len(pairs), buckets, vae, text_encoder, identity
+        config, run, pairs + held_out, len(pairs), buckets, vae, condition, identity
     )
     check_first_batch(config, cache, order)
-    examples = (held_out or pairs)[:PREVIEWS]
-    prompts = config.preview_prompts or [pair.captions[0] for pair in examples]
     unet = unet.to(device)
-    trainer = DiffusionTrainer(config, run, unet, vae, text_encoder, cache, order, prompts)
+    trainer = DiffusionTrainer(config, run, unet, vae, condition, cache, order, prompts)
     train(run, config.plan(), trainer.state, trainer.step, trainer.evaluate, "train_ldm")
     finish(config, run, trainer, provenance)
 
 
 def find_batch_size(
-    plan: RunPlan[DiffusionTrainingConfig], unet: UNet, vae: Autoencoder, text_encoder: TextEncoder
+    plan: RunPlan[DiffusionTrainingConfig], unet: UNet, vae: Autoencoder, condition: Condition
 ) -> None:
     """Try batch sizes, in a folder that nobody needs afterwards."""
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps mapped files
-        trials = diffusion_trials(plan.config, unet, vae, text_encoder, Path(folder))
+        trials = diffusion_trials(plan.config, unet, vae, condition, Path(folder))
         print_batch_sizes(plan.config, trials, plan.bytes_at_once, most=len(plan.pairs))
 
 
 def provenance_of(config: DiffusionTrainingConfig, run: Run) -> dict[str, Any]:
-    return {
+    facts = {
         "config": run.config,
         "weights": "averaged over the last steps (EMA)",
         "autoencoder": autoencoder.io.read_provenance(config.vae),
-        "text_encoder": conditioning.io.read_provenance(config.text_encoder),
     }
+    if config.text_encoder is None:
+        return facts
+    return facts | {"text_encoder": conditioning.io.read_provenance(config.text_encoder)}
 
 
 def check_first_batch(
@@ -147,7 +152,20 @@ def finish(
             save_lora(trainer.ema.module, run.model, provenance)
         kind, flag = "LoRA", "--lora"
     run.finish(config.steps)
-    print(f"the {kind} is in {run.model}; draw with: python sample.py PROMPT {flag} {run.path}")
+    prompt = {"text": "PROMPT", "class": f'"{trainer.prompts[0]}"', "none": '""'}
+    print(
+        f"the {kind} is in {run.model}; draw with: "
+        f"python sample.py {prompt[config.condition]} {flag} {run.path}"
+    )
+
+
+def print_condition(condition: Condition, pairs: PairList) -> None:
+    """Print which classes there are, or which captions are too long for the text encoder."""
+    if condition.text_encoder is not None:
+        print_long_captions(pairs, condition.text_encoder, condition.chunks)
+    if condition.classes:
+        names = listed(condition.classes, SHOWN_CLASSES)
+        print(f"{len(condition.classes)} classes: {names}.")
 
 
 def print_plan(

@@ -28,6 +28,8 @@ from conditioning.clip import PRESETS as CLIPS
 from conditioning.clip import Clip
 from conditioning.open_clip_weights import TEXT_KEYS
 from stages import autoencoder, clip, diffusion
+from stages.build_unet import build_unet
+from stages.condition import TextCondition
 from stages.memory import autoencoder_work, clip_work, diffusion_work
 from stages.plan import first_that_fits, smaller_steps
 from training.cli import parse, preset_config, run_main
@@ -215,11 +217,11 @@ def second_stage(preset: str) -> tuple[TrainingConfig, Work]:
     kind, presets = diffusion.DiffusionTrainingConfig, diffusion.PRESETS
     given = {"vae": Path(), "text_encoder": "", "text_chunks": 1}
     config = with_preset(kind, presets, preset, **given, gradient_checkpointing=False)
-    text_encoder = cast(TextEncoder, TextWeights(*text_size(preset)))
+    condition = TextCondition(cast(TextEncoder, TextWeights(*text_size(preset))))
     with torch.device("meta"):
         vae = Autoencoder(AUTOENCODERS[preset]).requires_grad_(False)
-        unet = diffusion.build_unet(config, vae, text_encoder)
-    return config, lambda config: diffusion_work(config, unet, vae, text_encoder)
+        unet = build_unet(config, vae, condition)
+    return config, lambda config: diffusion_work(config, unet, vae, condition)
 
 
 class TextWeights(nn.Module):

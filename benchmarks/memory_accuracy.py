@@ -26,6 +26,8 @@ from conditioning.clip import PRESETS as CLIPS
 from conditioning.clip import Clip
 from stages import autoencoder, diffusion
 from stages.before_training import trial_trainer
+from stages.build_unet import build_unet
+from stages.condition import TextCondition
 from stages.memory import autoencoder_work, diffusion_work
 from training.cli import parse, preset_config, run_main
 from training.ema import EMA
@@ -155,9 +157,10 @@ def prepare_diffusion(
 ) -> tuple[StepWork, Step]:
     given = {"vae": folder, "text_encoder": "", "text_chunks": 1, **settings}
     config = with_preset(diffusion.DiffusionTrainingConfig, diffusion.PRESETS, given)
-    unet = diffusion.build_unet(config, vae, text_encoder)
-    work = diffusion_work(config, unet, vae, text_encoder)
-    return work, trial_trainer(config, Run(folder, config), unet, vae, text_encoder).step
+    condition = TextCondition(text_encoder)
+    unet = build_unet(config, vae, condition)
+    work = diffusion_work(config, unet, vae, condition)
+    return work, trial_trainer(config, Run(folder, config), unet, vae, condition).step
 
 
 def with_preset(kind: type[Any], presets: dict[str, Any], settings: dict[str, Any]) -> Any:

@@ -159,7 +159,9 @@ def measure(config: Config, root: Path) -> dict[str, str]:
         cache = LatentCache.open(root / "cache", IDENTITY, train + held_out)
     started = memory()
     with timed("first batch"):
-        cache.batch(indices, [torch.Generator().manual_seed(k) for k in indices.tolist()], 0.1)
+        random = [torch.Generator().manual_seed(k) for k in indices.tolist()]
+        _, numbers = cache.batch(indices, random, 0.1)
+        cache.contexts(numbers)
         captions = [pair.captions[0] for pair in held_out[:8]]
     assert len(captions) == 8
     assert len(cache) == config.images

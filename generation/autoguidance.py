@@ -48,6 +48,7 @@ def open_weak_model(source: Path, strong: TextToImage) -> tuple[TextToImage, str
         strong.text_encoder,
         strong.schedule_config,
         strong.denoiser.prediction,
+        classes=strong.classes,
         chunks=strong.chunks,
     )
     return weak, sha256
@@ -71,7 +72,7 @@ def load_state_unet(folder: Path, strong_unet: UNet) -> tuple[UNet, dict[str, An
     provenance = {
         "autoencoder_sha256": config.get("vae_sha256"),
         "text_encoder_sha256": config.get("text_encoder_sha256"),
-        TEXT_CHUNKS: config.get("text_chunks", 1),
+        TEXT_CHUNKS: config.get("text_chunks") or 1,
     }
     return unet, provenance
 

@@ -29,9 +29,16 @@ class Conditioning:
     text: Context | None = None
     labels: Real[Tensor, " b"] | None = None
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Conditioning":
+        """Apply a function to what there is: for example, choose some rows."""
+        text = None if self.text is None else function(self.text)
+        return Conditioning(text, None if self.labels is None else function(self.labels))
+
     def to(self, device: torch.device) -> "Conditioning":
-        text = None if self.text is None else self.text.to(device)
-        return Conditioning(text, None if self.labels is None else self.labels.to(device))
+        return self.map(lambda tensor: tensor.to(device))
+
+
+NOTHING = Conditioning()
 
 
 def concatenate(conditionings: Sequence[Conditioning]) -> Conditioning:
@@ -48,7 +55,7 @@ BindNetwork = Callable[[Sequence[Conditioning]], BoundNetwork]
 
 
 class Denoiser(nn.Module):
-    """Estimates E[z_0 | z_t, context], whatever the network was trained to predict."""
+    """Estimates E[z_0 | z_t, conditioning], whatever the network was trained to predict."""
 
     def __init__(
         self,
@@ -73,15 +80,16 @@ class Denoiser(nn.Module):
         self.prediction: Prediction = prediction
         self.bind_network = bind_network or self.repeat_network
 
-    def forward(self, z_t: Latents, t: Timesteps, context: Context | None = None) -> Latents:
+    def forward(self, z_t: Latents, t: Timesteps, conditioning: Conditioning = NOTHING) -> Latents:
         """Estimate z_0 at one timestep per image."""
         t = t.to(z_t.device)
-        output = self.predict(z_t, t, context)
+        output = self.predict(z_t, t, conditioning)
         return convert(output, self.prediction, "sample", z_t, *self.schedule(t))
 
-    def predict(self, z_t: Latents, t: Timesteps, context: Context | None = None) -> Latents:
+    def predict(self, z_t: Latents, t: Timesteps, conditioning: Conditioning = NOTHING) -> Latents:
         """Return the network's own output, in fp32 also under autocast."""
-        return self.network(z_t, self.network_time(t), context).float()
+        labels = () if conditioning.labels is None else (conditioning.labels,)
+        return self.network(z_t, self.network_time(t), conditioning.text, *labels).float()
 
     def network_time(self, t: Timesteps) -> Timesteps:
         """Return the timesteps that the network sees.

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from foundation.errors import UserError
-from foundation.shapes import Context, Latents, PerSample, Scale, Timesteps
-from ldm.denoiser import Denoiser, Prediction
+from foundation.shapes import Latents, PerSample, Scale, Timesteps
+from ldm.denoiser import Conditioning, Denoiser, Prediction
 from ldm.schedule import Schedule
 
 
@@ -75,7 +75,7 @@ def sample_timesteps_and_noise(
 def denoising_loss(
     denoiser: Denoiser,
     latents: Latents,
-    context: Context | None,
+    conditioning: Conditioning,
     objective: ObjectiveConfig,
     *,
     t: Timesteps,
@@ -85,7 +85,8 @@ def denoising_loss(
 
     Args:
         latents: clean z_0, of unit variance per channel.
-        context: text embedding; the null embedding where the caption was dropped.
+        conditioning: text embeddings, those of the empty caption where a caption was dropped; or
+            class labels; or nothing.
         t, noise: from `sample_timesteps_and_noise` in training; fixed ones give losses that can be
             compared.
 
@@ -95,7 +96,7 @@ def denoising_loss(
     Source: Ho et al. 2020 (arXiv:2006.11239), eq. 14.
     """
     alpha, sigma = denoiser.schedule(t)
-    output = denoiser.predict(alpha * latents + sigma * noise, t, context)
+    output = denoiser.predict(alpha * latents + sigma * noise, t, conditioning)
     target = denoiser.target(latents, noise, t)
     error = F.mse_loss(output, target, reduction="none").mean(dim=(1, 2, 3))
     return loss_weight(alpha, sigma, denoiser.prediction, objective).flatten() * error

@@ -14,15 +14,16 @@ from torch import Tensor
 
 from autoencoder import Autoencoder
 from dataset.loader import ImageBatches, read_pixels
-from foundation.errors import UserError
 from foundation.files import read_json
 from foundation.hashing import derived_seed
 from ldm import TextToImage
 from ldm.pipeline.io import read_model_provenance
 from stages.autoencoder import EVAL_IMAGES, AutoencoderTrainingConfig, make_transform, write_model
 from stages.autoencoder_evaluation import ReconstructionEvaluator
+from stages.build_unet import side_multiple
+from stages.conditioned_data import make_condition, read_conditioned_pairs
 from stages.data import read_pairs, read_shapes
-from stages.diffusion import DiffusionTrainingConfig, make_validation, side_multiple
+from stages.diffusion import DiffusionTrainingConfig, make_validation
 from stages.latents import encoder_hashes, open_latent_cache
 from training.config_json import from_json
 from training.logging.progress import progress_bar
@@ -113,21 +114,22 @@ class DiffusionAverages:
         self.run = Run(run, read_json(run / "config.json"))
         self.pipeline = TextToImage.load(run, device)
         config = from_json(DiffusionTrainingConfig, self.run.config, run / "config.json")
-        self.config = config = replace(config, text_chunks=self.pipeline.chunks)
+        if config.condition == "text":
+            config = replace(config, text_chunks=self.pipeline.chunks)
+        self.config = config
         vae, text_encoder = self.pipeline.autoencoder, self.pipeline.text_encoder
-        if text_encoder is None:
-            raise UserError(f"the model of {run} has no text encoder, so it is not of this run.")
-        pairs, held_out = read_pairs(config, config.allow_missing_captions)
+        pairs, held_out = read_conditioned_pairs(config)
+        condition = make_condition(config, text_encoder, pairs, held_out)
         multiple = side_multiple(self.pipeline.unet, vae)
         buckets = read_shapes(pairs, config.max_aspect, config.size, multiple, config.batch_size)
-        identity = encoder_hashes(vae, text_encoder)
+        identity = encoder_hashes(vae, condition)
         if "init_sha256" in self.run.config:
             identity["init_sha256"] = self.run.config["init_sha256"]
         cache = open_latent_cache(
-            config, self.run, pairs + held_out, len(pairs), buckets, vae, text_encoder, identity
+            config, self.run, pairs + held_out, len(pairs), buckets, vae, condition, identity
         )
         steps = len(self.pipeline.denoiser.schedule)
-        self.validation = make_validation(config, cache, len(pairs), steps, device)
+        self.validation = make_validation(config, condition, cache, len(pairs), steps, device)
         self.precision = Precision(device, config.precision)
 
     def score_of_run(self) -> float:

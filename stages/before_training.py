@@ -15,7 +15,6 @@ from torch import Tensor
 
 from autoencoder import Autoencoder
 from autoencoder.training.step import AutoencoderTraining
-from conditioning import TextEncoder
 from conditioning.clip import Clip
 from dataset.images.transform import ImageTransform, normalize_pixels
 from dataset.latent_cache.cache import LatentCache
@@ -25,6 +24,7 @@ from dataset.table import Pair
 from ldm.unet import UNet
 from stages.autoencoder import AutoencoderTrainingConfig
 from stages.clip import ClipTrainer, ClipTrainingConfig
+from stages.condition import Condition
 from stages.diffusion import DiffusionTrainer, DiffusionTrainingConfig
 from training.cli import pick_device
 from training.config import TrainingConfig
@@ -68,7 +68,7 @@ def diffusion_trials(
     config: DiffusionTrainingConfig,
     unet: UNet,
     vae: Autoencoder,
-    text_encoder: TextEncoder,
+    condition: Condition,
     folder: Path,
 ) -> Callable[[int], Step]:
     """Try steps of stage 2. folder: for run folders, which nobody needs afterwards."""
@@ -76,7 +76,7 @@ def diffusion_trials(
     def prepare(batch_size: int) -> Step:
         sized = replace(config, batch_size=batch_size, accumulate=1, averages_every=0)
         run = Run(folder / str(batch_size), sized)
-        return trial_trainer(sized, run, unet, vae, text_encoder).step
+        return trial_trainer(sized, run, unet, vae, condition).step
 
     return prepare
 
@@ -86,22 +86,25 @@ def trial_trainer(
     run: Run,
     unet: UNet,
     vae: Autoencoder,
-    text_encoder: TextEncoder,
+    condition: Condition,
 ) -> DiffusionTrainer:
     """Return the trainer of stage 2 with a latent cache of zeros, as large as a batch."""
     count = torch.arange(config.batch_size + 1)
     shape = (2 * vae.config.latent_channels, *[config.size // vae.factor] * 2)
-    contexts = (1, config.chunks * text_encoder.tokens, text_encoder.width)
+    contexts = None
+    if condition.text_encoder is not None:
+        (context,) = condition.example(1)
+        contexts = torch.zeros(context.shape, dtype=torch.float16)
     cache = LatentCache(
         [torch.zeros(config.batch_size, *shape, dtype=torch.float16)],
-        torch.zeros(contexts, dtype=torch.float16),
+        contexts,
         torch.zeros(config.batch_size, dtype=torch.uint8),
         count[:-1],
         count,
         torch.zeros(config.batch_size, dtype=torch.long),
     )
     order = BucketOrder(np.zeros(config.batch_size, int), config.batch_size, config.seed)
-    return DiffusionTrainer(config, run, unet, vae, text_encoder, cache, order, ())
+    return DiffusionTrainer(config, run, unet, vae, condition, cache, order, ())
 
 
 def clip_trials(

@@ -1,7 +1,7 @@
 """Stage 2: train a U-Net on latents and captions."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,24 +11,25 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from autoencoder import Autoencoder
-from conditioning import TextEncoder
 from dataset.latent_cache.cache import LatentCache
 from dataset.options import ReadOptions
 from dataset.order import BucketOrder
 from foundation import collectives
 from foundation.errors import UserError
-from foundation.hashing import derived_seed, generator, generators
-from foundation.shapes import Context, Latents, Scalar, Timesteps
+from foundation.hashing import generator, generators
+from foundation.shapes import Latents, Scalar, Timesteps
 from ldm import TextToImage
 from ldm.denoiser import Denoiser
 from ldm.loss import ObjectiveConfig, denoising_loss, sample_timesteps_and_noise
 from ldm.schedule import ScheduleConfig, make_schedule
-from ldm.unet import PRESETS as ARCHITECTURES
 from ldm.unet import UNet
 from ldm.validation import Validation, learning_status
+from stages.condition import (
+    Condition,
+    ConditionName,
+)
 from stages.data import Aspect, CaptionTrainingConfig
-from stages.finetune import check_noise_process, load_unet
-from stages.lora import TARGETS, adapter_states, add_adapter
+from stages.lora import TARGETS, adapter_states
 from training import distributed
 from training.acceleration.captured import CapturedStep, Rate, is_recordable
 from training.acceleration.compiled import compile_and_time, compile_in_place, eager_mode
@@ -36,7 +37,7 @@ from training.acceleration.prefetch import PrefetchedBatches
 from training.checkpoint import Stateful
 from training.config import EMATrainingConfig, extended
 from training.ema import EMA
-from training.flags import Finite, Fraction, Groups, NonNegative, Positive, Text
+from training.flags import Finite, Fraction, Groups, NonNegative, Positive, Text, flag_name
 from training.logging.image_grid import pil_to_tensor, save_grid
 from training.optimizer import OptimizerStep
 from training.posthoc_ema import track_averages
@@ -64,7 +65,7 @@ class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig):
                 "verify_cache",
             ),
             "model": (
-                *("vae", "text_encoder", "text_chunks", "init_from"),
+                *("vae", "condition", "text_encoder", "text_chunks", "init_from"),
                 *("lora", "lora_alpha", "lora_targets"),
             ),
             "training": ("weight_decay", "clip_norm", "caption_dropout"),
@@ -77,8 +78,10 @@ class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig):
     )
 
     vae: Path  # autoencoder: a run of train_vae.py, any AutoencoderKL folder, or a single file
+    # text: captions, through --text-encoder; class: captions are names of classes; none: images
+    condition: ConditionName = "text"
     # run of train_clip.py, CLIPTextModel folder, single file, or NAME:PRETRAINED of open_clip
-    text_encoder: str
+    text_encoder: str | None = None
     init_from: Path | None = None  # begin with the weights of this U-Net, a folder or file
     lora: Positive[int] | None = None  # train a LoRA of this rank on --init-from
     lora_alpha: Positive[float] | None = None  # the LoRA counts alpha / rank times; left out: once
@@ -90,7 +93,7 @@ class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig):
     clip_norm: Positive[float] = 1.0  # the gradient is scaled down to this norm
     # contexts of the text encoder per caption, for long ones; left out: 1, or that of --init-from
     text_chunks: Positive[int] | None = None
-    caption_dropout: Fraction = 0.1  # chance to train on the empty caption; guidance needs it
+    caption_dropout: Fraction = 0.1  # chance to train without text or class; guidance needs it
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     gradient_checkpointing: bool = False  # a third slower, much less memory
@@ -110,11 +113,23 @@ class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig):
         if self.shard and self.compile:
             raise UserError("--shard does not go with --compile; leave one of them out.")
 
-    @property
-    def chunks(self) -> int:
-        """Contexts of the text encoder per caption; the script has set `text_chunks` by now."""
-        assert self.text_chunks is not None
-        return self.text_chunks
+    def check_condition(self) -> None:
+        """Refuse a text condition without a text encoder, and settings of texts without texts."""
+        if self.condition == "text":
+            if self.text_encoder is None:
+                raise UserError(
+                    "--text-encoder is missing: the model reads captions through it. Give a run of "
+                    "train_clip.py, a folder or file with a CLIP, or NAME:PRETRAINED of open_clip. "
+                    "To train on classes or on images alone: --condition class, or none."
+                )
+            return
+        of_texts = ("text_encoder", "text_chunks", *CaptionTrainingConfig.GROUPS["captions"])
+        for name in of_texts:
+            if getattr(self, name) not in (None, False):
+                raise UserError(
+                    f"{flag_name(name)} is about texts, which a model with --condition "
+                    f"{self.condition} does not read. Leave one of both out."
+                )
 
 
 FLOW = {
@@ -197,72 +212,6 @@ PRESETS = {
 }
 
 
-def side_multiple(unet: UNet, vae: Autoencoder) -> int:
-    """Return the number of which both sides of an image must be multiples, in pixels."""
-    return vae.factor * 2 ** (len(unet.config.block_out_channels) - 1)
-
-
-def build_unet(
-    config: DiffusionTrainingConfig, vae: Autoencoder, text_encoder: TextEncoder
-) -> UNet:
-    """Return the U-Net of `init_from`, or a new one of the preset, for these latents and texts.
-
-    Raises:
-        UserError: the U-Net of `init_from` does not go with them or with the flags, or the size of
-            the images does not go with the U-Net.
-    """
-    if config.init_from is not None:
-        unet = load_unet(config.init_from, config.size, vae, text_encoder)
-        process = (config.schedule, config.objective.prediction)
-        check_noise_process(config.init_from, unet, text_encoder, process)
-        check_size(config.size, vae.factor, levels=len(unet.config.block_out_channels))
-    else:
-        architecture = ARCHITECTURES[config.preset]
-        check_size(config.size, vae.factor, levels=len(architecture.block_out_channels))
-        torch.manual_seed(derived_seed(config.seed, "weights"))
-        unet = UNet(
-            replace(
-                architecture,
-                in_channels=vae.config.latent_channels,
-                out_channels=vae.config.latent_channels,
-                cross_attention_dim=text_encoder.width,
-                sample_size=config.size // vae.factor,
-            )
-        )
-    unet.gradient_checkpointing = config.gradient_checkpointing
-    return unet
-
-
-def check_size(size: int, shrink: int, levels: int) -> None:
-    """Raise UserError unless the U-Net can halve the latents at every level but the last.
-
-    Args:
-        size: side of the images in pixels.
-        shrink: how many times the autoencoder shrinks them.
-        levels: of the U-Net.
-    """
-    halving = 2 ** (levels - 1)
-    factor = shrink * halving
-    if size % factor:
-        raise UserError(
-            f"--size {size} is not a multiple of {factor}: the autoencoder shrinks images "
-            f"{shrink} times, and the U-Net its latents {halving} times. "
-            f"Use --size {max(1, size // factor) * factor}."
-        )
-
-
-def set_up_lora(config: DiffusionTrainingConfig, unet: UNet) -> None:
-    """With `--lora`, freeze the U-Net and add a LoRA to it, which is trained instead."""
-    if config.lora is None:
-        return
-    if config.init_from is None:
-        raise UserError("--lora changes a model that is there; say which one: --init-from MODEL.")
-    torch.manual_seed(derived_seed(config.seed, "lora"))
-    add_adapter(unet, config.lora, config.lora_alpha or config.lora, config.lora_targets)
-    trained = sum(weight.numel() for weight in unet.parameters() if weight.requires_grad)
-    print(f"LoRA of rank {config.lora}: {trained / 1e6:.3g} million parameters learn.")
-
-
 class DiffusionTrainer:
     """U-Net, optimizer and data of stage 2: one step, one evaluation, the model at the end."""
 
@@ -272,18 +221,19 @@ class DiffusionTrainer:
         run: Run,
         unet: UNet,
         vae: Autoencoder,
-        text_encoder: TextEncoder,
+        condition: Condition,
         cache: LatentCache,
         order: BucketOrder,
         prompts: Sequence[str],
     ):
         """
         Args:
-            vae, text_encoder: for the previews; training itself reads the cache.
+            vae, condition: for the previews; training itself reads the cache.
             order: of the training pairs, which are the first ones of the cache.
             prompts: of the previews.
         """
         self.config, self.run, self.unet, self.cache, self.order = config, run, unet, cache, order
+        self.condition = condition
         self.device = unet.conv_in.weight.device
         self.precision = Precision(self.device, config.precision)
         self.is_captured = config.compile and is_recordable(self.device, self.precision)
@@ -310,15 +260,18 @@ class DiffusionTrainer:
         self.make_pipeline = partial(
             TextToImage,
             autoencoder=vae,
-            text_encoder=text_encoder,
+            text_encoder=condition.text_encoder,
             schedule=config.schedule,
             prediction=config.objective.prediction,
-            chunks=config.chunks,
+            classes=condition.classes,
+            chunks=condition.chunks,
         )
         self.averaged_pipeline = self.make_pipeline(self.ema.module).to(self.device)
         self.live_pipeline = self.make_pipeline(unet).to(self.device)
         self.averaged_pipeline.use_cache = self.live_pipeline.use_cache = not config.shard
-        self.validation = make_validation(config, cache, order.count, len(schedule), self.device)
+        self.validation = make_validation(
+            config, condition, cache, order.count, len(schedule), self.device
+        )
         self.prompts = prompts
         self.baseline = self.validation.baseline(self.denoiser, config.objective)
         self.batches = PrefetchedBatches(self.read, self.device)
@@ -363,12 +316,12 @@ class DiffusionTrainer:
             self.power_averages.update(self.unet, step)
         return metrics
 
-    def read(self, step: int) -> tuple[Latents, Context, Timesteps, Latents]:
-        """Read what a step is computed from: latents, contexts, timesteps and noise."""
+    def read(self, step: int) -> tuple[Tensor, ...]:
+        """Read what a step is computed from: latents, timesteps, noise, and the condition."""
         config = self.config
         numbers = collectives.rank_share(step * config.batch_size, config.batch_size)
         own = torch.tensor(collectives.rank_share(0, config.batch_size))
-        latents, context = self.cache.batch(
+        latents, captions = self.cache.batch(
             self.order.indices(step)[own],
             generators(config.seed, "train", numbers),
             config.caption_dropout,
@@ -377,40 +330,44 @@ class DiffusionTrainer:
         t, noise = sample_timesteps_and_noise(
             latents, self.denoiser.schedule, config.objective, random
         )
-        return latents, context, t, noise
+        return latents, t, noise, *self.condition.read(self.cache, captions)
 
     def train_on(
         self,
         learning_rate: Rate,
         average_rate: Rate,
         latents: Latents,
-        context: Context,
         t: Timesteps,
         noise: Latents,
+        *given: Tensor,
     ) -> dict[str, Tensor]:
         """Compute gradients, move weights and their average; return metrics.
 
         The host reads no value here, and so does not wait for a GPU.
+
+        given: what the condition reads.
         """
-        loss = self.backward(latents, context, t, noise)
+        loss = self.backward(latents, t, noise, *given)
         report_progress("updating weights")
         metrics = collectives.mean_metrics({"loss": loss})
         metrics |= self.optimizer_step(metrics, {"optimizer": learning_rate})
         self.ema.move(self.unet, average_rate, metrics["step_applied"])
         return metrics
 
-    def backward(self, latents: Latents, context: Context, t: Timesteps, noise: Latents) -> Scalar:
+    def backward(self, latents: Latents, t: Timesteps, noise: Latents, *given: Tensor) -> Scalar:
         """Add the gradient of the batch's mean loss to the weights; return that loss.
 
         The batch is computed in `accumulate` equal parts, one after the other.
         """
-        parts, losses = self.config.accumulate, []
-        chunks = (tensor.chunk(parts) for tensor in (latents, context, t, noise))
-        for latents, context, t, noise in zip(*chunks, strict=True):
+        parts, objective = self.config.accumulate, self.config.objective
+        losses: list[Scalar] = []
+        chunks = (tensor.chunk(parts) for tensor in (latents, t, noise, *given))
+        for latents, t, noise, *rest in zip(*chunks, strict=True):
             with distributed.gradient_sync(self.network, now=len(losses) == parts - 1):
                 with self.precision:
+                    conditioning = self.condition.conditioning(*rest)
                     loss = denoising_loss(
-                        self.denoiser, latents, context, self.config.objective, t=t, noise=noise
+                        self.denoiser, latents, conditioning, objective, t=t, noise=noise
                     ).mean()
                 (loss * self.optimizer_step.scale / parts).backward()
             losses.append(loss.detach())
@@ -432,15 +389,16 @@ class DiffusionTrainer:
         columns = 4 if len(self.prompts) % 4 == 0 else len(self.prompts)
         if not collectives.rank():
             save_grid(pictures, columns, self.run.preview(step))
+        verdict = learning_status(losses, self.baseline, self.condition.reads)
         relative = {"val_loss_relative": losses["val"] / self.baseline}
-        return {**losses, **relative, "verdict": learning_status(losses, self.baseline)}
+        return {**losses, **relative, "verdict": verdict}
 
     def draw_prompts(self, pipeline: TextToImage) -> UInt8[Tensor, "n c h w"]:
         """Return a picture of each prompt, on every rank; the ranks share the work."""
         own = collectives.rank_rows(len(self.prompts)).tolist()
         pictures = pipeline(
             [self.prompts[int(k)] for k in own],
-            guidance_scale=self.config.preview_guidance,
+            guidance_scale=1.0 if self.condition.reads == "none" else self.config.preview_guidance,
             seed=self.config.seed + own[0],
         )
         return collectives.gather_rows(pil_to_tensor(pictures), len(self.prompts))
@@ -466,6 +424,7 @@ def shard_unet(unet: UNet, precision: str) -> None:
 
 def make_validation(
     config: DiffusionTrainingConfig,
+    condition: Condition,
     cache: LatentCache,
     trained: int,
     schedule_steps: int,
@@ -479,10 +438,10 @@ def make_validation(
     chosen = held_out if len(held_out) else torch.arange(min(trained, TRAINING_EVAL_PAIRS))
     chosen = cache.of_most_common_shape(chosen)
     random = generators(config.seed, "validation", chosen.tolist())
-    latents, context = cache.batch(chosen, random, 0.0)
+    latents, captions = cache.batch(chosen, random, 0.0)
     return Validation(
         latents.to(device),
-        context.to(device),
+        condition.conditioning(*condition.read(cache, captions)).to(device),
         schedule_steps=schedule_steps,
         generator=generator(config.seed, "validation noise"),
         batch_size=config.batch_size,

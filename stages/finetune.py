@@ -11,19 +11,21 @@ from torch import Tensor
 from autoencoder import Autoencoder
 from autoencoder.io import read_provenance as read_autoencoder_provenance
 from autoencoder.training.latent_statistics import fold_config_scale
-from conditioning import TextEncoder
 from dataset.images.pixel_format import PIXELS_KEY, PixelFormat, recorded_format
-from foundation.errors import UserError
+from foundation.errors import UserError, listed
 from foundation.hashing import tensors_sha256
+from foundation.json_reading import check_type
 from foundation.shapes import Images
+from interop.provenance import read_facts
 from ldm.denoiser import Prediction
 from ldm.pipeline import scheduler_config
 from ldm.pipeline.compatibility import SAME_LATENTS, check_components
 from ldm.pipeline.io import infer_prediction
 from ldm.schedule import ScheduleConfig
 from ldm.unet import UNet
+from ldm.unet.io import PROVENANCE, read_text_chunks
 from ldm.unet.io import read_provenance as read_unet_provenance
-from ldm.unet.io import read_text_chunks
+from stages.condition import SHOWN_CLASSES, Condition
 
 NoiseProcess = tuple[ScheduleConfig, Prediction]  # how noise is added, and what the U-Net predicts
 
@@ -113,31 +115,45 @@ def save_with_frozen_encoder(
 # U-Nets.
 
 
-def load_unet(source: Path, size: int, vae: Autoencoder, text_encoder: TextEncoder) -> UNet:
+def load_unet(source: Path, size: int, vae: Autoencoder, condition: Condition) -> UNet:
     """Load a U-Net to train on; print a note if it was trained with other encoders.
 
     size: side of the training images in pixels.
 
     Raises:
-        UserError: it takes more than noise and a text, or does not go with the encoders.
+        UserError: it takes more than noise, or reads something else than is trained on here, or
+            does not go with the encoders.
     """
     unet = UNet.load(source)
     config = unet.config
-    if config.in_channels != config.out_channels or unet.class_embedding is not None:
+    if config.in_channels != config.out_channels or config.class_embed_type is not None:
         raise UserError(
-            f"--init-from {source}: this U-Net draws from more than noise and a text (it takes "
+            f"--init-from {source}: this U-Net draws from more than noise (it takes "
             f"{config.in_channels} channels and gives {config.out_channels}), which is not trained "
             "here."
         )
+    reads = "text" if config.conditional else "class" if config.num_class_embeds else "none"
+    if reads != condition.reads or (config.conditional and config.num_class_embeds):
+        raise UserError(
+            f"--init-from {source}: this U-Net was trained with --condition {reads}, and here it "
+            f"is {condition.reads}. Give the same, or train from the beginning."
+        )
+    if reads == "class":
+        check_classes(source, config.num_class_embeds, condition.classes)
+    encoder = condition.text_encoder
+    width = None if encoder is None else encoder.width
     try:
-        check_components(config, vae.config.latent_channels, context_width=text_encoder.width)
+        check_components(config, vae.config.latent_channels, context_width=width)
     except UserError as error:
         raise UserError(
             f"--init-from {source}: {error} Give its own --vae and --text-encoder, or train from "
             "the beginning."
         ) from error
     provenance = read_unet_provenance(source)
-    for name, sha256 in (("autoencoder", vae.sha256), ("text_encoder", text_encoder.sha256)):
+    encoders = {"autoencoder": vae.sha256}
+    if encoder is not None:
+        encoders["text_encoder"] = encoder.sha256
+    for name, sha256 in encoders.items():
         trained_with = provenance.get(f"{name}_sha256", sha256)
         if trained_with != sha256:
             print(
@@ -147,6 +163,28 @@ def load_unet(source: Path, size: int, vae: Autoencoder, text_encoder: TextEncod
             )
     unet.config = replace(config, sample_size=size // vae.factor)
     return unet
+
+
+def check_classes(source: Path, count: int | None, classes: tuple[str, ...]) -> None:
+    """Refuse a U-Net with other classes than those of the images."""
+    theirs = read_classes(source)
+    if count == len(classes) + 1 and theirs in (classes, None):
+        return
+    listing = "does not say their names" if theirs is None else listed(theirs, SHOWN_CLASSES)
+    raise UserError(
+        f"--init-from {source}: this U-Net draws {(count or 1) - 1} classes ({listing}), and the "
+        f"images have {len(classes)} ({listed(classes, SHOWN_CLASSES)}). Give images of the same "
+        "classes, or train from the beginning."
+    )
+
+
+def read_classes(source: Path) -> tuple[str, ...] | None:
+    """Return the names of the classes of a model; None if its files do not say them."""
+    for folder in (source / "model", source):
+        facts = read_facts(folder / PROVENANCE)
+        if names := facts.get("classes"):
+            return check_type(names, tuple[str, ...], folder / PROVENANCE, "classes")
+    return None
 
 
 def choose_text_chunks(asked: int | None, source: Path | None) -> int:
@@ -167,9 +205,7 @@ def choose_text_chunks(asked: int | None, source: Path | None) -> int:
     return trained if asked is None else asked
 
 
-def check_noise_process(
-    source: Path, unet: UNet, text_encoder: TextEncoder, ours: NoiseProcess
-) -> None:
+def check_noise_process(source: Path, unet: UNet, condition: Condition, ours: NoiseProcess) -> None:
     """Check that the flags say what the U-Net of `source` was trained on.
 
     Where its files do not say, the flags are believed, with a note.
@@ -179,7 +215,7 @@ def check_noise_process(
     Raises:
         UserError: they differ; names the flags that it was trained with.
     """
-    theirs = read_noise_process(source, unet, text_encoder)
+    theirs = read_noise_process(source, unet, condition)
     if theirs is None:
         print(
             f"note: {source} does not say what its U-Net predicts, nor on which noise; it is taken "
@@ -192,7 +228,7 @@ def check_noise_process(
         )
 
 
-def read_noise_process(source: Path, unet: UNet, text_encoder: TextEncoder) -> NoiseProcess | None:
+def read_noise_process(source: Path, unet: UNet, condition: Condition) -> NoiseProcess | None:
     """Return what the files of a U-Net say that it was trained on; None if they do not say.
 
     A single file that does not name the prediction shows it by what the network outputs.
@@ -200,7 +236,9 @@ def read_noise_process(source: Path, unet: UNet, text_encoder: TextEncoder) -> N
     if source.is_file():
         schedule, prediction = scheduler_config.from_single_file(source)
         if prediction is None:
-            prediction = infer_prediction(unet.eval(), text_encoder([""]).cpu())
+            encoder = condition.text_encoder
+            null_context = None if encoder is None else encoder([""]).cpu()
+            prediction = infer_prediction(unet.eval(), null_context)
             unet.train()
         return schedule, prediction
     for folder in (source / "model", source, source.parent):

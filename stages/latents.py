@@ -1,7 +1,6 @@
 """The cache of latents and text contexts that stage 2 trains on, in its run folder."""
 
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import torch
@@ -9,8 +8,6 @@ from torch import Tensor
 
 from autoencoder import Autoencoder
 from autoencoder.io import read_provenance
-from conditioning import TextEncoder
-from conditioning.prompt_weighting import encode_chunks
 from dataset.buckets import Buckets
 from dataset.captions.choice import caption_draws
 from dataset.images.pixel_format import recorded_format
@@ -21,6 +18,7 @@ from dataset.latent_cache.cache import LatentCache, verify_cache
 from dataset.parallel import WorkShare
 from dataset.table import PairList
 from foundation import collectives
+from stages.condition import Condition
 from stages.diffusion import DiffusionTrainingConfig
 from training.logging.progress import progress_bar
 from training.run import Run
@@ -29,25 +27,28 @@ from training.watchdog import report_progress
 FLOAT16_BYTES = 2
 
 
-def encoder_hashes(vae: Autoencoder, text_encoder: TextEncoder) -> dict[str, Any]:
-    """Return what identifies both encoders, so that a run resumes with the same weights.
+def encoder_hashes(vae: Autoencoder, condition: Condition) -> dict[str, Any]:
+    """Return what identifies encoders and classes, so that a run resumes with the same.
 
-    Their paths do not: they may come to hold other weights.
+    The paths of encoders do not: they may come to hold other weights.
     """
     statistics = *(vae.config.latents_mean or ()), *(vae.config.latents_std or ())
     return {
         "vae_sha256": vae.sha256,
         "vae_scaling": [vae.config.scaling_factor, vae.config.shift_factor, *statistics],
-        "text_encoder_sha256": text_encoder.sha256,
+        **condition.describe(),
     }
 
 
 def cache_bytes(
-    config: DiffusionTrainingConfig, pairs: PairList, vae: Autoencoder, text_encoder: TextEncoder
+    config: DiffusionTrainingConfig, pairs: PairList, vae: Autoencoder, condition: Condition
 ) -> int:
     """Return the size of the cache of these pairs if no two images and captions are equal."""
     moments = 2 * vae.config.latent_channels * (config.size // vae.factor) ** 2
-    context = config.chunks * text_encoder.tokens * text_encoder.width
+    if condition.text_encoder is None:
+        return FLOAT16_BYTES * moments * len(pairs)
+    (example,) = condition.example(1)
+    context = example.numel()
     texts = 1 + len(caption_draws(pairs, config.variants(), len(pairs)).texts)
     return FLOAT16_BYTES * (moments * len(pairs) + context * texts)
 
@@ -59,7 +60,7 @@ def open_latent_cache(
     trained: int,
     buckets: Buckets,
     vae: Autoencoder,
-    text_encoder: TextEncoder,
+    condition: Condition,
     identity: dict[str, Any],
 ) -> LatentCache:
     """Open the run's cache of latents and contexts; on the first start all ranks build it.
@@ -99,7 +100,7 @@ def open_latent_cache(
         pairs,
         transform,
         encode_images,
-        partial(encode_chunks, text_encoder, chunks=config.chunks),
+        condition.encode,
         folder,
         identity,
         buckets=buckets,

@@ -10,7 +10,6 @@ from autoencoder import Autoencoder
 from autoencoder.training.discriminator import Discriminator
 from autoencoder.training.loss import AutoencoderLoss
 from autoencoder.training.step import AutoencoderTraining
-from conditioning import TextEncoder
 from conditioning.clip import Clip
 from conditioning.clip_loss import contrastive_loss
 from ldm.denoiser import Denoiser
@@ -19,6 +18,7 @@ from ldm.schedule import make_schedule
 from ldm.unet import UNet
 from stages.autoencoder import AutoencoderTrainingConfig
 from stages.clip import ClipTrainingConfig
+from stages.condition import Condition
 from stages.diffusion import DiffusionTrainingConfig
 from training.config import EMATrainingConfig
 from training.posthoc_ema import SIGMA_RELS
@@ -61,11 +61,11 @@ def autoencoder_work(config: AutoencoderTrainingConfig, networks: AutoencoderTra
 
 
 def diffusion_work(
-    config: DiffusionTrainingConfig, unet: UNet, vae: Autoencoder, text_encoder: TextEncoder
+    config: DiffusionTrainingConfig, unet: UNet, vae: Autoencoder, condition: Condition
 ) -> StepWork:
     """Return the work of a step of stage 2. The encoders stay in memory, to draw previews."""
-    side, tokens = config.size // vae.factor, config.chunks * text_encoder.tokens
-    latent, context = (vae.config.latent_channels, side, side), (tokens, text_encoder.width)
+    side = config.size // vae.factor
+    latent = vae.config.latent_channels, side, side
     # Made here, with data, since it checks the values of the schedule.
     denoiser = Denoiser(unet, make_schedule(config.schedule), config.objective.prediction)
 
@@ -73,20 +73,22 @@ def diffusion_work(
         network = cast(UNet, copies[0])
         network.gradient_checkpointing = config.gradient_checkpointing
         denoiser.network = network
-        given = [torch.empty(parts * images, *rest) for rest in (latent, latent, context)]
-        for latents, noise, texts in list(zip(*(g.split(images) for g in given), strict=True))[
+        count = parts * images
+        batch = torch.empty(count, *latent), torch.empty(count, *latent), *condition.example(count)
+        for latents, noise, *given in list(zip(*(b.split(images) for b in batch), strict=True))[
             :MOST_PARTS
         ]:
             t = torch.zeros(images, dtype=torch.long)
+            conditioning = condition.conditioning(*given)
             with precision:
                 loss = denoising_loss(
-                    denoiser, latents, texts, config.objective, t=t, noise=noise
+                    denoiser, latents, conditioning, config.objective, t=t, noise=noise
                 ).mean()
             torch.autograd.backward(loss)
 
     return StepWork(
         trained=[unet],
-        frozen=[vae, text_encoder],
+        frozen=[vae] if condition.text_encoder is None else [vae, condition.text_encoder],
         averaged=average_bytes(config, unet),
         add_gradients=add_gradients,
     )

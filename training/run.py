@@ -51,6 +51,8 @@ FREE_FLAGS = (
     *("dry_run", "images_per_second", "find_batch_size", "overfit", "verify_cache"),
 )
 LARGEST_HISTORY = 2**30  # bytes
+# Flags that are newer than some runs, with what these did.
+ADDED = {"condition": "text"}
 ABSENT = object()  # stands for the value of a flag that only the other config has
 Differences = dict[str, tuple[Any, Any]]  # name of a flag -> (value before, value now)
 
@@ -61,7 +63,10 @@ def config_differences(
     """Return every flag that differs and changes what is computed; `loss.kl_weight` if nested."""
     differences: Differences = {}
     for key in sorted(old.keys() | new.keys()):
-        before, now = old.get(key, ABSENT), new.get(key, ABSENT)
+        before, now = (
+            old.get(key, ABSENT if prefix else ADDED.get(key, ABSENT)),
+            new.get(key, ABSENT),
+        )
         if before == now or (not prefix and key in FREE_FLAGS):
             continue
         if before is ABSENT and (now is None or now is False or now in ((), [], "")):

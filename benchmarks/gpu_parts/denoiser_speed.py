@@ -20,6 +20,7 @@ from dataset.latent_cache.cache import LatentCache
 from dataset.order import BucketOrder
 from ldm.loss import ObjectiveConfig
 from ldm.unet import PRESETS, UNet, UNetConfig
+from stages.condition import TextCondition
 from stages.diffusion import DiffusionTrainer, DiffusionTrainingConfig
 from training.precision import Precision
 from training.run import Run
@@ -152,7 +153,8 @@ def our_trainer(
     fill_zeros(unet)
     order = BucketOrder(np.zeros(batch_size, int), batch_size, 0)
     run = Run(folder, config)
-    return DiffusionTrainer(config, run, unet, vae, WidthOnly(width), cache, order, ())
+    condition = TextCondition(WidthOnly(width))
+    return DiffusionTrainer(config, run, unet, vae, condition, cache, order, ())
 
 
 def their_unet(config: UNetConfig) -> Any:

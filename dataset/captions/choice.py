@@ -12,7 +12,7 @@ from torch import Tensor
 from dataset.captions.rows import captions_hash
 from dataset.captions.variants import CaptionChoice, TagVariants
 from dataset.source import as_lines
-from dataset.table import NO_CAPTION, ComputedStrings, PairList, Table, ranges
+from dataset.table import NO_CAPTION, ComputedStrings, PackedStrings, PairList, Table, ranges
 from foundation.errors import UserError, listed
 
 NO_CHOICE = CaptionChoice(languages={})
@@ -40,6 +40,23 @@ def choose_captions(pairs: PairList, choice: CaptionChoice) -> PairList:
         else:
             texts = ChosenCaptions(texts, np.arange(len(texts)), choice)
         table = replace(table, captions=texts, folder=None)
+    return PairList(table, pairs.rows)
+
+
+def without_captions(pairs: PairList) -> PairList:
+    """Return the same images without captions, for models that read none."""
+    count = len(pairs.table)
+    no_caption = np.frombuffer(captions_hash(NO_CAPTION), np.uint8)
+    hashes = np.broadcast_to(no_caption, (count, len(no_caption)))
+    table = replace(
+        pairs.table,
+        captions=PackedStrings(np.full(count, ord("\n"), np.uint8), np.arange(count + 1)),
+        caption_starts=np.arange(count + 1),
+        columns={**pairs.table.columns, "captions_hash": hashes},
+        folder=None,
+        caption_weights=None,
+        caption_languages=None,
+    )
     return PairList(table, pairs.rows)
 
 

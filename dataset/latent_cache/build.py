@@ -20,7 +20,7 @@ from dataset.buckets import Buckets
 from dataset.captions.choice import CaptionDraws
 from dataset.images.transform import ImageTransform, PixelTensor, refuse_random_crop
 from dataset.latent_cache.block_file import BLOCKS, BlockFile, to_float16
-from dataset.latent_cache.cache import MARK, LatentCache, describe_cache, hash_pairs
+from dataset.latent_cache.cache import CONTEXT, MARK, LatentCache, describe_cache, hash_pairs
 from dataset.latent_cache.rows import CacheRows, assign_rows
 from dataset.loader import read_pixels
 from dataset.parallel import ALONE, Progress, WorkShare, no_progress, prefetch
@@ -47,7 +47,7 @@ def build_cache(
     pairs: PairList,
     transform: ImageTransform,
     encode_images: EncodeImages,
-    encode_texts: EncodeTexts,
+    encode_texts: EncodeTexts | None,
     folder: Path | str,
     identity: dict[str, Any],
     batch_size: int = 32,
@@ -62,7 +62,7 @@ def build_cache(
     Args:
         encode_images: pixels (b, c, h, w), as the transform gives them, -> moments (b, 2c, h, w),
             mean before log-variance.
-        encode_texts: b texts -> (b, tokens, width).
+        encode_texts: b texts -> (b, tokens, width); None: captions are numbered, not encoded.
         folder: replaced if it is an earlier latent cache.
         identity: JSON; all that the numbers depend on besides files and captions: the transform,
             the hashes of the weights, the precision of the encoding, the shapes.
@@ -87,9 +87,11 @@ def build_cache(
         process.barrier()
         rows = assign_rows(pairs, buckets, draws)
         write = partial(write_share, process=process, batch_size=batch_size, progress=progress)
-        context = BlockFile(unfinished / "context.npy", len(rows.captions))
-        write(context, rows.captions, list, encode_texts, name="the caption {!r}".format)
-        files = [context]
+        files: list[BlockFile] = []
+        if encode_texts is not None:
+            context = BlockFile(unfinished / CONTEXT, len(rows.captions))
+            write(context, rows.captions, list, encode_texts, name="the caption {!r}".format)
+            files.append(context)
         for k, bucket_transform in enumerate(transforms):
             paths = PairList(pairs.table, pairs.rows[rows.images[k]]).paths
             read = partial(read_pixels, transform=bucket_transform)

@@ -3,11 +3,13 @@
 latent_cache.json   the identity (how and from what the numbers were made); sha256 of all blocks
 moments-0.npy ...   float16 (images, 2c, h, w), one file per shape: mean and log-variance of each
                     posterior
-context.npy         float16 (captions, tokens, width): text embeddings; row 0: the empty caption
+context.npy         float16 (captions, tokens, width): text embeddings; row 0: the empty caption.
+                    Only for models that read text
 shape.npy           (pairs): number of the moments file
 image_rows.npy      (pairs): row in that file
 caption_starts.npy  (pairs + 1): where a pair's captions begin in caption_rows.npy
-caption_rows.npy    row in context.npy of every caption of every pair, or of every variant of one
+caption_rows.npy    number of every caption of every pair, or of every variant of one: its row in
+                    context.npy
 caption_chances.npy (captions): only if some are drawn more often; as in `CaptionDraws`
 sha256.npy, captions_hash.npy       (pairs): of files and captions, to name those that changed
 
@@ -37,6 +39,7 @@ from foundation.files import read_json
 from foundation.json_reading import from_json, load_object
 
 MARK = "latent_cache.json"
+CONTEXT = "context.npy"
 FORMAT = 2
 
 
@@ -46,7 +49,7 @@ class LatentCache:
     def __init__(
         self,
         moments: list[Float16[Tensor, "images m h w"]],
-        context: Float16[Tensor, "captions l d"],
+        context: Float16[Tensor, "captions l d"] | None,
         shape: UInt8[Tensor, " pairs"],
         image_rows: Int[Tensor, " pairs"],
         caption_starts: Int[Tensor, " pairs_plus_1"],
@@ -92,12 +95,14 @@ class LatentCache:
                 + f"\nDelete {folder} so that it is built again, or use the same settings and data "
                 "as before."
             )
-        moments = [f"moments-{k}.npy" for k in range(len(cached["blocks"]) - 1)]
-        files = ["context", "shape", "image_rows", "caption_starts", "caption_rows"]
+        has_context = CONTEXT in cached["blocks"]
+        moments = [f"moments-{k}.npy" for k in range(len(cached["blocks"]) - has_context)]
+        files = ["shape", "image_rows", "caption_starts", "caption_rows"]
         files += ["caption_chances"] * weighted
         return cls(
             [map_array(folder / name, 4) for name in moments],
-            *(map_array(folder / f"{file}.npy", 3 if file == "context" else 1) for file in files),
+            map_array(folder / CONTEXT, 3) if has_context else None,
+            *(map_array(folder / f"{file}.npy", 1) for file in files),
         )
 
     def __len__(self) -> int:
@@ -113,22 +118,24 @@ class LatentCache:
         indices: Int[Tensor, " b"],
         generators: Sequence[torch.Generator],
         caption_dropout: float,
-    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b l d"]]:
-        """Sample latents from the posteriors of these pairs, and return them with their contexts.
+    ) -> tuple[Float[Tensor, "b c h w"], Int[Tensor, " b"]]:
+        """Sample latents from the posteriors of these pairs, and a caption of each.
 
         Args:
             indices: pairs whose images all have the same shape.
             generators: one per pair, so that the draws for a pair do not depend on the others.
             caption_dropout: chance of the empty caption; otherwise one of the pair's captions is
                 drawn.
+
+        Returns:
+            latents, and the numbers of the captions; 0 is the empty one.
         """
         draws = [torch.rand(2, generator=each, dtype=torch.float64) for each in generators]
         caption_draw, dropout_draw = torch.stack(draws, dim=1)
         starts, chances = self.caption_starts, self.caption_chances
         captions = draw_captions(starts, chances, indices, caption_draw)
-        rows = self.caption_rows.index_select(0, captions)
-        rows = torch.where(dropout_draw < caption_dropout, 0, rows)
-        context = self.context.index_select(0, rows).float()
+        numbers = self.caption_rows.index_select(0, captions)
+        numbers = torch.where(dropout_draw < caption_dropout, 0, numbers)
 
         shapes = self.shape.index_select(0, indices)
         assert (shapes == shapes[0]).all(), "a batch holds images of one shape"
@@ -136,7 +143,12 @@ class LatentCache:
         moments = self.moments[int(shapes[0])].index_select(0, rows).float()
         mean, logvar = moments.chunk(2, dim=1)
         noise = torch.stack([torch.randn(mean.shape[1:], generator=each) for each in generators])
-        return mean + (0.5 * logvar).exp() * noise, context
+        return mean + (0.5 * logvar).exp() * noise, numbers
+
+    def contexts(self, numbers: Int[Tensor, " b"]) -> Float[Tensor, "b l d"]:
+        """Return the contexts of captions. numbers: as from `batch`."""
+        assert self.context is not None, "this cache was built for a model that reads no text"
+        return self.context.index_select(0, numbers).float()
 
 
 @dataclass(frozen=True)

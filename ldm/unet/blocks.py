@@ -18,8 +18,10 @@ from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVa
 from foundation.shapes import Context, Features
 from ldm.unet.config import BlockOptions, UNetConfig, per_level
 from ldm.unet.layers import (
+    AttentionLayer,
     Downsample,
     ResidualBlock,
+    SelfAttention,
     SpatialTransformer,
     TimeFeatures,
     Upsample,
@@ -30,14 +32,17 @@ AnyFeatures = Float[Tensor, "b _ h w"]  # of any number of channels
 
 
 class UNetBlock(nn.Module):
-    """Residual blocks at one size, each followed by a transformer as long as these last.
+    """Residual blocks at one size, each followed by an attention layer as long as these last.
 
-    widths_in: channels that each residual block receives; all of them give `width`.
     Subclasses say how features enter and leave.
+
+    Args:
+        widths_in: channels that each residual block receives; all of them give `width`.
+        attentions: how many attention layers there are.
     """
 
     def __init__(
-        self, widths_in: list[int], width: int, transformers: int, **options: Unpack[BlockOptions]
+        self, widths_in: list[int], width: int, attentions: int, **options: Unpack[BlockOptions]
     ):
         super().__init__()
         self.gradient_checkpointing = False
@@ -51,33 +56,23 @@ class UNetBlock(nn.Module):
             )
             for width_in in widths_in
         )
-        self.attentions = nn.ModuleList(
-            SpatialTransformer(
-                width,
-                options["context_width"],
-                options["heads"],
-                groups=options["groups"],
-                linear_projection=options["linear_projection"],
-                only_cross_attention=options["only_cross_attention"],
-            )
-            for _ in range(transformers)
-        )
+        self.attentions = nn.ModuleList(make_attention(width, **options) for _ in range(attentions))
 
-    def layers(self) -> Iterator[tuple[ResidualBlock, SpatialTransformer | None]]:
-        """Return (residual block, transformer or None) in the order in which features pass."""
+    def layers(self) -> Iterator[tuple[ResidualBlock, AttentionLayer | None]]:
+        """Return (residual block, attention layer or None) in the order in which features pass."""
         resnets = of_type(self.resnets, ResidualBlock)
-        attentions = of_type(self.attentions, SpatialTransformer)
+        attentions = of_type(self.attentions, AttentionLayer)
         return zip_longest(resnets, attentions)
 
     def run_layer(
         self,
         resnet: ResidualBlock,
-        attention: SpatialTransformer | None,
+        attention: AttentionLayer | None,
         x: AnyFeatures,
         time: TimeFeatures,
         context: Context | None,
     ) -> AnyFeatures:
-        """Apply a residual block and the transformer after it; checkpointed if that is set."""
+        """Apply a residual block and the attention after it; checkpointed if that is set."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
             # Autocast is restored by `checkpoint`, the kernels of attention on a CPU are not.
             context_fn = same_attention if x.device.type == "cpu" else no_contexts
@@ -93,11 +88,11 @@ class DownBlock(UNetBlock):
         self,
         widths_in: list[int],
         width: int,
-        transformers: int,
+        attentions: int,
         last: bool,
         **options: Unpack[BlockOptions],
     ):
-        super().__init__(widths_in, width, transformers, **options)
+        super().__init__(widths_in, width, attentions, **options)
         self.downsamplers = nn.ModuleList([] if last else [Downsample(width)])
 
     def forward(
@@ -128,11 +123,11 @@ class UpBlock(UNetBlock):
         self,
         widths_in: list[int],
         width: int,
-        transformers: int,
+        attentions: int,
         last: bool,
         **options: Unpack[BlockOptions],
     ):
-        super().__init__(widths_in, width, transformers, **options)
+        super().__init__(widths_in, width, attentions, **options)
         self.upsamplers = nn.ModuleList([] if last else [Upsample(width)])
 
     def forward(
@@ -152,14 +147,28 @@ class UpBlock(UNetBlock):
 
 def apply_layer(
     resnet: ResidualBlock,
-    attention: SpatialTransformer | None,
+    attention: AttentionLayer | None,
     x: AnyFeatures,
     time: TimeFeatures,
     context: Context | None,
 ) -> AnyFeatures:
-    """Apply a residual block and the transformer after it, if there is one."""
+    """Apply a residual block and the attention after it, if there is one."""
     x = resnet(x, time)
     return x if attention is None else attention(x, context)
+
+
+def make_attention(width: int, **options: Unpack[BlockOptions]) -> AttentionLayer:
+    """Make an attention layer: with the text in a transformer, or of the pixels alone."""
+    if not options["attends_to_text"]:
+        return SelfAttention(width, options["heads"], groups=options["groups"])
+    return SpatialTransformer(
+        width,
+        options["context_width"],
+        options["heads"],
+        groups=options["groups"],
+        linear_projection=options["linear_projection"],
+        only_cross_attention=options["only_cross_attention"],
+    )
 
 
 Contexts = tuple[AbstractContextManager[object], AbstractContextManager[object]]
@@ -193,10 +202,10 @@ def make_down_blocks(config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:
     kinds = config.down_block_types
     for level, (width, depth, kind) in enumerate(zip(widths, depths, kinds, strict=True)):
         widths_in = [skips[-1]] + [width] * (depth - 1)
-        transformers = depth if "CrossAttn" in kind else 0
+        attentions = depth if "Attn" in kind else 0
         last = level == len(widths) - 1
-        options = config.block_options(level)
-        blocks.append(DownBlock(widths_in, width, transformers, last, **options))
+        options = config.block_options(level, kind)
+        blocks.append(DownBlock(widths_in, width, attentions, last, **options))
         skips += [width] * (depth if last else depth + 1)
     return blocks, skips
 
@@ -204,7 +213,7 @@ def make_down_blocks(config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:
 def make_mid_block(config: UNetConfig) -> MidBlock:
     """Make the block between both sides; it always has self-attention where it attends to text."""
     width, attends = config.block_out_channels[-1], "CrossAttn" in config.mid_block_type
-    options = config.block_options(-1)
+    options = config.block_options(-1, config.mid_block_type)
     options["only_cross_attention"] = False
     return MidBlock([width] * (1 + attends), width, int(attends), **options)
 
@@ -216,8 +225,8 @@ def make_up_blocks(config: UNetConfig, skips: list[int]) -> nn.ModuleList:
     for level, kind in zip(reversed(range(len(depths))), config.up_block_types, strict=True):
         width, depth = config.block_out_channels[level], depths[level] + 1
         widths_in = [x + skips.pop() for x in [width_in] + [width] * (depth - 1)]
-        transformers = depth if "CrossAttn" in kind else 0
-        options = config.block_options(level)
-        blocks.append(UpBlock(widths_in, width, transformers, level == 0, **options))
+        attentions = depth if "Attn" in kind else 0
+        options = config.block_options(level, kind)
+        blocks.append(UpBlock(widths_in, width, attentions, level == 0, **options))
         width_in = width
     return blocks

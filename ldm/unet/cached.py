@@ -17,9 +17,9 @@ from foundation.errors import UserError
 from foundation.shapes import Context, Features, Timesteps
 from ldm.unet.blocks import DownBlock, UNetBlock, UpBlock
 from ldm.unet.layers import (
+    AttentionLayer,
     CrossAttentionKV,
     ResidualBlock,
-    SpatialTransformer,
     TimeShift,
     Upsample,
     UpsampleKernel,
@@ -31,7 +31,7 @@ from ldm.unet.unet import ClassLabels, UNet, to_fast_layout
 
 # One list per block, in the order in which features pass.
 BlockShifts = list[TimeShift]  # one per residual block
-BlockKV = list[list[CrossAttentionKV]]  # one list per transformer
+BlockKV = list[list[CrossAttentionKV]]  # one list per attention layer
 
 
 @runtime_checkable
@@ -114,7 +114,7 @@ class CachedUNet:
 
 
 def project_context(block: UNetBlock, context: Context) -> BlockKV:
-    """Compute the keys and values of each transformer of a block."""
+    """Compute the keys and values of each attention layer of a block."""
     return [attention.project_context(context) for _, attention in block.layers() if attention]
 
 
@@ -189,15 +189,13 @@ def run_up_block(
     return x
 
 
-CachedLayer = tuple[
-    ResidualBlock, TimeShift, SpatialTransformer | None, list[CrossAttentionKV] | None
-]
+CachedLayer = tuple[ResidualBlock, TimeShift, AttentionLayer | None, list[CrossAttentionKV] | None]
 
 
 def cached_layers(
     block: UNetBlock, shifts: BlockShifts, keys_values: BlockKV
 ) -> Iterator[CachedLayer]:
-    """Yield (residual block, its shift, transformer, its keys and values) of each layer."""
+    """Yield (residual block, its shift, attention layer, its keys and values) of each layer."""
     for (resnet, attention), shift, kv in zip_longest(block.layers(), shifts, keys_values):
         yield resnet, shift, attention, kv
 
@@ -206,9 +204,9 @@ def run_layer(
     x: Features,
     resnet: ResidualBlock,
     shift: TimeShift,
-    attention: SpatialTransformer | None,
+    attention: AttentionLayer | None,
     keys_values: list[CrossAttentionKV] | None,
 ) -> Float[Tensor, "rows c_out h w"]:
-    """Apply a residual block and the transformer after it, if there is one."""
+    """Apply a residual block and the attention after it, if there is one."""
     x = resnet.forward_shifted(x, shift)
     return x if attention is None else attention.forward_attending(x, keys_values or [])

@@ -1,5 +1,6 @@
 """The architecture of the U-Net as a config, with the field names of diffusers' config.json."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import TypedDict, TypeVar
 
@@ -12,6 +13,7 @@ T = TypeVar("T", int, bool)
 class BlockOptions(TypedDict):
     """What the down block and the up block of a level share."""
 
+    attends_to_text: bool
     heads: int
     time_width: int
     context_width: int
@@ -36,13 +38,16 @@ class UNetConfig:
     sample_size: int | tuple[int, int] | None = 64  # side of the latents in training; not a limit
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)  # per level
     layers_per_block: int | tuple[int, ...] = 2  # residual blocks per level, on the way down
-    # Blocks with CrossAttn in their name attend to the text.
+    # Blocks with CrossAttn in their name attend to the text, those with Attn alone only to
+    # themselves.
     down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
     mid_block_type: str = "UNetMidBlock2DCrossAttn"
     up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3  # smallest first
     only_cross_attention: bool | tuple[bool, ...] = False  # no self-attention, but in the middle
     cross_attention_dim: int | None = 768  # width of the text embedding; None: not conditional
-    attention_head_dim: int | tuple[int, ...] = 8  # NUMBER of heads, per level or for all
+    attention_head_dim: int | tuple[int, ...] = (
+        8  # NUMBER of heads; of blocks without text, width of one
+    )
     use_linear_projection: bool = False  # shape of two weights: SD 1.x False, SD 2.x True
     upcast_attention: bool = False  # ignored: attention here always accumulates in fp32
     norm_num_groups: int = 32  # of each group norm; divides the channels of every level
@@ -74,18 +79,66 @@ class UNetConfig:
                 )
             # No layer uses the number, but diffusers does not open a folder without it.
             object.__setattr__(self, "cross_attention_dim", type(self).cross_attention_dim)
-        heads_per_level = per_level(self.attention_head_dim, levels)
-        for channels, heads in zip(self.block_out_channels, heads_per_level, strict=True):
+        for channels in self.block_out_channels:
             if channels < 1 or channels % self.norm_num_groups or channels % 2:
                 raise UserError(
                     f"block_out_channels: {channels} must be even and a multiple of "
                     f"norm_num_groups={self.norm_num_groups}."
                 )
-            if self.conditional and (heads < 1 or channels % heads):
-                raise UserError(
-                    f"attention_head_dim: {channels} channels do not split into {heads} heads "
-                    "(the name is diffusers'; it counts heads)."
-                )
+        kinds = zip(self.down_block_types, reversed(self.up_block_types), strict=True)
+        for level, pair in enumerate(kinds):
+            for kind in pair:
+                self.heads(level, kind)
+        self.heads(-1, self.mid_block_type)
+
+    def heads(self, level: int, kind: str) -> int:
+        """Return the number of heads in the attention of a block; 1 if it has none.
+
+        `attention_head_dim` is that number in blocks that attend to text, and the width of a head
+        in others: so diffusers reads it.
+
+        Raises:
+            UserError: the channels do not split into so many heads.
+        """
+        if "Attn" not in kind:
+            return 1
+        channels = self.block_out_channels[level]
+        numbers = per_level(self.attention_head_dim, len(self.block_out_channels))
+        attends_to_text = "CrossAttn" in kind
+        if not attends_to_text and len(set(numbers)) > 1:
+            raise UserError(
+                f"attention_head_dim={numbers}: blocks of the type {kind} need the same number at "
+                "all levels, since diffusers reads several in another order on the way up."
+            )
+        number = numbers[level]
+        if number < 1 or channels % number:
+            what = "heads" if attends_to_text else "channels for each head"
+            raise UserError(
+                f"attention_head_dim: {channels} channels do not split into {number} {what} "
+                "(the name is diffusers': it counts heads where blocks attend to text)."
+            )
+        return number if attends_to_text else channels // number
+
+    def without_text(self) -> "UNetConfig":
+        """Return the same architecture with attention of the pixels to each other alone.
+
+        All heads get the width of the narrowest one, or a divisor of it. diffusers has no such
+        attention in the middle block, which therefore has a single residual block.
+        """
+        heads = per_level(self.attention_head_dim, len(self.block_out_channels))
+        kinds = zip(self.down_block_types, reversed(self.up_block_types), strict=True)
+        attends = [any("Attn" in kind for kind in pair) for pair in kinds]
+        levels = zip(self.block_out_channels, heads, attends, strict=True)
+        head_widths = [channels // count for channels, count, attends in levels if attends]
+        return replace(
+            self,
+            down_block_types=tuple(kind.replace("Cross", "") for kind in self.down_block_types),
+            mid_block_type="UNetMidBlock2D",
+            up_block_types=tuple(kind.replace("Cross", "") for kind in self.up_block_types),
+            attention_head_dim=math.gcd(*head_widths) or self.block_out_channels[0],
+            only_cross_attention=False,
+            cross_attention_dim=None,
+        )
 
     @property
     def conditional(self) -> bool:
@@ -93,12 +146,13 @@ class UNetConfig:
         types = (*self.down_block_types, self.mid_block_type, *self.up_block_types)
         return any("CrossAttn" in block for block in types)
 
-    def block_options(self, level: int) -> BlockOptions:
-        """Return what the down block and the up block of a level share."""
+    def block_options(self, level: int, kind: str) -> BlockOptions:
+        """Return the options of a block. kind: its type, by the name of diffusers."""
         levels = len(self.block_out_channels)
         assert self.cross_attention_dim is not None  # see __post_init__
         return BlockOptions(
-            heads=per_level(self.attention_head_dim, levels)[level],
+            attends_to_text="CrossAttn" in kind,
+            heads=self.heads(level, kind),
             time_width=4 * self.block_out_channels[0],
             context_width=self.cross_attention_dim,
             groups=self.norm_num_groups,
@@ -130,9 +184,9 @@ PER_LEVEL = (
 )
 CHOICES = {
     "class_embed_type": (None, "timestep"),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "AttnDownBlock2D"),
     "mid_block_type": ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "AttnUpBlock2D"),
 }
 
 

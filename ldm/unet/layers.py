@@ -10,6 +10,7 @@ default format is as fast in fp32, and much faster in bf16, where the group norm
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import TypeVar
 
 import torch
@@ -119,6 +120,11 @@ class ResidualBlock(nn.Module):
         return self.conv_shortcut(x) + h
 
 
+def split_heads(x: Tokens, heads: int) -> Float[Tensor, "b heads n head_width"]:
+    """Split the channels of tokens among the heads of an attention."""
+    return x.reshape(*x.shape[:-1], heads, -1).transpose(1, 2)
+
+
 class Attention(nn.Module):
     """Multi-head attention of tokens to themselves, or to the keys and values of a context."""
 
@@ -132,13 +138,11 @@ class Attention(nn.Module):
 
     def project(self, source: Float[Tensor, "b l d"]) -> CrossAttentionKV:
         """Compute keys and values of the tokens that are attended to."""
-        return self.split_heads(self.to_k(source)), self.split_heads(self.to_v(source))
-
-    def split_heads(self, x: Tokens) -> Float[Tensor, "b heads n head_width"]:
-        return x.reshape(*x.shape[:-1], self.heads, -1).transpose(1, 2)
+        keys, values = self.to_k(source), self.to_v(source)
+        return split_heads(keys, self.heads), split_heads(values, self.heads)
 
     def forward(self, x: Tokens, keys_values: CrossAttentionKV | None = None) -> Tokens:
-        queries = self.split_heads(self.to_q(x))
+        queries = split_heads(self.to_q(x), self.heads)
         keys, values = self.project(x) if keys_values is None else keys_values
         attended = F.scaled_dot_product_attention(queries, keys, values)
         return self.to_out[0](attended.transpose(1, 2).flatten(2))
@@ -204,7 +208,51 @@ class TransformerBlock(nn.Module):
         return x + self.ff(self.norm3(x))
 
 
-class SpatialTransformer(nn.Module):
+class AttentionLayer(nn.Module, ABC):
+    """A layer in which the pixels of a feature map attend to each other, and perhaps to a text."""
+
+    def forward(self, x: Features, context: Context | None) -> Features:
+        return self.forward_attending(x, self.project_context(context))
+
+    @abstractmethod
+    def project_context(self, context: Context | None) -> list[CrossAttentionKV]:
+        """Compute the keys and values of each attention layer that attends to the text."""
+
+    @abstractmethod
+    def forward_attending(
+        self, x: Features, keys_values: list[CrossAttentionKV]
+    ) -> Float[Tensor, "more_rows c h w"]:
+        """Apply the layer; there are as many rows as in `keys_values`, if there are any."""
+
+
+class SelfAttention(AttentionLayer):
+    """Attention of the pixels to each other alone, added to them, for models without text."""
+
+    def __init__(self, width: int, heads: int, *, groups: int):
+        super().__init__()
+        self.heads = heads
+        self.group_norm = GroupNorm(groups, width, eps=1e-5)
+        self.to_q = nn.Linear(width, width)
+        self.to_k = nn.Linear(width, width)
+        self.to_v = nn.Linear(width, width)
+        self.to_out = nn.ModuleList([zero_init(nn.Linear(width, width))])
+
+    def project_context(self, context: Context | None) -> list[CrossAttentionKV]:
+        return []
+
+    def forward_attending(
+        self, x: Features, keys_values: list[CrossAttentionKV]
+    ) -> Float[Tensor, "b c h w"]:
+        tokens = self.group_norm(x).flatten(2).mT  # (b, h w, c); in channels_last a view
+        queries, keys, values = (
+            split_heads(layer(tokens), self.heads) for layer in (self.to_q, self.to_k, self.to_v)
+        )
+        tokens = F.scaled_dot_product_attention(queries, keys, values)
+        tokens = self.to_out[0](tokens.transpose(1, 2).flatten(2))
+        return x + tokens.mT.reshape(x.shape)
+
+
+class SpatialTransformer(AttentionLayer):
     """A transformer block on the pixels of a feature map, added to it."""
 
     def __init__(
@@ -226,11 +274,8 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = zero_init(projection(width, linear_projection))
 
-    def forward(self, x: Features, context: Context) -> Features:
-        return self.forward_attending(x, self.project_context(context))
-
-    def project_context(self, context: Context) -> list[CrossAttentionKV]:
-        """Compute the keys and values of each attention layer that attends to the text."""
+    def project_context(self, context: Context | None) -> list[CrossAttentionKV]:
+        assert context is not None, "the U-Net has checked that there is a context"
         (block,) = of_type(self.transformer_blocks, TransformerBlock)
         return block.project_context(context)
 

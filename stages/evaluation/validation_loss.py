@@ -7,7 +7,7 @@ from torch import Tensor
 from foundation.hashing import generators
 from foundation.shapes import Latents
 from ldm import TextToImage
-from ldm.denoiser import Denoiser
+from ldm.denoiser import Denoiser, concatenate
 from ldm.loss import ObjectiveConfig, denoising_loss
 from ldm.pipeline.conditioning import is_text_conditional
 from ldm.validation import ZeroNetwork
@@ -45,8 +45,8 @@ def losses_by_timestep(
     Returns:
         "loss" of the network and "loss of zero", of one that outputs zero: one row each image.
     """
-    conditionings = [pipeline.condition_on(caption)[0][0].text for caption in captions]
-    context = torch.cat([text for text in conditionings if text is not None])
+    conditioning = concatenate([pipeline.condition_on(caption)[0][0] for caption in captions])
+    conditioning = conditioning.to(latents.device)
     random = generators(seed, "validation noise", numbers)
     noise = torch.stack([torch.randn(latents.shape[1:], generator=one) for one in random])
     noise = noise.to(latents.device)
@@ -59,7 +59,7 @@ def losses_by_timestep(
             denoising_loss(
                 network,
                 latents,
-                context,
+                conditioning,
                 objective,
                 t=torch.full((len(latents),), t, device=latents.device),
                 noise=noise,

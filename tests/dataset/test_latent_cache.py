@@ -45,7 +45,8 @@ def build(root: Path, pairs: PairList | None = None, **changes) -> LatentCache:
 def draw(cache: LatentCache, indices=ALL, dropout: float = 0.0, seed: int = 0):
     """Return latents and contexts, drawn with one generator per pair."""
     generators = [torch.Generator().manual_seed(10**6 * seed + k) for k in range(len(indices))]
-    return cache.batch(indices, generators, dropout)
+    latents, captions = cache.batch(indices, generators, dropout)
+    return latents, cache.contexts(captions)
 
 
 def cache_folders(root: Path) -> list[str]:

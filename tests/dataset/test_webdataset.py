@@ -105,7 +105,8 @@ def test_shards_are_split_and_cached_like_a_folder(tmp_path):
     pairs = train + held_out
     build(tmp_path / "cache", pairs)
     cache = LatentCache.open(tmp_path / "cache", IDENTITY, pairs)
-    _, context = cache.batch(torch.arange(SAMPLES), [torch.Generator()] * SAMPLES, 0.0)
+    _, captions = cache.batch(torch.arange(SAMPLES), [torch.Generator()] * SAMPLES, 0.0)
+    context = cache.contexts(captions)
     lengths = [[float(len(text)) for text in pair.captions] for pair in pairs]
     for value, allowed in zip(context[:, 0, 0].tolist(), lengths, strict=True):
         assert value in allowed

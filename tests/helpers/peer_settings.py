@@ -108,6 +108,19 @@ ODD_UNETS = {
         "mid_block_type": "UNetMidBlock2D",
         "up_block_types": ("UpBlock2D",) * 2,
     },
+    "no text, self-attention at one level": {
+        **SMALL_UNET,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "mid_block_type": "UNetMidBlock2D",
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 8,
+    },
+    "self-attention and text": {
+        **SMALL_UNET,
+        "down_block_types": ("AttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "AttnUpBlock2D"),
+        "attention_head_dim": 8,
+    },
     "x4 upscaler, narrow": {
         **X4_UPSCALER,
         "block_out_channels": (16, 32, 32, 48),

@@ -119,10 +119,11 @@ def test_a_training_uses_all_contexts_and_its_model_records_their_number(trained
     for k, text in enumerate(order):
         generators = [torch.Generator().manual_seed(0)]
         for dropout, expected in ((0.0, text), (1.0, "")):
-            _, context = cache.batch(torch.tensor([k]), generators, dropout)
+            _, captions = cache.batch(torch.tensor([k]), generators, dropout)
+            context = cache.contexts(captions)
             expected_context = context_of(encoder, expected)
             torch.testing.assert_close(context, expected_context, atol=2e-3, rtol=1e-3)
-    assert trainer.validation.context.shape[1] == 2 * encoder.tokens
+    assert trainer.validation.conditioning.text.shape[1] == 2 * encoder.tokens
     assert trainer.averaged_pipeline.chunks == trainer.live_pipeline.chunks == 2
     assert read_json(run / "config.json")["text_chunks"] == 2
     for place in ("", "unet"):

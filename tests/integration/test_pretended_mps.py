@@ -19,7 +19,7 @@ from conditioning.clip import Clip
 from conditioning.clip_loss import ContrastiveLoss
 from evaluation.retrieval import recall_at
 from foundation import collectives
-from ldm.denoiser import Denoiser
+from ldm.denoiser import Conditioning, Denoiser
 from ldm.loss import ObjectiveConfig, denoising_loss, sample_timesteps_and_noise
 from ldm.samplers import SAMPLERS
 from ldm.samplers.noise import InterpolatedNoise, SeededNoise, slerp
@@ -103,7 +103,9 @@ def unet_loss(device: Device) -> tuple[nn.Module, torch.Tensor]:
     t, noise = sample_timesteps_and_noise(latents, schedule, ObjectiveConfig(), generators)
     context = randn(2, 5, unet.config.cross_attention_dim).to(device)
     denoiser = Denoiser(unet, schedule.to(device), "velocity")
-    losses = denoising_loss(denoiser, latents, context, ObjectiveConfig(), t=t, noise=noise)
+    losses = denoising_loss(
+        denoiser, latents, Conditioning(text=context), ObjectiveConfig(), t=t, noise=noise
+    )
     return unet, losses.mean()
 
 

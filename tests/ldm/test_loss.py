@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from foundation.errors import UserError
-from ldm.denoiser import Denoiser
+from ldm.denoiser import NOTHING, Denoiser
 from ldm.loss import (
     ObjectiveConfig,
     denoising_loss,
@@ -50,7 +50,7 @@ def test_the_loss_of_a_zero_output_is_the_weight_times_the_mean_square_of_the_ta
     denoiser = Denoiser(ZeroNetwork(), schedule, prediction)
     latents = torch.randn(200, 4, 16, 16, generator=generator())
     t, noise = sample_timesteps_and_noise(latents, schedule, objective, generators(len(latents)))
-    loss = denoising_loss(denoiser, latents, None, objective, t=t, noise=noise)
+    loss = denoising_loss(denoiser, latents, NOTHING, objective, t=t, noise=noise)
     # The flow is a difference of two numbers of unit variance, the others have unit variance.
     mean_square = 2 if prediction == "flow" else 1
     expected = mean_square * loss_weight(*schedule(t), prediction, objective).flatten()
@@ -66,7 +66,7 @@ def test_the_loss_is_per_sample_and_zero_for_a_perfect_prediction():
     t, noise = torch.tensor([10, 900]), torch.randn(2, 4, 8, 8, generator=generator())
     latents = torch.zeros_like(noise)
     noise[0] = 0  # then the velocity is zero, as the network outputs
-    loss = denoising_loss(denoiser, latents, None, objective, t=t, noise=noise)
+    loss = denoising_loss(denoiser, latents, NOTHING, objective, t=t, noise=noise)
     alpha, _ = denoiser.schedule(t)
     assert loss[0] == 0
     torch.testing.assert_close(loss[1], (alpha[1] * noise[1]).square().mean())

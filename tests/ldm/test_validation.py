@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from foundation.errors import UserError
-from ldm.denoiser import Denoiser
+from ldm.denoiser import Conditioning, Denoiser
 from ldm.loss import ObjectiveConfig
 from ldm.schedule import ScheduleConfig, make_schedule
 from ldm.validation import Validation, check_latent_std, learning_status
@@ -32,7 +32,7 @@ def make(indices: torch.Tensor | None = None) -> tuple[Validation, Denoiser]:
     schedule = make_schedule(ScheduleConfig())
     validation = Validation(
         latents,
-        latents.flatten(1)[:, None],  # the context holds the latents
+        Conditioning(text=latents.flatten(1)[:, None]),  # the context holds the latents
         schedule_steps=len(schedule),
         generator=torch.Generator().manual_seed(1),
         batch_size=8,
@@ -53,7 +53,7 @@ def test_processes_that_share_the_pairs_measure_the_same_loss():
     """Each evaluates its part; `gather` is replaced by the losses of both, in order."""
     whole, denoiser = make()
     parts = [make(indices=torch.arange(first, first + 16))[0] for first in (0, 16)]
-    losses = torch.cat([part.losses(denoiser, OBJECTIVE, part.context) for part in parts])
+    losses = torch.cat([part.losses(denoiser, OBJECTIVE, part.conditioning) for part in parts])
     for part in parts:
         part.gather = lambda own, count: losses
     expected = whole.loss(denoiser, OBJECTIVE)

@@ -1,0 +1,186 @@
+"""Stage 2 on classes and on images alone: data, training, resuming, and the models."""
+
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import sample
+import train_ldm
+from dataset.folder import read_folder
+from dataset.table import PairList, split
+from foundation.errors import UserError
+from foundation.files import read_json, write_json
+from ldm import TextToImage
+from stages.condition import class_condition
+from stages.diffusion import DiffusionTrainer
+from tests.helpers.bad_calls import command, make_world, refusal
+from tests.helpers.images import picture
+from tests.helpers.random_models import pixels
+from tests.helpers.short_runs import killed_in_step, numbers
+
+CLASSES = ("bag", "boot", "shirt")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """Untrained models, and class folders with five images each."""
+    root = make_world(tmp_path_factory.mktemp("world"))
+    for k in range(15):
+        picture(folder_of(root, k) / f"{k}.png", seed=k, size=(32, 32))
+    return root
+
+
+def folder_of(root: Path, k: int) -> Path:
+    folder = root / "classes" / CLASSES[k % 3]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def pairs_of(folder: Path) -> PairList:
+    return read_folder(folder).pairs
+
+
+def training(world: Path, out: Path, condition: str, *flags: object) -> list[str]:
+    """Arguments of a training of three steps on the class folders."""
+    own = ("--data", world / "classes", "--condition", condition, "--steps", 3, "--held-out", 0.2)
+    words = command(train_ldm, world, out, *own, "--log-every", 1, *flags)
+    place = words.index("--text-encoder")
+    return words[:place] + words[place + 2 :]
+
+
+def test_classes_are_the_captions_in_alphabetical_order(world):
+    pairs = pairs_of(world / "classes")
+    condition = class_condition(*split(pairs, 0.2))
+    assert condition.classes == CLASSES
+    train, held_out = split(pairs, 0.2)
+    order = list(dict.fromkeys(pair.captions[0] for pair in [*train, *held_out]))
+    assert condition.labels.tolist() == [3, *(CLASSES.index(name) for name in order)]
+
+
+def test_what_is_no_class_is_refused(world, tmp_path):
+    captioned = pairs_of(world / "data")  # each image has a caption of its own
+    with pytest.raises(UserError, match=r"12 images have 12 different captions.*--condition text"):
+        class_condition(captioned, captioned[:0])
+    one = read_folder(world / "classes" / "bag", allow_missing_captions=True).pairs
+    with pytest.raises(UserError, match=r"5 images have no class"):
+        class_condition(one, one[:0])
+    pairs = pairs_of(world / "classes")
+    bags = pairs.where(np.array([pair.captions[0] == "bag" for pair in pairs]))
+    others = pairs.where(np.array([pair.captions[0] != "bag" for pair in pairs]))
+    with pytest.raises(UserError, match=r"one class, 'bag'.*--condition none"):
+        class_condition(bags, bags[:0])
+    with pytest.raises(UserError, match=r"all images of bag are held out"):
+        class_condition(others, bags)
+
+
+@pytest.mark.parametrize("condition", ["class", "none"])
+def test_a_training_is_resumed_exactly_and_its_model_draws(world, tmp_path, condition, capsys):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    train_ldm.main(training(world, straight, condition))
+    again = training(world, killed, condition, "--save-every", 2)
+    with killed_in_step(DiffusionTrainer, 2):
+        train_ldm.main(again)
+    train_ldm.main(again)
+    weights = [load_file(run / "model/unet/diffusion_pytorch_model.safetensors")
+               for run in (straight, killed)]  # fmt: skip
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert numbers(straight) == numbers(killed)
+    assert not (straight / "model" / "text_encoder").exists()
+    assert not (straight / "cache" / "context.npy").exists()
+    model = TextToImage.load(straight)
+    assert model.unet.config.down_block_types == ("DownBlock2D", "AttnDownBlock2D")
+    assert model.classes == (CLASSES if condition == "class" else ())
+    assert model.unet.config.num_class_embeds == (4 if condition == "class" else None)
+    prompt = "boot" if condition == "class" else ""
+    drawing = [prompt, "--model", straight, "--out", tmp_path / "plain", "--steps", 2]
+    sample.main(list(map(str, drawing)))
+    drawing[4:5] = [tmp_path / "guided", "--weak-model", killed / "state" / "step-0000002"]
+    sample.main(list(map(str, drawing)))
+    plain, guided = (tmp_path / name / "00000.png" for name in ("plain", "guided"))
+    assert plain.read_bytes() != guided.read_bytes()
+    metrics = [line for line in numbers(straight) if "val" in line]
+    assert ("val/wrong_class" in metrics[-1]) == (condition == "class")
+
+
+def test_each_image_is_trained_with_its_class_or_without(world, tmp_path):
+    pairs, _ = split(pairs_of(world / "classes"), 0.2)
+    seen: list[int] = []
+
+    class Watched(DiffusionTrainer):
+        def train_on(self, *arguments):
+            *_, labels = arguments
+            images = self.order.indices(len(seen) // 4).tolist()
+            for label, k in zip(labels.tolist(), images, strict=True):
+                assert label == 3 or CLASSES[label] == pairs[k].captions[0]
+            seen.extend(labels.tolist())
+            return super().train_on(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_ldm, "DiffusionTrainer", Watched)
+        train_ldm.main(training(world, tmp_path / "run", "class", "--caption-dropout", 0.3))
+    assert len(seen) == 12 and 3 in seen and len(set(seen)) > 2
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
+def test_a_model_without_text_opens_in_diffusers_and_draws_the_same(world, tmp_path):
+    """StableDiffusionPipeline wants a text embedding, and the U-Net does not look at it."""
+    train_ldm.main(training(world, tmp_path / "run", "none"))
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(
+        tmp_path / "run" / "model", text_encoder=None, tokenizer=None, low_cpu_mem_usage=False
+    )
+    theirs.set_progress_bar_config(disable=True)
+    unused = {"prompt_embeds": torch.zeros(1, 1, 1), "guidance_scale": 1.0}
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    size = {"height": 32, "width": 32, "num_inference_steps": 5}
+    (drawn,) = theirs(latents=latents, **unused, **size).images
+    (ours,) = TextToImage.load(tmp_path / "run")("", steps=5, seed=3)
+    assert np.abs(pixels(ours) - pixels(drawn)).max() <= 1
+
+
+def test_fine_tuning_continues_a_model_of_the_same_classes_only(world, tmp_path, capsys):
+    first = tmp_path / "first"
+    train_ldm.main(training(world, first, "class"))
+    train_ldm.main(training(world, tmp_path / "next", "class", "--init-from", first))
+    wrong = training(world, tmp_path / "wrong", "none", "--init-from", first)
+    printed = refusal(capsys, train_ldm, wrong)
+    assert "--condition class" in printed and "none" in printed
+    for k in range(6):
+        folder = tmp_path / "others" / ("cat", "dog")[k % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture(folder / f"{k}.png", seed=k, size=(32, 32))
+    other = training(world, tmp_path / "wrong", "class", "--init-from", first)
+    other[other.index(str(world / "classes"))] = str(tmp_path / "others")
+    printed = refusal(capsys, train_ldm, other)
+    assert "cat" in printed and "boot" in printed
+
+
+@pytest.mark.parametrize(
+    ("condition", "flags", "named"),
+    [
+        ("none", ("--text-encoder", "clip"), "--text-encoder"),
+        ("class", ("--caption-prefix", "a photo of"), "--caption-prefix"),
+        ("none", ("--preview-prompts", "a boot"), "--preview-prompts"),
+        ("class", ("--preview-prompts", "boots"), "boots"),
+        ("text", (), "--text-encoder"),
+    ],
+)
+def test_settings_of_texts_are_refused_without_texts(
+    world, tmp_path, capsys, condition, flags, named
+):
+    printed = refusal(capsys, train_ldm, training(world, tmp_path / "run", condition, *flags))
+    assert named in printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_older_than_the_flag_goes_on(world, tmp_path):
+    run = tmp_path / "run"
+    flags = command(train_ldm, world, run, "--steps", 2)
+    train_ldm.main(flags)
+    config = read_json(run / "config.json")
+    assert config.pop("condition") == "text"
+    write_json(run / "config.json", config)
+    train_ldm.main(flags)  # it is finished, and its settings are the same
