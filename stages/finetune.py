@@ -126,14 +126,15 @@ def load_unet(source: Path, size: int, vae: Autoencoder, condition: Condition) -
     """
     unet = UNet.load(source)
     config = unet.config
-    if config.in_channels != config.out_channels or config.class_embed_type is not None:
+    has_classes = config.num_class_embeds is not None or config.class_embed_type is not None
+    if config.in_channels != config.out_channels or (config.conditional and has_classes):
         raise UserError(
-            f"--init-from {source}: this U-Net draws from more than noise (it takes "
-            f"{config.in_channels} channels and gives {config.out_channels}), which is not trained "
-            "here."
+            f"--init-from {source}: this U-Net draws from more than noise and a text or a class "
+            f"(it takes {config.in_channels} channels and gives {config.out_channels}), which is "
+            "not trained here."
         )
-    reads = "text" if config.conditional else "class" if config.num_class_embeds else "none"
-    if reads != condition.reads or (config.conditional and config.num_class_embeds):
+    reads = "text" if config.conditional else "class" if has_classes else "none"
+    if reads != condition.reads:
         raise UserError(
             f"--init-from {source}: this U-Net was trained with --condition {reads}, and here it "
             f"is {condition.reads}. Give the same, or train from the beginning."
