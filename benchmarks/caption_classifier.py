@@ -8,7 +8,7 @@ It had no part in the model that it measures: evaluate.py model --classifier run
 gives the share of samples that show what their captions say, and its features are a feature space.
 
 Writes TorchScript, and beside it runs/classifier.json with the captions in the order of the
-logits and the accuracy on real test images. On Fashion-MNIST it takes seven minutes of one core.
+logits and the accuracy on real test images. On Fashion-MNIST it takes nine minutes of one core.
 """
 
 import sys
@@ -50,7 +50,7 @@ class Config:
     test: Path  # data folder with the same captions, to measure the accuracy on
     out: Path  # TorchScript file to write, such as runs/classifier.pt
     size: Positive[int] = 32  # side of the images in pixels, a multiple of 8
-    epochs: Positive[int] = 5  # passes over the training images
+    epochs: Positive[int] = 8  # passes over the training images
     batch_size: Positive[int] = 128  # images per step
     learning_rate: Positive[float] = 3e-3  # of AdamW, at its highest
     seed: Seed = 0  # of the weights, the order and the shifts
@@ -76,6 +76,9 @@ class CaptionClassifier(nn.Module):
     def forward(self, images: Tensor, return_features: bool = False) -> Tensor:
         pixels = images.float() / 127.5 - 1
         features = self.hidden(self.convolutions(pixels).flatten(1))
+        if not self.training:  # what is seen must not depend on the direction
+            mirrored = self.convolutions(pixels.flip(-1)).flatten(1)
+            features = (features + self.hidden(mirrored)) / 2
         return features if return_features else self.head(features)
 
 
