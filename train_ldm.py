@@ -33,13 +33,13 @@ from stages.build_unet import build_unet, set_up_lora, side_multiple
 from stages.condition import SHOWN_CLASSES, Condition
 from stages.conditioned_data import make_condition, preview_prompts, read_conditioned_pairs
 from stages.data import data_identity, print_long_captions, read_shapes
-from stages.diffusion import PRESETS, DiffusionTrainer, DiffusionTrainingConfig
+from stages.diffusion import BEST, PRESETS, DiffusionTrainer, DiffusionTrainingConfig
 from stages.finetune import choose_text_chunks, init_identity
 from stages.latents import cache_bytes, encoder_hashes, open_latent_cache
-from stages.lora import save_lora
 from stages.memory import diffusion_work
 from stages.plan import RunPlan, describe_averages
 from training.acceleration.compiled import check_compiler
+from training.best import BestModel
 from training.cli import parse, pick_device, run_main
 from training.config_json import to_json
 from training.loop import train
@@ -85,6 +85,7 @@ def start(config: DiffusionTrainingConfig) -> None:
         work=lambda config: diffusion_work(config, unet, vae, condition),
         pairs=pairs,
         cache=cache_bytes(config, pairs + held_out, vae, condition),
+        keeps_best=(keeps_best := bool(held_out) and config.best_by != "none"),
     )
     plan.print_remarks()
     if config.dry_run:
@@ -105,7 +106,12 @@ def start(config: DiffusionTrainingConfig) -> None:
     check_first_batch(config, cache, order)
     unet = unet.to(device)
     trainer = DiffusionTrainer(config, run, unet, vae, condition, cache, order, prompts)
-    train(run, config.plan(), trainer.state, trainer.step, trainer.evaluate, "train_ldm")
+    best = None
+    if keeps_best:
+        best = BestModel(
+            run.best, BEST, lambda folder, facts: trainer.save(folder, {**provenance, **facts})
+        )
+    train(run, config.plan(), trainer.state, trainer.step, trainer.evaluate, "train_ldm", best)
     finish(config, run, trainer, provenance)
 
 
@@ -144,13 +150,8 @@ def finish(
     provenance: dict[str, Any],
 ) -> None:
     """Write the model, or the LoRA, and say how to draw with it."""
-    if config.lora is None:
-        trainer.save(provenance)
-        kind, flag = "model", "--model"
-    else:
-        if not collectives.rank():
-            save_lora(trainer.ema.module, run.model, provenance)
-        kind, flag = "LoRA", "--lora"
+    trainer.save(run.model, provenance)
+    kind, flag = ("model", "--model") if config.lora is None else ("LoRA", "--lora")
     run.finish(config.steps)
     prompt = {"text": "PROMPT", "class": f'"{trainer.prompts[0]}"', "none": '""'}
     print(
@@ -181,7 +182,10 @@ def print_plan(
     )
     print(describe_averages(config, unet))
     if not held_out:
-        print("note: nothing is held out, so the validation loss is measured on training images.")
+        print(
+            "note: nothing is held out, so the validation loss is measured on training images, and "
+            "no best/ is kept."
+        )
 
 
 if __name__ == "__main__":

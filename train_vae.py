@@ -19,6 +19,8 @@ from dataset.table import Pair
 from foundation import collectives
 from foundation.hashing import derived_seed
 from stages.autoencoder import (
+    BEST,
+    BEST_STATISTICS_IMAGES,
     EVAL_IMAGES,
     PRESETS,
     AutoencoderTrainer,
@@ -32,6 +34,7 @@ from stages.finetune import print_other_format
 from stages.memory import autoencoder_work
 from stages.plan import RunPlan, describe_averages
 from training.acceleration.compiled import check_compiler
+from training.best import BestModel
 from training.cli import parse, pick_device, run_main
 from training.config_json import to_json
 from training.logging.progress import progress_bar
@@ -65,6 +68,7 @@ def start(config: AutoencoderTrainingConfig) -> None:
         device=device,
         work=lambda config: autoencoder_work(config, networks),
         pairs=pairs,
+        keeps_best=(keeps_best := bool(held_out) and config.best_by != "none"),
     )
     plan.print_remarks()
     if config.dry_run:
@@ -82,8 +86,12 @@ def start(config: AutoencoderTrainingConfig) -> None:
     batches = make_batches(config, pairs, transform, buckets)
     eval_images = read_pixels((held_out or pairs)[:EVAL_IMAGES].paths, transform)
     trainer = AutoencoderTrainer(config, run, networks, batches, eval_images)
-    train(run, config.plan(), trainer.state, trainer.step, trainer.evaluate, "train_vae")
-    trainer.save()
+    best = None
+    if keeps_best:
+        few = min(config.statistics_images, BEST_STATISTICS_IMAGES)
+        best = BestModel(run.best, BEST, lambda folder, facts: trainer.save(folder, facts, few))
+    train(run, config.plan(), trainer.state, trainer.step, trainer.evaluate, "train_vae", best)
+    trainer.save(run.model, {}, config.statistics_images)
     run.finish(config.steps)
     print(f"the autoencoder is in {run.model}; train on it with: train_ldm.py --vae {run.path}")
 
@@ -140,6 +148,8 @@ def print_plan(
         f"{config.steps * config.batch_size / images:.1f} epochs.\n{networks.loss.describe()}"
     )
     print(describe_averages(config, autoencoder))
+    if not held_out:
+        print("note: nothing is held out, so training images are evaluated, and no best/ is kept.")
 
 
 if __name__ == "__main__":

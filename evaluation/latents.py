@@ -1,14 +1,17 @@
-"""What the latents of an autoencoder look like, channel by channel.
+"""What the latents of an autoencoder look like, channel by channel, and which carry nothing.
 
 Moments are those of latents as training draws them, samples of the posterior; nothing has to be
 drawn, because the moments of a Gaussian are known.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+MIN_SIGNAL = 0.01  # variance of the mean per variance of the noise; a channel below is dead
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,17 @@ class LatentChannel:
     kurtosis: float
     signal: float
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether it carries noise and no information about the image.
+
+        The KL to N(0, 1) alone does not show that: a constant far from 0 has a large KL. A channel
+        is dead if its mean varies much less, between positions and images, than its noise:
+        var(mean) < 0.01 E[std^2]. (A criterion in the spirit of the active units of Burda et al.
+        2015, arXiv:1509.00519, but independent of the scale of the latents.)
+        """
+        return not self.signal >= MIN_SIGNAL
+
 
 def image_moments(
     mean: Float[Tensor, "n c h w"], logvar: Float[Tensor, "n c h w"]
@@ -36,7 +50,7 @@ def image_moments(
     They are KL, the first four moments of the sampled latent, the square of the mean, the variance
     of the noise.
     """
-    m, logarithm = mean.double().cpu(), logvar.double().cpu()
+    m, logarithm = mean.cpu().double(), logvar.cpu().double()  # MPS has no float64
     v = logarithm.exp()
     parts = [
         0.5 * (m**2 + v - 1 - logarithm),
@@ -60,3 +74,15 @@ def latent_channels(moments: Float[Tensor, "n c 7"]) -> list[LatentChannel]:
         signal = (square - m1**2) / noise if noise > 0 else float("inf")
         found.append(LatentChannel(kl, m1, variance**0.5, kurtosis, signal))
     return found
+
+
+def describe_channels(channels: Sequence[LatentChannel]) -> str:
+    """Return one line about the dead channels, for people."""
+    dead = [k for k, channel in enumerate(channels) if channel.is_dead]
+    if not dead:
+        return f"latent channels: all {len(channels)} are used"
+    return (
+        f"{len(dead)} of {len(channels)} latent channels carry no information "
+        f"({', '.join(map(str, dead))}). Normal in the first hundred steps; later, the weight of "
+        "the KL (kl_weight) is too high, or there are more channels than the images need"
+    )

@@ -1,10 +1,12 @@
-"""Whether a training is healthy: a loss on held-out latents that does not jump, and its meaning.
+"""The loss on held-out latents by timestep, and what it says of a training.
 
 The training loss jumps with the noise levels that are drawn. This one is measured on held-out pairs
-with the same noise and noise levels every time, also in four buckets from clean to noise.
+with the same noise every time, at ten timesteps from clean to noise that count the same. An
+evaluation measures each pair at all of them; a training shares them out among the pairs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -12,11 +14,13 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
 from foundation.errors import UserError
+from foundation.hashing import generators
 from foundation.shapes import Context, Latents, PerSample, Timesteps
 from ldm.denoiser import Conditioning, Denoiser
 from ldm.loss import ObjectiveConfig, denoising_loss
 
-BUCKETS = 4
+TIMESTEPS = 10  # from clean to noise, equally far apart
+BUCKETS = 4  # of timesteps, for which a training gives means
 STD_RANGE = (0.8, 1.25)  # of latents that are meant to have unit variance
 NOT_LEARNING = 0.9  # share of the loss of a network that outputs zero
 TEXT_GAIN = 0.005  # share by which the right caption or class lowers the loss if it is used
@@ -38,43 +42,99 @@ def check_latent_std(latents: Latents) -> None:
         )
 
 
+Losses = Float[Tensor, "pairs timesteps"]
+
+
+def validation_timesteps(schedule_steps: int) -> list[int]:
+    """Return the timesteps at which the loss is measured."""
+    last = schedule_steps - 1
+    return [round((k + 0.5) / TIMESTEPS * last) for k in range(TIMESTEPS)]
+
+
+def validation_noise(latents: Latents, seed: int, numbers: Sequence[int]) -> Latents:
+    """Return the noise for latents: that of pair k depends on the seed and k alone.
+
+    numbers: of the pairs.
+    """
+    random = generators(seed, "validation noise", numbers)
+    noise = torch.stack([torch.randn(latents.shape[1:], generator=one) for one in random])
+    return noise.to(latents.device)
+
+
+@torch.no_grad()
+def validation_losses(
+    denoiser: Denoiser,
+    objective: ObjectiveConfig,
+    latents: Latents,
+    conditioning: Conditioning,
+    t: Int[Tensor, "pairs timesteps"],
+    noise: Latents,
+    batch_size: int,
+) -> Losses:
+    """Return the squared error of what the network predicts, for each pair at its timesteps.
+
+    batch_size: pairs that the network sees at once.
+    """
+    columns: list[Tensor] = []
+    for times in t.unbind(dim=1):
+        losses: list[PerSample] = []
+        for some in torch.split(torch.arange(len(latents), device=latents.device), batch_size):
+            losses.append(
+                denoising_loss(
+                    denoiser,
+                    latents[some],
+                    conditioning.map(lambda rows, some=some: rows[some]),
+                    objective,
+                    t=times[some],
+                    noise=noise[some],
+                )
+            )
+        columns.append(torch.cat(losses))
+    return torch.stack(columns, dim=1)
+
+
+def without_network(denoiser: Denoiser) -> Denoiser:
+    """Return a denoiser whose network outputs zero, as one that has learned nothing."""
+    return Denoiser(ZeroNetwork(), denoiser.schedule, denoiser.prediction)
+
+
 class Validation:
-    """Held-out latents with their noise and timesteps, which are drawn once."""
+    """Held-out latents with their noise and timesteps, which are the same at every call."""
 
     def __init__(
         self,
         latents: Latents,
         conditioning: Conditioning,
         schedule_steps: int,
-        generator: torch.Generator,
+        seed: int,
         batch_size: int,
         indices: Int[Tensor, " n"] | None = None,
-        gather: Callable[[PerSample, int], Float[Tensor, " all"]] | None = None,
+        gather: Callable[[Losses, int], Losses] | None = None,
     ):
-        """Draw a timestep and noise for each of the latents.
+        """Choose timesteps and noise for each of the latents.
+
+        Pairs take turns at the timesteps; each has one, or several if there are few pairs.
 
         Args:
             schedule_steps: number of timesteps of the schedule.
+            seed: of the noise.
             batch_size: pairs that the network sees at once.
             indices: the pairs that this process evaluates, where several share the work.
             gather: collects the losses of all processes in order; called with the losses of this
                 one and with the number of all pairs.
         """
         count, device = len(latents), latents.device
-        indices = torch.arange(count) if indices is None else indices
-        self.bucket = (torch.arange(count) % BUCKETS).to(device)
-        within = torch.rand(count, generator=generator).to(device)
-        t = ((self.bucket + within) / BUCKETS * (schedule_steps - 1)).round().long()
-        noise = torch.randn(latents.shape, generator=generator)
+        own = (torch.arange(count) if indices is None else indices).to(device)
+        turns = torch.arange(count * -(-TIMESTEPS // count)).view(-1, count).T % TIMESTEPS
+        self.t = torch.tensor(validation_timesteps(schedule_steps))[turns].to(device)  # of all
+        noise = validation_noise(latents, seed, range(count))
         wrong = conditioning.map(lambda rows: rows.roll(1, dims=0))
         self.differs = are_different(wrong, conditioning)
-        self.t, self.noise = t[indices.to(device)], noise[indices].to(device)
-        self.latents = latents[indices.to(device)]
-        self.conditioning = conditioning.map(lambda rows: rows[indices.to(device)])
-        self.wrong_conditioning = wrong.map(lambda rows: rows[indices.to(device)])
+        self.latents, self.own_t, self.noise = latents[own], self.t[own], noise[own]
+        self.conditioning = conditioning.map(lambda rows: rows[own])
+        self.wrong_conditioning = wrong.map(lambda rows: rows[own])
         self.batch_size, self.gather = batch_size, gather
 
-    @torch.no_grad()
     def loss(self, denoiser: Denoiser, objective: ObjectiveConfig) -> dict[str, float]:
         """Return mean losses: in all, by bucket, and with the caption or class of another pair.
 
@@ -88,40 +148,28 @@ class Validation:
             kind = "text" if self.conditioning.labels is None else "class"
             means[f"val/wrong_{kind}"] = wrong.mean().item()
         edges = [round(k * len(denoiser.schedule) / BUCKETS) for k in range(BUCKETS + 1)]
-        for k in range(BUCKETS):
-            in_bucket = self.bucket == k
+        for low, high in pairwise(edges):
+            in_bucket = (low <= self.t) & (self.t < high)
             if in_bucket.any():
-                means[f"val/t{edges[k]}-{edges[k + 1] - 1}"] = losses[in_bucket].mean().item()
+                means[f"val/t{low}-{high - 1}"] = losses[in_bucket].mean().item()
         return means
 
-    @torch.no_grad()
     def baseline(self, denoiser: Denoiser, objective: ObjectiveConfig) -> float:
         """Return the mean loss of a network that outputs zero."""
-        untrained = Denoiser(ZeroNetwork(), denoiser.schedule, denoiser.prediction)
-        return self.losses(untrained, objective, self.conditioning).mean().item()
+        return self.losses(without_network(denoiser), objective, self.conditioning).mean().item()
 
     def losses(
         self, denoiser: Denoiser, objective: ObjectiveConfig, conditioning: Conditioning
-    ) -> Float[Tensor, " all"]:
+    ) -> Losses:
         """Return the losses of the pairs of all processes, in order.
 
         conditioning: of the pairs that this process evaluates.
         """
-        losses: list[PerSample] = []
-        order = torch.arange(len(self.latents), device=self.latents.device)
-        for batch in torch.split(order, self.batch_size):
-            losses.append(
-                denoising_loss(
-                    denoiser,
-                    self.latents[batch],
-                    conditioning.map(lambda rows, batch=batch: rows[batch]),
-                    objective,
-                    t=self.t[batch],
-                    noise=self.noise[batch],
-                )
-            )
-        together = torch.cat(losses)
-        return together if self.gather is None else self.gather(together, len(self.bucket))
+        own = validation_losses(
+            *(denoiser, objective, self.latents, conditioning),
+            *(self.own_t, self.noise, self.batch_size),
+        )
+        return own if self.gather is None else self.gather(own, len(self.t))
 
 
 def are_different(one: Conditioning, other: Conditioning) -> bool:

@@ -21,16 +21,18 @@ from dataset.images.transform import ImageTransform, inspect_image, normalize_pi
 from dataset.loader import ImageBatches
 from dataset.options import ReadOptions
 from dataset.source import Source
+from evaluation.latents import describe_channels
 from foundation import collectives
 from foundation.errors import UserError
 from foundation.hashing import derived_seed, generators
-from stages.autoencoder_evaluation import ReconstructionEvaluator, find_perceptual_distance
 from stages.data import Aspect, DataTrainingConfig
+from stages.evaluation.reconstruction import ReconstructionEvaluator, find_perceptual_distance
 from stages.finetune import load_autoencoder, save_with_frozen_encoder
 from training import distributed
 from training.acceleration.captured import CapturedStep, Rate, is_recordable
 from training.acceleration.compiled import compile_and_time
 from training.acceleration.prefetch import PrefetchedBatches
+from training.best import Criterion
 from training.checkpoint import Stateful
 from training.config import EMATrainingConfig, extended
 from training.ema import EMA
@@ -43,6 +45,8 @@ from training.precision import Precision
 from training.run import Run
 from training.watchdog import report_progress
 
+BEST = Criterion(metric="psnr", words="held-out PSNR in dB", higher_is_better=True)
+BEST_STATISTICS_IMAGES = 512  # as `statistics_images`, for best/, which is written more often
 EVAL_IMAGES = 256  # held-out images that an evaluation measures, at most
 PREVIEW_IMAGES = 16  # of these, in a preview
 
@@ -64,6 +68,7 @@ class AutoencoderTrainingConfig(EMATrainingConfig, DataTrainingConfig):
             "training": ("clip_norm", "statistics_images"),
             "loss": ("loss",),
             "discriminator": ("discriminator_rate", "discriminator_width", "discriminator_layers"),
+            "output": ("best_by",),
         },
     )
 
@@ -85,6 +90,8 @@ class AutoencoderTrainingConfig(EMATrainingConfig, DataTrainingConfig):
     discriminator_layers: int = 3  # 1, 2 or 3: it sees patches of 16, 34 or 70 pixels
     # training images on which mean and variance of the latents are measured at the end
     statistics_images: Positive[int] = 4096
+    # keep the weights with the highest PSNR of held-out images in best/; none: do not
+    best_by: Literal["psnr", "none"] = "psnr"
 
 
 # Each preset is an architecture of the same name (autoencoder/model.py) and defaults for it.
@@ -385,16 +392,22 @@ class AutoencoderTrainer:
         if not collectives.rank():
             shown = evaluation.comparison[: 3 * PREVIEW_IMAGES]
             save_grid(shown, columns, self.run.preview(step))
-        verdicts = {"verdict/channels": evaluation.channels.describe()}
+        verdicts = {"verdict/channels": describe_channels(evaluation.channels)}
         if means := self.gan_balance.pop():
             balance = describe_gan_balance(*means.values())
             verdicts["verdict/discriminator"] = f"discriminator: {balance}"
         return {**evaluation.metrics, **verdicts}
 
-    def save(self) -> None:
-        """Write the model: the averaged weights."""
-        provenance = {"weights": "averaged over the last steps (EMA)"}
-        write_model(self.run, self.config, self.ema.module, self.batches, provenance)
+    def save(self, folder: Path, facts: dict[str, Any], statistics_images: int) -> None:
+        """Write a model: the averaged weights.
+
+        Args:
+            facts: further ones, for its provenance.
+            statistics_images: on how many images the latents are measured.
+        """
+        provenance = {"weights": "averaged over the last steps (EMA)", **facts}
+        config = replace(self.config, statistics_images=statistics_images)
+        write_model(self.run, config, self.ema.module, self.batches, provenance, folder)
 
 
 def write_model(

@@ -19,11 +19,11 @@ from foundation.hashing import derived_seed
 from ldm import TextToImage
 from ldm.pipeline.io import read_model_provenance
 from stages.autoencoder import EVAL_IMAGES, AutoencoderTrainingConfig, make_transform, write_model
-from stages.autoencoder_evaluation import ReconstructionEvaluator
 from stages.build_unet import side_multiple
 from stages.conditioned_data import make_condition, read_conditioned_pairs
 from stages.data import read_pairs, read_shapes
 from stages.diffusion import DiffusionTrainingConfig, make_validation
+from stages.evaluation.reconstruction import ReconstructionEvaluator
 from stages.latents import encoder_hashes, open_latent_cache
 from training.config_json import from_json
 from training.logging.progress import progress_bar

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import UInt8
@@ -16,7 +16,7 @@ from dataset.options import ReadOptions
 from dataset.order import BucketOrder
 from foundation import collectives
 from foundation.errors import UserError
-from foundation.hashing import generator, generators
+from foundation.hashing import generators
 from foundation.shapes import Latents, Scalar, Timesteps
 from ldm import TextToImage
 from ldm.denoiser import Denoiser
@@ -29,11 +29,12 @@ from stages.condition import (
     ConditionName,
 )
 from stages.data import Aspect, CaptionTrainingConfig
-from stages.lora import TARGETS, adapter_states
+from stages.lora import TARGETS, adapter_states, save_lora
 from training import distributed
 from training.acceleration.captured import CapturedStep, Rate, is_recordable
 from training.acceleration.compiled import compile_and_time, compile_in_place, eager_mode
 from training.acceleration.prefetch import PrefetchedBatches
+from training.best import Criterion
 from training.checkpoint import Stateful
 from training.config import EMATrainingConfig, extended
 from training.ema import EMA
@@ -45,6 +46,7 @@ from training.precision import DTYPES, Precision
 from training.run import Run
 from training.watchdog import report_progress
 
+BEST = Criterion(metric="val", words="held-out validation loss", higher_is_better=False)
 PREVIEWS = 8  # prompts of a preview, each drawn by the averaged and by the live weights
 EVAL_PAIRS = 1024  # held-out pairs of the validation loss, at most; their latents stay in memory
 TRAINING_EVAL_PAIRS = 256  # training pairs of the validation loss, if none are held out
@@ -72,7 +74,7 @@ class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig):
             "captions": CaptionTrainingConfig.GROUPS["captions"],
             "objective": ("objective",),
             "noise schedule": ("schedule",),
-            "output": ("preview_prompts", "preview_guidance"),
+            "output": ("best_by", "preview_prompts", "preview_guidance"),
             "machine": ("gradient_checkpointing", "shard"),
         },
     )
@@ -98,6 +100,8 @@ class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig):
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     gradient_checkpointing: bool = False  # a third slower, much less memory
     shard: bool = False  # spread weights and optimizer over the GPUs (FSDP), if one is too small
+    # keep the weights with the lowest validation loss of held-out pairs in best/; none: do not
+    best_by: Literal["val", "none"] = "val"
     preview_prompts: tuple[Text, ...] = ()  # drawn at each evaluation; left out: held-out captions
     preview_guidance: Finite = 4.0  # guidance scale of the previews
     allow_missing_captions: bool = False  # images without a caption get the empty one
@@ -403,8 +407,12 @@ class DiffusionTrainer:
         )
         return collectives.gather_rows(pil_to_tensor(pictures), len(self.prompts))
 
-    def save(self, provenance: dict[str, Any]) -> None:
-        """Write the model: the averaged weights as a pipeline folder."""
+    def save(self, folder: Path, provenance: dict[str, Any]) -> None:
+        """Write a model: the averaged weights as a pipeline folder, or as a LoRA."""
+        if self.config.lora is not None:
+            if not collectives.rank():
+                save_lora(self.ema.module, folder, provenance)
+            return
         averages = self.ema.module.state_dict()
         weights = {name: distributed.full_tensor(each).cpu() for name, each in averages.items()}
         if collectives.rank():
@@ -412,7 +420,7 @@ class DiffusionTrainer:
         with torch.device("meta"):
             unet = UNet(self.unet.config)
         unet.load_state_dict(weights, assign=True)
-        self.make_pipeline(unet).save(self.run.model, provenance)
+        self.make_pipeline(unet).save(folder, provenance)
 
 
 def shard_unet(unet: UNet, precision: str) -> None:
@@ -443,7 +451,7 @@ def make_validation(
         latents.to(device),
         condition.conditioning(*condition.read(cache, captions)).to(device),
         schedule_steps=schedule_steps,
-        generator=generator(config.seed, "validation noise"),
+        seed=config.seed,
         batch_size=config.batch_size,
         indices=collectives.rank_rows(len(chosen)),
         gather=collectives.gather_rows,

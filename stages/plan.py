@@ -53,6 +53,7 @@ class RunPlan(Generic[Config]):
         work: returns what a step with other settings would compute.
         pairs: that are trained on.
         cache: bytes of the latent cache; 0 without one.
+        keeps_best: whether the best model is kept beside the last one.
     """
 
     training: str
@@ -61,6 +62,7 @@ class RunPlan(Generic[Config]):
     work: Callable[[Config], StepWork]
     pairs: PairList
     cache: int = 0
+    keeps_best: bool = False
 
     def memory(self, config: Config | None = None, on_gpu: bool = False) -> MemoryEstimate:
         """Estimate the memory of a step.
@@ -134,12 +136,15 @@ class RunPlan(Generic[Config]):
         """Yield lines on the disk that latent cache, states and model take."""
         state, model, cache = self.state_bytes(), self.model_bytes(), self.cache
         states = (KEPT_STATES + 1) * state
-        most = states + model + cache
+        # While a better one is written, the best so far is still there; the last comes after both.
+        models = model * (2 if self.keeps_best else 1)
+        most = states + models + cache
         text = f"disk: {format_bytes(most)} at most: "
         text += f"latent cache {format_bytes(cache)}, " if cache else ""
         yield text + (
             f"states {format_bytes(states)} ({KEPT_STATES} are kept while another one of "
-            f"{format_bytes(state)} is written), model {format_bytes(model)}."
+            f"{format_bytes(state)} is written), model {format_bytes(model)}"
+            f"{f', best model {format_bytes(model)}' if self.keeps_best else ''}."
         )
         free = free_disk(self.config.out)
         if free < most:

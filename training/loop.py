@@ -9,6 +9,7 @@ from torch import Tensor
 
 from foundation import collectives
 from foundation.errors import NotFiniteError, UserError
+from training.best import BestModel
 from training.checkpoint import Stateful
 from training.logging.loggers import open_loggers
 from training.logging.metrics import MetricsFile, NoMetricsFile, RunningMeans
@@ -45,6 +46,7 @@ def train(
     step: Callable[[int], Metrics],
     evaluate: Callable[[int], dict[str, float | str]],
     title: str,
+    best: BestModel | None = None,
 ) -> None:
     """Call `step(0)` ... `step(steps - 1)`, going on from the newest state of the run.
 
@@ -55,6 +57,7 @@ def train(
         evaluate: called after every `evaluate_every` steps and at the end, with the number of
             steps done. It writes the preview, and returns numbers and verdicts (text).
         title: of the progress bar.
+        best: keeps the weights of the best evaluation.
 
     Raises:
         KeyboardInterrupt: a signal asked to stop; the state was saved first.
@@ -81,7 +84,10 @@ def train(
                 reason = write_means(done, means, skipped, metrics, bar)
             if last or done % plan.evaluate_every == 0:
                 report_progress("evaluating")
-                write_evaluation(done, evaluate(done), run, metrics, bar)
+                write_evaluation(done, results := evaluate(done), run, metrics, bar)
+                if best is not None:
+                    report_progress("writing the best model")
+                    best.offer(done, results)
             reason = reason or stop.reason(done)  # asked once; a later signal waits one more step
             if last or reason or done % plan.save_every == 0:
                 report_progress("saving the state")

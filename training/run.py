@@ -7,6 +7,7 @@ metrics.jsonl  tb/     numbers, one JSON object a line, and the same for TensorB
 previews/              images
 state/step-0000500/    to resume
 model/                 to use
+best/                  to use: the weights of the best evaluation, with best.json
 """
 
 import json
@@ -48,7 +49,7 @@ from training.run_lock import LOCK, RunLock
 # Flags that say how to run, not what to compute; they may differ when a run is resumed.
 FREE_FLAGS = (
     *("out", "device", "compile", "workers", "accumulate", "shard", "rank_timeout", "wandb"),
-    *("dry_run", "images_per_second", "find_batch_size", "overfit", "verify_cache"),
+    *("dry_run", "images_per_second", "find_batch_size", "overfit", "verify_cache", "best_by"),
 )
 LARGEST_HISTORY = 2**30  # bytes
 # Flags that are newer than some runs, with what these did.
@@ -232,6 +233,10 @@ class Run:
         return self.path / "model"
 
     @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    @property
     def states(self) -> Path:
         return self.path / "state"
 
@@ -291,8 +296,9 @@ class Run:
     def finish(self, steps: int) -> None:
         """Mark the run as finished; call it on every rank when the model is written."""
         if not collectives.rank():
-            for leftover in self.path.glob(".model*"):  # of a process killed while it wrote
-                patiently(shutil.rmtree, leftover)
+            for name in (".model*", ".best*"):  # of a process killed while it wrote
+                for leftover in self.path.glob(name):
+                    patiently(shutil.rmtree, leftover)
             sync(self.model)
             self.add_history(steps, "finished")
         collectives.barrier()

@@ -1,4 +1,4 @@
-"""Statistics of latents: mean and standard deviation, folded into the network; use of channels.
+"""Statistics of latents: mean and standard deviation, folded into the network.
 
 A diffusion model needs latents of zero mean and unit variance. The statistics of each channel are
 measured once and folded into the two 1x1 convolutions, so that no scale remains that anybody could
@@ -12,16 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from autoencoder.model import Autoencoder
-from autoencoder.posterior import Posterior
-from foundation.collectives import mean as mean_over_ranks
 from foundation.collectives import sum_ranks
 from foundation.errors import UserError
 from foundation.shapes import AnyImages
-
-MIN_SIGNAL = 0.01  # variance of the mean per variance of the noise; a channel below is dead
-
-
-# Mean and standard deviation ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -130,54 +123,6 @@ def write_1x1(conv: nn.Module, weight: Tensor, bias: Tensor) -> None:
     assert isinstance(conv, nn.Conv2d) and conv.bias is not None
     conv.weight.copy_(weight[:, :, None, None])
     conv.bias.copy_(bias)
-
-
-# Use of channels ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ChannelUse:
-    """How much information each latent channel carries."""
-
-    kl: tuple[float, ...]  # KL to N(0, 1) of each channel, in nats per position
-    dead: tuple[int, ...]  # channels that carry noise and no information about the image
-
-    def describe(self) -> str:
-        """Return one line about the dead channels, for people."""
-        if not self.dead:
-            return f"latent channels: all {len(self.kl)} are used"
-        names = ", ".join(map(str, self.dead))
-        return (
-            f"{len(self.dead)} of {len(self.kl)} latent channels carry no information ({names}). "
-            "Normal in the first hundred steps; later, the weight of the KL (kl_weight) is too "
-            "high, or there are more channels than the images need"
-        )
-
-
-@torch.no_grad()
-def measure_channel_use(posteriors: Iterable[Posterior]) -> ChannelUse:
-    """Measure how much each channel carries, over the posteriors of all ranks, in float64.
-
-    Every rank must have posteriors of equally many positions.
-
-    The KL to N(0, 1) alone does not show a dead channel: a constant far from 0 has a large KL. A
-    channel is dead if its mean varies much less, between positions and images, than its noise:
-    var(mean) < 0.01 E[std^2]. (A criterion in the spirit of the active units of Burda et al. 2015,
-    arXiv:1509.00519, but independent of the scale of the latents.)
-    """
-    sums, count = torch.zeros((), dtype=torch.float64), 0
-    for posterior in posteriors:
-        mean, logvar = (x.cpu().double() for x in (posterior.mean, posterior.logvar))
-        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)
-        values = torch.stack([kl, mean, mean.square(), logvar.exp()])
-        sums = sums + values.sum(dim=(1, 3, 4))
-        count += mean[:, 0].numel()
-    if not count:
-        raise ValueError("the use of channels needs at least one posterior")
-    kl, mean, square, noise = mean_over_ranks(sums / count)
-    signals, noises = floats(square - mean.square()), floats(noise)
-    dead = [k for k in range(len(signals)) if signals[k] < MIN_SIGNAL * noises[k]]
-    return ChannelUse(floats(kl), tuple(dead))
 
 
 def floats(tensor: Tensor) -> tuple[float, ...]:

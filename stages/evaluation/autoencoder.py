@@ -11,7 +11,6 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from autoencoder import Autoencoder
-from autoencoder.training.latent_statistics import MIN_SIGNAL
 from dataset.images.pixel_format import PixelFormat
 from dataset.images.transform import (
     ImageTransform,
@@ -31,16 +30,10 @@ from evaluation.distances import all_distances, check_self_test
 from evaluation.estimates import Estimate, mean_estimate
 from evaluation.feature_spaces.choice import ChosenSpaces
 from evaluation.feature_spaces.space import FeatureSpace
-from evaluation.latents import LatentChannel, image_moments, latent_channels
-from evaluation.reconstruction import SSIM_WINDOW, psnr, ssim
+from evaluation.latents import LatentChannel, latent_channels
+from evaluation.reconstruction import psnr
 from foundation.errors import UserError
 from foundation.hashing import generators
-from stages.autoencoder_evaluation import (
-    Perceptual,
-    describe_missing_lpips,
-    find_backbones,
-    find_perceptual_distance,
-)
 from stages.evaluation.blocks import Blocks, Rows, identity_hash
 from stages.evaluation.data import (
     SEEN_CHANNELS,
@@ -49,6 +42,14 @@ from stages.evaluation.data import (
     Reference,
     pixel_reader,
     to_rgb,
+)
+from stages.evaluation.reconstruction import (
+    Perceptual,
+    describe_missing_lpips,
+    find_backbones,
+    find_perceptual_distance,
+    likeness,
+    reconstruct,
 )
 
 SAMPLED = 128  # images of the robustness curve, the first of the chosen ones
@@ -200,7 +201,7 @@ class AutoencoderMeasurement:
         reconstructed = cast(PixelTensor, rows.pop("pixels"))
         self.add_features(rows, "reconstruction", reconstructed)
         for name, others in self.baseline_pixels(pixels, rows).items():
-            rows |= {f"{name}/{key}": v for key, v in self.compare(pixels, others).items()}
+            rows |= {f"{name}/{key}": v for key, v in self.likeness(pixels, others).items()}
             if name != "mean":
                 self.add_features(rows, name, others)
         return rows
@@ -212,19 +213,16 @@ class AutoencoderMeasurement:
 
     def reconstruct(self, numbers: range, pixels: PixelTensor) -> Rows:
         """Encode and decode some images, without and with noise on the latents."""
-        images = normalize_pixels(pixels.to(self.device))
-        posterior = self.autoencoder.encode(images)
-        latents = posterior.mode()
-        reconstructed = to_pixels_like(self.autoencoder.decode(latents), pixels.to(self.device))
+        found = reconstruct(self.autoencoder, pixels, self.device)
         rows = {
-            "pixels": reconstructed.cpu(),
-            "moments": image_moments(posterior.mean, posterior.logvar),
-            **self.compare(pixels, reconstructed.cpu()),
+            "pixels": found.pixels,
+            "moments": found.moments,
+            **self.likeness(pixels, found.pixels),
         }
         rows["noisy"] = torch.full((len(pixels), len(self.settings.noise)), torch.nan)
         few = sum(number < SAMPLED for number in numbers)
         if few:
-            rows["noisy"][:few] = self.with_noise(numbers[:few], pixels[:few], latents[:few])
+            rows["noisy"][:few] = self.with_noise(numbers[:few], pixels[:few], found.latents[:few])
         return rows
 
     def with_noise(self, numbers: range, pixels: PixelTensor, latents: Tensor) -> Tensor:
@@ -237,19 +235,10 @@ class AutoencoderMeasurement:
             found.append(psnr(pixels, to_pixels_like(decoded.cpu(), pixels)).float())
         return torch.stack(found, dim=1)
 
-    def compare(self, pixels: PixelTensor, others: PixelTensor) -> Rows:
+    def likeness(self, pixels: PixelTensor, others: PixelTensor) -> Rows:
         """Return the metrics of each pair of images."""
-        rows = {"psnr": psnr(pixels, others)}
-        if min(pixels.shape[-2:]) >= SSIM_WINDOW:
-            rows["ssim"] = ssim(pixels, others)
-        if self.perceptual is not None:
-            pairs = [normalize_pixels(x).split(self.settings.batch_size) for x in (pixels, others)]
-            found = [
-                self.perceptual(x.to(self.device), y.to(self.device)).cpu()
-                for x, y in zip(*pairs, strict=True)
-            ]
-            rows["lpips"] = torch.cat(found)
-        return rows
+        size = self.settings.batch_size
+        return likeness(pixels, others, self.perceptual, size, self.device)
 
     def baseline_pixels(self, pixels: PixelTensor, rows: Rows) -> dict[str, PixelTensor]:
         """Return what the images become without a network."""
@@ -375,6 +364,6 @@ def describe_autoencoder(autoencoder: Autoencoder, provenance: dict[str, Any]) -
 def channel_rows(channels: Sequence[LatentChannel]) -> list[dict[str, Any]]:
     """Return the statistics of channels as JSON."""
     return [
-        {"channel": k, **asdict(channel), "dead": not channel.signal >= MIN_SIGNAL}
+        {"channel": k, **asdict(channel), "dead": channel.is_dead}
         for k, channel in enumerate(channels)
     ]

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from evaluation.estimates import paired_verdict
 from evaluation.latents import LatentChannel
-from stages.autoencoder_evaluation import compare
 from stages.evaluation.autoencoder import (
     BASELINES,
     BETTER,
@@ -20,6 +19,7 @@ from stages.evaluation.autoencoder import (
     channel_rows,
     describe_autoencoder,
 )
+from stages.evaluation.reconstruction import compare
 from stages.evaluation.report import Report, write_report
 from stages.evaluation.versions import library_versions
 from training.logging.image_grid import image_grid

@@ -4,17 +4,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foundation.hashing import generators
 from foundation.shapes import Latents
 from ldm import TextToImage
 from ldm.denoiser import Denoiser, concatenate
-from ldm.loss import ObjectiveConfig, denoising_loss
+from ldm.loss import ObjectiveConfig
 from ldm.pipeline.conditioning import is_text_conditional
-from ldm.validation import ZeroNetwork
+from ldm.validation import (
+    validation_losses,
+    validation_noise,
+    validation_timesteps,
+    without_network,
+)
 from stages.evaluation.blocks import Rows
 from training.tools.curves import line_chart
-
-TIMESTEPS = 10  # from clean to noise, equally far apart
 
 
 def has_validation_loss(pipeline: TextToImage) -> bool:
@@ -25,11 +27,9 @@ def has_validation_loss(pipeline: TextToImage) -> bool:
 
 def timesteps(pipeline: TextToImage) -> list[int]:
     """Return the timesteps at which the loss is measured."""
-    last = len(pipeline.denoiser.schedule) - 1
-    return [round((k + 0.5) / TIMESTEPS * last) for k in range(TIMESTEPS)]
+    return validation_timesteps(len(pipeline.denoiser.schedule))
 
 
-@torch.no_grad()
 def losses_by_timestep(
     pipeline: TextToImage, latents: Latents, captions: list[str], numbers: range, seed: int
 ) -> Rows:
@@ -47,28 +47,18 @@ def losses_by_timestep(
     """
     conditioning = concatenate([pipeline.condition_on(caption)[0][0] for caption in captions])
     conditioning = conditioning.to(latents.device)
-    random = generators(seed, "validation noise", numbers)
-    noise = torch.stack([torch.randn(latents.shape[1:], generator=one) for one in random])
-    noise = noise.to(latents.device)
     denoiser = pipeline.denoiser
     objective = ObjectiveConfig(prediction=denoiser.prediction)
-    nothing = Denoiser(ZeroNetwork(), denoiser.schedule, denoiser.prediction)
+    noise = validation_noise(latents, seed, numbers)
+    t = torch.tensor(timesteps(pipeline), device=latents.device).expand(len(latents), -1)
 
     def losses(network: Denoiser) -> Float[Tensor, "n timesteps"]:
-        columns = [
-            denoising_loss(
-                network,
-                latents,
-                conditioning,
-                objective,
-                t=torch.full((len(latents),), t, device=latents.device),
-                noise=noise,
-            )
-            for t in timesteps(pipeline)
-        ]
-        return torch.stack(columns, dim=1).float().cpu()
+        found = validation_losses(
+            network, objective, latents, conditioning, t, noise, len(latents)
+        )
+        return found.float().cpu()
 
-    return {"loss": losses(denoiser), "loss of zero": losses(nothing)}
+    return {"loss": losses(denoiser), "loss of zero": losses(without_network(denoiser))}
 
 
 def loss_table(

@@ -1,16 +1,15 @@
-"""Folded latents have zero mean and unit variance, and dead channels are named."""
+"""Folded latents have zero mean and unit variance."""
 
 import dataclasses
 
 import pytest
 import torch
 
-from autoencoder import PRESETS, Autoencoder, AutoencoderConfig, Posterior
+from autoencoder import PRESETS, Autoencoder, AutoencoderConfig
 from autoencoder.training.latent_statistics import (
     LatentStatistics,
     fold_config_scale,
     fold_statistics,
-    measure_channel_use,
     measure_statistics,
 )
 from foundation.errors import UserError
@@ -125,37 +124,3 @@ def test_a_foreign_scale_can_be_folded_in_without_changing_the_latents(name):
     for name in ("mean", "std"):
         before, after = (getattr(model.encode(images), name) for model in (foreign, folded))
         torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
-
-
-def posterior(count: int = 8) -> Posterior:
-    """Make a posterior whose channels carry: much; a constant far from 0; nothing; a little."""
-    random = torch.Generator().manual_seed(0)
-    mean = torch.randn(count, 4, 6, 6, generator=random)
-    mean *= torch.tensor([2.0, 0.0, 0.0, 0.3])[:, None, None]
-    mean[:, 1] = 5.0
-    std = torch.tensor([0.1, 0.01, 1.0, 0.9])[:, None, None].expand_as(mean)
-    return Posterior(mean, 2 * std.log())
-
-
-def test_the_kl_per_channel_adds_up_to_that_of_the_posterior():
-    given = posterior()
-    use = measure_channel_use([given])
-    assert sum(use.kl) * 36 == pytest.approx(given.kl().mean().item(), rel=1e-5)
-
-
-def test_channels_without_information_are_named_whatever_their_kl():
-    use = measure_channel_use([posterior()])
-    assert use.dead == (1, 2) and use.kl[1] > use.kl[0] > 0.1 > use.kl[2]
-    assert "2 of 4 latent channels carry no information (1, 2)" in use.describe()
-
-
-def test_batches_count_by_their_images():
-    whole = posterior(8)
-    parts = [Posterior(whole.mean[a:b], whole.logvar[a:b]) for a, b in ((0, 3), (3, 8))]
-    assert measure_channel_use(parts).kl == pytest.approx(measure_channel_use([whole]).kl)
-
-
-def test_a_used_channel_is_not_called_dead():
-    whole = posterior()
-    use = measure_channel_use([Posterior(whole.mean[:, :1], whole.logvar[:, :1])])
-    assert use.dead == () and "no information" not in use.describe()

@@ -1,10 +1,10 @@
-"""Statistics of latent channels against samples that are drawn, and against Gaussians."""
+"""Statistics of latent channels against samples that are drawn and against Gaussians; dead ones."""
 
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from evaluation.latents import image_moments, latent_channels
+from evaluation.latents import describe_channels, image_moments, latent_channels
 
 
 def random_posterior() -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,3 +37,22 @@ def test_a_channel_of_noise_is_normal_and_has_no_signal():
     (found,) = latent_channels(image_moments(nothing + 2, nothing))
     assert (found.mean, found.std, found.kurtosis) == pytest.approx((2, 1, 3))
     assert found.signal == 0 and found.kl == pytest.approx(0.5 * 4)
+
+
+def four_channels(count: int = 8) -> torch.Tensor:
+    """Return moments of channels that carry: much; a constant far from 0; nothing; a little."""
+    random = torch.Generator().manual_seed(0)
+    mean = torch.randn(count, 4, 6, 6, generator=random)
+    mean *= torch.tensor([2.0, 0.0, 0.0, 0.3])[:, None, None]
+    mean[:, 1] = 5.0
+    std = torch.tensor([0.1, 0.01, 1.0, 0.9])[:, None, None].expand_as(mean)
+    return image_moments(mean, 2 * std.log())
+
+
+def test_channels_without_information_are_named_whatever_their_kl():
+    channels = latent_channels(four_channels())
+    assert [channel.is_dead for channel in channels] == [False, True, True, False]
+    assert channels[1].kl > channels[0].kl > 0.1 > channels[2].kl
+    text = describe_channels(channels)
+    assert "2 of 4 latent channels carry no information (1, 2)" in text
+    assert "no information" not in describe_channels(channels[:1])

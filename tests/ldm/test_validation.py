@@ -8,7 +8,7 @@ from foundation.errors import UserError
 from ldm.denoiser import Conditioning, Denoiser
 from ldm.loss import ObjectiveConfig
 from ldm.schedule import ScheduleConfig, make_schedule
-from ldm.validation import Validation, check_latent_std, learning_status
+from ldm.validation import TIMESTEPS, Validation, check_latent_std, learning_status
 
 OBJECTIVE = ObjectiveConfig(prediction="velocity")
 
@@ -34,7 +34,7 @@ def make(indices: torch.Tensor | None = None) -> tuple[Validation, Denoiser]:
         latents,
         Conditioning(text=latents.flatten(1)[:, None]),  # the context holds the latents
         schedule_steps=len(schedule),
-        generator=torch.Generator().manual_seed(1),
+        seed=1,
         batch_size=8,
         indices=indices,
     )
@@ -47,6 +47,15 @@ def test_the_loss_is_the_same_at_every_call_and_batch_size():
     torch.rand(1)  # as other code that draws random numbers would
     validation.batch_size = 5
     assert validation.loss(denoiser, OBJECTIVE) == pytest.approx(first, abs=1e-6)
+
+
+@pytest.mark.parametrize("pairs", [3, 10, 24])
+def test_each_timestep_is_measured_about_as_often(pairs):
+    latents = torch.zeros(pairs, 1, 2, 2)
+    text = Conditioning(text=latents.flatten(1)[:, None])
+    validation = Validation(latents, text, 1000, 0, batch_size=8)
+    _, counts = validation.t.unique(return_counts=True)
+    assert len(counts) == TIMESTEPS and counts.max() - counts.min() <= 1
 
 
 def test_processes_that_share_the_pairs_measure_the_same_loss():

@@ -1,5 +1,6 @@
 """Evaluations and previews of the trainings, and what they print before they begin."""
 
+import json
 import re
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import train_clip
 import train_ldm
 import train_vae
 from autoencoder import PRESETS, Autoencoder
+from foundation.files import read_json
 from ldm import TextToImage
-from stages.autoencoder_evaluation import ReconstructionEvaluator, find_perceptual_distance
+from stages.evaluation.reconstruction import ReconstructionEvaluator, find_perceptual_distance
 from tests.helpers.bad_calls import command, tree
+from training.best import FILE
 
 CPU = torch.device("cpu")
 
@@ -66,17 +69,38 @@ def test_an_evaluation_does_not_depend_on_the_batch_size():
 
 
 def test_stage_1_prints_metrics_and_verdicts(world, tmp_path, capsys):
-    train_vae.main(command(train_vae, world, tmp_path / "run"))
+    flags = ("--evaluate-every", 1, "--save-every", 1)
+    train_vae.main(command(train_vae, world, tmp_path / "run", *flags))
     text = capsys.readouterr().out
     assert re.search(r"step 2: psnr \S+  ssim \S+  kl/channel0", text)
     assert "step 2: latent channels: " in text
     assert "verdict/channels" in (tmp_path / "run" / "metrics.jsonl").read_text()
+    check_best(tmp_path / "run", "psnr", Autoencoder.load(tmp_path / "run" / "best"), ("quant",))
+
+
+def check_best(run: Path, metric: str, model: torch.nn.Module, folded: tuple[str, ...]) -> None:
+    """Check that best/ holds the averaged weights of the step with the best number.
+
+    folded: parts of names of weights that statistics were folded into.
+    """
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    numbers = {line["step"]: line[metric] for line in lines if metric in line}
+    choose = max if metric == "psnr" else min
+    step = choose(sorted(numbers), key=numbers.__getitem__)
+    best = read_json(run / "best" / FILE)
+    assert best == {"metric": metric, "value": numbers[step], "step": step}
+    weights = load_file(run / "state" / f"step-{step:07d}" / "ema.safetensors")
+    for name, weight in model.state_dict().items():
+        if not any(part in name for part in folded):
+            assert torch.equal(weight, weights[f"/{name}"]), name
 
 
 def test_previews_of_stage_2_are_the_pictures_of_sample(world, tmp_path):
     """Averaged weights above, live ones below."""
     run = tmp_path / "run"
-    train_ldm.main(command(train_ldm, world, run, "--warmup", 0, "--preview-prompts", "red disk"))
+    flags = ("--warmup", 0, "--preview-prompts", "red disk", "--evaluate-every", 1)
+    train_ldm.main(command(train_ldm, world, run, *flags, "--save-every", 1))
+    check_best(run, "val", TextToImage.load(run / "best").unet, ())
     sample.main(["red disk", "--model", str(run), "--out", str(tmp_path / "out")])
     preview = pixels(run / "previews" / "step-0000002.png")
     upper, lower = preview[2:34, 2:34], preview[36:68, 2:34]
@@ -109,6 +133,12 @@ def test_a_dry_run_prints_half_life_and_disk_space(world, tmp_path, capsys):
     train_vae.main(command(train_vae, world, tmp_path / "run", *flags))
     text = capsys.readouterr().out
     assert re.search(r"\b10 images, 2\.5 steps.*\b2 files of 0\.935 MB, 1\.87 MB", text)
+
+
+def test_without_held_out_images_there_is_no_best_model(world, tmp_path, capsys):
+    train_vae.main(command(train_vae, world, tmp_path / "run", "--dry-run", "--held-out", 0))
+    text = capsys.readouterr().out
+    assert "no best/ is kept" in text and "best model" not in text
 
 
 @pytest.mark.parametrize("script", [train_clip, train_vae, train_ldm], ids=lambda s: s.__name__)

@@ -151,17 +151,18 @@ def test_the_disk_is_what_a_run_takes(dry_run, world, tmp_path, capsys):
     text = dry_run(train_ldm, *flags)
     sizes = re.search(
         r"disk: ([\d.]+) MB at most: latent cache ([\d.]+) MB, states ([\d.]+) MB .* of "
-        r"([\d.]+) MB .*, model ([\d.]+) MB",
+        r"([\d.]+) MB .*, model ([\d.]+) MB, best model \5 MB",
         text,
     )
     most, cache, states, state, model = map(float, sizes.groups())
-    assert most == pytest.approx(cache + states + model, rel=0.01)
+    assert most == pytest.approx(cache + states + 2 * model, rel=0.01)
     assert states == pytest.approx(3 * state, rel=0.01)
     run = tmp_path / "run"
     train_ldm.main(command(train_ldm, world, run, *flags))
     assert size_of(run / "state" / "step-0000002") == pytest.approx(state, rel=0.1)
     assert len(list((run / "state").iterdir())) == 2
-    assert size_of(run / "model") == pytest.approx(model, rel=0.25)  # and the vocabulary
+    for name in ("model", "best"):
+        assert size_of(run / name) == pytest.approx(model, rel=0.25)  # and the vocabulary
     assert size_of(run / "cache", "*.npy") == pytest.approx(cache, abs=0.02)  # and lists of rows
 
 

@@ -28,9 +28,14 @@ TIMED = 8  # kills at random times
 
 
 def content(run: Path) -> dict[str, object]:
-    """Return what must be the same: all bytes of the last state, and all metrics except times."""
+    """Return what must be the same: all bytes of the last state, all metrics except times, best/.
+
+    Of best/ they are the weights, and what chose them.
+    """
     last = sorted((run / "state").glob("step-*"))[-1]
     files = {f"{last.name}/{file.name}": file.read_bytes() for file in sorted(last.iterdir())}
+    best = [*(run / "best").rglob("*.safetensors"), *(run / "best").glob("best.json")]
+    files |= {file.relative_to(run).as_posix(): file.read_bytes() for file in best}
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     files["metrics"] = [{k: v for k, v in m.items() if k != "images_per_second"} for m in lines]
     return files
@@ -41,6 +46,7 @@ def differences(run: Path, unkilled: Path) -> list[str]:
     found, expected = content(run), content(unkilled)
     names = sorted(found.keys() | expected.keys())
     left = [file.name for file in (run / "state").iterdir() if not file.name.startswith("step-")]
+    left += [file.name for file in run.glob(".best*")]
     return [name for name in names if found.get(name) != expected.get(name)] + left
 
 

@@ -8,9 +8,9 @@ import torch
 
 import evaluate
 from autoencoder import PRESETS, Autoencoder
-from autoencoder.training.latent_statistics import measure_channel_use
 from dataset.images.transform import ImageTransform, normalize_pixels, to_uint8
 from evaluation.feature_spaces.space import FeatureSpace
+from evaluation.latents import image_moments, latent_channels
 from evaluation.reconstruction import psnr
 from foundation.errors import UserError
 from stages.evaluation import autoencoder, blocks
@@ -50,10 +50,12 @@ def test_numbers_are_those_of_plain_calls(world, measured):
     assert sorted(content["per_image"]["psnr"]) == pytest.approx(
         sorted(psnr(pixels, again).tolist()), rel=1e-4
     )
-    use = measure_channel_use([posterior])
+    channels = latent_channels(image_moments(posterior.mean, posterior.logvar))
     rows = content["tables"]["channels"]
-    assert [row["kl"] for row in rows] == pytest.approx(list(use.kl), rel=1e-5)
-    assert [row["channel"] for row in rows if row["dead"]] == list(use.dead)
+    assert [row["kl"] for row in rows] == pytest.approx(
+        [channel.kl for channel in channels], rel=1e-5
+    )
+    assert [row["dead"] for row in rows] == [channel.is_dead for channel in channels]
     mean = pixels.double().mean(dim=0).round().to(torch.uint8).expand_as(pixels)
     baseline = content["baselines"]["mean image"]["psnr"]["value"]
     assert baseline == pytest.approx(psnr(pixels, mean).mean().item(), abs=1e-4)

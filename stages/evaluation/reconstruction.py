@@ -1,4 +1,4 @@
-"""Measures how well an autoencoder reconstructs held-out images: metrics, verdicts, pictures."""
+"""How well an autoencoder reconstructs images: what trainings and `evaluate.py` measure alike."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Real, UInt8
+from jaxtyping import Float, Real, UInt8
 from torch import Tensor
 
 from autoencoder import Autoencoder
-from autoencoder.training.latent_statistics import ChannelUse, measure_channel_use
 from dataset.images.transform import normalize_pixels, to_pixels_like, to_uint8
+from evaluation.latents import LatentChannel, image_moments, latent_channels
 from evaluation.reconstruction import SSIM_WINDOW, psnr, ssim
 from foundation import collectives
-from foundation.shapes import Images, PerImage
+from foundation.shapes import Images, Latents, PerImage
 
 Pixels = Real[Tensor, "n c h w"]  # 0 to 255, or in [-1, 1] where files hold more than 8 bits
 Perceptual = Callable[[Images, Images], PerImage]
@@ -28,11 +28,55 @@ MIN_LPIPS_SIZE = 32  # pixels; smaller images vanish on the way through the back
 
 
 @dataclass(frozen=True)
+class Reconstruction:
+    """Images that were encoded and decoded."""
+
+    latents: Latents  # the most likely ones
+    pixels: Real[
+        Tensor, "b colors height width"
+    ]  # decoded, in the numbers of the files, on the CPU
+    moments: Float[Tensor, "b c 7"]  # of the latents, see `evaluation.latents`
+
+
+@torch.no_grad()
+def reconstruct(autoencoder: Autoencoder, pixels: Pixels, device: torch.device) -> Reconstruction:
+    """Encode images, and decode their most likely latents, all at once."""
+    posterior = autoencoder.encode(normalize_pixels(pixels.to(device)))
+    latents = posterior.mode()
+    decoded = to_pixels_like(autoencoder.decode(latents), pixels).cpu()
+    return Reconstruction(latents, decoded, image_moments(posterior.mean, posterior.logvar))
+
+
+@torch.no_grad()
+def likeness(
+    pixels: Pixels,
+    others: Pixels,
+    perceptual: Perceptual | None,
+    batch_size: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Return how like each image and its other one are: psnr, ssim, and lpips if it is there.
+
+    Args:
+        pixels, others: on the CPU, in the numbers of the files.
+        batch_size: images that LPIPS sees at once.
+    """
+    rows = {"psnr": psnr(pixels, others)}
+    if min(pixels.shape[-2:]) >= SSIM_WINDOW:
+        rows["ssim"] = ssim(pixels, others)
+    if perceptual is not None:
+        pairs = [normalize_pixels(x).split(batch_size) for x in (pixels, others)]
+        found = [perceptual(x.to(device), y.to(device)).cpu() for x, y in zip(*pairs, strict=True)]
+        rows["lpips"] = torch.cat(found)
+    return rows
+
+
+@dataclass(frozen=True)
 class AutoencoderEvaluation:
     """What `ReconstructionEvaluator.evaluate` found."""
 
     metrics: dict[str, float]  # means over images: psnr in dB, ssim, held_out_lpips; KL by channel
-    channels: ChannelUse
+    channels: list[LatentChannel]
     # image, reconstruction, difference on gray of the first image; the same of the second; ...
     comparison: UInt8[Tensor, "three_n c h w"]
 
@@ -47,44 +91,29 @@ class ReconstructionEvaluator:
         self.pixels, self.batch_size = pixels, batch_size
         self.device, self.perceptual = device, perceptual
 
-    @torch.no_grad()
     def evaluate(self, autoencoder: Autoencoder) -> AutoencoderEvaluation:
         """Encode and decode the most likely latents of every image."""
         values: dict[str, list[Tensor]] = {}
-        comparisons, posteriors, count = [], [], len(self.pixels)
-        for pixels in self.pixels[collectives.rank_rows(count)].split(self.batch_size):
-            images = normalize_pixels(pixels.to(self.device))
-            posterior = autoencoder.encode(images)
-            decoded = autoencoder.decode(posterior.mode())
-            reconstructed = to_pixels_like(decoded, pixels).cpu()
-            posteriors.append(posterior)
-            for name, numbers in self.measure(images, decoded, pixels, reconstructed).items():
-                values.setdefault(name, []).append(numbers.cpu())
-            comparisons.append(compare(pixels, reconstructed))
-        metrics = {
-            name: collectives.gather_rows(torch.cat(batches), count).mean().item()
-            for name, batches in values.items()
+        for pixels in self.pixels[collectives.rank_rows(len(self.pixels))].split(self.batch_size):
+            found = reconstruct(autoencoder, pixels, self.device)
+            rows = self.likeness(pixels, found.pixels)
+            rows |= {"moments": found.moments, "panels": compare(pixels, found.pixels)}
+            for name, numbers in rows.items():
+                values.setdefault(name, []).append(numbers)
+        gathered = {
+            name: collectives.gather_rows(torch.cat(parts), len(self.pixels))
+            for name, parts in values.items()
         }
-        use = measure_channel_use(posteriors)
-        metrics |= {f"kl/channel{k}": value for k, value in enumerate(use.kl)}
-        comparison = collectives.gather_rows(torch.cat(comparisons), count).flatten(0, 1)
-        return AutoencoderEvaluation(metrics, use, comparison)
+        channels = latent_channels(gathered.pop("moments"))
+        panels = gathered.pop("panels").flatten(0, 1)
+        metrics = {name: numbers.mean().item() for name, numbers in gathered.items()}
+        if "lpips" in metrics:
+            metrics["held_out_lpips"] = metrics.pop("lpips")  # beside that of the training images
+        metrics |= {f"kl/channel{k}": channel.kl for k, channel in enumerate(channels)}
+        return AutoencoderEvaluation(metrics, channels, panels)
 
-    def measure(
-        self, images: Images, decoded: Images, pixels: Pixels, reconstructed: Pixels
-    ) -> dict[str, Tensor]:
-        """Return the metrics of each image.
-
-        Args:
-            images, decoded: in [-1, 1], on the device.
-            pixels, reconstructed: the same in the numbers of the files, on the CPU.
-        """
-        metrics = {"psnr": psnr(pixels, reconstructed)}
-        if min(pixels.shape[-2:]) >= SSIM_WINDOW:
-            metrics["ssim"] = ssim(pixels, reconstructed)
-        if self.perceptual is not None:
-            metrics["held_out_lpips"] = self.perceptual(images, decoded.clamp(-1, 1))
-        return metrics
+    def likeness(self, pixels: Pixels, others: Pixels) -> dict[str, Tensor]:
+        return likeness(pixels, others, self.perceptual, self.batch_size, self.device)
 
 
 def compare(pixels: Pixels, reconstructed: Pixels) -> UInt8[Tensor, "n 3 c h w"]:
