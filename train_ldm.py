@@ -39,11 +39,11 @@ from stages.latents import cache_bytes, encoder_hashes, open_latent_cache
 from stages.memory import diffusion_work
 from stages.plan import RunPlan, describe_averages
 from training.acceleration.compiled import check_compiler
-from training.best import BestModel
 from training.cli import parse, pick_device, run_main
 from training.config_json import to_json
 from training.loop import train
 from training.run import Run
+from training.weights.best import BestModel
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -34,12 +34,12 @@ from stages.finetune import print_other_format
 from stages.memory import autoencoder_work
 from stages.plan import RunPlan, describe_averages
 from training.acceleration.compiled import check_compiler
-from training.best import BestModel
 from training.cli import parse, pick_device, run_main
 from training.config_json import to_json
 from training.logging.progress import progress_bar
 from training.loop import train
 from training.run import Run
+from training.weights.best import BestModel
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -30,13 +30,13 @@ from stages.build_unet import build_unet
 from stages.condition import TextCondition
 from stages.memory import autoencoder_work, diffusion_work
 from training.cli import parse, preset_config, run_main
-from training.ema import EMA
 from training.memory import format_bytes
 from training.optimizer import OptimizerStep
 from training.precision import Precision, PrecisionName
 from training.run import Run
 from training.tools.find_batch_size import Step
 from training.tools.memory_estimate import StepWork, estimate_memory
+from training.weights.ema import EMA
 
 CPU = torch.device("cpu")
 WITHOUT_ADVERSARY = LossConfig(perceptual="none", adversarial_weight=0.0)

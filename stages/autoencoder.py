@@ -32,18 +32,18 @@ from training import distributed
 from training.acceleration.captured import CapturedStep, Rate, is_recordable
 from training.acceleration.compiled import compile_and_time
 from training.acceleration.prefetch import PrefetchedBatches
-from training.best import Criterion
 from training.checkpoint import Stateful
 from training.config import EMATrainingConfig, extended
-from training.ema import EMA
 from training.flags import Groups, Positive
 from training.logging.image_grid import save_grid
 from training.logging.metrics import RunningMeans
 from training.optimizer import OptimizerStep
-from training.posthoc_ema import track_averages
 from training.precision import Precision
 from training.run import Run
 from training.watchdog import report_progress
+from training.weights.best import Criterion
+from training.weights.ema import EMA
+from training.weights.posthoc_ema import track_averages
 
 BEST = Criterion(metric="psnr", words="held-out PSNR in dB", higher_is_better=True)
 BEST_STATISTICS_IMAGES = 512  # as `statistics_images`, for best/, which is written more often

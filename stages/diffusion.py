@@ -34,17 +34,17 @@ from training import distributed
 from training.acceleration.captured import CapturedStep, Rate, is_recordable
 from training.acceleration.compiled import compile_and_time, compile_in_place, eager_mode
 from training.acceleration.prefetch import PrefetchedBatches
-from training.best import Criterion
 from training.checkpoint import Stateful
 from training.config import EMATrainingConfig, extended
-from training.ema import EMA
 from training.flags import Finite, Fraction, Groups, NonNegative, Positive, Text, flag_name
 from training.logging.image_grid import pil_to_tensor, save_grid
 from training.optimizer import OptimizerStep
-from training.posthoc_ema import track_averages
 from training.precision import DTYPES, Precision
 from training.run import Run
 from training.watchdog import report_progress
+from training.weights.best import Criterion
+from training.weights.ema import EMA
+from training.weights.posthoc_ema import track_averages
 
 BEST = Criterion(metric="val", words="held-out validation loss", higher_is_better=False)
 PREVIEWS = 8  # prompts of a preview, each drawn by the averaged and by the live weights

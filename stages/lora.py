@@ -23,7 +23,7 @@ from interop.provenance import parse_provenance
 from interop.safetensors_io import read_header
 from ldm import TextToImage
 from ldm.unet.io import TEXT_CHUNKS, read_text_chunks
-from training.ema import EMA
+from training.weights.ema import EMA
 
 ADAPTER = "default"  # peft's name for the only adapter
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of every attention

@@ -21,8 +21,8 @@ from stages.clip import ClipTrainingConfig
 from stages.condition import Condition
 from stages.diffusion import DiffusionTrainingConfig
 from training.config import EMATrainingConfig
-from training.posthoc_ema import SIGMA_RELS
 from training.tools.memory_estimate import MOST_PARTS, Context, StepWork
+from training.weights.posthoc_ema import SIGMA_RELS
 
 
 def autoencoder_work(config: AutoencoderTrainingConfig, networks: AutoencoderTraining) -> StepWork:

@@ -22,7 +22,6 @@ from training.flags import with_flags
 from training.logging.metrics import read_metrics
 from training.logging.progress import format_duration
 from training.memory import format_bytes, total_memory
-from training.posthoc_ema import bytes_per_file
 from training.precision import Precision
 from training.tools.memory_estimate import (
     GPUS,
@@ -34,6 +33,7 @@ from training.tools.memory_estimate import (
     estimate_memory,
     tensor_bytes,
 )
+from training.weights.posthoc_ema import bytes_per_file
 
 Config = TypeVar("Config", bound=TrainingConfig)
 # Far more than any step needs per pixel of its images, with LPIPS and discriminator in fp32: 60 kB

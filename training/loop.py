@@ -9,7 +9,6 @@ from torch import Tensor
 
 from foundation import collectives
 from foundation.errors import NotFiniteError, UserError
-from training.best import BestModel
 from training.checkpoint import Stateful
 from training.logging.loggers import open_loggers
 from training.logging.metrics import MetricsFile, NoMetricsFile, RunningMeans
@@ -18,6 +17,7 @@ from training.optimizer import SkippedSteps, divergence_message
 from training.run import Run
 from training.signals import stop_requests
 from training.watchdog import RANK_TIMEOUT, report_finished, report_progress
+from training.weights.best import BestModel
 
 Metrics = dict[str, Tensor]
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from foundation.hashing import generator
-from training.ema import EMA
 from training.loop import Plan, train
 from training.optimizer import OptimizerStep, learning_rate
 from training.run import Run
+from training.weights.ema import EMA
 
 PLAN = Plan(steps=12, images_per_step=4, save_every=5, evaluate_every=6, log_every=3)
 

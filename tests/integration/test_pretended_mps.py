@@ -29,9 +29,9 @@ from ldm.unet import UNet
 from tests.helpers.devices.pretended_mps import MPS, OnDevice, pretended_mps
 from tests.helpers.sampling import randn, sample
 from tests.helpers.short_runs import killed_in_step, numbers
-from training.ema import EMA
 from training.logging.metrics import RunningMeans
 from training.optimizer import OptimizerStep
+from training.weights.ema import EMA
 
 Device = torch.device | str
 ADVERSARY = ("--adversarial-weight", 0.5, "--discriminator-start", 0, "--adversarial-start", 1)

@@ -19,7 +19,7 @@ from foundation.files import read_json
 from ldm import TextToImage
 from stages.evaluation.reconstruction import ReconstructionEvaluator, find_perceptual_distance
 from tests.helpers.bad_calls import command, tree
-from training.best import FILE
+from training.weights.best import FILE
 
 CPU = torch.device("cpu")
 

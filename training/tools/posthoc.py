@@ -20,9 +20,9 @@ from torch import Tensor
 from foundation.errors import NotFiniteError, UserError
 from foundation.files import write_json, write_text
 from training.cli import parse, pick_device, run_main
-from training.posthoc_ema import EVALUATOR, FOLDER, reconstruct, stored_steps
 from training.run import make_folder
 from training.tools.curves import line_chart
+from training.weights.posthoc_ema import EVALUATOR, FOLDER, reconstruct, stored_steps
 
 LARGE_PROFILE_ERROR = 0.1  # above it, the user is told
 

@@ -24,8 +24,8 @@ from tests.helpers.bad_calls import CONFIGS, TRAINERS, command, unchanged
 from tests.helpers.short_runs import killed_in_step
 from training.cli import run_main
 from training.config_json import from_json, to_json
-from training.posthoc_ema import stored_steps
 from training.tools import posthoc
+from training.weights.posthoc_ema import stored_steps
 
 STORING = ("--steps", 6, "--averages-every", 2, "--no-averages-half", "--warmup", 1)
 

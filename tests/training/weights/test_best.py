@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from foundation.files import read_json
-from training.best import FILE, BestModel, Criterion
+from training.weights.best import FILE, BestModel, Criterion
 
 PSNR = Criterion(metric="psnr", words="held-out PSNR", higher_is_better=True)
 LOSS = Criterion(metric="val", words="held-out loss", higher_is_better=False)

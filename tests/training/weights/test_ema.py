@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from foundation.errors import UserError
-from training.ema import EMA
+from training.weights.ema import EMA
 
 
 def test_ema_halves_the_distance_in_its_halflife():

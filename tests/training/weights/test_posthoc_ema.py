@@ -8,7 +8,8 @@ from scipy.integrate import quad
 from torch import nn
 
 from foundation.errors import UserError
-from training.posthoc_ema import (
+from training.tools.posthoc import choose, draw_curve
+from training.weights.posthoc_ema import (
     SIGMA_RELS,
     PowerAverages,
     Profile,
@@ -19,7 +20,6 @@ from training.posthoc_ema import (
     reconstruct,
     stored_steps,
 )
-from training.tools.posthoc import choose, draw_curve
 
 STEPS = 400
 
