@@ -53,9 +53,7 @@ def losses_by_timestep(
     t = torch.tensor(timesteps(pipeline), device=latents.device).expand(len(latents), -1)
 
     def losses(network: Denoiser) -> Float[Tensor, "n timesteps"]:
-        found = validation_losses(
-            network, objective, latents, conditioning, t, noise, len(latents)
-        )
+        found = validation_losses(network, objective, latents, conditioning, t, noise, len(latents))
         return found.float().cpu()
 
     return {"loss": losses(denoiser), "loss of zero": losses(without_network(denoiser))}
