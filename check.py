@@ -49,6 +49,7 @@ from foundation.errors import (
     shown,
     unknown_name,
 )
+from foundation.run_kind import hub_hint
 from stages import autoencoder, clip, diffusion
 from stages.plan import NAMED_IN_REMARKS, planned_run
 from training.cli import parse, preset_config, run_main
@@ -192,7 +193,10 @@ def text_room(options: Options) -> tuple[int, Callable[[str], int] | None]:
     tokens = CLIP_TOKENS
     if options.text_encoder is not None:
         if not options.text_encoder.is_dir():
-            raise MissingFileError(f"there is no text encoder folder {options.text_encoder}.")
+            raise MissingFileError(
+                f"there is no text encoder folder {options.text_encoder}."
+                f"{hub_hint(options.text_encoder)}"
+            )
         tokenizer = open_tokenizer(options.text_encoder)
         tokens, count_tokens = tokenizer.context_length, tokenizer.count
     elif options.preset in TEXT_ENCODERS:

@@ -18,7 +18,7 @@ from torch import Tensor
 from autoencoder.model_card import model_card_text
 from foundation.errors import MissingFileError
 from foundation.files import read_json
-from foundation.run_kind import run_hint
+from foundation.run_kind import hub_hint, run_hint
 from interop.diffusers_configs import (
     AUTOENCODER_CLASS,
     DOWN_BLOCK,
@@ -57,7 +57,7 @@ def find_model_folder(folder: Path) -> Path:
     if not folder.is_dir():
         raise MissingFileError(
             f"{folder} is not a folder. Give a run folder, a pipeline folder with vae/ in it, or "
-            f"the folder of an autoencoder ({CONFIG} and {WEIGHTS})."
+            f"the folder of an autoencoder ({CONFIG} and {WEIGHTS}).{hub_hint(folder)}"
         )
     message = (
         f"{folder} holds no autoencoder: there is no {WEIGHTS} in it, in model/ or in vae/. "

@@ -27,6 +27,7 @@ from conditioning.tokenizer import Tokenizer, save_tokenizer
 from foundation.errors import MissingFileError, UserError, shown
 from foundation.files import atomic_folder
 from foundation.json_reading import check_type
+from foundation.run_kind import hub_hint
 from interop.provenance import read_facts, without_paths
 
 Layer = Literal["last", "penultimate"]
@@ -109,6 +110,7 @@ class TextEncoder(nn.Module):
                 f"there is no text encoder folder {str(source)!r}. Give a run folder of "
                 "train_clip.py, a pipeline folder, a CLIPTextModel folder, the single file of a "
                 "whole model, or NAME:PRETRAINED of open_clip such as ViT-L-14-quickgelu:openai."
+                f"{hub_hint(source)}"
             )
         if layer is None:
             kind = Literal["last", "penultimate"]

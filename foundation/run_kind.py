@@ -1,5 +1,6 @@
-"""Which training a run folder belongs to, for messages about folders of the wrong kind."""
+"""Which training a run folder belongs to, for messages about what is no model of the kind."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,21 @@ TRAININGS = {
 def training_of(config: Mapping[str, Any]) -> str | None:
     """Return the program whose flags a run's config.json holds, such as "train_vae.py"."""
     return next((name for flag, (name, _) in TRAININGS.items() if flag in config), None)
+
+
+def hub_hint(name: object) -> str:
+    """Return a sentence on how to fetch a model of the Hugging Face Hub, or "" if it is no name.
+
+    Nothing is fetched from there without being asked for.
+    """
+    text = str(name)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", text) or Path(text).parent.exists():
+        return ""
+    folder = text.rpartition("/")[2]
+    return (
+        f" If it is a model on the Hugging Face Hub, fetch it first, and give its folder: "
+        f"hf download {text} --local-dir {folder}"
+    )
 
 
 def run_hint(folder: Path, wanted: str) -> str:

@@ -23,7 +23,7 @@ from conditioning import TextEncoder
 from foundation.errors import MissingFileError
 from foundation.files import atomic_folder, read_json, restore, write_json
 from foundation.json_reading import check_type
-from foundation.run_kind import run_hint
+from foundation.run_kind import hub_hint, run_hint
 from foundation.shapes import Context
 from interop.lora import WEIGHTS as LORA
 from interop.model_card import CARD
@@ -102,7 +102,7 @@ def find_pipeline(folder: Path) -> Path:
         hint = " It holds a LoRA: load the model that the LoRA changes, then apply the LoRA to it."
     raise MissingFileError(
         f"no model in {folder}: looked for {INDEX} there and in {folder / 'model'}."
-        f"{hint} Give the folder of a training run or a pipeline folder."
+        f"{hint} Give the folder of a training run or a pipeline folder.{hub_hint(folder)}"
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from foundation.errors import MissingFileError, UserError, shown
 from foundation.files import read_json
-from foundation.run_kind import run_hint
+from foundation.run_kind import hub_hint, run_hint
 from interop.diffusers_configs import UNET_CLASS, unet_fields
 from interop.model_card import CARD
 from interop.provenance import read_facts, without_paths
@@ -56,6 +56,7 @@ def find_folder(folder: Path) -> Path:
     raise MissingFileError(
         f"no U-Net in {folder}: looked for {WEIGHTS} in {', '.join(map(str, candidates))}.{hint} "
         "Give the folder of a training run, a pipeline folder with unet/ in it, or a unet folder."
+        f"{hub_hint(folder)}"
     )
 
 

@@ -81,6 +81,22 @@ def documented_commands() -> list[str]:
     return [line for line in found if not line.startswith("run.py ")]
 
 
+@pytest.mark.parametrize(
+    ("script", "given", "ours"),
+    [
+        (train_ldm, "--lr", "--learning-rate"),
+        (train_vae, "--resolution=64", "--size"),
+        (sample, "--cfg_scale", "--guidance-scale"),
+    ],
+)
+def test_flags_of_other_programs_are_translated(script, given, ours, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", [f"{script.__name__}.py", given, "1"])
+    with pytest.raises(SystemExit) as ended:
+        script.main()
+    assert ended.value.code == 2
+    assert f"is called {ours} here" in capsys.readouterr().err
+
+
 def test_documented_commands_work():
     commands = documented_commands()
     assert {shlex.split(line)[0] for line in commands} >= {"train_ldm.py", "sample.py"}

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from foundation.run_kind import run_hint, training_of
+from foundation.run_kind import hub_hint, run_hint, training_of
 from stages.autoencoder import AutoencoderTrainingConfig
 from stages.clip import ClipTrainingConfig
 from stages.diffusion import DiffusionTrainingConfig
@@ -32,3 +32,9 @@ def test_other_folders_are_no_runs(tmp_path, content):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     assert run_hint(tmp_path, "train_vae.py") == ""
+
+
+def test_names_on_the_hub_come_with_the_command_that_fetches_them(tmp_path):
+    assert "hf download owner/name --local-dir name" in hub_hint("owner/name")
+    for other in ("name", "a/b/c", tmp_path / "run", "own:laion/x"):
+        assert hub_hint(other) == ""
