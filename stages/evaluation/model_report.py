@@ -76,7 +76,8 @@ def describe_weights(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """
     config = as_mapping(provenance.get("config"))
     facts: dict[str, Any] = {"weights": provenance.get("weights", "not recorded")}
-    if halflife := config.get("ema_halflife"):
+    halflife = config.get("ema_halflife")
+    if isinstance(halflife, int):  # in old models it is a fraction of the run
         facts["ema_halflife_in_images"] = halflife
     if best := provenance.get("best"):
         facts["best"] = best

@@ -141,5 +141,6 @@ def strips(sweep: Sweep, axis: Axis) -> list[str]:
     for point in axis.points:
         pictures = sweep.samples[point.sampling].pictures(range(count))
         name = f"{axis.name} {point.value}"
-        found.append(picture(image_grid(pictures, columns=count), f"{name}: {captions}", name))
+        strip = picture(image_grid(pictures, columns=count), f"{name}: {captions}", name)
+        found.append(f"<div>{strip}</div>")
     return [*found, f"<p class=faint>{escape(captions)}</p>"]
