@@ -28,6 +28,7 @@ from foundation.files import write_text
 from interop.model_card import as_mapping
 from ldm import TextToImage
 from ldm.guidance import Guidance
+from ldm.pipeline.conditioning import reads_prompt
 from ldm.pipeline.io import read_model_provenance
 from ldm.pipeline.sampling import Sampling
 from stages.evaluation.autoencoder import AutoencoderMeasurement, Settings
@@ -103,7 +104,8 @@ class ModelConfig(MeasuredCaptions):
     }
 
     model: Model  # run of train_ldm.py, pipeline folder, or single file
-    judge: Path  # run of train_clip.py --preset judge --size (that of the model)
+    # run of train_clip.py --preset judge --size (that of the model); left out: distances alone
+    judge: Path | None = None
     samples: Positive[int] = 256  # captions chosen at random; one picture is generated for each
     steps: int = 25  # sampler steps per picture
     guidance_scale: Finite = 4.0  # as in sample.py
@@ -213,13 +215,18 @@ def evaluate_model(config: ModelConfig) -> None:
     count = check_sweep_samples(config)
     device = pick_device(config.device)
     pipeline = TextToImage.load(config.model, device)
-    judge = Clip.load(config.judge, device)
-    refuse_own_clip(pipeline, judge, config.judge)
+    judge = None if config.judge is None else load_judge(config.judge, pipeline)
     chosen = choose_spaces(config.features, device)
     classifier = None
     if config.classifier is not None:
         classifier = load_classifier(config.classifier, device, pipeline.size)
         chosen = classifier.join(chosen)
+    if judge is None and not chosen.spaces:
+        raise UserError(
+            "there is nothing to measure with. Give --judge, a CLIP that was not used for this "
+            "model, or --features, networks that compare samples with images. docs/evaluation.md "
+            "says which there are."
+        )
     out = report_folder(config.out, "model", config.model)
     drawing = Drawing(sampling, config.samples, config.batch_size)
     measured = ModelMeasurement(
@@ -232,6 +239,22 @@ def evaluate_model(config: ModelConfig) -> None:
     report_finished()
     if not collectives.rank():
         print_report(report_model(measured, sweep, out), out)
+
+
+def load_judge(source: Path, pipeline: TextToImage) -> Clip:
+    """Load the CLIP that judges whether samples follow their captions.
+
+    Raises:
+        UserError: the model reads no captions, or was trained with this CLIP.
+    """
+    if not reads_prompt(pipeline.unet):
+        raise UserError(
+            "--judge says how well samples follow their captions, and this model reads none. Leave "
+            "it out, and give --features for distances."
+        )
+    judge = Clip.load(source, pipeline.device)
+    refuse_own_clip(pipeline, judge, source)
+    return judge
 
 
 def check_sweep_samples(config: ModelConfig) -> int:

@@ -26,6 +26,11 @@ def is_class_conditional(unet: UNet) -> bool:
     return not is_text_conditional(unet) and isinstance(unet.class_embedding, torch.nn.Embedding)
 
 
+def reads_prompt(unet: UNet) -> bool:
+    """Return whether a prompt, a text or the name of a class, changes what is drawn."""
+    return is_text_conditional(unet) or is_class_conditional(unet)
+
+
 def condition_without_text(unet: UNet, classes: Sequence[str], prompt: str) -> Conditioning:
     """Return what a prompt means to a U-Net that is not conditional on text: a class, or nothing.
 

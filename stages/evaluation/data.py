@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +11,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from dataset.captions.choice import choose_captions, without_captions
+from dataset.captions.variants import CaptionChoice
 from dataset.folder import Folder, read_folder
 from dataset.images.transform import ImageTransform, PixelTensor, normalize_pixels, to_uint8
 from dataset.index_files import index_folder
@@ -28,6 +30,8 @@ from training.flags import FractionBelowOne, Seed
 from training.logging.progress import progress_bar
 
 FEATURES_FOLDER = "features"  # in the folder of the index, beside the data
+MOST_KEPT = 2000  # held-out images that are reconstructed, and whose loss is measured
+MOST_TRAINING = 50_000  # training images among which the nearest are looked for
 SEEN_CHANNELS = (1, 3)  # of images that feature spaces can look at
 
 
@@ -213,3 +217,91 @@ class FeatureBatches:
         if logits:
             rows[f"{name}/{space.name}/logits"] = torch.cat(logits)
         return rows
+
+
+# Captions of a whole model.
+
+
+def chosen_pairs(
+    config: MeasuredCaptions, choice: CaptionChoice, captions: bool = True
+) -> tuple[PairList, PairList]:
+    """Return the pairs for prompts, and those to reconstruct: a split that is named is both.
+
+    Args:
+        choice: which captions of a pair the model was trained on.
+        captions: whether the model reads them; if not, images may lack them, and they are left out.
+
+    Raises:
+        UserError: a held-out split is named, and not that of the training.
+    """
+    if config.held_out_split is not None and config.split is None:
+        raise UserError(
+            f"held_out_split {config.held_out_split!r} needs the split of the training beside it, "
+            "such as split 'train'."
+        )
+    pairs = read_pairs(config, choice, captions)
+    if config.is_one_split:
+        print(f"evaluated is the whole split {config.split!r}: {len(pairs)} images.")
+        return pairs, pairs
+    trained, held_out = split(pairs, config.held_out)
+    if config.held_out_split is None:
+        return trained, held_out
+    return trained, read_pairs(replace(config, split=config.held_out_split), choice, captions)
+
+
+def read_pairs(config: MeasuredCaptions, choice: CaptionChoice, captions: bool) -> PairList:
+    """Return the pairs of the split that is named, with the captions that are trained on."""
+    folder = read_folder(config.data, allow_missing_captions=not captions, options=config)
+    print_notes(folder)
+    return choose_captions(folder.pairs, choice) if captions else without_captions(folder.pairs)
+
+
+def training_images(config: MeasuredCaptions, pairs: PairList, order: Tensor) -> ChosenImages:
+    """Return the images of the training, at most `MOST_TRAINING`; none if they are not known.
+
+    order: random.
+    """
+    count = 0 if config.is_one_split else MOST_TRAINING
+    return ChosenImages(shuffled(pairs, order, count), describe_choice(config), 0)
+
+
+def kept_images(config: MeasuredCaptions, pairs: PairList) -> PairList:
+    """Choose at most `MOST_KEPT` of the held-out images."""
+    order = torch.randperm(len(pairs), generator=generator(config.seed, "kept images"))
+    return shuffled(pairs, order, MOST_KEPT)
+
+
+def unseen_captions(
+    config: MeasuredCaptions, training: PairList, held_out: PairList, count: int
+) -> ChosenImages:
+    """Choose held-out images for whose captions pictures are drawn, too; none with a split.
+
+    Those are left out whose caption is also that of a training image.
+    """
+    count = 0 if config.is_one_split else count
+    order = torch.randperm(len(held_out), generator=generator(config.seed, "held-out captions"))
+    chosen = shuffled(held_out, order, count)
+    captions = [pair.captions[0] for pair in chosen]
+    wanted = set(captions)
+    seen: set[str] = set()
+    if wanted:
+        seen = {text for pair in training for text in pair.captions if text in wanted}
+    rows = chosen.rows[np.array([text not in seen for text in captions], dtype=bool)]
+    return ChosenImages(PairList(held_out.table, rows), "images that the training held out", 0)
+
+
+def shuffled(pairs: PairList, order: Tensor, count: int) -> PairList:
+    """Return the first `count` pairs in an order, or all if there are fewer."""
+    return PairList(pairs.table, pairs.rows[order[:count].numpy()])
+
+
+def describe_choice(config: MeasuredCaptions) -> str:
+    """Return what captions are chosen from."""
+    if config.is_one_split:
+        return f"the split {config.split}"
+    if config.split is None:
+        return f"the images of the training (held out: {config.held_out:g})"
+    return (
+        f"the images of the training (split {config.split}, held out: {config.held_out:g} of it, "
+        f"and the split {config.held_out_split})"
+    )

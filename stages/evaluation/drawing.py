@@ -81,8 +81,10 @@ class Samples:
         )
         return rows[numbers.start - first * BLOCK : numbers.stop - first * BLOCK]
 
-    def embed(self, numbers: range, judge: Clip) -> Rows:
-        """Return the judge's embeddings of some samples and of their captions."""
+    def embed(self, numbers: range, judge: Clip | None) -> Rows:
+        """Return the judge's embeddings of some samples and of their captions, if there is one."""
+        if judge is None:
+            return {}
         texts = [self.captions[k] for k in numbers]
         return {
             "judge/samples": judge.encode_images(to_rgb(self.pictures(numbers))).cpu(),

@@ -1,21 +1,17 @@
 """Measures a whole model: `evaluate.py model`. Samples are drawn once and kept."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from conditioning.clip import Clip
-from dataset.captions.choice import choose_captions
-from dataset.captions.variants import CaptionChoice
-from dataset.folder import read_folder
 from dataset.images.pixel_format import recorded_format
 from dataset.images.transform import (
     ImageTransform,
@@ -25,7 +21,7 @@ from dataset.images.transform import (
     to_uint8,
 )
 from dataset.loader import read_pixels
-from dataset.table import PairList, split
+from dataset.table import PairList
 from evaluation.copying import Neighbors, copying_score, copying_verdict, nearest
 from evaluation.distances import all_distances, check_self_test, inception_score
 from evaluation.estimates import Estimate, mean_estimate
@@ -37,6 +33,7 @@ from foundation.errors import UserError
 from foundation.hashing import generator, tensors_sha256
 from interop.model_card import as_mapping
 from ldm import TextToImage
+from ldm.pipeline.conditioning import reads_prompt
 from ldm.pipeline.io import read_model_provenance
 from ldm.pipeline.sampling import Sampling
 from stages.data import recorded_choice
@@ -52,9 +49,14 @@ from stages.evaluation.data import (
     FeatureBatches,
     MeasuredCaptions,
     Reference,
+    chosen_pairs,
+    describe_choice,
+    kept_images,
     pixel_reader,
-    print_notes,
+    shuffled,
     to_rgb,
+    training_images,
+    unseen_captions,
 )
 from stages.evaluation.drawing import Drawing, Samples, alignment
 from stages.evaluation.validation_loss import (
@@ -66,8 +68,6 @@ from stages.evaluation.validation_loss import (
 from training.logging.image_grid import image_grid
 
 NEAREST_SHOWN = 12  # samples beside their nearest training image
-MOST_KEPT = 2000  # held-out images that are reconstructed, and whose loss is measured
-MOST_TRAINING = 50_000  # training images among which the nearest are looked for
 UNSEEN = "held-out captions"
 UNSEEN_REAL = "real images of held-out captions"
 CEILING = "autoencoder (ceiling)"  # real images, encoded and decoded: no sample can be better
@@ -81,7 +81,7 @@ class ModelMeasurement:
     def __init__(
         self,
         pipeline: TextToImage,
-        judge: Clip,
+        judge: Clip | None,
         model: Path,
         config: MeasuredCaptions,
         drawing: Drawing,
@@ -92,7 +92,8 @@ class ModelMeasurement:
         """Read the data folder and choose captions.
 
         Args:
-            judge: a CLIP that had no part in the training of the model.
+            judge: a CLIP that had no part in the training of the model; None: how samples follow
+                their captions is not measured.
             model: where the model lies, for its provenance and its name.
             out: folder of the report.
             classifier: its space is one of `chosen`.
@@ -102,7 +103,7 @@ class ModelMeasurement:
         self.seed, self.missing = config.seed, dict(chosen.missing)
         self.provenance = read_model_provenance(model)
         choice = recorded_choice(as_mapping(self.provenance.get("config")))
-        prompts, self.held_out = chosen_pairs(config, choice)
+        prompts, self.held_out = chosen_pairs(config, choice, reads_prompt(pipeline.unet))
         order = torch.randperm(len(prompts), generator=generator(config.seed, "captions"))
         source = describe_choice(config)
         self.images = ChosenImages(shuffled(prompts, order, drawing.count), source, 0)
@@ -154,10 +155,7 @@ class ModelMeasurement:
             "quantized": "8 bits, rounded",
             "sampling": describe_sampling(self.drawing.sampling),
             "seed": self.seed,
-            "judge": {
-                "sha256": tensors_sha256(self.judge.network.state_dict()),
-                "size": self.judge.size,
-            },
+            "judge": describe_judge(self.judge),
             "spaces": [space.describe() for space in self.spaces],
         }
 
@@ -230,7 +228,9 @@ class ModelMeasurement:
         return to_pixels_like(torch.cat(decoded), like)
 
     def embed(self, pixels: PixelTensor, name: str) -> Rows:
-        """Return the judge's embeddings of images that have the size of the samples."""
+        """Return the judge's embeddings of images of the samples' size, if there is a judge."""
+        if self.judge is None:
+            return {}
         return {f"judge/{name}": self.judge.encode_images(to_rgb(pixels)).cpu()}
 
     def compute(self, numbers: range, pixels: PixelTensor) -> Rows:
@@ -252,13 +252,11 @@ class ModelMeasurement:
 
     def metrics(self) -> tuple[dict[str, Estimate], dict[str, dict[str, Estimate]]]:
         """Return the metrics of the samples, and those of real images and of reconstructions."""
-        texts, captions = self.numbers.rows("judge/texts"), self.samples.captions
-        own = alignment(self.numbers.rows("judge/samples"), texts, captions)
-        others: dict[str, dict[str, Estimate]] = {
-            REAL: alignment(self.numbers.rows("judge/real"), texts, captions),
-            CEILING: alignment(self.numbers.rows("judge/ceiling"), texts, captions),
-        }
-        if len(self.unseen):
+        own = self.alignment("samples")
+        others = {REAL: self.alignment("real"), CEILING: self.alignment("ceiling")}
+        if self.judge is None:
+            self.missing["CLIP score and recall"] = why_no_judge(self.pipeline)
+        elif len(self.unseen):
             others[UNSEEN] = self.unseen_alignment("samples")
             others[UNSEEN_REAL] = self.unseen_alignment("real")
         for space in self.spaces:
@@ -313,6 +311,16 @@ class ModelMeasurement:
         both = (self.reconstructions.rows(name) for name in ("loss", "loss of zero"))
         return loss_table(timesteps(self.pipeline), *both)
 
+    def alignment(self, name: str, count: int | None = None) -> dict[str, Estimate]:
+        """Return CLIP score and recall of samples, real images or ceiling; nothing without judge.
+
+        count: measure the first so many, among their captions.
+        """
+        if self.judge is None:
+            return {}
+        images, texts = (self.numbers.rows(f"judge/{key}")[:count] for key in (name, "texts"))
+        return alignment(images, texts, self.samples.captions[:count])
+
     def unseen_alignment(self, name: str) -> dict[str, Estimate]:
         """Return CLIP score and recall of the samples of held-out captions, or of real images.
 
@@ -360,75 +368,6 @@ class ModelMeasurement:
         return image_grid(torch.cat(pairs), columns=8)
 
 
-def chosen_pairs(config: MeasuredCaptions, choice: CaptionChoice) -> tuple[PairList, PairList]:
-    """Return the pairs for prompts, and those to reconstruct: a split that is named is both.
-
-    choice: which captions of a pair the model was trained on.
-
-    Raises:
-        UserError: a held-out split is named, and not that of the training.
-    """
-    if config.held_out_split is not None and config.split is None:
-        raise UserError(
-            f"held_out_split {config.held_out_split!r} needs the split of the training beside it, "
-            "such as split 'train'."
-        )
-    pairs = read_pairs(config, choice)
-    if config.is_one_split:
-        print(f"evaluated is the whole split {config.split!r}: {len(pairs)} images.")
-        return pairs, pairs
-    trained, held_out = split(pairs, config.held_out)
-    if config.held_out_split is None:
-        return trained, held_out
-    return trained, read_pairs(replace(config, split=config.held_out_split), choice)
-
-
-def read_pairs(config: MeasuredCaptions, choice: CaptionChoice) -> PairList:
-    """Return the pairs of the split that is named, with the captions that are trained on."""
-    folder = read_folder(config.data, options=config)
-    print_notes(folder)
-    return choose_captions(folder.pairs, choice)
-
-
-def training_images(config: MeasuredCaptions, pairs: PairList, order: Tensor) -> ChosenImages:
-    """Return the images of the training, at most `MOST_TRAINING`; none if they are not known.
-
-    order: random.
-    """
-    count = 0 if config.is_one_split else MOST_TRAINING
-    return ChosenImages(shuffled(pairs, order, count), describe_choice(config), 0)
-
-
-def kept_images(config: MeasuredCaptions, pairs: PairList) -> PairList:
-    """Choose at most `MOST_KEPT` of the held-out images."""
-    order = torch.randperm(len(pairs), generator=generator(config.seed, "kept images"))
-    return shuffled(pairs, order, MOST_KEPT)
-
-
-def unseen_captions(
-    config: MeasuredCaptions, training: PairList, held_out: PairList, count: int
-) -> ChosenImages:
-    """Choose held-out images for whose captions pictures are drawn, too; none with a split.
-
-    Those are left out whose caption is also that of a training image.
-    """
-    count = 0 if config.is_one_split else count
-    order = torch.randperm(len(held_out), generator=generator(config.seed, "held-out captions"))
-    chosen = shuffled(held_out, order, count)
-    captions = [pair.captions[0] for pair in chosen]
-    wanted = set(captions)
-    seen: set[str] = set()
-    if wanted:
-        seen = {text for pair in training for text in pair.captions if text in wanted}
-    rows = chosen.rows[np.array([text not in seen for text in captions], dtype=bool)]
-    return ChosenImages(PairList(held_out.table, rows), "images that the training held out", 0)
-
-
-def shuffled(pairs: PairList, order: Tensor, count: int) -> PairList:
-    """Return the first `count` pairs in an order, or all if there are fewer."""
-    return PairList(pairs.table, pairs.rows[order[:count].numpy()])
-
-
 def inception_score_key(space: FeatureSpace) -> str:
     """Return the name of the score; that of other networks is no plain Inception Score."""
     return "inception_score" if space.name == INCEPTION else f"{space.name}/inception_score"
@@ -443,16 +382,18 @@ def why_no_copies(spaces: Sequence[FeatureSpace], training: PairList) -> str:
     return "No image is held out to compare with: train with held_out above 0."
 
 
-def describe_choice(config: MeasuredCaptions) -> str:
-    """Return what captions are chosen from."""
-    if config.is_one_split:
-        return f"the split {config.split}"
-    if config.split is None:
-        return f"the images of the training (held out: {config.held_out:g})"
-    return (
-        f"the images of the training (split {config.split}, held out: {config.held_out:g} of it, "
-        f"and the split {config.held_out_split})"
-    )
+def why_no_judge(pipeline: TextToImage) -> str:
+    """Return why it was not measured how samples follow their captions, and what to do."""
+    if not reads_prompt(pipeline.unet):
+        return "This model reads no captions."
+    return f"No judge was given: train_clip.py --preset judge --size {pipeline.size}, then --judge."
+
+
+def describe_judge(judge: Clip | None) -> dict[str, Any] | None:
+    """Return as JSON which judge it is."""
+    if judge is None:
+        return None
+    return {"sha256": tensors_sha256(judge.network.state_dict()), "size": judge.size}
 
 
 def describe_sampling(sampling: Sampling) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def report_model(measured: ModelMeasurement, sweep: Sweep, out: Path) -> Report:
             "Nothing is held out, so the reconstructed images, and those of the loss, are training "
             "images."
         )
-    if measured.judge.size > measured.pipeline.size:
+    if measured.judge is not None and measured.judge.size > measured.pipeline.size:
         remarks.append(
             f"The judge looks at {measured.judge.size} pixels and the model draws "
             f"{measured.pipeline.size}: all that it saw was enlarged, which it did not learn from. "

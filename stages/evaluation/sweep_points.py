@@ -132,19 +132,16 @@ class Sweep:
 
     def metrics(self, sampling: Sampling) -> dict[str, Estimate]:
         """Return the metrics of the samples of a point, against the images of their captions."""
-        rows = {name: self.rows(f"judge/{name}", sampling) for name in ("samples", "texts")}
-        return self.with_distances(
-            alignment(rows["samples"], rows["texts"], self.captions), "samples", sampling
-        )
+        found: dict[str, Estimate] = {}
+        if self.measured.judge is not None:
+            images, texts = (self.rows(f"judge/{name}", sampling) for name in ("samples", "texts"))
+            found = alignment(images, texts, self.captions)
+        return self.with_distances(found, "samples", sampling)
 
     def references(self) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
         """Return the metrics of as many real images, and those of the ceiling."""
-        main, numbers = self.measured.drawing.sampling, self.measured.numbers
-        texts = numbers.rows("judge/texts")[: self.count]
-        real, ceiling = (
-            alignment(numbers.rows(f"judge/{name}")[: self.count], texts, self.captions)
-            for name in ("real", "ceiling")
-        )
+        main = self.measured.drawing.sampling
+        real, ceiling = (self.measured.alignment(name, self.count) for name in ("real", "ceiling"))
         return real, self.with_distances(ceiling, "ceiling", main)
 
     def with_distances(

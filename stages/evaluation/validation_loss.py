@@ -8,7 +8,6 @@ from foundation.shapes import Latents
 from ldm import TextToImage
 from ldm.denoiser import Denoiser, concatenate
 from ldm.loss import ObjectiveConfig
-from ldm.pipeline.conditioning import is_text_conditional
 from ldm.validation import (
     validation_losses,
     validation_noise,
@@ -20,9 +19,9 @@ from training.tools.curves import line_chart
 
 
 def has_validation_loss(pipeline: TextToImage) -> bool:
-    """Return whether the loss can be computed: the U-Net reads a text and nothing else."""
+    """Return whether the loss can be computed: the U-Net needs no other picture."""
     unet = pipeline.unet.config
-    return is_text_conditional(pipeline.unet) and unet.in_channels == unet.out_channels
+    return unet.in_channels == unet.out_channels
 
 
 def timesteps(pipeline: TextToImage) -> list[int]:

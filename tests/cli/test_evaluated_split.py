@@ -3,8 +3,7 @@
 import pytest
 
 from dataset.captions.variants import CaptionChoice
-from stages.evaluation.data import MeasuredCaptions
-from stages.evaluation.model import chosen_pairs
+from stages.evaluation.data import MeasuredCaptions, chosen_pairs
 from tests.helpers.images import captioned
 
 

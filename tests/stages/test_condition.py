@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import evaluate
 import sample
 import train_ldm
 from dataset.folder import read_folder
@@ -52,6 +53,14 @@ def training(world: Path, out: Path, condition: str, *flags: object) -> list[str
     return words[:place] + words[place + 2 :]
 
 
+@pytest.fixture(scope="module")
+def runs(world) -> Path:
+    """A folder with a finished run of each condition."""
+    for condition in ("class", "none"):
+        train_ldm.main(training(world, world / "runs" / condition, condition))
+    return world / "runs"
+
+
 def test_classes_are_the_captions_in_alphabetical_order(world):
     pairs = pairs_of(world / "classes")
     condition = class_condition(*split(pairs, 0.2))
@@ -78,9 +87,8 @@ def test_what_is_no_class_is_refused(world, tmp_path):
 
 
 @pytest.mark.parametrize("condition", ["class", "none"])
-def test_a_training_is_resumed_exactly_and_its_model_draws(world, tmp_path, condition, capsys):
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    train_ldm.main(training(world, straight, condition))
+def test_a_training_is_resumed_exactly_and_its_model_draws(world, runs, tmp_path, condition):
+    straight, killed = runs / condition, tmp_path / "killed"
     again = training(world, killed, condition, "--save-every", 2)
     with killed_in_step(DiffusionTrainer, 2):
         train_ldm.main(again)
@@ -126,24 +134,42 @@ def test_each_image_is_trained_with_its_class_or_without(world, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
-def test_a_model_without_text_opens_in_diffusers_and_draws_the_same(world, tmp_path):
+def test_a_model_without_text_opens_in_diffusers_and_draws_the_same(runs):
     """StableDiffusionPipeline wants a text embedding, and the U-Net does not look at it."""
-    train_ldm.main(training(world, tmp_path / "run", "none"))
     theirs = diffusers.StableDiffusionPipeline.from_pretrained(
-        tmp_path / "run" / "model", text_encoder=None, tokenizer=None, low_cpu_mem_usage=False
+        runs / "none" / "model", text_encoder=None, tokenizer=None, low_cpu_mem_usage=False
     )
     theirs.set_progress_bar_config(disable=True)
     unused = {"prompt_embeds": torch.zeros(1, 1, 1), "guidance_scale": 1.0}
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     size = {"height": 32, "width": 32, "num_inference_steps": 5}
     (drawn,) = theirs(latents=latents, **unused, **size).images
-    (ours,) = TextToImage.load(tmp_path / "run")("", steps=5, seed=3)
+    (ours,) = TextToImage.load(runs / "none")("", steps=5, seed=3)
     assert np.abs(pixels(ours) - pixels(drawn)).max() <= 1
 
 
-def test_fine_tuning_continues_a_model_of_the_same_classes_only(world, tmp_path, capsys):
-    first = tmp_path / "first"
-    train_ldm.main(training(world, first, "class"))
+@pytest.mark.parametrize("condition", ["class", "none"])
+def test_models_are_evaluated(world, runs, tmp_path, condition, capsys):
+    out = tmp_path / "report"
+    given = ("model", runs / condition, "--data", world / "classes", "--held-out", 0.2)
+    given += ("--samples", 8, "--steps", 1, "--device", "cpu", "--out", out)
+    judged = [*map(str, given), "--judge", str(world / "other_clip")]
+    if condition == "class":
+        evaluate.main(judged)
+        assert "recall@1" in read_json(out / "report.json")["metrics"]
+        return
+    assert "--judge" in refusal(capsys, evaluate, judged)
+    assert "--features" in refusal(capsys, evaluate, [*map(str, given)])
+    evaluate.main([*map(str, given), "--features", str(world / "other_clip")])
+    report = read_json(out / "report.json")
+    assert report["metrics"]["validation_loss"]["value"] > 0
+    assert not [name for name in report["metrics"] if name.startswith(("recall@", "clip_score"))]
+    assert [name for name in report["metrics"] if name.endswith("/kid")]
+    assert "reads no captions" in report["missing"]["CLIP score and recall"]
+
+
+def test_fine_tuning_continues_a_model_of_the_same_classes_only(world, runs, tmp_path, capsys):
+    first = runs / "class"
     train_ldm.main(training(world, tmp_path / "next", "class", "--init-from", first))
     wrong = training(world, tmp_path / "wrong", "none", "--init-from", first)
     printed = refusal(capsys, train_ldm, wrong)

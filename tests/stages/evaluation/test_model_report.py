@@ -20,8 +20,8 @@ from foundation.hashing import generator, generators
 from ldm import TextToImage
 from ldm.validation import TIMESTEPS
 from stages.data import recorded_choice
+from stages.evaluation.data import chosen_pairs, training_images, unseen_captions
 from stages.evaluation.drawing import alignment
-from stages.evaluation.model import chosen_pairs, training_images, unseen_captions
 from stages.evaluation.report import HTML_FILE, JSON_FILE
 from stages.evaluation.validation_loss import losses_by_timestep, timesteps
 from tests.helpers.random_models import make_pipeline
