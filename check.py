@@ -59,7 +59,7 @@ from training.logging.progress import progress_bar
 
 PARAMETERS = (  # of the trainings
     *("batch_size", "max_aspect", "value_range", "skip_unusable", "allow_missing_captions"),
-    *("context_length", "text_chunks", "trust_hashes", *NAMED_IN_REMARKS),
+    *("context_length", "text_chunks", "trust_hashes", "condition", *NAMED_IN_REMARKS),
 )
 TRAININGS = {
     "train_clip.py": (clip.ClipTrainingConfig, clip.PRESETS),

@@ -78,8 +78,8 @@ def find_problems(
             f"{len(missing)} images have no caption:\n{as_lines(missing.paths)}\n"
             "Write a .txt file beside each image (python recipes/caption.py lets a model do that), "
             "or a metadata.jsonl. Or train without: the autoencoder needs no captions, and stage 2 "
-            "learns from images alone with --condition none, or from class folders with "
-            "--condition class; with allow_missing_captions some images may lack one."
+            "learns from images alone with condition='none', or from class folders with "
+            "condition='class'; with allow_missing_captions some images may lack one."
         )
     if unweighted := without_weight(folder.pairs):
         problems.append(

@@ -29,10 +29,9 @@ def hub_hint(name: object) -> str:
     text = str(name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", text) or Path(text).parent.exists():
         return ""
-    folder = text.rpartition("/")[2]
     return (
-        f" If it is a model on the Hugging Face Hub, fetch it first, and give its folder: "
-        f"hf download {text} --local-dir {folder}"
+        f" If it is a model on the Hugging Face Hub, fetch it first: `hf download {text}` prints "
+        "the folder to give."
     )
 
 

@@ -111,7 +111,7 @@ PRESETS = {
         "batch_size": 16,
         "learning_rate": 3e-3,
         "cooldown": 1.0,
-        "ema_halflife": 1600,
+        "ema_halflife": 1920,
         "evaluate_every": 1500,
         "loss": OFFLINE,
     },

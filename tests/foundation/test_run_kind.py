@@ -35,6 +35,6 @@ def test_other_folders_are_no_runs(tmp_path, content):
 
 
 def test_names_on_the_hub_come_with_the_command_that_fetches_them(tmp_path):
-    assert "hf download owner/name --local-dir name" in hub_hint("owner/name")
+    assert "`hf download owner/name`" in hub_hint("owner/name")
     for other in ("name", "a/b/c", tmp_path / "run", "own:laion/x"):
         assert hub_hint(other) == ""

@@ -85,7 +85,7 @@ def test_a_signal_while_the_cache_is_built(world, tmp_path, capsys, monkeypatch)
         return whole(encoder, ids)
 
     with monkeypatch.context() as patched:
-        patched.setattr("stages.latents.TextEncoder.encode", interrupted)
+        patched.setattr("conditioning.TextEncoder.encode", interrupted)
         message = message_of_stopped(capsys, lambda: train_ldm.main(given))
     assert "SIGTERM" in message
     assert {path.split("/")[1] for path in tree(tmp_path)} == {"config.json", "cache.partial"}
