@@ -42,16 +42,7 @@ class Workload:
 WORKLOADS = {
     "unet-512": Workload(PRESETS["sd15"], 512, (16, 8, 4, 2, 1)),
     "unet-256": Workload(PRESETS["sd15"], 256, (64, 32, 16, 8, 4, 2, 1)),
-    # 251 million weights, widths that are multiples of 64, and heads of width 64
-    "base-256": Workload(
-        UNetConfig(
-            sample_size=32,
-            block_out_channels=(192, 384, 576, 768),
-            attention_head_dim=(3, 6, 9, 12),
-        ),
-        256,
-        (128, 64, 32, 16, 8, 4, 2, 1),
-    ),
+    "base-256": Workload(PRESETS["base-256"], 256, (128, 64, 32, 16, 8, 4, 2, 1)),
 }
 
 
