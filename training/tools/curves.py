@@ -10,6 +10,7 @@ Segment = tuple[Point, Point]
 
 WIDTH, HEIGHT = 560, 300  # pixels
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 34, 44  # margins
+ROW = 18  # height of a row of the legend, below the chart
 COLORS = ("#1f6fb4", "#d9601a", "#2b8f3e", "#b03a72", "#6b52a8", "#8a6d1c")  # one per line
 LOG_RATIO = 30  # largest / smallest value from which positive values get a logarithmic axis
 MAX_POINTS = 600  # per line; a chart has no more pixels
@@ -49,9 +50,9 @@ def line_chart(
     elements = plot.grid(names)
     for k, (name, value) in enumerate(references.items()):
         y = plot.y_pixel(value)
-        above = y - 5 - 14 * k
-        label = above if above > TOP + 8 else y + 14  # not into the title
-        elements += [horizontal_line(y, "#444", "5 4"), text(LEFT + 6, label, name)]
+        label = y - 5 if y - 5 > TOP + 8 else y + 14  # not into the title
+        x = LEFT + 6 + 150 * k  # beside each other, as the values may be equal
+        elements += [horizontal_line(y, "#444", "5 4"), text(x, label, name)]
     for k, points in enumerate(drawn.values()):
         color = COLORS[k % len(COLORS)]
         elements += [plot.bar(segment, color) for segment in segments[k]]
@@ -59,7 +60,7 @@ def line_chart(
         elements += [element for part in parts for element in plot.line(part, color, dots)]
     for (x, y), label in (labels or {}).items():
         elements.append(text(plot.x_pixel(x) + 6, plot.y_pixel(y) - 6, label))
-    return document(title, x_label, elements + legend(list(drawn)))
+    return document(title, x_label, elements, list(drawn))
 
 
 class Plot:
@@ -158,37 +159,42 @@ def thin_out(points: Points) -> Points:
     return kept
 
 
-def document(title: str, x_label: str, elements: Sequence[str]) -> str:
-    """Return the SVG element around the elements of a chart."""
+def document(title: str, x_label: str, elements: Sequence[str], names: Sequence[str] = ()) -> str:
+    """Return the SVG element around the elements of a chart; names: of the lines."""
+    rows = legend(names)
+    height = HEIGHT + ROW * len(rows)
     return "\n".join(
         [
-            f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {HEIGHT}' "
-            f"width='{WIDTH}' height='{HEIGHT}' role='img' {FONT}>",
+            f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {height}' "
+            f"width='{WIDTH}' height='{height}' role='img' {FONT}>",
             f"<title>{escape(title)}</title>",
-            f"<rect width='{WIDTH}' height='{HEIGHT}' fill='white'/>",
+            f"<rect width='{WIDTH}' height='{height}' fill='white'/>",
             f"<text x='{LEFT}' y='20' font-weight='bold' fill='#111'>{escape(title)}</text>",
             *elements,
             text(LEFT + (WIDTH - LEFT - RIGHT) / 2, HEIGHT - 8, x_label, "middle"),
+            *rows,
             "</svg>",
         ]
     )
 
 
 def legend(names: Sequence[str]) -> list[str]:
-    """Return a legend for the upper right corner; nothing for a single line."""
+    """Return the rows of a legend below the chart; none for a single line."""
     if len(names) < 2:
         return []
-    width, height = 40 + 7 * max(map(len, names)), 16 * len(names) + 6
-    box = f"x='{WIDTH - RIGHT - width}' y='{TOP}' width='{width}' height='{height}'"
-    elements = [f"<rect {box} fill='white' fill-opacity='0.8'/>"]
+    rows: list[list[str]] = [[]]
+    x = float(LEFT)
     for k, name in enumerate(names):
-        y = TOP + 14 + 16 * k
-        elements.append(text(WIDTH - RIGHT - 22, y, name, "end"))
-        elements.append(
-            f"<line x1='{WIDTH - RIGHT - 17}' x2='{WIDTH - RIGHT - 2}' y1='{y - 4}' y2='{y - 4}' "
-            f"stroke='{COLORS[k % len(COLORS)]}' stroke-width='3'/>"
-        )
-    return elements
+        width = 40 + 7 * len(name)
+        if rows[-1] and x + width > WIDTH - RIGHT:
+            rows.append([])
+            x = LEFT
+        y = HEIGHT + ROW * len(rows) - 8
+        color = COLORS[k % len(COLORS)]
+        line = f"<line x1='{x}' x2='{x + 15}' y1='{y - 4}' y2='{y - 4}' stroke='{color}'"
+        rows[-1] += [f"{line} stroke-width='3'/>", text(x + 20, y, name)]
+        x += width
+    return ["".join(row) for row in rows]
 
 
 def horizontal_line(y: float, color: str = "#ddd", dashes: str = "none") -> str:
