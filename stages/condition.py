@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -159,7 +160,7 @@ def class_condition(pairs: PairList, held_out: PairList) -> ClassCondition:
     )
     both = pairs + held_out
     draws = caption_draws(both)
-    several = both.where(torch.from_numpy(draws.starts).diff().numpy() != 1)
+    several = both.where(np.diff(draws.starts) != 1)
     if several:
         raise UserError(
             f"--condition class: {len(several)} images have several captions, and can have only "
@@ -167,8 +168,7 @@ def class_condition(pairs: PairList, held_out: PairList) -> ClassCondition:
         )
     names = list(draws.texts)
     trained = set(names[: len(pairs)])
-    if "" in trained or "" in names:
-        missing = [both[k].path for k, name in enumerate(names) if not name]
+    if missing := [both[k].path for k, name in enumerate(names) if not name]:
         raise UserError(
             f"--condition class: {len(missing)} images have no class:\n{as_lines(missing)}\n{ways}"
         )

@@ -58,4 +58,4 @@ def preview_prompts(
     if condition.reads == "text":
         return [pair.captions[0] for pair in examples[:PREVIEWS]]
     names = condition.classes or ("",)
-    return [names[k * len(names) // PREVIEWS % len(names)] for k in range(PREVIEWS)]
+    return [names[k * len(names) // PREVIEWS] for k in range(PREVIEWS)]

@@ -64,10 +64,8 @@ def config_differences(
     """Return every flag that differs and changes what is computed; `loss.kl_weight` if nested."""
     differences: Differences = {}
     for key in sorted(old.keys() | new.keys()):
-        before, now = (
-            old.get(key, ABSENT if prefix else ADDED.get(key, ABSENT)),
-            new.get(key, ABSENT),
-        )
+        absent = ABSENT if prefix else ADDED.get(key, ABSENT)
+        before, now = old.get(key, absent), new.get(key, ABSENT)
         if before == now or (not prefix and key in FREE_FLAGS):
             continue
         if before is ABSENT and (now is None or now is False or now in ((), [], "")):

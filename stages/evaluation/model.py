@@ -311,14 +311,19 @@ class ModelMeasurement:
         both = (self.reconstructions.rows(name) for name in ("loss", "loss of zero"))
         return loss_table(timesteps(self.pipeline), *both)
 
-    def alignment(self, name: str, count: int | None = None) -> dict[str, Estimate]:
+    def alignment(
+        self, name: str, count: int | None = None, numbers: Blocks | None = None
+    ) -> dict[str, Estimate]:
         """Return CLIP score and recall of samples, real images or ceiling; nothing without judge.
 
-        count: measure the first so many, among their captions.
+        Args:
+            count: measure the first so many, among their captions.
+            numbers: those of other samples of the same captions; None: of the measurement.
         """
         if self.judge is None:
             return {}
-        images, texts = (self.numbers.rows(f"judge/{key}")[:count] for key in (name, "texts"))
+        numbers = self.numbers if numbers is None else numbers
+        images, texts = (numbers.rows(f"judge/{key}")[:count] for key in (name, "texts"))
         return alignment(images, texts, self.samples.captions[:count])
 
     def unseen_alignment(self, name: str) -> dict[str, Estimate]:

@@ -18,7 +18,7 @@ from foundation.errors import UserError
 from ldm.pipeline.sampling import Sampling
 from stages.evaluation.blocks import Blocks, Rows
 from stages.evaluation.data import ChosenImages, to_rgb
-from stages.evaluation.drawing import Samples, alignment
+from stages.evaluation.drawing import Samples
 from stages.evaluation.model import ModelMeasurement
 
 
@@ -132,10 +132,7 @@ class Sweep:
 
     def metrics(self, sampling: Sampling) -> dict[str, Estimate]:
         """Return the metrics of the samples of a point, against the images of their captions."""
-        found: dict[str, Estimate] = {}
-        if self.measured.judge is not None:
-            images, texts = (self.rows(f"judge/{name}", sampling) for name in ("samples", "texts"))
-            found = alignment(images, texts, self.captions)
+        found = self.measured.alignment("samples", self.count, self.numbers[sampling])
         return self.with_distances(found, "samples", sampling)
 
     def references(self) -> tuple[dict[str, Estimate], dict[str, Estimate]]:

@@ -44,8 +44,8 @@ def losses_by_timestep(
     Returns:
         "loss" of the network and "loss of zero", of one that outputs zero: one row each image.
     """
-    conditioning = concatenate([pipeline.condition_on(caption)[0][0] for caption in captions])
-    conditioning = conditioning.to(latents.device)
+    encoded = {caption: pipeline.condition_on(caption)[0][0] for caption in dict.fromkeys(captions)}
+    conditioning = concatenate([encoded[caption] for caption in captions]).to(latents.device)
     denoiser = pipeline.denoiser
     objective = ObjectiveConfig(prediction=denoiser.prediction)
     noise = validation_noise(latents, seed, numbers)
