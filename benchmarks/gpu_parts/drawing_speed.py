@@ -12,7 +12,7 @@ from autoencoder.model import AutoencoderConfig
 from benchmarks.gpu_parts.autoencoder_speed import TINY as TINY_AUTOENCODER
 from benchmarks.gpu_parts.denoiser_speed import TINY, WORKLOADS, WidthOnly, their_unet
 from benchmarks.gpu_parts.job import Job
-from benchmarks.gpu_parts.stopwatch import fill_zeros, measure_step
+from benchmarks.gpu_parts.stopwatch import fill_zeros, measure_step, run_once
 from generation.compile import compile_unet
 from ldm import TextToImage
 from ldm.denoiser import Conditioning
@@ -26,6 +26,9 @@ STEPS, SCALE = 20, 7.5
 
 def measure(job: Job, mode: str, name: str) -> None:
     """Measure whole pictures; mode as in denoiser_speed."""
+    if mode == "compiling":
+        compiled_call = partial(our_call, job, compiled=True)
+        return run_once(job, f"{name} compiling", compiled_call, batch_size=1)
     run = partial(measure_step, job, batch_sizes=(1,))
     if mode == "eager":
         with job.guarded(f"{name} diffusers"):

@@ -63,7 +63,9 @@ def part_line(name: str, part: dict[str, Any]) -> str:
     notes = [
         f"{title}: {short(values)}"
         for title, values in part["records"].items()
-        if "milliseconds" not in values and title not in ("machine", "matmul", "copy")
+        if "milliseconds" not in values
+        and "milliseconds_of" not in values
+        and title not in ("machine", "matmul", "copy")
     ]
     text = "; ".join(filter(None, [part.get("error", ""), *notes])).replace("|", "/")
     return f"| {name} | {part['status']} | {part['seconds']:.0f} | {text} |"

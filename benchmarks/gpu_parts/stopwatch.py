@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_parts.job import Job, is_out_of_memory
@@ -111,9 +112,34 @@ def measure_step(
         if too_large:
             record["too_large"] = too_large
         job.record(name, **record)
+        if job.on_gpu:
+            with job.guarded(f"{name}, kernels"):
+                job.record(f"{name}, kernels", milliseconds_of=kernels(step))
         return batch_size
     job.record(name, error=f"out of memory at every batch size of {list(batch_sizes)}")
     return None
+
+
+def kernels(step: Callable[[], object], most: int = 25) -> list[tuple[str, float, int]]:
+    """Return the kernels that take most of a step: name, milliseconds, number of calls."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        step()
+        torch.cuda.synchronize()
+    found = [
+        (event.key[:100], event.self_device_time_total / 1e3, event.count)
+        for event in profiler.key_averages()
+    ]
+    return sorted(found, key=lambda each: -each[1])[:most]
+
+
+def run_once(
+    job: Job, name: str, prepare: Callable[[int], Callable[[], object]], batch_size: int
+) -> None:
+    """Build a step and do it once; record how long that took."""
+    started = time.perf_counter()
+    prepare(batch_size)()
+    synchronize(job)
+    job.record(name, seconds=time.perf_counter() - started)
 
 
 def count_tflop(run: Callable[[], torch.Tensor]) -> float:
