@@ -47,9 +47,9 @@ class BenchmarkPart:
 # The compiler needs minutes, but hardly the GPU: it works beside the checks, and keeps its code for
 # the measurements.
 CHECKS = (
-    BenchmarkPart("compile U-Net 512", "denoiser_speed:measure:compiling:unet-512", 170),
-    BenchmarkPart("compile drawing 512", "drawing_speed:measure:compiling:draw-512", 170),
-    BenchmarkPart("check: three stages, killed and resumed", "correctness:stages", 150),
+    BenchmarkPart("compile U-Net 512", "denoiser_speed:measure:compiling:unet-512", 260),
+    BenchmarkPart("compile drawing 512", "drawing_speed:measure:compiling:draw-512", 200),
+    BenchmarkPart("check: three stages, killed and resumed", "correctness:stages", 240),
     BenchmarkPart("check: torchrun", "correctness:parallel", 120),
     BenchmarkPart("check: compiled stage 0", "correctness:compiled:clip", 150),
     BenchmarkPart("check: compiled stage 1", "correctness:compiled:vae", 150),
@@ -61,8 +61,8 @@ CHECKS = (
 SPEED = (
     BenchmarkPart("limits", "machine:measure", 40),
     BenchmarkPart("U-Net 512", "denoiser_speed:measure:eager:unet-512", 75),
-    BenchmarkPart("drawing 512", "drawing_speed:measure:eager:draw-512", 60),
-    BenchmarkPart("U-Net 512 compiled", "denoiser_speed:measure:compiled:unet-512", 180),
+    BenchmarkPart("drawing 512", "drawing_speed:measure:eager:draw-512", 110),
+    BenchmarkPart("U-Net 512 compiled", "denoiser_speed:measure:compiled:unet-512", 240),
     BenchmarkPart("autoencoder 256", "autoencoder_speed:measure:eager:vae-256", 60),
     BenchmarkPart("drawing 512 compiled", "drawing_speed:measure:compiled:draw-512", 130),
     BenchmarkPart("base-256", "denoiser_speed:measure:eager:base-256", 45),

@@ -281,7 +281,7 @@ class AutoencoderTrainer:
         )
         self.ema = EMA(self.autoencoder, config.ema_halflife_steps)
         precision = Precision(self.device, config.precision)
-        is_captured = config.compile and is_recordable(self.device, precision)
+        is_captured = is_recordable(self.device, precision)
         self.optimizer_step = OptimizerStep(
             networks.optimizers, config.clip_norm, precision.scaler(), is_captured=is_captured
         )
@@ -301,7 +301,8 @@ class AutoencoderTrainer:
         self.prefetched = PrefetchedBatches(self.read, self.device)
         self.update = self.train_on
         if is_captured:
-            self.update = CapturedStep(self.train_on, self.optimizer_step.clear_gradients)
+            clear = self.optimizer_step.clear_gradients
+            self.update = CapturedStep(self.train_on, clear, always=config.compile)
         if config.compile:
             compile_networks = self.autoencoder.compile_for_training
             compile_and_time(compile_networks, self.make_gradients(), self.device)

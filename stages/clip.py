@@ -115,7 +115,7 @@ class ClipTrainer:
         self.config, self.clip, self.batches = config, clip, batches
         self.device = clip.network.logit_scale.device
         self.precision = Precision(self.device, config.precision)
-        is_captured = config.compile and is_recordable(self.device, self.precision)
+        is_captured = is_recordable(self.device, self.precision)
         self.loss = distributed.data_parallel(ContrastiveLoss(clip))
         optimizer = torch.optim.AdamW(
             parameter_groups(clip, config.weight_decay), betas=(0.9, 0.98), eps=1e-6, fused=True
@@ -128,7 +128,8 @@ class ClipTrainer:
         self.prefetched = PrefetchedBatches(self.read, self.device)
         self.update = self.train_on
         if is_captured:
-            self.update = CapturedStep(self.train_on, self.optimizer_step.clear_gradients)
+            clear = self.optimizer_step.clear_gradients
+            self.update = CapturedStep(self.train_on, clear, always=config.compile)
         if config.compile:
             compile_and_time(self.compile_towers, self.make_gradients(), self.device)
 

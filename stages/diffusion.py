@@ -240,7 +240,7 @@ class DiffusionTrainer:
         self.condition = condition
         self.device = unet.conv_in.weight.device
         self.precision = Precision(self.device, config.precision)
-        self.is_captured = config.compile and is_recordable(self.device, self.precision)
+        self.is_captured = not config.shard and is_recordable(self.device, self.precision)
         self.ema = EMA(unet, config.ema_halflife_steps)
         if config.shard:
             shard_unet(unet, self.precision.name)
@@ -281,7 +281,8 @@ class DiffusionTrainer:
         self.batches = PrefetchedBatches(self.read, self.device)
         self.update = self.train_on
         if self.is_captured:
-            self.update = CapturedStep(self.train_on, self.optimizer_step.clear_gradients)
+            clear = self.optimizer_step.clear_gradients
+            self.update = CapturedStep(self.train_on, clear, always=config.compile)
         if config.compile:
             compile_and_time(lambda: compile_in_place(unet), self.make_gradients(), self.device)
 

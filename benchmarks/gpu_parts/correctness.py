@@ -127,9 +127,10 @@ def compiled(job: Job, stage: str) -> None:
             losses=[round(loss, 5) for loss in runs[is_compiled]],
             seconds=time.time() - started,
         )
-        if is_compiled and job.on_gpu:
+        if job.on_gpu:
             check_graphs(job, trainer, stage)
-    difference = max(abs(a / b - 1) for a, b in zip(*runs.values(), strict=True))
+    # Relative to the first loss: late losses of CLIP on one batch are a thousandth of it.
+    difference = max(abs(a - b) for a, b in zip(*runs.values(), strict=True)) / runs[False][0]
     job.record(f"compiled training, {stage}", difference=difference)
     assert difference <= LOSS_TOLERANCE, difference
 
@@ -155,6 +156,7 @@ def waiting(job: Job) -> None:
     """Do training steps of each stage during which the host must not wait for the GPU."""
     for stage, loss in LOSSES.items():
         trainer = tiny_trainer(job, stage, loss=replace(LOSS, discriminator_start=0))
+        trainer.update = trainer.train_on  # kernel by kernel
         first = LOSS.adversarial_start  # when all terms of the loss take part
         for k in range(first, first + 3):
             trainer.step(k)

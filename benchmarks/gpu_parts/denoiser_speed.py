@@ -40,7 +40,7 @@ class Workload:
 
 
 WORKLOADS = {
-    "unet-512": Workload(PRESETS["sd15"], 512, (16, 8, 4, 2, 1)),
+    "unet-512": Workload(PRESETS["sd15"], 512, (32, 16, 8, 4, 2, 1)),
     "unet-256": Workload(PRESETS["sd15"], 256, (64, 32, 16, 8, 4, 2, 1)),
     "base-256": Workload(PRESETS["base-256"], 256, (128, 64, 32, 16, 8, 4, 2, 1)),
 }

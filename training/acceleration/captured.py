@@ -50,10 +50,13 @@ class CapturedStep:
 
     Args:
         clear: throws away what a step that was not finished leaves: gradients.
+        always: record even if that leaves little memory for evaluations, as graphs keep theirs.
     """
 
-    def __init__(self, step: Callable[..., Results], clear: Callable[[], object]):
-        self.step, self.clear = step, clear
+    def __init__(
+        self, step: Callable[..., Results], clear: Callable[[], object], always: bool = False
+    ):
+        self.step, self.clear, self.always = step, clear, always
         self.calls: Counter[Kind] = Counter()
         self.recorded: dict[Kind, Recorded] = {}
         self.failed = False
@@ -68,7 +71,9 @@ class CapturedStep:
             if self.calls[kind] < WARM_UP:
                 self.calls[kind] += 1
                 return self.run_beside(tensors, settings)
-            if len(self.recorded) < MOST_GRAPHS:
+            if not (self.always or self.recorded or has_room(device)):
+                self.failed = True
+            elif len(self.recorded) < MOST_GRAPHS:
                 self.record(kind, tensors, settings)
         if kind not in self.recorded:
             return self.step(*tensors, **settings)
@@ -109,3 +114,13 @@ class CapturedStep:
             )
             return
         self.recorded[kind] = Recorded(graph.replay, graph.pool(), inputs, results)
+
+
+def has_room(device: torch.device) -> bool:
+    """Return whether the memory holds the intermediate results of a step twice.
+
+    A graph keeps its own. Evaluations, which run outside of it, then need theirs besides.
+    """
+    now, most = torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
+    free, _ = torch.cuda.mem_get_info(device)
+    return most + (most - now) <= free + torch.cuda.memory_reserved(device)

@@ -25,7 +25,7 @@ class Graph:
 @pytest.fixture
 def cuda(monkeypatch):
     """The stand-in; `pools` lists the memory that each recording was given."""
-    fake = SimpleNamespace(pools=[], Stream=SimpleNamespace, CUDAGraph=Graph, fails=False)
+    fake = SimpleNamespace(pools=[], Stream=SimpleNamespace, CUDAGraph=Graph, fails=False, free=20)
 
     @contextmanager
     def graph(graph, pool, capture_error_mode):
@@ -41,6 +41,8 @@ def cuda(monkeypatch):
     current = SimpleNamespace(wait_stream=lambda other: None)
     fake.graph, fake.stream, fake.current_stream = graph, stream, lambda: current
     fake.Stream = lambda: current
+    fake.memory_allocated, fake.max_memory_allocated = lambda device: 10, lambda device: 30
+    fake.mem_get_info, fake.memory_reserved = lambda device: (fake.free, 100), lambda device: 30
     monkeypatch.setattr(captured, "torch", SimpleNamespace(cuda=fake, full=torch.full))
     return fake
 
@@ -129,3 +131,17 @@ def test_where_recording_fails_gradients_are_cleared_and_all_steps_run_as_they_a
     assert update.failed and step.cleared == 1 and cuda.pools == [None]
     (note,) = capsys.readouterr().err.splitlines()
     assert "operation not permitted" in note
+
+
+@pytest.mark.parametrize(
+    ("free", "always", "graphs"), [(20, False, 1), (19, False, 0), (0, True, 1)]
+)
+def test_steps_that_would_leave_no_room_for_evaluations_are_not_recorded(
+    cuda, step, free, always, graphs
+):
+    # A step needs 20 beyond the 10 that stay, and a graph and an evaluation need them twice.
+    cuda.free = free
+    calls = make_calls(WARM_UP + 3)
+    update = CapturedStep(step, step.clear, always=always)
+    torch.testing.assert_close(run(update, calls), expected(calls))
+    assert len(update.recorded) == graphs
