@@ -1,7 +1,6 @@
 """Similarity of images and their reconstructions, pixel by pixel: PSNR and SSIM."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Real
 from torch import Tensor
 
@@ -29,7 +28,7 @@ def ssim(images: Real[Tensor, "b c h w"], others: Real[Tensor, "b c h w"]) -> Fl
 
     Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity",
     eq. 13, with its constants and window, averaged over channels and over the positions at which
-    the whole window lies inside the image.
+    the whole window lies inside the image. Computed by torchmetrics.
 
     images, others: 8-bit pixels, or floating-point numbers in [-1, 1].
 
@@ -40,24 +39,17 @@ def ssim(images: Real[Tensor, "b c h w"], others: Real[Tensor, "b c h w"]) -> Fl
         raise UserError(
             f"SSIM needs images of at least {SSIM_WINDOW} pixels, got {tuple(images.shape[-2:])}."
         )
-    x, y = (pixels.double().flatten(0, 1)[:, None] for pixels in (images, others))
-    if images.is_floating_point():
-        x, y = x + 1, y + 1  # the formula wants a range that begins at 0
-    moments = gaussian_means(torch.cat([x, y, x * x, y * y, x * y], dim=1))
-    mean_x, mean_y, square_x, square_y, product = moments.unbind(dim=1)
-    span = 2 if images.is_floating_point() else 255
-    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
-    covariance = product - mean_x * mean_y
-    variances = square_x - mean_x**2 + square_y - mean_y**2
-    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    similarity = similarity / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))
-    return similarity.mean(dim=(1, 2)).unflatten(0, images.shape[:2]).mean(dim=1)
+    from torchmetrics.functional.image import structural_similarity_index_measure  # loads slowly
 
-
-def gaussian_means(maps: Float[Tensor, "n m h w"]) -> Float[Tensor, "n m h_out w_out"]:
-    """Return the Gaussian-weighted mean around each position at which the window fits."""
-    offsets = torch.arange(SSIM_WINDOW, dtype=maps.dtype, device=maps.device) - SSIM_WINDOW // 2
-    weights = torch.exp(-offsets.square() / (2 * SSIM_STD**2))
-    weights = (weights / weights.sum()).expand(maps.shape[1], 1, -1)
-    columns = F.conv2d(maps, weights[:, :, None], groups=maps.shape[1])
-    return F.conv2d(columns, weights[..., None], groups=maps.shape[1])
+    span = 2.0 if images.is_floating_point() else 255.0
+    # The formula wants a range that begins at 0.
+    x, y = (
+        pixels.double() + 1 if pixels.is_floating_point() else pixels.double()
+        for pixels in (images, others)
+    )
+    _, maps = structural_similarity_index_measure(
+        x, y, sigma=SSIM_STD, data_range=span, reduction="none", return_full_image=True
+    )
+    # Its own mean also counts positions at the border, around which it mirrors the image.
+    border = SSIM_WINDOW // 2
+    return maps[..., border:-border, border:-border].mean(dim=(1, 2, 3))
