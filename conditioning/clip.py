@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import open_clip  # pyright: ignore[reportMissingTypeStubs]
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
@@ -104,6 +103,8 @@ class Clip(nn.Module):
     def __init__(self, config: dict[str, Any]):
         super().__init__()
         self.config = config
+        import open_clip  # pyright: ignore[reportMissingTypeStubs] # slow: with torchvision
+
         self.network = open_clip.CLIP(**deepcopy(config))
         self.tokenizer = clip_tokenizer(config["text_cfg"]["context_length"])
 

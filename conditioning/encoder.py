@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from open_clip.transformer import TextTransformer  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor, nn
 
 from conditioning.io import (
@@ -70,7 +69,7 @@ class TextEncoder(nn.Module):
         self.tokenizer = tokenizer
         self.layer: Layer = layer
         self.final_norm = final_norm
-        self.tower: TextTransformer = build_tower(config, weights)
+        self.tower = build_tower(config, weights)
         self.requires_grad_(False)
         self.eval()
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import huggingface_hub
-import open_clip  # pyright: ignore[reportMissingTypeStubs]
 from huggingface_hub import constants
 from torch import Tensor
 
@@ -148,6 +147,8 @@ def trained_with_quick_gelu(name: str, pretrained: str) -> bool | None:
 
 def pretrained_tag(name: str, pretrained: str) -> dict[str, Any]:
     """Return what open_clip has in its table about a tag; empty if it does not have the tag."""
+    import open_clip  # pyright: ignore[reportMissingTypeStubs] # slow: with torchvision
+
     return cast(dict[str, Any], open_clip.get_pretrained_cfg(name, pretrained))
 
 
@@ -161,6 +162,8 @@ def find_weights(name: str, pretrained: str) -> Path:
     """
     if Path(pretrained).is_file():
         return Path(pretrained)
+    import open_clip  # pyright: ignore[reportMissingTypeStubs] # slow: with torchvision
+
     tag = pretrained_tag(name, pretrained)
     if not tag:
         tags = cast(list[str], open_clip.list_pretrained_tags_by_model(name))

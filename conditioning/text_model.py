@@ -6,18 +6,13 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from open_clip.transformer import (  # pyright: ignore[reportMissingTypeStubs]
-    LayerNorm,
-    QuickGELU,
-    TextTransformer,
-)
 from torch import Tensor, nn
 
 from foundation.errors import UserError
 from foundation.json_reading import check_limits, from_json
 from interop.safetensors_io import aligned_copy
 
-ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
+ACTIVATIONS = ("quick_gelu", "gelu")
 LAYER_NAMES = {  # inside a layer: Hugging Face -> open_clip
     "layer_norm1": "ln_1",
     "layer_norm2": "ln_2",
@@ -88,11 +83,18 @@ class TextTowerConfig:
         return from_json(cls, given, source)
 
 
-def empty_tower(config: TextTowerConfig) -> TextTransformer:
+def empty_tower(config: TextTowerConfig):  # -> open_clip's TextTransformer
     """Make a tower without memory for its weights, which have to be assigned.
 
     No random numbers are drawn.
     """
+    from open_clip.transformer import (  # pyright: ignore[reportMissingTypeStubs]
+        LayerNorm,  # not at the top: open_clip imports torchvision, which takes seconds
+        QuickGELU,
+        TextTransformer,
+    )
+
+    activations = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
     with torch.device("meta"):
         return TextTransformer(
             context_length=config.max_position_embeddings,
@@ -104,12 +106,14 @@ def empty_tower(config: TextTowerConfig) -> TextTransformer:
             mlp_ratio=(config.intermediate_size + 0.5) / config.hidden_size,
             output_dim=None,  # no projection: the context is the token states
             pool_type="none",
-            act_layer=ACTIVATIONS[config.hidden_act],
+            act_layer=activations[config.hidden_act],
             norm_layer=cast(type[nn.Module], partial(LayerNorm, eps=config.layer_norm_eps)),
         )
 
 
-def build_tower(config: TextTowerConfig, weights: Mapping[str, Tensor]) -> TextTransformer:
+def build_tower(
+    config: TextTowerConfig, weights: Mapping[str, Tensor]
+):  # -> open_clip's TextTransformer
     """Make a tower with the given weights, in float32.
 
     weights: under open_clip's names, exactly those of the tower.

@@ -17,7 +17,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
-import open_clip  # pyright: ignore[reportMissingTypeStubs]
 import regex
 import torch
 from jaxtyping import Int
@@ -224,6 +223,8 @@ def tokenizer_from_settings(
         settings: content of a tokenizer_config.json, see `settings_of`.
         source: where they are from, for messages.
     """
+    import open_clip  # pyright: ignore[reportMissingTypeStubs] # slow: with torchvision
+
     clip = open_clip.SimpleTokenizer()
     vocabulary = {OPEN_CLIP_NAMES.get(token, token): i for token, i in clip.encoder.items()}
     merges = {(first, second): rank for (first, second), rank in clip.bpe_ranks.items()}

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any, cast
 
-import open_clip  # pyright: ignore[reportMissingTypeStubs]
-
 from foundation.errors import UserError, did_you_mean, one_line
 
 CONFIG_FILE = "open_clip_config.json"  # the name that open_clip's "local-dir:" schema looks for
@@ -26,6 +24,8 @@ def built_in_config(name: str) -> dict[str, Any]:
     Raises:
         UserError: it has none of this name.
     """
+    import open_clip  # pyright: ignore[reportMissingTypeStubs] # slow: with torchvision
+
     names = cast(list[str], open_clip.list_models())
     if name not in names:
         hint = did_you_mean(name, names, count=3)

@@ -89,6 +89,22 @@ def test_libraries_load_alone(statement):
     assert not loaded & (HEAVY | (OURS - allowed))
 
 
+SLOW = {"open_clip", "torchvision", "transformers", "diffusers", "tensorboard", "scipy", "sympy"}
+IMPORTS_SLOW = {"autoencoder/training/lpips.py"}  # imported where it is needed
+
+
+def test_what_is_slow_to_import_is_imported_where_it_is_needed():
+    """At the top of a module it would make `--help` and every error wait for seconds."""
+    for file in sources(*MAY_IMPORT):
+        at_top = ast.parse(file.read_text(encoding="utf-8")).body
+        names = {
+            alias.name for node in at_top if isinstance(node, ast.Import) for alias in node.names
+        }
+        names |= {node.module or "" for node in at_top if isinstance(node, ast.ImportFrom)}
+        slow = {name.split(".")[0] for name in names} & SLOW
+        assert not slow or relative(file) in IMPORTS_SLOW, f"{relative(file)} imports {slow}"
+
+
 def test_the_autoencoder_does_not_load_its_training():
     loaded = modules_after("import autoencoder")
     assert not {module for module in loaded if module.startswith("autoencoder.training")}

@@ -4,7 +4,6 @@ import warnings
 from pathlib import Path
 from typing import Any, cast
 
-import open_clip  # pyright: ignore[reportMissingTypeStubs]
 import torch
 from torch import nn
 
@@ -45,6 +44,8 @@ def make_tower(config: dict[str, Any], described: Path) -> nn.Module:
 
     described: what to name if open_clip cannot make it.
     """
+    import open_clip  # pyright: ignore[reportMissingTypeStubs] # slow: with torchvision
+
     kinds = {"CLIP": open_clip.CLIP, "custom": open_clip.CustomTextCLIP}
     kind = (
         "custom"
@@ -69,6 +70,8 @@ def tower_space(
     device: torch.device,
 ) -> FeatureSpace:
     """Load weights into a CLIP and return its image tower, with its own normalization."""
+    import open_clip  # pyright: ignore[reportMissingTypeStubs] # slow: with torchvision
+
     state = {key.removeprefix("module."): value for key, value in read_tensors(weights).items()}
     try:
         network.load_state_dict(state)
