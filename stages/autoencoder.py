@@ -35,7 +35,7 @@ from training.acceleration.prefetch import PrefetchedBatches
 from training.checkpoint import Stateful
 from training.config import EMATrainingConfig, extended
 from training.flags import Groups, Positive
-from training.logging.image_grid import save_grid
+from training.logging.image_grid import Cell, save_grid
 from training.logging.metrics import RunningMeans
 from training.optimizer import OptimizerStep
 from training.precision import Precision
@@ -49,6 +49,7 @@ BEST = Criterion(metric="psnr", words="held-out PSNR in dB", higher_is_better=Tr
 BEST_STATISTICS_IMAGES = 512  # as `statistics_images`, for best/, which is written more often
 EVAL_IMAGES = 256  # held-out images that an evaluation measures, at most
 PREVIEW_IMAGES = 16  # of these, in a preview
+PREVIEW_PARTS = ("image", "reconstruction", "difference on gray")
 
 Factor = Literal[2, 4, 8, 16, 32]
 
@@ -80,7 +81,7 @@ class AutoencoderTrainingConfig(EMATrainingConfig, DataTrainingConfig):
     size: Positive[int] = 64  # side of the training images in pixels
     max_aspect: Aspect = 1.0  # 1: squares; 2: also shapes up to 2:1 and 1:2, of the same area
     channels: Positive[int] = 3  # 1 gray, 3 RGB, 4 RGBA; or those of TIFF or .npy files
-    # numbers in the files that become -1 and 1; left out: the whole range of 8 or 16 bits
+    # pixel values that become -1 and 1, as in 0 4095; left out: the whole range of 8 or 16 bits
     value_range: tuple[float, float] | None = None
     layout: Layout = "auto"  # of .npy files with three axes; auto: by the number of channels
     clip_norm: Positive[float] = 1.0  # gradients are scaled down to this norm
@@ -392,7 +393,8 @@ class AutoencoderTrainer:
         columns = 3 * min(4, len(self.evaluator.pixels))
         if not collectives.rank():
             shown = evaluation.comparison[: 3 * PREVIEW_IMAGES]
-            save_grid(shown, columns, self.run.preview(step))
+            cells = [Cell(str(k // 3 + 1), PREVIEW_PARTS[k % 3]) for k in range(len(shown))]
+            save_grid(shown, columns, self.run.preview(step), cells)
         verdicts = {"verdict/channels": describe_channels(evaluation.channels)}
         if means := self.gan_balance.pop():
             balance = describe_gan_balance(*means.values())

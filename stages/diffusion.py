@@ -37,7 +37,7 @@ from training.acceleration.prefetch import PrefetchedBatches
 from training.checkpoint import Stateful
 from training.config import EMATrainingConfig, extended
 from training.flags import Finite, Fraction, Groups, NonNegative, Positive, Text, flag_name
-from training.logging.image_grid import pil_to_tensor, save_grid
+from training.logging.image_grid import Cell, pil_to_tensor, save_grid
 from training.optimizer import OptimizerStep
 from training.precision import DTYPES, Precision
 from training.run import Run
@@ -86,7 +86,7 @@ class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig):
     text_encoder: str | None = None
     init_from: Path | None = None  # begin with the weights of this U-Net, a folder or file
     lora: Positive[int] | None = None  # train a LoRA of this rank on --init-from
-    lora_alpha: Positive[float] | None = None  # the LoRA counts alpha / rank times; left out: once
+    lora_alpha: Positive[float] | None = None  # LoRA scale = alpha / rank; left out: scale 1
     lora_targets: tuple[str, ...] = TARGETS  # ends of the names of the modules that get a LoRA
     size: Positive[int] = 64  # side of the training images in pixels
     max_aspect: Aspect = 1.0  # 1: squares; 2: also shapes up to 2:1 and 1:2, of the same area
@@ -393,7 +393,9 @@ class DiffusionTrainer:
         self.unet.train()
         columns = 4 if len(self.prompts) % 4 == 0 else len(self.prompts)
         if not collectives.rank():
-            save_grid(pictures, columns, self.run.preview(step))
+            names = ("averaged weights", "weights of this step")
+            cells = [Cell(prompt, name) for name in names for prompt in self.prompts]
+            save_grid(pictures, columns, self.run.preview(step), cells)
         verdict = learning_status(losses, self.baseline, self.condition.reads)
         relative = {"val_loss_relative": losses["val"] / self.baseline}
         return {**losses, **relative, "verdict": verdict}

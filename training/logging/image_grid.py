@@ -1,21 +1,49 @@
-"""Image grids for previews."""
+"""Image grids for previews, whose files say what each picture of the grid is."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from foundation.files import atomic_file
+from foundation.errors import UserError
+from foundation.files import atomic_file, to_json
+from foundation.json_reading import from_json, load_object
 
 BACKGROUND = 128  # gray level
+GAP = 2  # pixels between images and around them
+ENTRY = "latentsmith-grid"  # of the texts of a PNG
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a picture of a grid is.
+
+    Args:
+        caption: what it shows, such as its prompt.
+        name: which of several pictures of that, such as "reconstruction".
+    """
+
+    caption: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How the pictures of a grid lie, as its file has it."""
+
+    width: int
+    height: int
+    columns: int
+    cells: tuple[Cell, ...]
 
 
 def image_grid(
-    images: UInt8[Tensor, "n channels height width"], columns: int, gap: int = 2
+    images: UInt8[Tensor, "n channels height width"], columns: int, gap: int = GAP
 ) -> Image.Image:
     """Arrange images row by row on gray, as one picture.
 
@@ -38,10 +66,41 @@ def image_grid(
     return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
 
 
-def save_grid(images: UInt8[Tensor, "n channels height width"], columns: int, file: Path) -> None:
-    """Write images side by side as a PNG that appears whole or not at all."""
+def save_grid(
+    images: UInt8[Tensor, "n channels height width"],
+    columns: int,
+    file: Path,
+    cells: Sequence[Cell] = (),
+) -> None:
+    """Write images side by side as a PNG that appears whole or not at all.
+
+    cells: what each image is; `read_cells` finds it in the file.
+    """
+    texts = PngImagePlugin.PngInfo()
+    if cells:
+        height, width = images.shape[-2:]
+        texts.add_itxt(ENTRY, to_json(asdict(Grid(width, height, columns, tuple(cells)))))
     with atomic_file(file) as partial:
-        image_grid(images, columns).save(partial, "PNG")
+        image_grid(images, columns).save(partial, "PNG", pnginfo=texts)
+
+
+def read_cells(file: Path) -> list[tuple[Cell, Image.Image]]:
+    """Return the pictures of a grid with what each is; none if the file does not say it."""
+    with Image.open(file) as whole:
+        text = getattr(whole, "text", {}).get(ENTRY)
+        try:
+            grid = from_json(Grid, load_object(text or "{}", file), file)
+        except UserError:
+            return []
+        found: list[tuple[Cell, Image.Image]] = []
+        for k, cell in enumerate(grid.cells):
+            row, column = divmod(k, max(grid.columns, 1))
+            left, top = GAP + column * (grid.width + GAP), GAP + row * (grid.height + GAP)
+            box = (left, top, left + grid.width, top + grid.height)
+            if grid.width < 1 or grid.height < 1 or box[2] > whole.width or box[3] > whole.height:
+                return []  # it is not the picture that the text is about
+            found.append((cell, whole.crop(box)))
+        return found
 
 
 def pil_to_tensor(images: Sequence[Image.Image]) -> UInt8[Tensor, "n channels height width"]:

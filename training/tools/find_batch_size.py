@@ -50,7 +50,7 @@ class BatchSizeResult:
         if not self.rates:
             return f"no batch size works here: {self.reason}."
         lines = [
-            f"{self.reason}. The fewest images at once that are as fast as any: {self.best}. "
+            f"{self.reason}. Fastest: {self.rate_of(self.best)}. "
             + (self.in_parts(batch_size) if divides else self.whole(batch_size))
         ]
         if self.doubts:
@@ -64,7 +64,7 @@ class BatchSizeResult:
         """Return the flags that keep the batch, with as many images at once as are fast."""
         at_once = max(k for k in range(1, self.best + 1) if batch_size % k == 0)
         return (
-            f"For the recipe's {batch_size} images per step: --batch-size {batch_size} "
+            f"To keep the {batch_size} images per step: --batch-size {batch_size} "
             f"--accumulate {batch_size // at_once}, {self.rate_of(at_once)}."
         )
 

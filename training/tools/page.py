@@ -17,6 +17,16 @@ h2 { font-size: 1.15em; margin-top: 2em; border-bottom: 1px solid var(--line); }
 .charts { display: flex; flex-wrap: wrap; gap: 8px; } .charts svg { max-width: 100%; height: auto; }
 figure { display: inline-block; margin: 0 12px 12px 0; vertical-align: top; }
 figure img { max-width: 540px; width: 100%; image-rendering: pixelated; }
+.steps > section { display: none; margin-top: 10px; }
+.steps > input { position: absolute; opacity: 0; }
+.steps > label { display: inline-block; padding: 2px 9px; margin: 0 3px 4px 0; cursor: pointer;
+                 border: 1px solid var(--line); border-radius: 4px; }
+.steps > input:checked + label { color: var(--page); background: var(--text); }
+.steps > input:focus-visible + label { outline: 2px solid #1f6fb4; outline-offset: 1px; }
+.previews { display: flex; flex-wrap: wrap; gap: 14px; }
+.steps figure { margin: 0; display: table; max-width: 100%; }
+.steps figure img { max-width: 100%; height: auto; margin-right: 3px; }
+.steps figcaption { display: table-caption; caption-side: bottom; overflow-wrap: anywhere; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(260px, 1fr));
             gap: 12px; }
 .pictures figure { margin: 0; overflow-wrap: anywhere; font-size: 13px; }
@@ -79,10 +89,19 @@ def picture(image: Image.Image | bytes, name: str, caption: str = "") -> str:
         name: what a reader without the picture is told.
         caption: text below; "": the name.
     """
+    shown = image_element(image, name)
+    return f"<figure>{shown}<figcaption>{escape(caption or name)}</figcaption></figure>"
+
+
+def image_element(image: Image.Image | bytes, name: str, width: int | None = None) -> str:
+    """Return an <img> that holds a PNG itself.
+
+    width: pixels that it takes on the page, where there is room; None: as the page has it.
+    """
     if isinstance(image, Image.Image):
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         image = buffer.getvalue()
     data = base64.b64encode(image).decode()
-    shown = f"<img alt='{escape(name, quote=True)}' src='data:image/png;base64,{data}'>"
-    return f"<figure>{shown}<figcaption>{escape(caption or name)}</figcaption></figure>"
+    size = f" style='width: {width}px'" if width else ""
+    return f"<img alt='{escape(name, quote=True)}'{size} src='data:image/png;base64,{data}'>"

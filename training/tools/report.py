@@ -20,9 +20,10 @@ from training.checkpoint import saved_states
 from training.cli import parse, run_main
 from training.logging.metrics import read_metrics
 from training.tools.curves import COLORS, Points, line_chart
-from training.tools.page import page, picture, table
+from training.tools.page import page, table
+from training.tools.previews import previews_section
 
-PREVIEWS = 6  # on the page, the first and the last among them
+SKIPPED = "skipped_steps"  # because their gradient was not finite
 # Words that mark a verdict as bad. They are written by ldm/validation.py and autoencoder/training/.
 WARNING_WORDS = (
     "NOT LEARNING",
@@ -89,6 +90,7 @@ def summary_section(
         "steps": f"{step:,} of {steps:,}",
         "images seen": f"{step * batch_size:,}",
         "images per second": f"{sorted(rates)[len(rates) // 2]:.4g} (median)" if rates else "-",
+        "skipped steps": str(next((x[SKIPPED] for x in reversed(lines) if SKIPPED in x), "-")),
         "saved states": ", ".join(path.name for path in saved_states(run / "state")) or "-",
     }
     return table(rows)
@@ -115,7 +117,10 @@ def verdicts_section(lines: Sequence[Mapping[str, Any]]) -> str:
 
 def curves_section(lines: Sequence[Mapping[str, Any]]) -> str:
     """Return a chart for every group of metrics."""
-    groups = group_metrics(collect_metrics(lines))
+    metrics = collect_metrics(lines)
+    if not any(value for _, value in metrics.get(SKIPPED, ())):
+        metrics.pop(SKIPPED, None)  # a line at zero; the summary has the number
+    groups = group_metrics(metrics)
     charts = [line_chart(title, points, x_label="step") for title, points in groups]
     return f"<h2>Curves</h2><div class='charts'>{''.join(charts)}</div>" if charts else ""
 
@@ -157,16 +162,6 @@ def posthoc_section(file: Path) -> str:
     if not file.exists():
         return ""
     return f"<h2>Length of the averaged weights</h2><div class='charts'>{read_text(file)}</div>"
-
-
-def previews_section(files: Sequence[Path]) -> str:
-    """Return some previews, evenly spread over the run."""
-    if not files:
-        return ""
-    last = len(files) - 1
-    chosen = sorted({round(k * last / (PREVIEWS - 1)) for k in range(PREVIEWS)}, reverse=True)
-    figures = [picture(files[k].read_bytes(), files[k].stem) for k in chosen]
-    return "<h2>Pictures, the latest first</h2>" + "".join(figures)
 
 
 def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

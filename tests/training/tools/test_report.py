@@ -7,10 +7,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, PngImagePlugin
 
 from training.cli import run_main
+from training.logging.image_grid import Cell, read_cells, save_grid
 from training.tools.curves import format_number, line_chart
+from training.tools.previews import step_section
 from training.tools.report import group_metrics, main, report_page
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -53,10 +56,46 @@ def test_the_page_shows_curves_pictures_verdicts_and_settings(tmp_path):
     text = report_page(make_run(tmp_path / "run"))
     titles = [chart.find(f"{SVG}title").text for chart in charts(text)]
     assert titles == ["loss", "images_per_second", "val", "val by part"]
-    assert text.count("<img") == 2 and text.index("step-0000040</fig") < text.index("step-0000020<")
+    assert text.count("<img") == 2 and "id=step-0000040 checked>" in text
+    assert text.count("<input type=radio") == 2 and "id=step-0000020>" in text
     assert "&lt;b&gt;mine" in text and "<b>" not in text
     assert "loss.kl_weight" in text and "40 of 100" in text and "320" in text
     assert "not finished" in text
+
+
+def test_previews_have_their_prompts_and_say_which_weights_drew_them(tmp_path):
+    run = make_run(tmp_path / "run")
+    images = torch.arange(4, dtype=torch.uint8)[:, None, None, None].expand(4, 3, 5, 7) * 60
+    cells = [Cell(prompt, name) for name in ("averaged", "live") for prompt in ("a <b", "c")]
+    save_grid(images, 2, run / "previews" / "step-0000040.png", cells)
+    found = read_cells(run / "previews" / "step-0000040.png")
+    assert [cell for cell, _ in found] == cells
+    assert [picture.getextrema()[0] for _, picture in found] == [(60 * k, 60 * k) for k in range(4)]
+    text = report_page(run)
+    assert "From left to right: averaged, live." in text and text.count("width: 14px") == 4
+    for caption in ("a &lt;b", "c"):
+        assert re.search(rf"<figure>(<img [^>]*>){{2}}<figcaption>{caption}</figcaption>", text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"width": 900, "height": 5, "columns": 1, "cells": []}']
+)
+def test_a_preview_that_does_not_say_what_it_is_is_shown_whole(tmp_path, text):
+    texts = PngImagePlugin.PngInfo()
+    texts.add_itxt("latentsmith-grid", text)
+    Image.new("RGB", (9, 9)).save(tmp_path / "step-1.png", pnginfo=texts)
+    assert read_cells(tmp_path / "step-1.png") == []
+    assert step_section(tmp_path / "step-1.png").count("<img") == 1
+
+
+@pytest.mark.parametrize(("skipped", "charts_of_it"), [(0, 0), (3, 1)])
+def test_skipped_steps_have_a_chart_only_if_there_are_some(tmp_path, skipped, charts_of_it):
+    (tmp_path / "config.json").write_text("{}")
+    line = json.dumps({"step": 1, "loss": 1.0, "skipped_steps": skipped})
+    (tmp_path / "metrics.jsonl").write_text(line + "\n")
+    text = report_page(tmp_path)
+    assert len(charts(text)) == 1 + charts_of_it
+    assert f"<td>skipped steps</td><td>{skipped}</td>" in text
 
 
 def test_the_last_verdict_of_each_kind_is_marked_if_it_is_bad(tmp_path):
