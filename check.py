@@ -74,6 +74,7 @@ MOST_PAIRS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Options(ReadOptions):
+    ESSENTIAL: ClassVar[Sequence[str]] = ("data", "preset", "sheet")
     GROUPS: ClassVar[Groups] = {
         "data": ("data", *ReadOptions.READ_FLAGS, "allow_missing_captions"),
         "planned training": (
@@ -85,7 +86,7 @@ class Options(ReadOptions):
     RENAMED: ClassVar[Mapping[str, str]] = {"tokens": "context_length"}
 
     data: tyro.conf.Positional[Path]  # data folder, or tar files: 'shards/{000..099}.tar'
-    preset: str | None = None  # judge the trainings with this preset
+    preset: str | None = None  # also check the settings of the trainings with this preset
     text_encoder: Path | None = None  # folder of the text encoder, whose tokens are counted
     size: Positive[int] | None = None  # side of the training images, in pixels
     context_length: Positive[int] | None = None  # tokens that the text encoder takes

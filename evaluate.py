@@ -61,6 +61,7 @@ class AutoencoderConfig(MeasuredImages):
     diffusers' AutoencoderKL, a single file.
     """
 
+    ESSENTIAL: ClassVar[Sequence[str]] = ("model", "data", "images", "out")
     GROUPS: ClassVar[Groups] = {
         "model": ("model",),
         "data": (*MeasuredImages.IMAGE_FLAGS, "images", "seed"),
@@ -93,6 +94,7 @@ class ModelConfig(MeasuredCaptions):
     images of its size; its recall for real images is the most that samples can reach.
     """
 
+    ESSENTIAL: ClassVar[Sequence[str]] = ("model", "data", "judge", "samples", "out")
     GROUPS: ClassVar[Groups] = {
         "model": ("model", "judge"),
         "data": MeasuredCaptions.IMAGE_FLAGS,

@@ -44,6 +44,7 @@ Model = TextToImage | Component
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
+    ESSENTIAL: ClassVar[Sequence[str]] = ("model", "out", "format")
     GROUPS: ClassVar[Groups] = {
         "model": ("model", "part", "ema"),
         "output": ("out", "format", "dtype"),
@@ -236,11 +237,9 @@ def print_compatibility(config: Config) -> None:
         return
     part = "" if config.part == "all" else f" --part {config.part}"
     print(
-        "Its header contains the whole config, which the programs here read. Tools that see only "
-        "names and shapes would not know:\n  " + "\n  ".join(lines) + "\n"
-        "For diffusers' from_single_file make a folder from the file, and give it as "
-        "config=FOLDER; the scale of its latents may differ from that of the model:\n"
-        f"  python export.py {config.out} FOLDER --format diffusers{part}"
+        f"note: other tools may not open it: {len(lines)} of its settings are not those of Stable "
+        f"Diffusion. For diffusers, and all with it, write a folder:\n"
+        f"  python export.py {config.model} FOLDER --format diffusers{part}"
     )
 
 

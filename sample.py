@@ -53,6 +53,9 @@ RATES = f"above 0, and {MAX_FPS} at most"
 @dataclass(frozen=True, kw_only=True)
 class Config:
     RENAMED: ClassVar[Mapping[str, str]] = {"from_png": "reproduce"}
+    ESSENTIAL: ClassVar[Sequence[str]] = (
+        *("prompt", "model", "count", "seed", "steps", "guidance_scale", "height", "width", "out"),
+    )
     GROUPS: ClassVar[Groups] = {
         "prompts": ("prompt", "prompts", "reproduce"),
         "model": ("model", "lora", "lora_scale", "ema"),
@@ -78,9 +81,10 @@ class Config:
     out: Path = Path("samples")  # output folder
     # file names, from {number}, {seed}, {prompt}, {sampler} and {steps}
     name: str = "{number:05d}"
-    # file format; models trained on other than 8-bit images write .png or .npy
+    # image format; models trained on 16-bit images or arrays write .png or .npy
     format: Literal["png", "jpeg", "webp"] = "png"
-    quality: Annotated[int, Bound(lambda x: 1 <= x <= 100, "from 1 to 100")] = 95  # JPEG, WebP only
+    # of JPEG and WebP
+    quality: Annotated[int, Bound(lambda x: 1 <= x <= 100, "from 1 to 100")] = 95
     grid: bool = True  # also write all images side by side, as grid-0000
     save_latents: bool = False  # also write the latents of each image, as safetensors
     # network calls between previews, which are written to OUT/previews; 0 writes none

@@ -61,6 +61,7 @@ def start(config: ClipTrainingConfig) -> None:
         device=device,
         work=lambda config: clip_work(config, clip),
         pairs=pairs,
+        held_out=len(held_out),
     )
     plan.print_remarks()
     if config.dry_run:

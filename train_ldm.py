@@ -84,6 +84,7 @@ def start(config: DiffusionTrainingConfig) -> None:
         device=device,
         work=lambda config: diffusion_work(config, unet, vae, condition),
         pairs=pairs,
+        held_out=len(held_out),
         cache=cache_bytes(config, pairs + held_out, vae, condition),
         keeps_best=(keeps_best := bool(held_out) and config.best_by != "none"),
     )

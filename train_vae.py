@@ -68,6 +68,7 @@ def start(config: AutoencoderTrainingConfig) -> None:
         device=device,
         work=lambda config: autoencoder_work(config, networks),
         pairs=pairs,
+        held_out=len(held_out),
         keeps_best=(keeps_best := bool(held_out) and config.best_by != "none"),
     )
     plan.print_remarks()

@@ -86,13 +86,14 @@ class GenerationOptions:
     shift: Positive[float] | None = None  # rectified flow: above 1, more steps at high noise
     # 0 ignores the prompt, 1 uses it without guidance, higher values follow it more closely
     guidance_scale: Scale = 4.0
-    guidance_rescale: Fraction = 0.0  # reduces overexposure at high scales; usually 0.7
+    guidance_rescale: Fraction = 0.0  # reduces overexposure at high scales; typical: 0.7
     # guide only between these noise levels; 0 is clean, 1 is pure noise
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    guidance_parallel: Fraction = 1.0  # APG: weight of the parallel component; usually 0
-    guidance_max_norm: Positive[float] | None = None  # APG: largest norm per image; usually 15
-    guidance_momentum: Scale = 0.0  # APG: weight of earlier updates; usually -0.5
-    # autoguidance: a worse model, such as RUN/state/step-0005000 or a smaller model
+    guidance_parallel: Fraction = 1.0  # APG: weight of the parallel component; typical: 0
+    # APG: largest norm of the guidance update; typical: 15
+    guidance_max_norm: Positive[float] | None = None
+    guidance_momentum: Scale = 0.0  # APG: weight of earlier updates; typical: -0.5
+    # autoguidance: an earlier or smaller model, such as RUN/state/step-0005000
     weak_model: Path | None = None
 
     init_image: Path | None = None  # image to start from, for img2img and the four flags below

@@ -4,6 +4,7 @@
 device cannot hold.
 """
 
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -40,7 +41,10 @@ Config = TypeVar("Config", bound=TrainingConfig)
 # were measured. Where even that fits, nothing has to be estimated.
 SPEED = "images_per_second"  # in metrics.jsonl
 MOST_PER_PIXEL = 200_000  # bytes
-NAMED_IN_REMARKS = ("batch_size", "caption_dropout", "ema_halflife", "save_every")
+NAMED_IN_REMARKS = ("batch_size", "caption_dropout", "ema_halflife", "held_out", "save_every")
+FEW_HELD_OUT = 8  # images; figures of fewer say little
+ENOUGH_HELD_OUT = 16  # images that are suggested in their place
+MOST_HELD_OUT = 0.2  # of the images; more are missed in training
 ENCODER_SIDE = 96  # pixels, at most, of the images of stage 0, if its config names no size
 
 
@@ -52,6 +56,7 @@ class RunPlan(Generic[Config]):
         training: its script, such as train_ldm.py.
         work: returns what a step with other settings would compute.
         pairs: that are trained on.
+        held_out: how many are not.
         cache: bytes of the latent cache; 0 without one.
         keeps_best: whether the best model is kept beside the last one.
     """
@@ -61,6 +66,7 @@ class RunPlan(Generic[Config]):
     device: torch.device
     work: Callable[[Config], StepWork]
     pairs: PairList
+    held_out: int = 0
     cache: int = 0
     keeps_best: bool = False
 
@@ -173,6 +179,7 @@ class RunPlan(Generic[Config]):
         remarks = judge(planned_run(self.training, self.config), len(self.pairs))
         if size := getattr(self.config, "size", None):
             remarks += judge_images(self.pairs, size)
+        remarks += judge_held_out(self.held_out, len(self.pairs) + self.held_out)
         for remark in remarks:
             print(f"REMARK: {with_flags(remark, NAMED_IN_REMARKS)}")
 
@@ -206,6 +213,18 @@ class RunPlan(Generic[Config]):
     def reserve(self) -> int:
         """Bytes that the driver takes."""
         return int(RESERVE) if self.device.type == "cuda" else 0
+
+
+def judge_held_out(held_out: int, images: int) -> list[str]:
+    """Return a remark if validation on the images held out, a few of all, would say little."""
+    fraction = min(math.ceil(100 * ENOUGH_HELD_OUT / images) / 100, MOST_HELD_OUT)
+    if not 0 < held_out < min(FEW_HELD_OUT, int(fraction * images)):
+        return []
+    few = "1 image is" if held_out == 1 else f"{held_out} images are"
+    return [
+        f"only {few} held out for validation, so its figures say little. Use held_out "
+        f"{fraction:g}, which takes {round(fraction * images)} of the {images}."
+    ]
 
 
 def planned_run(training: str, config: TrainingConfig) -> PlannedRun:

@@ -1,6 +1,6 @@
 """The flags that all trainings share, and what follows from them alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -30,18 +30,22 @@ class TrainingConfig:
     """Flags of every training. A stage adds its own, and may change a default."""
 
     RENAMED: ClassVar[Mapping[str, str]] = RENAMED
+    ESSENTIAL: ClassVar[Sequence[str]] = (
+        *("data", "vae", "out", "text_encoder", "preset", "size", "steps", "batch_size"),
+        *("held_out", "device"),
+    )
     GROUPS: ClassVar[Groups] = {
         "data": ("data", "held_out", "skip_unusable"),
         "model": ("preset",),
         "training": (
             *("steps", "batch_size", "learning_rate", "warmup", "cooldown"),
-            *("accumulate", "seed", "find_batch_size", "overfit"),
+            *("accumulate", "seed"),
+        ),
+        "checks before training": (
+            *("dry_run", "images_per_second", "find_batch_size", "overfit"),
         ),
         "output": ("out", "override", "evaluate_every", "save_every", "log_every", "wandb"),
-        "machine": (
-            *("device", "precision", "compile", "workers", "rank_timeout"),
-            *("dry_run", "images_per_second"),
-        ),
+        "machine": (*("device", "precision", "compile", "workers", "rank_timeout"),),
     }
 
     data: Path  # folder of captioned images, or shards: 'shards/{000..099}.tar'
@@ -52,7 +56,7 @@ class TrainingConfig:
     learning_rate: Positive[float] = 1e-3  # after the warm-up; not scaled by the batch size
     warmup: NonNegative[int] = 100  # steps in which the learning rate rises from 0
     cooldown: Fraction = 0.5  # fraction of the run, at its end, in which the rate falls to 0
-    held_out: FractionBelowOne = 0.02  # fraction of the images kept out of training, to evaluate on
+    held_out: FractionBelowOne = 0.02  # fraction of the images used for validation, not trained on
     accumulate: Positive[int] = 1  # split each batch into so many parts, to save memory
     precision: PrecisionName = "auto"  # of the arithmetic; auto: bf16 where the hardware has it
     log_every: Positive[int] = 20  # steps between lines of metrics.jsonl
@@ -69,7 +73,7 @@ class TrainingConfig:
     # speed that --dry-run plans with; left out: that of an earlier run in --out
     images_per_second: Positive[float] | None = None
     find_batch_size: bool = False  # measure which batch sizes fit and how fast they are, then exit
-    overfit: NonNegative[int] = 0  # check that this many images can be learned by heart, then exit
+    overfit: NonNegative[int] = 0  # check that so many images can be memorized, then exit
     override: Override = ()  # resume the run with these flags changed, such as steps=900
 
     def check(self) -> None:
@@ -118,7 +122,8 @@ class EMATrainingConfig(TrainingConfig):
     """Flags of a training that averages the weights of its model."""
 
     GROUPS: ClassVar[Groups] = extended(
-        TrainingConfig.GROUPS, {"training": ("ema_halflife", "averages_every", "averages_half")}
+        TrainingConfig.GROUPS,
+        {"averaged weights": ("ema_halflife", "averages_every", "averages_half")},
     )
 
     ema_halflife: Positive[int] = 6400  # of the averaged weights (EMA), in images

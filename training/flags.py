@@ -136,6 +136,7 @@ def bounds_of(kind: Any) -> Iterator[Bound]:
 
 Groups = Mapping[str, Sequence[str]]  # title of a section -> its fields, in order
 ONLY_GROUP = "options"  # the title where a config has no GROUPS
+ESSENTIAL_GROUP = "essential"
 LAST_GROUP = "machine"  # its section ends with --help and --version; without it, the last one does
 COMMON = {"-h, --help": "show this page and exit", "--version": "show the version and exit"}
 TYPE_NAMES = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
@@ -150,6 +151,16 @@ class Entry:
 
     invocation: str  # such as "-n, --count INT"
     text: str  # description, range, default
+    is_required: bool = False
+
+
+@dataclass(frozen=True)
+class PlacedEntry:
+    """A flag with the section that it belongs to."""
+
+    group: str
+    name: str  # of the field
+    entry: Entry
 
 
 def help_page(config: type[Any], default: Any, description: str) -> str:
@@ -157,15 +168,23 @@ def help_page(config: type[Any], default: Any, description: str) -> str:
 
     Args:
         config: dataclass of the flags. Its class variable GROUPS names the sections and their
-            fields. A nested dataclass has GROUPS of its own, or goes where its field is named.
+            fields. A nested dataclass has GROUPS of its own, or goes where its field is named. Its
+            class variable ESSENTIAL names the fields that come first, after those required.
         default: a config that has the default values; tyro.MISSING for a required flag, and for
             all of them if the class has the defaults.
         description: docstring of the script.
     """
     width = min(WIDTH, shutil.get_terminal_size().columns)
+    essential: Sequence[str] = getattr(config, "ESSENTIAL", ())
+    found = list(entries(config, default, ONLY_GROUP))
+    first = [each for each in found if each.entry.is_required or each.name in essential]
+    first.sort(key=lambda each: (not each.entry.is_required, place(each.name, essential)))
     groups: dict[str, list[Entry]] = {}
-    for title, entry in entries(config, default, ONLY_GROUP):
-        groups.setdefault(title, []).append(entry)
+    if essential:
+        groups[ESSENTIAL_GROUP] = [each.entry for each in first]
+    for each in found:
+        if not (essential and each in first):
+            groups.setdefault(each.group, []).append(each.entry)
     last = LAST_GROUP if LAST_GROUP in groups else list(groups)[-1]
     groups[last] += [Entry(*words) for words in COMMON.items()]
     return "\n\n".join([*paragraphs(description, width), *sections_of(groups, width)])
@@ -217,7 +236,12 @@ def laid_out(entry: Entry, width: int) -> list[str]:
     return [f"{head:{INDENT}}{text[0]}", *indented[1:]]
 
 
-def entries(config: type[Any], default: Any, title: str) -> Iterator[tuple[str, Entry]]:
+def place(name: str, names: Sequence[str]) -> int:
+    """Return the place of a name among others; one that is not there comes first."""
+    return names.index(name) if name in names else -1
+
+
+def entries(config: type[Any], default: Any, title: str) -> Iterator[PlacedEntry]:
     """Yield every flag with the title of its section, in the order of the page."""
     descriptions, hints = field_comments(config), get_type_hints(config, include_extras=True)
     by_name = {field.name: field for field in fields(config)}
@@ -228,7 +252,8 @@ def entries(config: type[Any], default: Any, title: str) -> Iterator[tuple[str, 
             if is_dataclass(hints[name]):
                 yield from entries(hints[name], value, heading)
             else:
-                yield heading, make_entry(name, hints[name], value, descriptions.get(name, ""))
+                entry = make_entry(name, hints[name], value, descriptions.get(name, ""))
+                yield PlacedEntry(heading, name, entry)
 
 
 def default_of(field: Field[Any], config: Any) -> Any:
@@ -255,7 +280,7 @@ def make_entry(name: str, kind: Any, default: Any, description: str) -> Entry:
     elif default is not None and default is not False and default not in ("", ()):
         notes.append(f"default: {default_text(default)}")
     text = f"{description} ({'; '.join(notes)})" if notes else description
-    return Entry(invocation, text.strip())
+    return Entry(invocation, text.strip(), default is tyro.MISSING)
 
 
 def default_text(value: Any) -> str:

@@ -198,7 +198,7 @@ class Run:
             )
         self.changed = config_differences(old, self.config)
         refused = {k: pair for k, pair in self.changed.items() if flag_of(k) not in overridden}
-        if refused:
+        if not all(is_longer_run(name, *pair) for name, pair in refused.items()):
             raise UserError(
                 f"{self.path} holds a run with other settings:\n  "
                 + "\n  ".join(describe_differences(refused))
@@ -314,6 +314,11 @@ class Run:
             late = ", so the override changes nothing" if self.changed else ""
             print(f"{self.path} is finished: {steps} steps{late}. Its model is in {self.model}.")
         return done
+
+
+def is_longer_run(name: str, before: Any, now: Any) -> bool:
+    """Return whether a flag asks for more steps than before: the run goes on without more words."""
+    return name == "steps" and isinstance(before, int) and isinstance(now, int) and now > before
 
 
 def check_run_exists(run: Path) -> None:

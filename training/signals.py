@@ -56,8 +56,8 @@ def interruptible() -> Iterator[None]:
 
     def interrupt(name: str) -> None:
         raise KeyboardInterrupt(
-            f"stopped by {name}; nothing half-written is left. The same command again goes on from "
-            "what was complete."
+            f"stopped by {name}. Files that were complete are kept. To go on, run the same command "
+            "again."
         )
 
     with first_signal(interrupt):

@@ -87,8 +87,9 @@ def remarks(measured: AutoencoderMeasurement, channels: Sequence[LatentChannel])
     dead = [row["channel"] for row in channel_rows(channels) if row["dead"]]
     if dead:
         found.append(
-            f"Latent channels {', '.join(map(str, dead))} are dead: noise without information "
-            "about the image. The weight of the KL is too high, or there are too many channels."
+            f"{len(dead)} of {len(channels)} latent channels carry no information "
+            f"({', '.join(map(str, dead))}). The weight of the KL is too high, or there are too "
+            "many channels."
         )
     bits_of_kl = sum(channel.kl for channel in channels) * small**2 / math.log(2)
     found.append(f"The KL of the latents is {bits_of_kl:,.0f} bits an image.")
@@ -120,7 +121,7 @@ def channels_section(rows: Sequence[Mapping[str, Any]]) -> str:
         [
             str(row["channel"]),
             *(f"{row[key]:.4g}" for key in ("kl", "mean", "std", "kurtosis", "signal")),
-            "DEAD" if row["dead"] else "",
+            "no information" if row["dead"] else "",
         ]
         for row in rows
     ]

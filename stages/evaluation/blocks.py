@@ -77,12 +77,23 @@ class Blocks:
         own = missing[collectives.rank() :: collectives.world_size()]
         self.folder.mkdir(parents=True, exist_ok=True)
         pixels = prefetch(lambda block: read(self.images(block)), own, depth=1)
-        for block in progress_bar(own, title, len(own)):
-            report_progress(f"{title}, block {block}")
-            rows = compute(self.images(block), next(pixels))
-            with atomic_file(self.file(block)) as partial:
-                save_file({name: value.contiguous() for name, value in rows.items()}, partial)
+        try:
+            for block in progress_bar(own, title, len(own)):
+                report_progress(f"{title}, block {block}")
+                rows = compute(self.images(block), next(pixels))
+                with atomic_file(self.file(block)) as partial:
+                    save_file({name: value.contiguous() for name, value in rows.items()}, partial)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(self.describe_stop(title)) from stop
         collectives.barrier()
+
+    def describe_stop(self, title: str) -> str:
+        """Return what is said when `fill` was stopped: how many images are saved."""
+        saved = sum(len(self.images(block)) for block in range(len(self)) if self.is_there(block))
+        return (
+            f"stopped while {title}: {saved or 'none'} of {self.count} images saved. Run the same "
+            "command again to go on."
+        )
 
     def rows(self, name: str) -> Tensor:
         """Return the rows of all images; call `fill` before."""

@@ -65,6 +65,20 @@ def test_a_page(monkeypatch):
     ]
 
 
+def test_what_is_required_and_essential_comes_first(monkeypatch):
+    @dataclass(frozen=True, kw_only=True)
+    class Page(Outer):
+        ESSENTIAL: ClassVar[tuple[str, ...]] = ("kind", "rate")
+        out: Path
+
+        GROUPS: ClassVar[Groups] = {**Outer.GROUPS, "third": ("out",)}
+
+    sections = help_page(Page, tyro.MISSING, "python x.py").split("\n\n")[1:]
+    names = [re.findall(r"--(\w+)", section) for section in sections]
+    assert names[0] == ["where", "out", "kind", "rate"]
+    assert names[1:] == [["count"], ["wide", "help", "version"]]
+
+
 def page(script, capsys, *words: str) -> str:
     with pytest.raises(SystemExit) as stopped:
         script.main([*words, "--help"])

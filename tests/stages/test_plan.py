@@ -19,8 +19,9 @@ from foundation.errors import UserError
 from stages import plan as module
 from stages.clip import ClipTrainingConfig
 from stages.diffusion import DiffusionTrainingConfig
-from stages.plan import RunPlan, first_that_fits, smaller_steps, speed_of_run
+from stages.plan import RunPlan, first_that_fits, judge_held_out, smaller_steps, speed_of_run
 from tests.helpers.bad_calls import TRAININGS, command, tree
+from training.flags import with_flags
 from training.tools.memory_estimate import GIB, StepWork
 
 REQUIRED = {"data": Path("data"), "out": Path("nowhere/run"), "vae": Path("v"), "text_encoder": "t"}
@@ -168,6 +169,21 @@ def test_the_disk_is_what_a_run_takes(dry_run, world, tmp_path, capsys):
 
 def size_of(folder: Path, names: str = "*") -> float:
     return sum(file.stat().st_size for file in folder.rglob(names) if file.is_file()) / 1e6
+
+
+@pytest.mark.parametrize(
+    ("held_out", "images", "words"),
+    [
+        (1, 60, ["only 1 image ", "--held-out 0.2", "12 of the 60"]),
+        (2, 100, ["only 2 images ", "--held-out 0.16", "16 of the 100"]),
+        (0, 60, []),
+        (8, 400, []),
+        (3, 16, []),  # more than a fifth would be missed
+    ],
+)
+def test_few_held_out_images_are_remarked_on_with_the_flag(held_out, images, words):
+    text = " ".join(with_flags(remark, ["held_out"]) for remark in judge_held_out(held_out, images))
+    assert all(word in text for word in words) and bool(text) == bool(words)
 
 
 def test_a_full_disk_is_remarked_on(monkeypatch):

@@ -197,6 +197,18 @@ def test_a_run_cannot_go_back(tmp_path):
     Run(tmp_path / "run", {"steps": 15, "override": ["steps=15"]})
 
 
+def test_more_steps_go_on_and_fewer_are_refused_with_the_way(tmp_path, capsys):
+    toy = Toy(tmp_path / "run", {"steps": 12})
+    toy.train()
+    longer = Toy(tmp_path / "run", {"steps": 15})
+    assert longer.run.saved_step == 12 and not longer.run.finished(15)
+    longer.train()
+    assert "changed from step 12 on: steps: 12 -> 15" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"--override steps=14"):
+        Run(tmp_path / "run", {"steps": 14})
+    assert Run(tmp_path / "run", {"steps": 15}).config["overrides"][-1]["step"] == 12
+
+
 def test_a_folder_of_another_training_is_named(tmp_path):
     Run(tmp_path / "run", {"loss": {}, "seed": 0})
     with pytest.raises(UserError, match=r"a run of train_vae\.py, and this is train_clip\.py"):
