@@ -41,6 +41,7 @@ from stages.evaluation.model import ModelMeasurement, refuse_own_clip
 from stages.evaluation.model_report import report_model
 from stages.evaluation.report import COMPARISON_FILE, check_report_folder, print_report
 from stages.evaluation.sweep_points import Sweep, make_axes
+from stages.evaluation.task_quality import TaskMeasurement
 from training.cli import parse, pick_device, run_main
 from training.flags import Bound, Finite, Groups, Positive
 from training.run import make_folder
@@ -127,6 +128,35 @@ class ModelConfig(MeasuredCaptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskConfig(MeasuredImages):
+    """python evaluate.py task runs/inpaint --data data/openmoji --plain runs/ldm
+
+    How well a model that was trained for a task does it on held-out pictures, beside ordinary
+    models and filters: inpainting, upscaling, restoring.
+
+    Writes task.json and task.png, whose rows are the originals and then the ways of the table.
+    """
+
+    GROUPS: ClassVar[Groups] = {
+        "model": ("model", "plain", "judge"),
+        "data": (*MeasuredImages.IMAGE_FLAGS, "images", "seed"),
+        "sampling": ("steps", "guidance_scale", "sampler"),
+        "output": ("out",),
+        "machine": ("device",),
+    }
+
+    model: Model  # run of train_ldm.py --task, or pipeline folder
+    plain: Path | None = None  # ordinary model of the same kind of pictures, to compare with
+    judge: Path | None = None  # run of train_clip.py: the distance that it sees between pictures
+    images: Positive[int] = 64  # at most so many, chosen at random
+    steps: int = 25  # sampler steps per picture
+    guidance_scale: Finite = 1.0  # as in sample.py; 1 is no guidance
+    sampler: str = "dpmpp_2m"  # as in sample.py
+    out: Path | None = None  # folder of the result; left out: runs/evaluation/task-MODEL
+    device: str = "auto"  # cpu, cuda, mps; auto: the first GPU there is, else the CPU
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompareConfig:
     """python evaluate.py compare runs/evaluation/autoencoder-vae runs/evaluation/autoencoder-other
 
@@ -142,8 +172,13 @@ class CompareConfig:
     out: Path | None = None  # folder for a page of the table; left out: none is written
 
 
-COMMANDS = {"autoencoder": AutoencoderConfig, "model": ModelConfig, "compare": CompareConfig}
-Config = AutoencoderConfig | ModelConfig | CompareConfig
+COMMANDS = {
+    "autoencoder": AutoencoderConfig,
+    "model": ModelConfig,
+    "task": TaskConfig,
+    "compare": CompareConfig,
+}
+Config = AutoencoderConfig | ModelConfig | TaskConfig | CompareConfig
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -154,6 +189,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         evaluate_autoencoder(config)
     elif isinstance(config, ModelConfig):
         evaluate_model(config)
+    elif isinstance(config, TaskConfig):
+        evaluate_task(config)
     else:
         compare(config)
 
@@ -241,6 +278,29 @@ def evaluate_model(config: ModelConfig) -> None:
     report_finished()
     if not collectives.rank():
         print_report(report_model(measured, sweep, out), out)
+
+
+def evaluate_task(config: TaskConfig) -> None:
+    guidance = Guidance(scale=config.guidance_scale)
+    sampling = Sampling(sampler=config.sampler, steps=config.steps, guidance=guidance)
+    device = pick_device(config.device)
+    pipeline = TextToImage.load(config.model, device)
+    trained = as_mapping(read_model_provenance(config.model).get("config"))
+    measured = TaskMeasurement(
+        pipeline,
+        None if config.plain is None else TextToImage.load(config.plain, device),
+        None if config.judge is None else Clip.load(config.judge, device),
+        choose_images(config, config.images),
+        sampling,
+        config.seed,
+        trained,
+    )
+    make_folder(out := report_folder(config.out, "task", config.model))
+    result = measured.measure()
+    report_finished()
+    print(result.table())
+    result.write(out, {"model": str(config.model), "images": measured.images.identity()})
+    print(f"numbers and pictures are in {out}")
 
 
 def load_judge(source: Path, pipeline: TextToImage) -> Clip:

@@ -35,9 +35,11 @@ from stages.conditioned_data import make_condition, preview_prompts, read_condit
 from stages.data import data_identity, print_long_captions, read_shapes
 from stages.diffusion import BEST, PRESETS, DiffusionTrainer, DiffusionTrainingConfig
 from stages.finetune import choose_text_chunks, init_identity
-from stages.latents import cache_bytes, encoder_hashes, open_latent_cache
+from stages.latents import cache_bytes, encoder_hashes, open_latent_cache, open_pixels
 from stages.memory import diffusion_work
 from stages.plan import RunPlan, describe_averages
+from stages.tasks.base import TrainingTask
+from stages.tasks.choice import choose_task
 from training.acceleration.compiled import check_compiler
 from training.cli import parse, pick_device, run_main
 from training.config_json import to_json
@@ -69,7 +71,8 @@ def start(config: DiffusionTrainingConfig) -> None:
     pairs, held_out = read_conditioned_pairs(config)
     condition = make_condition(config, text_encoder, pairs, held_out)
     prompts = preview_prompts(config, condition, held_out or pairs)
-    unet = build_unet(config, vae, condition)
+    task = choose_task(config, vae, config.vae)
+    unet = build_unet(config, vae, condition, task)
     multiple = side_multiple(unet, vae)
     buckets = read_shapes(pairs, config.max_aspect, config.size, multiple, config.batch_size)
     seed = derived_seed(config.seed, "order")
@@ -82,7 +85,7 @@ def start(config: DiffusionTrainingConfig) -> None:
         training="train_ldm.py",
         config=config,
         device=device,
-        work=lambda config: diffusion_work(config, unet, vae, condition),
+        work=lambda config: diffusion_work(config, unet, vae, condition, task),
         pairs=pairs,
         held_out=len(held_out),
         cache=cache_bytes(config, pairs + held_out, vae, condition),
@@ -92,11 +95,12 @@ def start(config: DiffusionTrainingConfig) -> None:
     if config.dry_run:
         return print(plan.describe())
     if config.find_batch_size:
-        return find_batch_size(plan, unet.to(device), vae, condition)
+        open_pixels(task, config, vae, pairs + held_out, buckets)
+        return find_batch_size(plan, unet.to(device), vae, condition, task)
     plan.check_memory()
     with collectives.rank_zero_first():
         data = data_identity(pairs, held_out, captions=condition.reads != "none")
-        settings = to_json(config) | identity | data
+        settings = to_json(config) | identity | data | task.describe()
         run = Run(config.out, settings, lock=True)
     if run.finished(config.steps):
         return
@@ -104,9 +108,10 @@ def start(config: DiffusionTrainingConfig) -> None:
     cache = open_latent_cache(
         config, run, pairs + held_out, len(pairs), buckets, vae, condition, identity
     )
+    open_pixels(task, config, vae, pairs + held_out, buckets)
     check_first_batch(config, cache, order)
     unet = unet.to(device)
-    trainer = DiffusionTrainer(config, run, unet, vae, condition, cache, order, prompts)
+    trainer = DiffusionTrainer(config, run, unet, vae, condition, cache, order, prompts, task)
     best = None
     if keeps_best:
         best = BestModel(
@@ -117,11 +122,15 @@ def start(config: DiffusionTrainingConfig) -> None:
 
 
 def find_batch_size(
-    plan: RunPlan[DiffusionTrainingConfig], unet: UNet, vae: Autoencoder, condition: Condition
+    plan: RunPlan[DiffusionTrainingConfig],
+    unet: UNet,
+    vae: Autoencoder,
+    condition: Condition,
+    task: TrainingTask,
 ) -> None:
     """Try batch sizes, in a folder that nobody needs afterwards."""
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps mapped files
-        trials = diffusion_trials(plan.config, unet, vae, condition, Path(folder))
+        trials = diffusion_trials(plan.config, unet, vae, condition, Path(folder), task)
         print_batch_sizes(plan.config, trials, plan.bytes_at_once, most=len(plan.pairs))
 
 

@@ -200,12 +200,17 @@ class Autoencoder(nn.Module):
         check: also check the values of the result, as in `encode`.
         """
         check_latents(latents, self.config.latent_channels)
-        if self.config.scaled:
-            scale, shift = self._scaling(at_least_float32(latents))
-            latents = latents / scale + shift
+        latents = self.unscaled(latents)
         if check:
             return with_float32_fallback(self, self.pixels, latents, "decoding of the latents")
         return self.pixels(latents)
+
+    def unscaled(self, latents: Latents) -> Latents:
+        """Undo scale and shift: return latents as the encoder network gives them."""
+        if not self.config.scaled:
+            return latents
+        scale, shift = self._scaling(at_least_float32(latents))
+        return latents / scale + shift
 
     def moments(self, images: Images) -> Moments:
         """Return the output of the encoder network, without checks and before any scaling."""

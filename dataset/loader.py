@@ -81,8 +81,9 @@ class ImageBatches(Dataset[Batch]):
         self.transforms, self.bucket = assign_transforms(pairs, transform, buckets)
         self.order = BucketOrder(self.bucket, batch_size, seed)
         self.pixels: list[PixelTensor] | None = None  # of each bucket, in the order of the pairs
-        if self.bytes_needed() <= in_memory and transform.crop != "random":
-            self.pixels = self.read_all(progress)
+        fits = bytes_needed(self.transforms, self.bucket) <= in_memory
+        if fits and transform.crop != "random":
+            self.pixels = read_all(pairs, self.transforms, self.bucket, progress)
             self.positions = positions_in_bucket(self.bucket)
 
     def __getitem__(self, step: int) -> Batch:
@@ -155,21 +156,6 @@ class ImageBatches(Dataset[Batch]):
             images.append(torch.from_numpy(transform(self.pairs[k].path, generator)))
         return torch.stack(images)
 
-    def bytes_needed(self) -> int:
-        """Compute the memory that the pixels of all images take."""
-        areas = np.array([width * height for width, height in (t.shape for t in self.transforms)])
-        transform = self.transforms[0]
-        bytes_per_pixel = transform.channels * transform.format.memory_dtype.itemsize
-        return int(areas @ bucket_sizes(self.bucket, len(areas))) * bytes_per_pixel
-
-    def read_all(self, progress: Progress) -> list[PixelTensor]:
-        """Decode all images, bucket by bucket."""
-        members = bucket_members(self.bucket, len(self.transforms))
-        return [
-            read_pixels([self.pairs[k].path for k in own.tolist()], transform, progress)
-            for transform, own in zip(self.transforms, members, strict=True)
-        ]
-
     def draw(self, purpose: str, step: int) -> Float[Tensor, " batch_size"]:
         """Draw a number in [0, 1) for each image of the whole batch, the same on every rank."""
         generator = purpose_generator(self.seed, purpose, step)
@@ -184,6 +170,67 @@ def assign_transforms(
         return [transform], np.zeros(len(pairs), np.uint8)
     assert isinstance(pairs, PairList), "buckets need the sizes of the images"
     return buckets.transforms(transform), buckets.assign(pairs)
+
+
+def bytes_needed(transforms: Sequence[ImageTransform], bucket: UInt8[np.ndarray, " pairs"]) -> int:
+    """Compute the memory that the pixels of all images take."""
+    areas = np.array([width * height for width, height in (t.shape for t in transforms)])
+    bytes_per_pixel = transforms[0].channels * transforms[0].format.memory_dtype.itemsize
+    return int(areas @ bucket_sizes(bucket, len(areas))) * bytes_per_pixel
+
+
+def read_all(
+    pairs: Sequence[Pair],
+    transforms: Sequence[ImageTransform],
+    bucket: UInt8[np.ndarray, " pairs"],
+    progress: Progress = no_progress,
+) -> list[PixelTensor]:
+    """Decode all images, bucket by bucket."""
+    members = bucket_members(bucket, len(transforms))
+    return [
+        read_pixels([pairs[k].path for k in own.tolist()], transform, progress)
+        for transform, own in zip(transforms, members, strict=True)
+    ]
+
+
+class PixelStore:
+    """The pixels of images by their number: kept in memory if all fit, else decoded when needed.
+
+    Args:
+        in_memory: limit in bytes for the pixels of all images.
+
+    Raises:
+        UserError: images cannot be read.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        transform: ImageTransform,
+        buckets: Buckets | None = None,
+        *,
+        in_memory: int = IN_MEMORY,
+        progress: Progress = no_progress,
+    ):
+        self.pairs, self.transform = pairs, transform
+        self.transforms, self.bucket = assign_transforms(pairs, transform, buckets)
+        self.kept: list[PixelTensor] | None = None
+        if bytes_needed(self.transforms, self.bucket) <= in_memory:
+            self.kept = read_all(pairs, self.transforms, self.bucket, progress)
+            self.positions = positions_in_bucket(self.bucket)
+
+    def __call__(self, indices: Int[Tensor, " b"]) -> PixelTensor:
+        """Return the pixels of images of one shape."""
+        bucket = int(self.bucket[int(indices[0])])
+        if self.kept is not None:
+            rows = self.positions.index_select(0, indices)
+            return self.kept[bucket].index_select(0, rows)
+        paths = [self.pairs[k].path for k in indices.tolist()]
+        return read_pixels(paths, self.transforms[bucket])
+
+    def square(self, number: int) -> PixelTensor:
+        """Return the pixels of one image as a square, whatever the shapes are."""
+        return read_pixels([self.pairs[number].path], self.transform)
 
 
 class BatchesOrErrors(Dataset[Batch | Exception]):

@@ -31,7 +31,8 @@ Side = Annotated[int, SIDE]
 Scale = Annotated[float, Bound(lambda x: abs(x) <= MAX_GUIDANCE, SCALE, on_help_page=False)]
 BATCH = f"from 1 to {MAX_BATCH}"
 BatchSize = Annotated[int, Bound(lambda x: 0 < x <= MAX_BATCH, BATCH, on_help_page=False)]
-INPUT_FILES = ("init_image", "mask", "style_image")
+INPUT_FILES = ("init_image", "mask", "style_image", "restore")
+BEGINNINGS = ("init_image", "style_image", "restore")  # pictures of which one can be given
 NEEDED = {  # option -> the option without which it has no effect
     "mask": "init_image",
     "outpaint": "init_image",
@@ -57,7 +58,7 @@ class GenerationOptions:
         ),
         "input image": (
             *("init_image", "strength", "mask", "outpaint", "resample", "upscale", "noise_level"),
-            *("style_image", "source_prompt", "variation"),
+            *("style_image", "source_prompt", "variation", "restore"),
         ),
     }
 
@@ -110,6 +111,7 @@ class GenerationOptions:
     source_prompt: str = ""  # text that describes the image to edit
     # how far the noise of each image is from the inverted noise
     variation: Fraction = 0.0
+    restore: Path | None = None  # damaged image, for models that were trained to restore
 
     def check(self) -> None:
         """Raise UserError for values out of range and for options that would have no effect."""
@@ -151,8 +153,9 @@ class GenerationOptions:
             if self.is_set(name) and not self.is_set(needed):
                 raise UserError(f"{flag_name(name)} needs {flag_name(needed)}, which is not given.")
         exclusive = [name for name in ("mask", "outpaint", "upscale") if self.is_set(name)]
-        if self.is_set("init_image") and self.is_set("style_image"):
-            exclusive = ["init_image", "style_image"]
+        beginnings = [name for name in BEGINNINGS if self.is_set(name)]
+        if len(beginnings) > 1:
+            exclusive = beginnings
         if len(exclusive) > 1:
             flags = " and ".join(map(flag_name, exclusive))
             raise UserError(f"{flags} cannot be combined; choose one.")
@@ -216,6 +219,8 @@ class GenerationOptions:
                 variation=self.variation,
                 window=self.window,
             )
+        if self.restore is not None:
+            return tasks.restore(pipeline, self._load_image(self.restore, pipeline))
         if self.init_image is None:
             return TEXT_TO_IMAGE
         image = self._load_image(self.init_image, pipeline)

@@ -145,7 +145,7 @@ class GenerationSession:
         self.pipeline.make_denoiser(options.window)
         self.weak_model(options)
         options.sampling().timesteps(self.pipeline.denoiser.schedule)
-        if options.init_image is None and options.style_image is None:
+        if not options.input_files():
             self._check_size(options, TEXT_TO_IMAGE)
         task = options.make_task(self.pipeline)
         check_task(self.pipeline.unet, task)

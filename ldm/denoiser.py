@@ -4,11 +4,11 @@ The only place that knows what the network was trained to predict.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
-from jaxtyping import Real
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from foundation.errors import UserError
@@ -24,15 +24,30 @@ Prediction = Literal["noise", "velocity", "sample", "flow"]
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What images are conditioned on: a text, class labels, or nothing (both None)."""
+    """What images are conditioned on; all None: on nothing.
+
+    Attributes:
+        text: contexts of captions.
+        labels: of classes.
+        channels: what the network gets as further input channels after those of the latents, such
+            as a mask and a masked picture.
+        noise_level: that of a small picture in the channels. A network with classes has none.
+    """
 
     text: Context | None = None
     labels: Real[Tensor, " b"] | None = None
+    channels: Float[Tensor, "b c_extra h w"] | None = None
+    noise_level: Real[Tensor, " b"] | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Conditioning":
         """Apply a function to what there is: for example, choose some rows."""
-        text = None if self.text is None else function(self.text)
-        return Conditioning(text, None if self.labels is None else function(self.labels))
+        return Conditioning(
+            *(None if tensor is None else function(tensor) for tensor in self.tensors())
+        )
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """Return the values of all fields, in their order."""
+        return tuple(getattr(self, field.name) for field in fields(self))
 
     def to(self, device: torch.device) -> "Conditioning":
         return self.map(lambda tensor: tensor.to(device))
@@ -43,9 +58,9 @@ NOTHING = Conditioning()
 
 def concatenate(conditionings: Sequence[Conditioning]) -> Conditioning:
     """Put the rows of several conditionings of one kind one after the other."""
-    texts = [c.text for c in conditionings if c.text is not None]
-    labels = [c.labels for c in conditionings if c.labels is not None]
-    return Conditioning(torch.cat(texts) if texts else None, torch.cat(labels) if labels else None)
+    columns = zip(*(conditioning.tensors() for conditioning in conditionings), strict=True)
+    present = [[rows for rows in column if rows is not None] for column in columns]
+    return Conditioning(*(torch.cat(rows) if rows else None for rows in present))
 
 
 # A network bound to conditionings. Called with the latents and timesteps of b images (and noise
@@ -88,7 +103,10 @@ class Denoiser(nn.Module):
 
     def predict(self, z_t: Latents, t: Timesteps, conditioning: Conditioning = NOTHING) -> Latents:
         """Return the network's own output, in fp32 also under autocast."""
-        labels = () if conditioning.labels is None else (conditioning.labels,)
+        if conditioning.channels is not None:
+            z_t = torch.cat([z_t, conditioning.channels], dim=1)
+        both = (conditioning.labels, conditioning.noise_level)
+        labels = [each for each in both if each is not None]
         return self.network(z_t, self.network_time(t), conditioning.text, *labels).float()
 
     def network_time(self, t: Timesteps) -> Timesteps:

@@ -6,6 +6,7 @@ evaluation measures each pair at all of them; a training shares them out among t
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from foundation.errors import UserError
 from foundation.hashing import generators
 from foundation.shapes import Context, Latents, PerSample, Timesteps
-from ldm.denoiser import Conditioning, Denoiser
+from ldm.denoiser import NOTHING, Conditioning, Denoiser
 from ldm.loss import ObjectiveConfig, denoising_loss
 
 TIMESTEPS = 10  # from clean to noise, equally far apart
@@ -128,7 +129,8 @@ class Validation:
         turns = torch.arange(count * -(-TIMESTEPS // count)).view(-1, count).T % TIMESTEPS
         self.t = torch.tensor(validation_timesteps(schedule_steps))[turns].to(device)  # of all
         noise = validation_noise(latents, seed, range(count))
-        wrong = conditioning.map(lambda rows: rows.roll(1, dims=0))
+        other = conditioning.map(lambda rows: rows.roll(1, dims=0))
+        wrong = replace(conditioning, text=other.text, labels=other.labels)
         self.differs = are_different(wrong, conditioning)
         self.latents, self.own_t, self.noise = latents[own], self.t[own], noise[own]
         self.conditioning = conditioning.map(lambda rows: rows[own])
@@ -145,7 +147,7 @@ class Validation:
         means = {"val": losses.mean().item()}
         if self.differs:
             wrong = self.losses(denoiser, objective, self.wrong_conditioning)
-            kind = "text" if self.conditioning.labels is None else "class"
+            kind = "class" if self.conditioning.text is None else "text"
             means[f"val/wrong_{kind}"] = wrong.mean().item()
         edges = [round(k * len(denoiser.schedule) / BUCKETS) for k in range(BUCKETS + 1)]
         for low, high in pairwise(edges):
@@ -156,7 +158,7 @@ class Validation:
 
     def baseline(self, denoiser: Denoiser, objective: ObjectiveConfig) -> float:
         """Return the mean loss of a network that outputs zero."""
-        return self.losses(without_network(denoiser), objective, self.conditioning).mean().item()
+        return self.losses(without_network(denoiser), objective, NOTHING).mean().item()
 
     def losses(
         self, denoiser: Denoiser, objective: ObjectiveConfig, conditioning: Conditioning

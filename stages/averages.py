@@ -24,7 +24,8 @@ from stages.conditioned_data import make_condition, read_conditioned_pairs
 from stages.data import read_pairs, read_shapes
 from stages.diffusion import DiffusionTrainingConfig, make_validation
 from stages.evaluation.reconstruction import ReconstructionEvaluator
-from stages.latents import encoder_hashes, open_latent_cache
+from stages.latents import encoder_hashes, open_latent_cache, open_pixels
+from stages.tasks.choice import choose_task
 from training.config_json import from_json
 from training.logging.progress import progress_bar
 from training.precision import Precision
@@ -129,7 +130,9 @@ class DiffusionAverages:
             config, self.run, pairs + held_out, len(pairs), buckets, vae, condition, identity
         )
         steps = len(self.pipeline.denoiser.schedule)
-        self.validation = make_validation(config, condition, cache, len(pairs), steps, device)
+        task = choose_task(config, vae, config.vae)
+        open_pixels(task, config, vae, pairs + held_out, buckets)
+        self.validation = make_validation(config, condition, cache, len(pairs), steps, device, task)
         self.precision = Precision(device, config.precision)
 
     def score_of_run(self) -> float:

@@ -26,6 +26,7 @@ from stages.autoencoder import AutoencoderTrainingConfig
 from stages.clip import ClipTrainer, ClipTrainingConfig
 from stages.condition import Condition
 from stages.diffusion import DiffusionTrainer, DiffusionTrainingConfig
+from stages.tasks.base import DRAWING, TrainingTask
 from training.cli import pick_device
 from training.config import TrainingConfig
 from training.optimizer import OptimizerStep
@@ -70,13 +71,14 @@ def diffusion_trials(
     vae: Autoencoder,
     condition: Condition,
     folder: Path,
+    task: TrainingTask = DRAWING,
 ) -> Callable[[int], Step]:
     """Try steps of stage 2. folder: for run folders, which nobody needs afterwards."""
 
     def prepare(batch_size: int) -> Step:
         sized = replace(config, batch_size=batch_size, accumulate=1, averages_every=0)
         run = Run(folder / str(batch_size), sized)
-        return trial_trainer(sized, run, unet, vae, condition).step
+        return trial_trainer(sized, run, unet, vae, condition, task).step
 
     return prepare
 
@@ -87,8 +89,12 @@ def trial_trainer(
     unet: UNet,
     vae: Autoencoder,
     condition: Condition,
+    task: TrainingTask = DRAWING,
 ) -> DiffusionTrainer:
-    """Return the trainer of stage 2 with a latent cache of zeros, as large as a batch."""
+    """Return the trainer of stage 2 with a latent cache of zeros, as large as a batch.
+
+    task: its pixels are those of the training.
+    """
     count = torch.arange(config.batch_size + 1)
     shape = (2 * vae.config.latent_channels, *[config.size // vae.factor] * 2)
     contexts = None
@@ -104,7 +110,7 @@ def trial_trainer(
         torch.zeros(config.batch_size, dtype=torch.long),
     )
     order = BucketOrder(np.zeros(config.batch_size, int), config.batch_size, config.seed)
-    return DiffusionTrainer(config, run, unet, vae, condition, cache, order, ())
+    return DiffusionTrainer(config, run, unet, vae, condition, cache, order, (), task)
 
 
 def clip_trials(

@@ -11,8 +11,9 @@ from ldm.unet import PRESETS as ARCHITECTURES
 from ldm.unet import UNet
 from stages.condition import Condition
 from stages.diffusion import DiffusionTrainingConfig
-from stages.finetune import check_noise_process, load_unet
+from stages.finetune import check_noise_process, load_unet, with_inputs
 from stages.lora import add_adapter
+from stages.tasks.base import DRAWING, TrainingTask
 
 
 def side_multiple(unet: UNet, vae: Autoencoder) -> int:
@@ -20,28 +21,45 @@ def side_multiple(unet: UNet, vae: Autoencoder) -> int:
     return vae.factor * 2 ** (len(unet.config.block_out_channels) - 1)
 
 
-def build_unet(config: DiffusionTrainingConfig, vae: Autoencoder, condition: Condition) -> UNet:
+def build_unet(
+    config: DiffusionTrainingConfig,
+    vae: Autoencoder,
+    condition: Condition,
+    task: TrainingTask = DRAWING,
+) -> UNet:
     """Return the U-Net of `init_from`, or a new one of the preset, for latents and condition.
+
+    One of `init_from` that draws from noise alone gets the inputs of the task.
 
     Raises:
         UserError: the U-Net of `init_from` does not go with them or with the flags, or the size of
             the images does not go with the U-Net.
     """
     if config.init_from is not None:
-        unet = load_unet(config.init_from, config.size, vae, condition)
+        unet = load_unet(config.init_from, config.size, vae, condition, task)
         process = (config.schedule, config.objective.prediction)
         check_noise_process(config.init_from, unet, condition, process)
+        if unet.config != task.architecture(unet.config):
+            if config.lora is not None:
+                raise UserError(
+                    f"--lora leaves the weights of {config.init_from} as they are, and this U-Net "
+                    f"has none for the inputs of --task {task.name}. Train it without --lora, or "
+                    "begin with a model of this task."
+                )
+            torch.manual_seed(derived_seed(config.seed, "weights"))
+            unet = with_inputs(unet, task)
         check_size(config.size, vae.factor, levels=len(unet.config.block_out_channels))
     else:
         architecture = ARCHITECTURES[config.preset]
         check_size(config.size, vae.factor, levels=len(architecture.block_out_channels))
         torch.manual_seed(derived_seed(config.seed, "weights"))
         unet = UNet(
-            replace(
-                condition.architecture(architecture),
-                in_channels=vae.config.latent_channels,
-                out_channels=vae.config.latent_channels,
-                sample_size=config.size // vae.factor,
+            task.architecture(
+                replace(
+                    condition.architecture(architecture),
+                    out_channels=vae.config.latent_channels,
+                    sample_size=config.size // vae.factor,
+                )
             )
         )
     unet.gradient_checkpointing = config.gradient_checkpointing

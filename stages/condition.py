@@ -40,6 +40,7 @@ class Condition(ABC):
         chunks: contexts of the text encoder that a caption fills.
         encode: turns captions into contexts, for the cache; None unless it is a text.
         classes: names, in the order of their labels; none unless it is a class.
+        tensors_read: how many tensors `read` returns.
     """
 
     reads: ConditionName
@@ -47,6 +48,7 @@ class Condition(ABC):
     chunks: int = 1
     encode: EncodeTexts | None = None
     classes: tuple[str, ...] = ()
+    tensors_read: int = 0
 
     @abstractmethod
     def architecture(self, unet: UNetConfig) -> UNetConfig:
@@ -76,6 +78,7 @@ class TextCondition(Condition):
     """Captions, through a text encoder. chunks: contexts that a caption fills."""
 
     reads: ConditionName = "text"
+    tensors_read = 1
 
     def __init__(self, text_encoder: TextEncoder, chunks: int = 1):
         self.text_encoder, self.chunks = text_encoder, chunks
@@ -114,6 +117,7 @@ class ClassCondition(Condition):
     """
 
     reads: ConditionName = "class"
+    tensors_read = 1
 
     def __init__(self, classes: tuple[str, ...], labels: Int[Tensor, " captions"]):
         self.classes, self.labels = classes, labels

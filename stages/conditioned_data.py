@@ -55,7 +55,7 @@ def preview_prompts(
     check_prompts(condition, config.preview_prompts)
     if config.preview_prompts:
         return config.preview_prompts
-    if condition.reads == "text":
+    if condition.reads == "text" or (condition.reads == "class" and config.task != "draw"):
         return [pair.captions[0] for pair in examples[:PREVIEWS]]
     names = condition.classes or ("",)
     return [names[k * len(names) // PREVIEWS] for k in range(PREVIEWS)]

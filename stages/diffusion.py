@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 
 from autoencoder import Autoencoder
@@ -19,7 +18,7 @@ from foundation.errors import UserError
 from foundation.hashing import generators
 from foundation.shapes import Latents, Scalar, Timesteps
 from ldm import TextToImage
-from ldm.denoiser import Denoiser
+from ldm.denoiser import Conditioning, Denoiser
 from ldm.loss import ObjectiveConfig, denoising_loss, sample_timesteps_and_noise
 from ldm.schedule import ScheduleConfig, make_schedule
 from ldm.unet import UNet
@@ -30,6 +29,9 @@ from stages.condition import (
 )
 from stages.data import Aspect, CaptionTrainingConfig
 from stages.lora import TARGETS, adapter_states, save_lora
+from stages.previews import PromptPreviews
+from stages.tasks.base import DRAWING, TrainingTask
+from stages.tasks.options import TASK_FLAGS, TaskFlags
 from training import distributed
 from training.acceleration.captured import CapturedStep, Rate, is_recordable
 from training.acceleration.compiled import compile_and_time, compile_in_place, eager_mode
@@ -37,7 +39,7 @@ from training.acceleration.prefetch import PrefetchedBatches
 from training.checkpoint import Stateful
 from training.config import EMATrainingConfig, extended
 from training.flags import Finite, Fraction, Groups, NonNegative, Positive, Text, flag_name
-from training.logging.image_grid import Cell, pil_to_tensor, save_grid
+from training.logging.image_grid import Cell, save_grid
 from training.optimizer import OptimizerStep
 from training.precision import DTYPES, Precision
 from training.run import Run
@@ -53,7 +55,7 @@ TRAINING_EVAL_PAIRS = 256  # training pairs of the validation loss, if none are 
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig):
+class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig, TaskFlags):
     """Flags of train_ldm.py."""
 
     GROUPS: ClassVar[Groups] = extended(
@@ -72,6 +74,7 @@ class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig):
             ),
             "training": ("weight_decay", "clip_norm", "caption_dropout"),
             "captions": CaptionTrainingConfig.GROUPS["captions"],
+            "task": ("task", *(name for names in TASK_FLAGS.values() for name in names)),
             "objective": ("objective",),
             "noise schedule": ("schedule",),
             "output": ("best_by", "preview_prompts", "preview_guidance"),
@@ -119,6 +122,7 @@ class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig):
 
     def check_condition(self) -> None:
         """Refuse a text condition without a text encoder, and settings of texts without texts."""
+        self.check_task_flags(self.condition)
         if self.condition == "text":
             if self.text_encoder is None:
                 raise UserError(
@@ -229,15 +233,17 @@ class DiffusionTrainer:
         cache: LatentCache,
         order: BucketOrder,
         prompts: Sequence[str],
+        task: TrainingTask = DRAWING,
     ):
         """
         Args:
             vae, condition: for the previews; training itself reads the cache.
             order: of the training pairs, which are the first ones of the cache.
             prompts: of the previews.
+            task: what the U-Net gets besides noisy latents.
         """
         self.config, self.run, self.unet, self.cache, self.order = config, run, unet, cache, order
-        self.condition = condition
+        self.condition, self.task = condition, task
         self.device = unet.conv_in.weight.device
         self.precision = Precision(self.device, config.precision)
         self.is_captured = not config.shard and is_recordable(self.device, self.precision)
@@ -269,14 +275,19 @@ class DiffusionTrainer:
             prediction=config.objective.prediction,
             classes=condition.classes,
             chunks=condition.chunks,
+            low_res=task.low_res,
         )
         self.averaged_pipeline = self.make_pipeline(self.ema.module).to(self.device)
         self.live_pipeline = self.make_pipeline(unet).to(self.device)
         self.averaged_pipeline.use_cache = self.live_pipeline.use_cache = not config.shard
         self.validation = make_validation(
-            config, condition, cache, order.count, len(schedule), self.device
+            config, condition, cache, order.count, len(schedule), self.device, task
         )
+        has_held_out = len(cache) > order.count
+        examples = range(order.count, len(cache)) if has_held_out else range(order.count)
+        scale = 1.0 if condition.reads == "none" else config.preview_guidance
         self.prompts = prompts
+        self.previews = PromptPreviews(prompts, config.seed, scale, task, examples)
         self.baseline = self.validation.baseline(self.denoiser, config.objective)
         self.batches = PrefetchedBatches(self.read, self.device)
         self.update = self.train_on
@@ -288,7 +299,7 @@ class DiffusionTrainer:
 
     def make_gradients(self) -> Callable[[], None]:
         """Return a function that computes the gradients of a step and throws them away."""
-        batch = tuple(tensor.to(self.device) for tensor in self.read(0))
+        batch = self.with_inputs(*(tensor.to(self.device) for tensor in self.read(0)))
 
         def gradients() -> None:
             self.backward(*batch)
@@ -314,7 +325,7 @@ class DiffusionTrainer:
     def step(self, step: int) -> dict[str, Tensor]:
         """Do one optimizer step; return its metrics."""
         report_progress("reading latents")
-        batch = self.batches(step)
+        batch = self.with_inputs(*self.batches(step))
         report_progress("computing gradients")
         metrics = self.update(self.config.rate(step), self.ema.rate(step), *batch)
         if self.power_averages is not None:
@@ -322,12 +333,13 @@ class DiffusionTrainer:
         return metrics
 
     def read(self, step: int) -> tuple[Tensor, ...]:
-        """Read what a step is computed from: latents, timesteps, noise, and the condition."""
+        """Read what a step is computed from: latents, timesteps, noise, task and condition."""
         config = self.config
         numbers = collectives.rank_share(step * config.batch_size, config.batch_size)
         own = torch.tensor(collectives.rank_share(0, config.batch_size))
+        indices = self.order.indices(step)[own]
         latents, captions = self.cache.batch(
-            self.order.indices(step)[own],
+            indices,
             generators(config.seed, "train", numbers),
             config.caption_dropout,
         )
@@ -335,7 +347,29 @@ class DiffusionTrainer:
         t, noise = sample_timesteps_and_noise(
             latents, self.denoiser.schedule, config.objective, random
         )
-        return latents, t, noise, *self.condition.read(self.cache, captions)
+        made = ()
+        if self.task.channels:
+            made = self.task.read(indices, generators(config.seed, "task", numbers))
+        return latents, t, noise, *made, *self.condition.read(self.cache, captions)
+
+    def with_inputs(
+        self, latents: Latents, t: Timesteps, noise: Latents, *rest: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Compute the inputs of the task from what was read; the other tensors stay."""
+        count = self.task.tensors_read
+        if not count:
+            return latents, t, noise, *rest
+        with self.precision:
+            inputs = self.task.inputs_at_once(rest[:count], self.config.images_at_once)
+        return latents, t, noise, *inputs, *rest[count:]
+
+    def conditioning(self, *given: Tensor) -> Conditioning:
+        """Return what the network gets.
+
+        given: inputs of the task, then what the condition reads.
+        """
+        count = len(given) - self.condition.tensors_read
+        return self.task.join(self.condition.conditioning(*given[count:]), *given[:count])
 
     def train_on(
         self,
@@ -350,7 +384,7 @@ class DiffusionTrainer:
 
         The host reads no value here, and so does not wait for a GPU.
 
-        given: what the condition reads.
+        given: inputs of the task, and what the condition reads.
         """
         loss = self.backward(latents, t, noise, *given)
         report_progress("updating weights")
@@ -370,7 +404,7 @@ class DiffusionTrainer:
         for latents, t, noise, *rest in zip(*chunks, strict=True):
             with distributed.gradient_sync(self.network, now=len(losses) == parts - 1):
                 with self.precision:
-                    conditioning = self.condition.conditioning(*rest)
+                    conditioning = self.conditioning(*rest)
                     loss = denoising_loss(
                         self.denoiser, latents, conditioning, objective, t=t, noise=noise
                     ).mean()
@@ -382,33 +416,26 @@ class DiffusionTrainer:
         """Measure the validation loss of the averaged weights, and write a preview.
 
         The preview has a picture of each prompt, as sample.py draws it: by the averaged weights
-        above, by the live ones below.
+        above, by the live ones below; above these, what a task begins with.
         """
         with self.precision:
             losses = self.validation.loss(self.averaged_pipeline.denoiser, self.config.objective)
-        pictures = self.draw_prompts(self.averaged_pipeline)
+        pictures = {"averaged weights": self.previews.draw(self.averaged_pipeline)}
         self.unet.eval()
         with eager_mode():
-            pictures = torch.cat([pictures, self.draw_prompts(self.live_pipeline)])
+            pictures["weights of this step"] = self.previews.draw(self.live_pipeline)
         self.unet.train()
+        if self.task.channels:
+            given = self.previews.beginnings(self.averaged_pipeline)
+            pictures = {"given picture": given} | pictures
         columns = 4 if len(self.prompts) % 4 == 0 else len(self.prompts)
         if not collectives.rank():
-            names = ("averaged weights", "weights of this step")
-            cells = [Cell(prompt, name) for name in names for prompt in self.prompts]
-            save_grid(pictures, columns, self.run.preview(step), cells)
+            cells = [Cell(prompt, name) for name in pictures for prompt in self.prompts]
+            grid = torch.cat(list(pictures.values()))
+            save_grid(grid, columns, self.run.preview(step), cells)
         verdict = learning_status(losses, self.baseline, self.condition.reads)
         relative = {"val_loss_relative": losses["val"] / self.baseline}
         return {**losses, **relative, "verdict": verdict}
-
-    def draw_prompts(self, pipeline: TextToImage) -> UInt8[Tensor, "n c h w"]:
-        """Return a picture of each prompt, on every rank; the ranks share the work."""
-        own = collectives.rank_rows(len(self.prompts)).tolist()
-        pictures = pipeline(
-            [self.prompts[int(k)] for k in own],
-            guidance_scale=1.0 if self.condition.reads == "none" else self.config.preview_guidance,
-            seed=self.config.seed + own[0],
-        )
-        return collectives.gather_rows(pil_to_tensor(pictures), len(self.prompts))
 
     def save(self, folder: Path, provenance: dict[str, Any]) -> None:
         """Write a model: the averaged weights as a pipeline folder, or as a LoRA."""
@@ -440,19 +467,27 @@ def make_validation(
     trained: int,
     schedule_steps: int,
     device: torch.device,
+    task: TrainingTask = DRAWING,
 ) -> Validation:
     """Return the validation loss on held-out pairs, or on training pairs if none are held out.
 
-    trained: how many pairs are trained on; in the cache the held-out ones come after these.
+    Args:
+        trained: how many pairs are trained on; in the cache the held-out ones come after these.
+        task: its inputs are made once, and are the same at every call.
     """
     held_out = torch.arange(trained, len(cache), max(1, -(-(len(cache) - trained) // EVAL_PAIRS)))
     chosen = held_out if len(held_out) else torch.arange(min(trained, TRAINING_EVAL_PAIRS))
     chosen = cache.of_most_common_shape(chosen)
     random = generators(config.seed, "validation", chosen.tolist())
     latents, captions = cache.batch(chosen, random, 0.0)
+    conditioning = condition.conditioning(*condition.read(cache, captions)).to(device)
+    if task.channels:
+        made = task.read(chosen, generators(config.seed, "validation task", chosen.tolist()))
+        inputs = task.inputs_at_once([x.to(device) for x in made], config.batch_size)
+        conditioning = task.join(conditioning, *inputs)
     return Validation(
         latents.to(device),
-        condition.conditioning(*condition.read(cache, captions)).to(device),
+        conditioning,
         schedule_steps=schedule_steps,
         seed=config.seed,
         batch_size=config.batch_size,

@@ -19,13 +19,21 @@ from foundation.shapes import Images
 from interop.provenance import read_facts
 from ldm.denoiser import Prediction
 from ldm.pipeline import scheduler_config
-from ldm.pipeline.compatibility import SAME_LATENTS, check_components
+from ldm.pipeline.compatibility import (
+    SAME_LATENTS,
+    UNET_KINDS,
+    check_components,
+    extra_channels,
+    takes_noise_level,
+    unet_kind,
+)
 from ldm.pipeline.io import infer_prediction
 from ldm.schedule import ScheduleConfig
-from ldm.unet import UNet
+from ldm.unet import UNet, UNetConfig
 from ldm.unet.io import PROVENANCE, read_text_chunks
 from ldm.unet.io import read_provenance as read_unet_provenance
 from stages.condition import SHOWN_CLASSES, Condition
+from stages.tasks.base import DRAWING, TrainingTask
 
 NoiseProcess = tuple[ScheduleConfig, Prediction]  # how noise is added, and what the U-Net predicts
 
@@ -115,24 +123,27 @@ def save_with_frozen_encoder(
 # U-Nets.
 
 
-def load_unet(source: Path, size: int, vae: Autoencoder, condition: Condition) -> UNet:
+def load_unet(
+    source: Path,
+    size: int,
+    vae: Autoencoder,
+    condition: Condition,
+    task: TrainingTask = DRAWING,
+) -> UNet:
     """Load a U-Net to train on; print a note if it was trained with other encoders.
+
+    It was trained on the same task, or draws from noise alone.
 
     size: side of the training images in pixels.
 
     Raises:
-        UserError: it takes more than noise, or reads something else than is trained on here, or
-            does not go with the encoders.
+        UserError: it was made for another task, or reads something else than is trained on here,
+            or does not go with the encoders.
     """
     unet = UNet.load(source)
     config = unet.config
-    has_classes = config.num_class_embeds is not None or config.class_embed_type is not None
-    if config.in_channels != config.out_channels or (config.conditional and has_classes):
-        raise UserError(
-            f"--init-from {source}: this U-Net draws from more than noise and a text or a class "
-            f"(it takes {config.in_channels} channels and gives {config.out_channels}), which is "
-            "not trained here."
-        )
+    check_task_of(source, config, task)
+    has_classes = config.num_class_embeds is not None and not takes_noise_level(config)
     reads = "text" if config.conditional else "class" if has_classes else "none"
     if reads != condition.reads:
         raise UserError(
@@ -164,6 +175,40 @@ def load_unet(source: Path, size: int, vae: Autoencoder, condition: Condition) -
             )
     unet.config = replace(config, sample_size=size // vae.factor)
     return unet
+
+
+def check_task_of(source: Path, unet: UNetConfig, task: TrainingTask) -> None:
+    """Refuse a U-Net that was made for another task."""
+    kind = unet_kind(unet)
+    if kind == "draw" and not takes_noise_level(unet):
+        return
+    if kind == task.name and extra_channels(unet) == task.channels:
+        return
+    raise UserError(
+        f"--init-from {source}: this U-Net {UNET_KINDS[kind].partition(':')[0]} (it takes "
+        f"{unet.in_channels} channels and gives {unet.out_channels}), and --task {task.name} needs "
+        f"{unet.out_channels + task.channels}, or a U-Net that draws from noise alone. Give "
+        "another one, or the task that it was made for, with the same settings."
+    )
+
+
+def with_inputs(unet: UNet, task: TrainingTask) -> UNet:
+    """Return a U-Net that draws from noise alone with the inputs of a task.
+
+    The weights of the new inputs are zero, so that it computes the same until they have learned.
+    """
+    wider = UNet(task.architecture(unet.config))
+    weights = unet.state_dict()
+    narrow = weights["conv_in.weight"]
+    weights["conv_in.weight"] = torch.zeros_like(wider.conv_in.weight)
+    weights["conv_in.weight"][:, : narrow.shape[1]] = narrow
+    new = {name: each for name, each in wider.state_dict().items() if name not in weights}
+    last = "class_embedding.linear_2."  # that of a noise level, which is added to that of the time
+    for name in new:
+        if name.startswith(last):
+            new[name] = torch.zeros_like(new[name])
+    wider.load_state_dict({**new, **weights})
+    return wider
 
 
 def check_classes(source: Path, count: int | None, classes: tuple[str, ...]) -> None:

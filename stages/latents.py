@@ -15,11 +15,13 @@ from dataset.images.transform import ImageTransform, normalize_pixels
 from dataset.index import verify_images
 from dataset.latent_cache.build import build_cache
 from dataset.latent_cache.cache import LatentCache, verify_cache
+from dataset.loader import PixelStore
 from dataset.parallel import WorkShare
 from dataset.table import PairList
 from foundation import collectives
 from stages.condition import Condition
 from stages.diffusion import DiffusionTrainingConfig
+from stages.tasks.base import TrainingTask
 from training.logging.progress import progress_bar
 from training.run import Run
 from training.watchdog import report_progress
@@ -53,6 +55,26 @@ def cache_bytes(
     return FLOAT16_BYTES * (moments * len(pairs) + context * texts)
 
 
+def image_transform(config: DiffusionTrainingConfig, vae: Autoencoder) -> ImageTransform:
+    """Return how image files become the pixels that the autoencoder encodes."""
+    pixels = recorded_format(read_provenance(config.vae))
+    return ImageTransform(config.size, vae.config.in_channels, format=pixels)
+
+
+def open_pixels(
+    task: TrainingTask,
+    config: DiffusionTrainingConfig,
+    vae: Autoencoder,
+    pairs: PairList,
+    buckets: Buckets,
+) -> None:
+    """Give a task the pixels of the images that its inputs are made from, if it has any."""
+    if task.channels:
+        report_progress("reading images")
+        transform = image_transform(config, vae)
+        task.pixels = PixelStore(pairs, transform, buckets, progress=progress_bar)
+
+
 def open_latent_cache(
     config: DiffusionTrainingConfig,
     run: Run,
@@ -73,8 +95,7 @@ def open_latent_cache(
     Raises:
         UserError: the folder holds a cache of something else.
     """
-    pixels = recorded_format(read_provenance(config.vae))
-    transform = ImageTransform(config.size, vae.config.in_channels, format=pixels)
+    transform = image_transform(config, vae)
     identity = {**identity, "transform": transform.describe(), "encoded_in": "float32"}
     identity |= {"shapes": buckets.shapes, "text_chunks": config.text_chunks}
     variants = config.variants()

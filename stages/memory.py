@@ -20,6 +20,7 @@ from stages.autoencoder import AutoencoderTrainingConfig
 from stages.clip import ClipTrainingConfig
 from stages.condition import Condition
 from stages.diffusion import DiffusionTrainingConfig
+from stages.tasks.base import DRAWING, TrainingTask
 from training.config import EMATrainingConfig
 from training.tools.memory_estimate import MOST_PARTS, Context, StepWork
 from training.weights.posthoc_ema import SIGMA_RELS
@@ -61,7 +62,11 @@ def autoencoder_work(config: AutoencoderTrainingConfig, networks: AutoencoderTra
 
 
 def diffusion_work(
-    config: DiffusionTrainingConfig, unet: UNet, vae: Autoencoder, condition: Condition
+    config: DiffusionTrainingConfig,
+    unet: UNet,
+    vae: Autoencoder,
+    condition: Condition,
+    task: TrainingTask = DRAWING,
 ) -> StepWork:
     """Return the work of a step of stage 2. The encoders stay in memory, to draw previews."""
     side = config.size // vae.factor
@@ -74,12 +79,15 @@ def diffusion_work(
         network.gradient_checkpointing = config.gradient_checkpointing
         denoiser.network = network
         count = parts * images
-        batch = torch.empty(count, *latent), torch.empty(count, *latent), *condition.example(count)
-        for latents, noise, *given in list(zip(*(b.split(images) for b in batch), strict=True))[
+        latents, noise = torch.empty(count, *latent), torch.empty(count, *latent)
+        inputs = task.example(latents)
+        batch = latents, noise, *inputs, *condition.example(count)
+        for latents, noise, *rest in list(zip(*(b.split(images) for b in batch), strict=True))[
             :MOST_PARTS
         ]:
             t = torch.zeros(images, dtype=torch.long)
-            conditioning = condition.conditioning(*given)
+            conditioning = condition.conditioning(*rest[len(inputs) :])
+            conditioning = task.join(conditioning, *rest[: len(inputs)])
             with precision:
                 loss = denoising_loss(
                     denoiser, latents, conditioning, config.objective, t=t, noise=noise

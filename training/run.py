@@ -53,7 +53,7 @@ FREE_FLAGS = (
 )
 LARGEST_HISTORY = 2**30  # bytes
 # Flags that are newer than some runs, with what these did.
-ADDED = {"condition": "text"}
+ADDED = {"condition": "text", "task": "draw"}
 ABSENT = object()  # stands for the value of a flag that only the other config has
 Differences = dict[str, tuple[Any, Any]]  # name of a flag -> (value before, value now)
 

@@ -6,7 +6,7 @@ the autoencoder and the text encoder, and one golden text embedding.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -16,20 +16,41 @@ from foundation.json_reading import check_type
 from ldm.unet import UNetConfig
 
 SAME_LATENTS = "same_latents_as_sha256"  # provenance of an autoencoder with an unchanged encoder
+SMALL_CHANNELS = 3  # of the small picture that a U-Net upscales: RGB
 GOLDEN_TOLERANCE = 1e-3  # relative to the largest value: machines round differently
 
-# What a U-Net draws from, by the number of its input channels beyond the latents.
-UNET_KINDS = {
-    0: "draws from noise",
-    3: "upscales a small image: call it with task=ldm.tasks.upscale(...)",
-    4: "edits an image by an instruction, which is not supported",
-    5: "inpaints, and needs an image and a mask: call it with task=ldm.tasks.inpaint(...)",
+UNetKind = Literal["draw", "inpaint", "upscale", "restore", "unknown"]
+UNET_KINDS: dict[UNetKind, str] = {
+    "draw": "draws from noise",
+    "upscale": "upscales a small image: call it with task=ldm.tasks.upscale(...)",
+    "restore": "restores a damaged image: call it with task=ldm.tasks.restore(...)",
+    "inpaint": "inpaints, and needs an image and a mask: call it with task=ldm.tasks.inpaint(...)",
+    "unknown": "of an unknown kind",
 }
 
 
 def extra_channels(unet: UNetConfig) -> int:
     """Return how many input channels a U-Net has beyond those of the latents."""
     return unet.in_channels - unet.out_channels
+
+
+def takes_noise_level(unet: UNetConfig) -> bool:
+    """Return whether the U-Net gets the noise level of a small picture where others get a class."""
+    return unet.class_embed_type == "timestep" or (
+        unet.conditional and unet.num_class_embeds is not None
+    )
+
+
+def unet_kind(unet: UNetConfig) -> UNetKind:
+    """Return what a U-Net was made for, which its inputs show."""
+    extra = extra_channels(unet)
+    if extra == 0:
+        return "draw"
+    if takes_noise_level(unet):
+        return "upscale" if extra % SMALL_CHANNELS == 0 else "unknown"
+    if extra == 1 + unet.out_channels:  # a mask, and the latents of the masked picture
+        return "inpaint"
+    return "restore" if extra == unet.out_channels else "unknown"
 
 
 def check_components(unet: UNetConfig, latent_channels: int, context_width: int | None) -> None:

@@ -34,9 +34,11 @@ from ldm.denoiser import Prediction
 from ldm.pipeline import scheduler_config
 from ldm.pipeline.compatibility import (
     SAME_LATENTS,
+    UNetKind,
     check_bindings,
     compute_bindings,
     extra_channels,
+    unet_kind,
 )
 from ldm.pipeline.model_card import pipeline_card
 from ldm.pipeline.scheduler_config import INDEX, LOW_RES_SCHEDULER, SCHEDULER, LowResSchedule
@@ -54,15 +56,14 @@ INDEX_ENTRIES = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
-# Classes of diffusers, by the number of input channels beyond the latents. Models that read no text
-# are of the first class, too, with null in place of the text encoder.
-PIPELINE_CLASSES = {
-    0: "StableDiffusionPipeline",
-    3: "StableDiffusionUpscalePipeline",
-    4: "StableDiffusionInstructPix2PixPipeline",
-    5: "StableDiffusionInpaintPipeline",
+# Classes of diffusers, by what the U-Net was made for. Models that read no text are of the same
+# classes, with null in place of the text encoder.
+PIPELINE_CLASSES: dict[UNetKind, str] = {
+    "draw": "StableDiffusionPipeline",
+    "upscale": "StableDiffusionUpscalePipeline",
+    "restore": "StableDiffusionInstructPix2PixPipeline",
+    "inpaint": "StableDiffusionInpaintPipeline",
 }
-UPSCALES, INPAINTS = 3, 5
 # diffusers' pipeline for inpainting does not open a folder that names no version of diffusers.
 DIFFUSERS_VERSION = "0.32.0"
 
@@ -253,17 +254,17 @@ def _write_folder(
 
 def _write_index_and_schedulers(folder: Path, components: PipelineComponents) -> None:
     """Write model_index.json and the scheduler folders that it names."""
-    extra = extra_channels(components.unet.config)
+    kind = unet_kind(components.unet.config)
     scheduler = scheduler_config.to_diffusers(components.schedule, components.prediction)
     index: dict[str, Any] = dict(INDEX_ENTRIES)
-    index["_class_name"] = PIPELINE_CLASSES.get(extra, PIPELINE_CLASSES[0])
+    index["_class_name"] = PIPELINE_CLASSES.get(kind, PIPELINE_CLASSES["draw"])
     index["scheduler"] = ["diffusers", scheduler["_class_name"]]
     write_json(folder / SCHEDULER, scheduler)
-    if extra == INPAINTS:
+    if kind == "inpaint":
         index["_diffusers_version"] = DIFFUSERS_VERSION
     if components.text_encoder is None:
         index |= {"text_encoder": [None, None], "tokenizer": [None, None]}
-    if extra == UPSCALES:
+    if kind == "upscale":
         low_res = scheduler_config.low_res_to_diffusers(components.low_res)
         write_json(folder / LOW_RES_SCHEDULER, low_res)
         index["low_res_scheduler"] = ["diffusers", low_res["_class_name"]]

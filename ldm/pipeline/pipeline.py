@@ -374,6 +374,10 @@ class TextToImage:
             return encode_tiled(self.autoencoder, images).mode()
         return self.autoencoder.encode(images).mode()
 
+    def unscaled(self, latents: Latents) -> Latents:
+        """Return latents as the encoder network gives them, before scale and shift."""
+        return self.autoencoder.unscaled(latents)
+
     def task_shape(self, task: Task, height: int | None, width: int | None) -> tuple[int, int, int]:
         """Return the shape of the latents; the size that a task fixes may be given again."""
         if task.size is None:

@@ -10,6 +10,7 @@ from ldm.tasks.base import TEXT_TO_IMAGE, Task
 from ldm.tasks.img2img import img2img
 from ldm.tasks.inpaint import inpaint, outpaint
 from ldm.tasks.inversion import edit
+from ldm.tasks.restore import restore
 from ldm.tasks.upscale import upscale
 
-__all__ = ["TEXT_TO_IMAGE", "Task", "edit", "img2img", "inpaint", "outpaint", "upscale"]
+__all__ = ["TEXT_TO_IMAGE", "Task", "edit", "img2img", "inpaint", "outpaint", "restore", "upscale"]

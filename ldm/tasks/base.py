@@ -16,8 +16,12 @@ from torch import Tensor
 from foundation.errors import UserError
 from foundation.shapes import Latents
 from ldm.denoiser import BoundNetwork, Conditioning, Denoiser
-from ldm.pipeline.compatibility import UNET_KINDS, extra_channels
-from ldm.pipeline.conditioning import is_class_conditional
+from ldm.pipeline.compatibility import (
+    UNET_KINDS,
+    extra_channels,
+    takes_noise_level,
+    unet_kind,
+)
 from ldm.pipeline.scheduler_config import LowResSchedule
 from ldm.samplers import Sampler, find_sampler
 from ldm.samplers.noise import SeededNoise
@@ -32,6 +36,7 @@ class Task:
     strength: float = 1.0  # share of the steps that are taken, rounded up
     size: tuple[int, int] | None = None  # height and width in pixels, where the task fixes them
     extra_channels: int = 0  # concatenated to the latents
+    gives_noise_level: bool = False  # of a small picture in these channels
 
     def add_inputs(self, network: BoundNetwork, noise: SeededNoise) -> BoundNetwork:
         """Return the network with what it is to see besides the latents."""
@@ -92,6 +97,10 @@ class TaskPipeline(Protocol):
         self, images: Float[Tensor, "1 c h w"] | Image.Image
     ) -> Float[Tensor, "1 c_latent h_latent w_latent"]: ...
 
+    def unscaled(self, latents: Latents) -> Latents:
+        """Return latents as the encoder network gives them."""
+        ...
+
     def make_denoiser(self, window: int | None = None) -> Denoiser: ...
 
     def condition_on(self, prompt: str) -> Sequence[tuple[Conditioning, float]]: ...
@@ -116,17 +125,17 @@ def check_share(name: str, value: float) -> None:
 def check_task(unet: UNet, task: Task) -> None:
     """Refuse a U-Net that needs more inputs than the task gives it, or other ones."""
     needed = extra_channels(unet.config)
-    takes_noise_level = unet.class_embedding is not None and not is_class_conditional(unet)
+    wants_level = takes_noise_level(unet.config)
     if needed != task.extra_channels:
-        level = " and a noise level" if takes_noise_level else ""
+        level = " and a noise level" if wants_level else ""
         raise UserError(
             f"this U-Net takes {needed} channels besides those of the latents{level} "
-            f"({UNET_KINDS.get(needed, 'of an unknown kind')}), and this task gives "
+            f"({UNET_KINDS[unet_kind(unet.config)]}), and this task gives "
             f"{task.extra_channels}. The network itself can be called as pipeline.unet."
         )
-    if takes_noise_level != (task.extra_channels == 3):
-        takes = "takes a" if takes_noise_level else "takes no"
+    if wants_level != task.gives_noise_level:
+        takes = "takes a" if wants_level else "takes no"
         raise UserError(
             f"this U-Net {takes} noise level besides the text. Only models for upscaling take one; "
-            "they take 3 channels of a small picture besides the latents."
+            "they take channels of a small picture besides the latents."
         )

@@ -59,6 +59,11 @@ def inpaint(
     shares = mask_to_tensor(mask, (picture.height, picture.width))
     latents = pipeline.encode(picture)
     if not extra_channels(pipeline.unet.config):
+        if shares.min() == 1:
+            raise UserError(
+                "the mask is all white, so nothing of the picture is kept: draw without picture "
+                "and mask, or image to image, which takes no mask."
+            )
         return Inpainting(latents, picture, shares, strength, resample)
     if resample != 1:
         raise UserError("this model takes the mask as an input: leave out resample.")
@@ -150,7 +155,7 @@ class NativeInpainting(Inpainting):
     ):
         """kept: latents of the picture with gray (0) under the mask."""
         super().__init__(latents, picture, mask, strength)
-        visible = F.interpolate((mask >= 0.5).to(latents), latents.shape[-2:])
+        visible = mask_of_latents(mask, latents)
         if not visible.any():
             raise UserError(
                 f"this model sees the mask in black and white, and only one pixel in {self.factor} "
@@ -168,6 +173,16 @@ class NativeInpainting(Inpainting):
 
     def constrain(self, z_0: Latents) -> Latents:
         return z_0
+
+
+def mask_of_latents(
+    masks: Float[Tensor, "b 1 height width"], latents: Float[Tensor, "b c h w"]
+) -> Float[Tensor, "b 1 h w"]:
+    """Return masks as networks for inpainting see them: black and white, as large as the latents.
+
+    Each is reduced by taking the pixel at the corner of every cell, as Stable Diffusion does.
+    """
+    return F.interpolate((masks >= 0.5).to(latents), latents.shape[-2:])
 
 
 def stream_noise(noise: SeededNoise, number: int) -> DrawNoise:

@@ -5,8 +5,11 @@ changed at the size of the small picture is taken back at the end. Windows
 (`ldm.tasks.multidiffusion`) bound the memory.
 """
 
+import math
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -14,7 +17,7 @@ from torch import Tensor
 from foundation.errors import UserError
 from foundation.shapes import Estimates, Latents, Timesteps
 from ldm.denoiser import BoundNetwork
-from ldm.pipeline.compatibility import extra_channels
+from ldm.pipeline.compatibility import SMALL_CHANNELS, extra_channels, unet_kind
 from ldm.pipeline.image_processor import check_image_size, check_pixel_count, image_to_tensor
 from ldm.pipeline.scheduler_config import LowResSchedule
 from ldm.samplers.noise import SeededNoise
@@ -47,7 +50,7 @@ def upscale(
     Raises:
         UserError: parameters of the other way, or a picture that the model cannot take.
     """
-    if extra_channels(pipeline.unet.config) == NativeUpscaling.extra_channels:
+    if unet_kind(pipeline.unet.config) == "upscale":
         if strength is not None:
             raise UserError(
                 "this model begins with noise alone: give a noise_level in place of strength."
@@ -71,11 +74,13 @@ def native_upscaling(
     pipeline: TaskPipeline, picture: Image.Image, scale: int | None, noise_level: int | None
 ) -> Task:
     """Make the task for a model that was trained for upscaling."""
-    factor = pipeline.latent_factor
+    factor = pipeline.latent_factor // cell_side(extra_channels(pipeline.unet.config))
     if scale not in (None, factor):
         raise UserError(f"this model enlarges {factor} times, not {scale} times.")
     check_image_size(picture, pipeline.factor // factor, 1)
-    small = image_to_tensor(picture, 3).to(pipeline.device)
+    if pipeline.image_channels == 1:
+        picture = picture.convert("RGB")
+    small = image_to_tensor(picture, SMALL_CHANNELS).to(pipeline.device)
     size = (picture.height * factor, picture.width * factor)
     noise_level = DEFAULT_NOISE_LEVEL if noise_level is None else noise_level
     levels = pipeline.unet.config.num_class_embeds
@@ -83,7 +88,27 @@ def native_upscaling(
         raise UserError(
             f"the noise level is {noise_level}; this U-Net knows levels below {levels}."
         )
-    return NativeUpscaling(small, size, noise_level, pipeline.low_res)
+    return NativeUpscaling(
+        small, size, noise_level, pipeline.low_res, pipeline.latent_factor // factor
+    )
+
+
+def cell_side(channels: int) -> int:
+    """Return how many pixels of a small picture, in each direction, belong to a latent pixel.
+
+    channels: those that the network takes besides the latents.
+    """
+    side = math.isqrt(channels // SMALL_CHANNELS)
+    if SMALL_CHANNELS * side**2 != channels:
+        raise UserError(f"{channels} channels of a small picture are no squares of RGB pixels.")
+    return side
+
+
+def pixels_to_channels(
+    small: Float[Tensor, "b c height width"], cell: int
+) -> Float[Tensor, "b c_extra h w"]:
+    """Turn each square of cell x cell pixels into the channels of one latent pixel."""
+    return F.pixel_unshuffle(small, cell)
 
 
 class NativeUpscaling(Task):
@@ -93,7 +118,7 @@ class NativeUpscaling(Task):
     it lets the model invent more.
     """
 
-    extra_channels = 3
+    gives_noise_level = True
 
     def __init__(
         self,
@@ -101,12 +126,15 @@ class NativeUpscaling(Task):
         size: tuple[int, int],
         noise_level: int,
         low_res: LowResSchedule,
+        cell: int = 1,
     ):
         """
         Args:
-            small: the small picture in [-1, 1], as large as the latents.
+            small: the small picture in [-1, 1], as large as the latents or a whole number of times
+                larger.
             size: height and width of the large picture.
             noise_level: timestep of the schedule in low_res.
+            cell: side of the square of pixels of the small picture that belongs to a latent pixel.
         """
         if not 0 <= noise_level <= low_res.max_noise_level:
             raise UserError(
@@ -114,13 +142,15 @@ class NativeUpscaling(Task):
                 f"{low_res.max_noise_level}."
             )
         self.small, self.size, self.noise_level = small, size, noise_level
+        self.cell = cell
+        self.extra_channels = small.shape[1] * cell**2
         level = torch.tensor([noise_level])
         self.alpha, self.sigma = (x[0] for x in low_res.schedule.exact(level))
 
     def add_inputs(self, network: BoundNetwork, noise: SeededNoise) -> BoundNetwork:
         shape = tuple(self.small.shape[1:])
         unit_noise = noise.with_shape(shape).stream(0).initial()
-        noisy = self.alpha * self.small + self.sigma * unit_noise
+        noisy = pixels_to_channels(self.alpha * self.small + self.sigma * unit_noise, self.cell)
 
         def network_with_small_picture(z_t: Latents, t: Timesteps) -> Estimates:
             inputs = noisy.to(z_t).repeat(len(z_t) // len(noisy), 1, 1, 1)

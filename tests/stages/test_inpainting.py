@@ -1,0 +1,182 @@
+"""Stage 2 on masked pictures: masks, training, resuming, and the models."""
+
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import sample
+import train_ldm
+from foundation.hashing import generator
+from ldm import TextToImage, tasks
+from ldm.guidance import Guidance
+from ldm.pipeline.sampling import Sampling
+from ldm.unet import UNet
+from stages.diffusion import DiffusionTrainer
+from stages.tasks.masks import draw_mask
+from tests.helpers.bad_calls import command, refusal
+from tests.helpers.images import picture
+from tests.helpers.random_models import pixels, smooth_image
+from tests.helpers.short_runs import killed_in_step, numbers
+
+
+def training(world: Path, out: Path, *flags: object) -> list[str]:
+    own = (
+        "--task",
+        "inpaint",
+        "--steps",
+        3,
+        "--held-out",
+        0.2,
+        "--log-every",
+        1,
+        "--preview-prompts",
+        "red",
+    )
+    return command(train_ldm, world, out, *own, *flags)
+
+
+@pytest.fixture(scope="module")
+def run(world, tmp_path_factory) -> Path:
+    """A finished run, which had been killed in its last step."""
+    out = tmp_path_factory.mktemp("runs") / "inpaint"
+    given = training(world, out, "--save-every", 2)
+    with killed_in_step(DiffusionTrainer, 2):
+        train_ldm.main(given)
+    train_ldm.main(given)
+    return out
+
+
+def test_masks_follow_the_published_mix_and_cover_a_cell():
+    masks = [draw_mask(48, 32, generator(0, "mask", k), cell=8) for k in range(400)]
+    shares = np.array([mask.float().mean().item() for mask in masks])
+    assert 0.18 < (shares == 1).mean() < 0.32 and set(torch.cat(masks).unique().tolist()) == {0, 1}
+    assert all(mask[:, ::8, ::8].any() for mask in masks)
+    assert 0.2 < np.median(shares[shares < 1]) < 0.6
+    again = draw_mask(48, 32, generator(0, "mask", 7), cell=8)
+    assert torch.equal(again, masks[7]) and not torch.equal(again, masks[8])
+    assert not any((draw_mask(32, 32, generator(1, k), whole=0) == 1).all() for k in range(50))
+
+
+def test_a_training_is_resumed_exactly(world, run, tmp_path):
+    straight = tmp_path / "straight"
+    train_ldm.main(training(world, straight))
+    weights = [load_file(each / "model/unet/diffusion_pytorch_model.safetensors")
+               for each in (straight, run)]  # fmt: skip
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert weights[0]["conv_in.weight"].shape[1] == 9
+    assert numbers(straight) == numbers(run)
+    last = [line for line in numbers(run) if "val" in line][-1]
+    assert last["val_loss_relative"] == pytest.approx(1, abs=0.3)
+    assert (run / "previews" / "step-0000003.png").is_file()
+
+
+def test_the_network_gets_mask_and_masked_picture_of_its_image(world, tmp_path):
+    seen = []
+
+    class Watched(DiffusionTrainer):
+        def train_on(self, *arguments):
+            pictures = self.task.pixels(self.order.indices(len(seen)))
+            seen.append((pictures, arguments[5]))
+            for image, inputs in zip(pictures, arguments[5], strict=True):
+                check_inputs(self.averaged_pipeline.autoencoder, image, inputs)
+            return super().train_on(*arguments)
+
+    def check_inputs(vae, image, inputs):
+        assert inputs.shape == (5, 8, 8) and set(inputs[0].unique().tolist()) <= {0.0, 1.0}
+        if inputs[0].all():  # nothing is kept: the latents are those of gray
+            gray = vae.encode(torch.zeros(1, 3, 32, 32)).mode()[0]
+            torch.testing.assert_close(inputs[1:], gray, rtol=0, atol=1e-4)
+        else:
+            assert inputs[0].any()
+            whole = vae.encode(image[None] / 127.5 - 1).mode()[0]
+            assert not torch.allclose(inputs[1:], whole, atol=1e-4)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_ldm, "DiffusionTrainer", Watched)
+        train_ldm.main(training(world, tmp_path / "run", "--whole-masks", 0.5))
+    masks = torch.cat([inputs[:, 0] for _, inputs in seen])
+    assert masks.mean(dim=(1, 2)).unique().numel() > 3
+    assert not torch.equal(masks[:4], masks[4:8])
+
+
+def test_a_text_to_image_model_begins_with_the_same_output(world, tmp_path, capsys):
+    """The weights of the new inputs are zero."""
+    process = ("--prediction", "velocity", "--noise-schedule", "scaled_linear")
+    first = ("--init-from", world / "ldm", *process)
+    outputs = []
+
+    class Watched(DiffusionTrainer):
+        def step(self, step):
+            z, t = torch.randn(2, 4, 8, 8), torch.tensor([10, 700])
+            context = torch.randn(2, 16, self.condition.text_encoder.width)
+            old = UNet.load(world / "ldm")(z, t, context)
+            new = self.unet(torch.cat([z, torch.randn(2, 5, 8, 8)], dim=1), t, context)
+            outputs.append(torch.equal(old, new))
+            return super().step(step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_ldm, "DiffusionTrainer", Watched)
+        train_ldm.main(training(world, tmp_path / "run", *first))
+    assert outputs[0] and not outputs[-1]
+    printed = refusal(capsys, train_ldm, training(world, tmp_path / "lora", *first, "--lora", 2))
+    assert "--lora" in printed and "inpaint" in printed
+
+
+def test_a_model_fills_masks_and_keeps_the_rest(run, tmp_path):
+    given = picture(tmp_path / "given.png", seed=3, size=(32, 32))
+    mask = np.zeros((32, 32), np.uint8)
+    mask[:, 16:] = 255
+    mask_file = tmp_path / "mask.png"
+    Image.fromarray(mask).save(mask_file)
+    flags = ["--model", run, "--init-image", given, "--mask", mask_file, "--steps", 2]
+    sample.main(list(map(str, ["red", *flags, "--out", tmp_path / "out", "--device", "cpu"])))
+    before, after = (pixels(Image.open(f)) for f in (given, tmp_path / "out" / "00000.png"))
+    assert np.array_equal(before[:, :16], after[:, :16])
+    assert np.abs(before - after)[:, 16:].mean() > 5
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
+def test_the_folder_of_a_run_opens_in_diffusers_and_draws_the_same(run):
+    theirs = diffusers.DiffusionPipeline.from_pretrained(run / "model", low_cpu_mem_usage=False)
+    assert type(theirs) is diffusers.StableDiffusionInpaintPipeline
+    theirs.set_progress_bar_config(disable=True)
+    ours = TextToImage.load(run)
+    given = smooth_image()
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:, 4:24] = 255
+    task = tasks.inpaint(ours, given, Image.fromarray(mask))
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    drawn = theirs(
+        "red",
+        image=task.latents,
+        mask_image=Image.fromarray(mask),
+        masked_image_latents=task.inputs[:, 1:],
+        latents=latents,
+        num_inference_steps=3,
+        guidance_scale=2.0,
+        height=32,
+        width=32,
+        output_type="latent",
+    ).images
+    requests = ours.make_requests("red", seed=3)
+    sampling = Sampling(steps=3, guidance=Guidance(scale=2.0))
+    (z,) = ours.draw(requests, sampling, task=task)
+    torch.testing.assert_close(z, drawn, rtol=0, atol=1e-3 * z.std().item())
+
+
+def test_what_does_not_go_with_the_task_is_refused(world, run, tmp_path, capsys):
+    def refused(*flags: object) -> str:
+        given = command(train_ldm, world, tmp_path / "run", *flags)
+        return refusal(capsys, train_ldm, given)
+
+    assert "--whole-masks" in (printed := refused("--whole-masks", 0.5)) and "inpaint" in printed
+    printed = refused("--init-from", run)
+    assert "inpaints" in printed and "9" in printed and "--task draw" in printed
+    assert not (tmp_path / "run").exists()
+    drawing = ["red", "--model", run, "--out", tmp_path / "out"]
+    assert "mask" in refusal(capsys, sample, list(map(str, drawing)))

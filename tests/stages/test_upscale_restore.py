@@ -1,0 +1,230 @@
+"""Stage 2 on small and on damaged pictures: inputs, training, resuming, and the models."""
+
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import sample
+import train_ldm
+from autoencoder import PRESETS, Autoencoder
+from dataset.images.transform import normalize_pixels
+from foundation.errors import UserError
+from foundation.hashing import generator, generators
+from ldm import TextToImage, tasks
+from ldm.guidance import Guidance
+from ldm.pipeline.sampling import Sampling
+from ldm.samplers.noise import SeededNoise
+from stages.diffusion import DiffusionTrainer
+from stages.tasks.degradation import Degradation
+from stages.tasks.upscale import UpscalingTask, shrink
+from tests.helpers.bad_calls import command, refusal
+from tests.helpers.random_models import pixels, smooth_image
+from tests.helpers.short_runs import killed_in_step, numbers
+
+RESTORE = ("--damage-blur", 1)
+
+
+def training(world: Path, out: Path, task: str, *flags: object) -> list[str]:
+    """Arguments of a training of three steps on a task."""
+    own = (
+        "--task",
+        task,
+        "--steps",
+        3,
+        "--held-out",
+        0.2,
+        "--log-every",
+        1,
+        "--preview-prompts",
+        "red",
+    )
+    return command(train_ldm, world, out, *own, *flags)
+
+
+@pytest.fixture(scope="module")
+def runs(world, tmp_path_factory) -> Path:
+    """A folder with a finished run of each task, which had been killed in its last step."""
+    folder = tmp_path_factory.mktemp("runs")
+    for task, flags in (("upscale", ("--upscale-factor", 2)), ("restore", RESTORE)):
+        given = training(world, folder / task, task, *flags, "--save-every", 2)
+        with killed_in_step(DiffusionTrainer, 2):
+            train_ldm.main(given)
+        train_ldm.main(given)
+    return folder
+
+
+def check_equal_to_an_unbroken_run(killed: Path, straight: Path) -> None:
+    weights = [load_file(each / "model/unet/diffusion_pytorch_model.safetensors")
+               for each in (straight, killed)]  # fmt: skip
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert numbers(straight) == numbers(killed)
+    assert any("val/wrong_text" in line for line in numbers(killed))
+    assert (killed / "previews" / "step-0000003.png").is_file()
+
+
+# Upscaling.
+
+
+def test_upscaling_is_resumed_exactly(world, runs, tmp_path):
+    train_ldm.main(training(world, tmp_path / "run", "upscale", "--upscale-factor", 2))
+    check_equal_to_an_unbroken_run(runs / "upscale", tmp_path / "run")
+
+
+def test_the_network_gets_the_pixels_of_the_small_picture_with_noise_of_its_level():
+    """With the level 0 they are the small picture itself, square by square."""
+    vae = Autoencoder(PRESETS["tiny-32"]).eval()
+    images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    for scale, level in ((2, 0), (4, 0), (4, 350)):
+        task = UpscalingTask(vae, scale, level)
+        task.pixels = lambda indices: images.index_select(0, indices)
+        random = generators(0, "test", range(2))
+        channels, levels = task.inputs(*task.read(torch.arange(2), random))
+        small = normalize_pixels(shrink(images, scale))
+        again = torch.nn.functional.pixel_shuffle(channels, 4 // scale)
+        assert channels.shape == (2, task.channels, 8, 8) and again.shape == small.shape
+        assert (levels <= level).all() and (level == 0 or levels.unique().numel() == 2)
+        alpha, sigma = (x.view(-1, 1, 1, 1) for x in task.low_res.schedule.exact(levels))
+        noise = (again - alpha * small) / sigma
+        if level:
+            assert noise.std().item() == pytest.approx(1, rel=0.1)
+        else:
+            torch.testing.assert_close(again, small, rtol=0, atol=0.05)
+
+
+def test_pictures_are_shrunk_as_other_programs_do():
+    picture = smooth_image()
+    ours = shrink(torch.tensor(np.asarray(picture)).permute(2, 0, 1)[None], 2)
+    theirs = pixels(picture.resize((16, 16), Image.Resampling.BICUBIC))
+    assert np.abs(ours[0].permute(1, 2, 0).numpy().astype(int) - theirs).max() <= 1
+
+
+def test_an_upscaler_of_four_draws_as_diffusers_does(world, tmp_path):
+    """Also from a text-to-image model, whose first output it has."""
+    process = ("--prediction", "velocity", "--noise-schedule", "scaled_linear")
+    flags = ("--init-from", world / "ldm", *process, "--max-noise-level", 100)
+    outputs = []
+
+    class Watched(DiffusionTrainer):
+        def step(self, step):
+            z, t = torch.randn(2, 4, 8, 8), torch.tensor([10, 700])
+            context = torch.randn(2, 16, self.condition.text_encoder.width)
+            old = TextToImage.load(world / "ldm").unet(z, t, context)
+            wide, levels = torch.cat([z, torch.randn(2, 3, 8, 8)], dim=1), torch.tensor([3, 90])
+            outputs.append(torch.equal(old, self.unet(wide, t, context, levels)))
+            return super().step(step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_ldm, "DiffusionTrainer", Watched)
+        train_ldm.main(training(world, tmp_path / "run", "upscale", *flags))
+    assert outputs[0] and not outputs[-1]
+    theirs = diffusers.DiffusionPipeline.from_pretrained(
+        tmp_path / "run" / "model", low_cpu_mem_usage=False
+    )
+    assert type(theirs) is diffusers.StableDiffusionUpscalePipeline
+    assert theirs.config.max_noise_level == 100
+    theirs.set_progress_bar_config(disable=True)
+    ours, small = TextToImage.load(tmp_path / "run"), smooth_image(8, 8)
+    shape, cpu = (3, 8, 8), torch.device("cpu")
+    of_small = torch.Generator().manual_seed(SeededNoise(shape, [3], cpu).stream(0).seeds[0])
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    drawn = theirs(
+        "red",
+        small,
+        generator=of_small,
+        latents=latents,
+        num_inference_steps=2,
+        guidance_scale=1.0,
+        noise_level=20,
+        output_type="latent",
+    ).images
+    task = tasks.upscale(ours, small, noise_level=20)
+    sampling = Sampling(sampler="ddim", steps=2, guidance=Guidance(scale=1.0))
+    (z,) = ours.draw(ours.make_requests("red", seed=3), sampling, task=task)
+    torch.testing.assert_close(z, drawn, rtol=0, atol=1e-3 * z.std().item())
+
+
+def test_a_model_enlarges_pictures_of_any_size_by_its_factor(runs, tmp_path):
+    smooth_image(24, 16).save(tmp_path / "small.png")
+    flags = ["--model", runs / "upscale", "--init-image", tmp_path / "small.png", "--upscale", 2]
+    flags += ["--steps", 1, "--window", 32, "--device", "cpu", "--out", tmp_path / "out"]
+    sample.main(list(map(str, ["red", *flags])))
+    assert Image.open(tmp_path / "out" / "00000.png").size == (48, 32)
+    with pytest.raises(UserError, match=r"2 times, not 4"):
+        tasks.upscale(TextToImage.load(runs / "upscale"), smooth_image(), 4)
+
+
+# Restoring.
+
+
+def test_restoring_is_resumed_exactly(world, runs, tmp_path):
+    train_ldm.main(training(world, tmp_path / "run", "restore", *RESTORE))
+    check_equal_to_an_unbroken_run(runs / "restore", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "damage", [{"blur": 3.0}, {"noise": 0.3}, {"jpeg": 5}, {"contrast": 0.3}, {}]
+)
+def test_damage_is_of_its_kind_and_follows_from_the_generator(damage):
+    none = {"blur": 0.0, "noise": 0.0, "jpeg": 100, "contrast": 1.0}
+    recipe = Degradation(**(none | damage)) if damage else Degradation()
+    image = torch.tensor(np.asarray(smooth_image())).permute(2, 0, 1)
+    noisy = image.float() + 30 * torch.randn(image.shape, generator=generator(0, "detail"))
+    image = noisy.clamp(0, 255).to(torch.uint8)
+    damaged = [recipe.damage(image, generator(0, "damage", k)) for k in range(12)]
+    assert all(torch.equal(a, recipe.damage(image, generator(0, "damage", k)))
+               for k, a in enumerate(damaged))  # fmt: skip
+    stds = torch.stack([each.float().std() for each in damaged]) / image.float().std()
+    changed = sum(not torch.equal(image, each) for each in damaged)
+    assert 4 <= changed <= 12 and (damage == {} or changed < 12)
+    if "blur" in damage or "contrast" in damage:
+        assert stds.min() < 0.8 and stds.max() <= 1.001
+    if "noise" in damage:
+        assert stds.max() > 1.1
+    gray = recipe.damage(image[:1], generator(0, "damage", 1))
+    assert gray.shape == (1, 32, 32)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
+def test_a_restoring_model_draws_as_instruct_pix2pix_does(runs, tmp_path):
+    theirs = diffusers.DiffusionPipeline.from_pretrained(
+        runs / "restore" / "model", low_cpu_mem_usage=False
+    )
+    assert type(theirs) is diffusers.StableDiffusionInstructPix2PixPipeline
+    theirs.set_progress_bar_config(disable=True)
+    damaged = smooth_image()
+    damaged.save(tmp_path / "damaged.png")
+    drawn = theirs(
+        "red",
+        image=damaged,
+        latents=torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3)),
+        num_inference_steps=3,
+        guidance_scale=3.0,
+        image_guidance_scale=1.0,
+    ).images[0]
+    flags = ["--model", runs / "restore", "--restore", tmp_path / "damaged.png", "--steps", 3]
+    flags += ["--guidance-scale", 3, "--seed", 3, "--device", "cpu", "--out", tmp_path / "out"]
+    sample.main(list(map(str, ["red", *flags])))
+    assert np.abs(pixels(Image.open(tmp_path / "out" / "00000.png")) - pixels(drawn)).max() <= 1
+
+
+def test_what_does_not_go_with_these_tasks_is_refused(world, runs, tmp_path, capsys):
+    def refused(task: str, *flags: object) -> str:
+        return refusal(capsys, train_ldm, training(world, tmp_path / "run", task, *flags))
+
+    printed = refused("upscale", "--upscale-factor", 3)
+    assert "3 times" in printed and "--upscale-factor" in printed and "2, 4" in printed
+    assert "--condition class" in refused("upscale", "--condition", "class")
+    assert "--damage-jpeg" in refused("upscale", "--damage-jpeg", 10)
+    nothing = ("--damage-blur", 0, "--damage-noise", 0, "--damage-jpeg", 100)
+    assert "nothing to learn" in refused("restore", *nothing, "--damage-contrast", 1)
+    assert "--task upscale" in refused("upscale", "--init-from", runs / "upscale")  # 12 channels
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="not trained to restore"):
+        tasks.restore(TextToImage.load(runs / "upscale"), smooth_image())
+    drawing = ["", "--model", str(runs / "restore"), "--out", str(tmp_path / "out")]
+    assert "restores" in refusal(capsys, sample, drawing)
