@@ -180,8 +180,13 @@ def load_unet(
 def check_task_of(source: Path, unet: UNetConfig, task: TrainingTask) -> None:
     """Refuse a U-Net that was made for another task."""
     kind = unet_kind(unet)
-    if kind == "draw" and not takes_noise_level(unet):
-        return
+    if kind == "draw":
+        if not takes_noise_level(unet):
+            return
+        raise UserError(
+            f"--init-from {source}: this U-Net draws from more than noise and a text or a class "
+            "(it also takes a class label beside the text), which is not trained here."
+        )
     if kind == task.name and extra_channels(unet) == task.channels:
         return
     raise UserError(
