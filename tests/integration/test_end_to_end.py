@@ -89,6 +89,28 @@ def test_a_finished_run_is_left_as_it_is(runs):
     assert weights.read_bytes() == before
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["inpaint", "upscale", "restore"])
+def test_models_for_a_task_are_trained_and_do_it(runs, tmp_path, task):
+    """Each is better than what it begins with, or than a filter."""
+    data, own = (
+        ("--data", runs / "data"),
+        ("--task", task, "--steps", 400, "--out", tmp_path / "run"),
+    )
+    parts = ("--vae", runs / "vae", "--text-encoder", runs / "clip", "--init-from", runs / "ldm")
+    call("train_ldm.py", *data, "--preset", "tiny-32", *parts, *own)
+    flags = ("--plain", runs / "ldm", "--images", 16, "--steps", 10, "--judge", runs / "clip")
+    call("evaluate.py", "task", tmp_path / "run", *data, *flags, "--out", tmp_path / "report")
+    metrics = json.loads((tmp_path / "report" / "task.json").read_text())["metrics"]
+    other, number, sign = {
+        "inpaint": ("what it begins with", "PSNR inside", 1),
+        "upscale": ("bicubic", "judge's distance", -1),
+        "restore": ("what it begins with", "judge's distance", -1),
+    }[task]
+    ours, theirs = (metrics[way][number]["value"] for way in ("this model", other))
+    assert sign * ours > sign * theirs, metrics
+
+
 def test_figures_of_a_model_are_good(runs, tmp_path):
     """The CLIP that it was trained with is no fair judge, but knows the nine captions.
 

@@ -9,14 +9,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import evaluate
 import sample
 import train_ldm
+from foundation.files import read_json
 from foundation.hashing import generator
 from ldm import TextToImage, tasks
 from ldm.guidance import Guidance
 from ldm.pipeline.sampling import Sampling
 from ldm.unet import UNet
 from stages.diffusion import DiffusionTrainer
+from stages.evaluation.task_quality import masked_psnr, seam
 from stages.tasks.masks import draw_mask
 from tests.helpers.bad_calls import command, refusal
 from tests.helpers.images import picture
@@ -180,3 +183,31 @@ def test_what_does_not_go_with_the_task_is_refused(world, run, tmp_path, capsys)
     assert not (tmp_path / "run").exists()
     drawing = ["red", "--model", run, "--out", tmp_path / "out"]
     assert "mask" in refusal(capsys, sample, list(map(str, drawing)))
+
+
+def test_models_are_measured_beside_ordinary_ones(world, run, tmp_path, capsys):
+    given = ("task", run, "--plain", world / "ldm", "--data", world / "data", "--held-out", 0.2)
+    given += ("--images", 2, "--steps", 1, "--device", "cpu", "--out", tmp_path / "report")
+    evaluate.main(list(map(str, given)))
+    metrics = read_json(tmp_path / "report" / "task.json")["metrics"]
+    ways = ["this model", "ordinary model", "what it begins with", "autoencoder (ceiling)"]
+    assert list(metrics) == ways and all("seam" in each for each in metrics.values())
+    outside = "PSNR outside, as decoded"
+    assert metrics["what it begins with"][outside]["value"] > 80
+    assert metrics["this model"][outside]["value"] < 40
+    assert (tmp_path / "report" / "task.png").is_file()
+    wrong = ["task", str(world / "ldm"), *map(str, given[4:])]
+    assert "evaluate.py model" in refusal(capsys, evaluate, wrong)
+
+
+def test_the_seam_counts_steps_across_the_border_of_the_mask_alone():
+    """One column of six steps by 8 gray levels; the errors inside and outside do not count."""
+    image, mask = torch.zeros(1, 1, 6, 6, dtype=torch.uint8), torch.zeros(1, 1, 6, 6)
+    mask = mask.to(torch.uint8)
+    mask[..., 3:] = 1
+    drawn = image.clone()
+    drawn[..., 3:] = 8
+    assert seam(image, drawn, mask).item() == 8
+    assert seam(image, image + 8, mask).item() == 0
+    inside, outside = (masked_psnr(image, drawn, m).item() for m in (mask, 1 - mask))
+    assert inside == pytest.approx(20 * np.log10(255 / 8)) and outside > 80
