@@ -28,6 +28,7 @@ from foundation.files import write_text
 from interop.model_card import as_mapping
 from ldm import TextToImage
 from ldm.guidance import Guidance
+from ldm.pipeline.compatibility import UNET_KINDS, unet_kind
 from ldm.pipeline.conditioning import reads_prompt
 from ldm.pipeline.io import read_model_provenance
 from ldm.pipeline.sampling import Sampling
@@ -254,6 +255,11 @@ def evaluate_model(config: ModelConfig) -> None:
     count = check_sweep_samples(config)
     device = pick_device(config.device)
     pipeline = TextToImage.load(config.model, device)
+    if (kind := unet_kind(pipeline.unet.config)) != "draw":
+        raise UserError(
+            f"{config.model}: the U-Net {UNET_KINDS[kind].partition(':')[0]}, so it cannot draw "
+            "from captions alone. Measure it with evaluate.py task."
+        )
     judge = None if config.judge is None else load_judge(config.judge, pipeline)
     chosen = choose_spaces(config.features, device)
     classifier = None

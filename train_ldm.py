@@ -4,6 +4,7 @@ Stage 2: train a U-Net on latents and captions. Every image and caption is encod
 cache in the run folder. If the run is stopped or killed, run the same command again to resume it.
 With --condition class the captions are the names of classes, with --condition none only the images
 are read, and neither needs a text encoder.
+With --task inpaint, upscale or restore the U-Net also gets a masked, small or damaged picture.
 With --init-from MODEL the training begins with the weights of another U-Net; with --lora RANK as
 well it leaves these weights as they are and learns a small change of them, a LoRA.
 """
@@ -166,7 +167,7 @@ def finish(
     prompt = {"text": "PROMPT", "class": f'"{trainer.prompts[0]}"', "none": '""'}
     print(
         f"the {kind} is in {run.model}; draw with: "
-        f"python sample.py {prompt[config.condition]} {flag} {run.path}"
+        f"python sample.py {prompt[config.condition]} {trainer.task.drawing_flags}{flag} {run.path}"
     )
 
 

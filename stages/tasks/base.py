@@ -36,6 +36,7 @@ class TrainingTask:
         channels: that the U-Net gets besides those of the latents.
         tensors_read: how many tensors `read` returns.
         low_res: noise on small pictures, if there are any.
+        drawing_flags: what a command of sample.py that draws with the model needs besides.
         pixels: of the images by their number; set before the first step.
     """
 
@@ -43,6 +44,7 @@ class TrainingTask:
     channels: int = 0
     tensors_read: int = 0
     low_res: LowResSchedule | None = None
+    drawing_flags: str = ""
     pixels: PixelStore | None = None
 
     def architecture(self, unet: UNetConfig) -> UNetConfig:

@@ -27,6 +27,7 @@ class InpaintingTask(TrainingTask):
 
     name: TaskName = "inpaint"
     tensors_read = 2
+    drawing_flags = "--init-image PICTURE --mask MASK "
 
     def __init__(self, autoencoder: Autoencoder, whole: float | None = None):
         """whole: share of masks that cover the whole image; None: as published."""

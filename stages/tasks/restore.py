@@ -24,6 +24,7 @@ class RestoringTask(TrainingTask):
 
     name: TaskName = "restore"
     tensors_read = 1
+    drawing_flags = "--restore PICTURE "
 
     def __init__(self, autoencoder: Autoencoder, degradation: Degradation):
         self.autoencoder, self.degradation = autoencoder, degradation

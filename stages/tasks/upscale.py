@@ -35,6 +35,7 @@ class UpscalingTask(TrainingTask):
 
     name: TaskName = "upscale"
     tensors_read = 2
+    drawing_flags = "--init-image PICTURE --upscale FACTOR "
 
     def __init__(
         self, autoencoder: Autoencoder, scale: int | None = None, max_noise_level: int | None = None
