@@ -20,6 +20,7 @@ from conditioning.tokenizer import clip_tokenizer
 from foundation.errors import MissingFileError, UserError, listed
 from foundation.files import read_json, to_json
 from foundation.json_reading import check_limits, check_type, from_json
+from foundation.run_kind import run_hint
 from interop.open_clip_models import CONFIG_FILE, clip_places, find_clip_folder
 from interop.safetensors_io import read_tensors, write_weights_folder
 from interop.state_dict_check import check_state_dict
@@ -248,7 +249,8 @@ def find_clip(folder: Path) -> Path:
         return found
     raise MissingFileError(
         f"{folder} holds no CLIP with both towers: no {CONFIG_FILE} in "
-        f"{', '.join(str(place) for place in clip_places(folder))}. Train one with train_clip.py."
+        f"{', '.join(str(place) for place in clip_places(folder))}."
+        f"{run_hint(folder, 'train_clip.py')} Train one with train_clip.py."
     )
 
 

@@ -35,12 +35,14 @@ def hub_hint(name: object) -> str:
     )
 
 
-def run_hint(folder: Path, wanted: str) -> str:
+def run_hint(folder: Path, wanted: str, setting: str = "") -> str:
     """Return a sentence about a run folder in which a model is missing, or "" if it is none.
 
     It is a run of another training, or one that has not come to its end.
 
-    wanted: the program whose runs hold what is missing, such as "train_vae.py".
+    Args:
+        wanted: the program whose runs hold what is missing, such as "train_vae.py".
+        setting: without which a run of it does not hold that, such as "lora".
     """
     try:
         config = read_json(folder / "config.json")
@@ -52,4 +54,6 @@ def run_hint(folder: Path, wanted: str) -> str:
     if training != wanted:
         stage = next(stage for name, stage in TRAININGS.values() if name == training)
         return f" It is a run of {training} ({stage}); a run of {wanted} is needed."
+    if setting and config.get(setting) is None:
+        return f" It is a run of {training} without --{setting}."
     return " The run is not finished: start the same command again."

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from foundation.errors import UserError, listed, one_line, shown
 from foundation.json_reading import check_type
+from foundation.run_kind import run_hint
 
 AUTOENCODER_CLASS = "AutoencoderKL"
 DOWN_BLOCK, UP_BLOCK = "DownEncoderBlock2D", "UpDecoderBlock2D"
@@ -135,7 +136,8 @@ def unet_fields(content: dict[str, Any], fields: Collection[str], source: Path) 
     """
     if content.get("_class_name", UNET_CLASS) != UNET_CLASS:
         raise UserError(
-            f"{source} describes a {one_line(content['_class_name'], 80)}, not a {UNET_CLASS}."
+            f"{source} describes {one_line(content['_class_name'], 80)}; needed is "
+            f"{UNET_CLASS}.{run_hint(source.parent.parent, 'train_ldm.py')}"
         )
     known = {name: value for name, value in UNET_DEFAULTS.items() if name in fields}
     unsupported: list[str] = []

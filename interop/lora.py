@@ -30,6 +30,7 @@ from torch import Tensor
 from foundation.errors import MissingFileError, UserError, one_line, shown
 from foundation.files import read_json, restore
 from foundation.json_reading import check_type, load_object
+from foundation.run_kind import run_hint
 from interop.provenance import without_paths
 from interop.safetensors_io import read_header, read_tensors, write_weights_folder
 
@@ -102,8 +103,9 @@ def find_lora(source: Path) -> Path:
             if (folder / name).is_file():
                 return folder / name
     raise MissingFileError(
-        f"there is no LoRA in {source}: looked for {WEIGHTS} there and in {source / 'model'}. Give "
-        "the folder of a run that trained a LoRA, a folder with that file, or a .safetensors file."
+        f"there is no LoRA in {source}: looked for {WEIGHTS} there and in {source / 'model'}."
+        f"{run_hint(source, 'train_ldm.py', 'lora')} Give the folder of a run that trained a LoRA, "
+        "a folder with that file, or a .safetensors file."
     )
 
 

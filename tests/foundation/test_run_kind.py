@@ -27,6 +27,13 @@ def test_each_training_is_known_by_its_flags(tmp_path, training):
         assert training in run_hint(tmp_path, other) and other in run_hint(tmp_path, other)
 
 
+def test_a_run_without_the_setting_is_named(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"text_encoder": "t", "lora": None}))
+    assert "train_ldm.py without --lora." in run_hint(tmp_path, "train_ldm.py", "lora")
+    (tmp_path / "config.json").write_text(json.dumps({"text_encoder": "t", "lora": 4}))
+    assert "not finished" in run_hint(tmp_path, "train_ldm.py", "lora")
+
+
 @pytest.mark.parametrize("content", [None, "{}", '{"steps": 3}', "not JSON"])
 def test_other_folders_are_no_runs(tmp_path, content):
     if content is not None:
