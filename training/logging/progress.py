@@ -1,11 +1,15 @@
 """Progress of what takes long: a bar in a terminal, and a line every half minute in a log file.
 
-A bar would leave thousands of lines in a log file.
+A bar would leave thousands of lines in a log file. Colors, and the course of the loss as small
+bars, are only where the terminal has them.
 """
 
+import math
+import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -15,6 +19,9 @@ from foundation import collectives
 from training.memory import describe_peak_memory
 
 LINE_INTERVAL = 30.0  # seconds between lines, where there is no terminal
+COLOR = "green"  # of bars
+SPARKS = "▁▂▃▄▅▆▇█"
+SHOWN_LOSSES = 16  # the last ones, in the sparkline of a training
 
 T = TypeVar("T")
 
@@ -33,6 +40,7 @@ class TrainingProgress:
         self.images_per_step = images_per_step
         self.started = self.last_line = self.rate_started = time.monotonic()
         self.images = 0  # since `rate_started`
+        self.losses: deque[float] = deque(maxlen=SHOWN_LOSSES)
         self.bar = tqdm(
             total=steps * images_per_step,
             initial=first * images_per_step,
@@ -41,6 +49,7 @@ class TrainingProgress:
             unit_scale=True,
             dynamic_ncols=True,
             mininterval=1.0,
+            colour=bar_color(),
             disable=not in_terminal() or collectives.rank() > 0,
         )
 
@@ -58,10 +67,16 @@ class TrainingProgress:
         return rate
 
     def show(self, metrics: Mapping[str, float]) -> None:
-        """Show metrics in the bar; without a terminal as a line, if the last one is old enough."""
+        """Show metrics in the bar; without a terminal as a line, if the last one is old enough.
+
+        The bar also has the course of the first of them, the loss.
+        """
+        self.losses.extend(list(metrics.values())[:1])
         numbers = " ".join(f"{name} {value:.3g}" for name, value in metrics.items())
         memory = describe_peak_memory()
-        self.bar.set_postfix_str(f"{numbers}, {memory}" if memory else numbers, refresh=False)
+        course = sparkline(self.losses) if can_print(SPARKS) else ""
+        shown = f"{course} {numbers}".strip()
+        self.bar.set_postfix_str(f"{shown}, {memory}" if memory else shown, refresh=False)
         now = time.monotonic()
         if collectives.rank() or not self.bar.disable:
             return
@@ -94,7 +109,7 @@ def progress_bar(items: Iterable[T], title: str, total: int) -> Iterable[T]:
     if collectives.rank():
         return items
     if in_terminal():
-        return tqdm(items, desc=title, total=total, dynamic_ncols=True, mininterval=1.0)
+        return tqdm(*(items, title, total), dynamic_ncols=True, mininterval=1.0, colour=bar_color())
     return progress_lines(items, title, total)
 
 
@@ -127,7 +142,9 @@ def progress_counter(title: str, total: int, unit: str) -> Iterator[Callable[[in
     unit: the plural of what is counted, such as "image steps".
     """
     if in_terminal():
-        with tqdm(total=total, desc=title, unit=f" {unit}", dynamic_ncols=True) as bar:
+        with tqdm(
+            total=total, desc=title, unit=f" {unit}", dynamic_ncols=True, colour=bar_color()
+        ) as bar:
 
             def advance(count: int) -> None:
                 bar.update(count)
@@ -152,8 +169,38 @@ def progress_counter(title: str, total: int, unit: str) -> Iterator[Callable[[in
 
 
 def in_terminal() -> bool:
-    """Return whether somebody watches stderr."""
-    return sys.stderr.isatty()
+    """Return whether somebody watches stderr, in a terminal that can go back in a line."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def bar_color() -> str | None:
+    """Return the color of bars; None where there are none, or where nobody wants them."""
+    return COLOR if in_terminal() and not os.environ.get("NO_COLOR") else None
+
+
+def can_print(text: str) -> bool:
+    """Return whether the encoding of stderr has these characters."""
+    try:
+        text.encode(getattr(sys.stderr, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Return numbers as bars of eight heights, the smallest and the largest at the ends.
+
+    What is not finite is a gap; fewer than two numbers have no course.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    if len(finite) < 2:
+        return ""
+    low, span = min(finite), max(finite) - min(finite)
+    top = len(SPARKS) - 1
+    return "".join(
+        SPARKS[round(top * (value - low) / span) if span else 0] if math.isfinite(value) else " "
+        for value in values
+    )
 
 
 def print_line(text: str) -> None:

@@ -1,6 +1,7 @@
 """Progress: a bar in a terminal, a line every half minute in a log file."""
 
 import io
+import math
 import re
 import sys
 
@@ -8,10 +9,12 @@ import pytest
 
 from training.logging import progress
 from training.logging.progress import (
+    SPARKS,
     TrainingProgress,
     format_duration,
     progress_bar,
     progress_counter,
+    sparkline,
 )
 
 
@@ -61,6 +64,43 @@ def test_a_terminal_gets_one_bar(clock, monkeypatch):
     text = terminal.getvalue()
     assert "\r" in text and "images/s" in text and "step 100 of 100" not in text
     assert text.count("\n") <= 1
+
+
+GREEN = "\x1b[32m"
+
+
+@pytest.mark.parametrize(("variables", "has_color"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_a_terminal_gets_colors_and_the_course_of_the_loss(
+    clock, monkeypatch, variables, has_color
+):
+    for name, value in {"TERM": "xterm", "NO_COLOR": "", **variables}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    bar = TrainingProgress("train", 0, 3, 10)
+    for loss in (3.0, math.nan, 1.0):
+        bar.show({"loss": loss, "gradient_norm": 9.0})
+    bar.bar.refresh()
+    bar.close()
+    text = terminal.getvalue()
+    assert (GREEN in text) == has_color and "█ ▁ loss 1" in text
+
+
+@pytest.mark.parametrize(("term", "is_tty"), [("dumb", True), ("xterm", False)])
+def test_files_and_simple_terminals_get_lines_without_codes(clock, monkeypatch, term, is_tty):
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setattr(terminal, "isatty", lambda: is_tty)
+    run(clock, steps=40, seconds=2.0)
+    list(progress_bar(range(3), "reading", 3))
+    assert "step 15 of 40" in terminal.getvalue()
+    assert not {"\r", "\x1b", "█"} & set(terminal.getvalue())
+
+
+def test_a_sparkline_is_relative_to_its_numbers():
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == SPARKS
+    assert sparkline([2, 2]) == SPARKS[0] * 2
+    assert sparkline([1.0, math.inf, 0.5]) == f"{SPARKS[-1]} {SPARKS[0]}"
+    assert sparkline([1.0]) == sparkline([math.nan, 1.0]) == ""
 
 
 def test_a_resumed_run_measures_its_speed_from_where_it_resumed(clock, capsys):
