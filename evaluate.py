@@ -40,11 +40,17 @@ from stages.evaluation.data import MeasuredCaptions, MeasuredImages, choose_imag
 from stages.evaluation.drawing import Drawing
 from stages.evaluation.model import ModelMeasurement, refuse_own_clip
 from stages.evaluation.model_report import report_model
-from stages.evaluation.report import COMPARISON_FILE, check_report_folder, print_report
+from stages.evaluation.report import (
+    COMPARISON_FILE,
+    HTML_FILE,
+    check_report_folder,
+    print_report,
+)
 from stages.evaluation.sweep_points import Sweep, make_axes
 from stages.evaluation.task_quality import TaskMeasurement
 from training.cli import parse, pick_device, run_main
 from training.flags import Bound, Finite, Groups, Positive
+from training.open_result import open_result
 from training.run import make_folder
 from training.watchdog import report_finished
 
@@ -56,8 +62,8 @@ Model = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
 class AutoencoderConfig(MeasuredImages):
     """python evaluate.py autoencoder runs/vae --data data/openmoji
 
-    How well an autoencoder reconstructs images, beside what bicubic resampling and JPEG do with as
-    much; what its latents look like; how they bear noise; its worst reconstructions.
+    How well an autoencoder reconstructs images, compared with bicubic resampling and JPEG of the
+    same size; statistics of its latents; robustness to noise; the worst reconstructions.
 
     MODEL is anything with an autoencoder in it: a run of train_vae.py, a whole model, a folder of
     diffusers' AutoencoderKL, a single file.
@@ -68,7 +74,7 @@ class AutoencoderConfig(MeasuredImages):
         "model": ("model",),
         "data": (*MeasuredImages.IMAGE_FLAGS, "images", "seed"),
         "measurement": ("size", "features", "noise"),
-        "output": ("out",),
+        "output": ("out", "open"),
         "machine": ("batch_size", "device"),
     }
 
@@ -81,6 +87,7 @@ class AutoencoderConfig(MeasuredImages):
     # strengths of the noise on latents for the robustness curve, in their standard deviations
     noise: tuple[Strength, ...] = (0.05, 0.1, 0.2, 0.4, 0.8)
     out: Path | None = None  # folder of the report; left out: runs/evaluation/autoencoder-MODEL
+    open: bool = False  # show the page when it is ready
     batch_size: Positive[int] = 16  # images that a network sees at once
     device: str = "auto"  # cpu, cuda, mps; auto: the first GPU there is, else the CPU
 
@@ -89,8 +96,8 @@ class AutoencoderConfig(MeasuredImages):
 class ModelConfig(MeasuredCaptions):
     """python evaluate.py model runs/ldm --data data/openmoji --judge runs/judge
 
-    How good the pictures of a whole model are and how well they follow their captions, beside the
-    ceiling: real images, and what the autoencoder makes of them.
+    How good the pictures of a whole model are and how well they follow their captions, compared
+    with the most that can be reached: real images, and reconstructions of them.
 
     The judge is a CLIP that had no part in the training of the model, and that was trained on clean
     images of its size; its recall for real images is the most that samples can reach.
@@ -103,12 +110,12 @@ class ModelConfig(MeasuredCaptions):
         "sampling": ("samples", "steps", "guidance_scale", "sampler", "seed"),
         "sweeps": ("sweep_guidance", "sweep_steps", "sweep_samplers", "sweep_samples"),
         "measurement": ("features", "classifier"),
-        "output": ("out",),
+        "output": ("out", "open"),
         "machine": ("batch_size", "device"),
     }
 
     model: Model  # run of train_ldm.py, pipeline folder, or single file
-    # run of train_clip.py --preset judge --size (that of the model); left out: distances alone
+    # independent CLIP for scores: a run of train_clip.py --preset judge --size (as the model's)
     judge: Path | None = None
     samples: Positive[int] = 256  # captions chosen at random; one picture is generated for each
     steps: int = 25  # sampler steps per picture
@@ -124,6 +131,7 @@ class ModelConfig(MeasuredCaptions):
     # both as benchmarks/caption_classifier.py writes them
     classifier: Path | None = None
     out: Path | None = None  # folder of the report; left out: runs/evaluation/model-MODEL
+    open: bool = False  # show the page when it is ready
     batch_size: Positive[int] = 16  # images that a network sees at once
     device: str = "auto"  # cpu, cuda, mps; auto: the first GPU there is, else the CPU
 
@@ -161,7 +169,7 @@ class TaskConfig(MeasuredImages):
 class CompareConfig:
     """python evaluate.py compare runs/evaluation/autoencoder-vae runs/evaluation/autoencoder-other
 
-    Reports beside the first one, each number with a verdict: better, worse, or no difference seen.
+    Reports compared with the first: each number with better, worse, or no difference seen.
 
     Reports that were not measured in the same way are refused.
     """
@@ -234,6 +242,8 @@ def evaluate_autoencoder(config: AutoencoderConfig) -> None:
     report_finished()
     if not collectives.rank():
         print_report(report_autoencoder(measured, str(config.model), provenance, out), out)
+        if config.open:
+            open_result(out / HTML_FILE)
 
 
 def autoencoder_provenance(model: Path) -> Mapping[str, Any]:
@@ -284,6 +294,8 @@ def evaluate_model(config: ModelConfig) -> None:
     report_finished()
     if not collectives.rank():
         print_report(report_model(measured, sweep, out), out)
+        if config.open:
+            open_result(out / HTML_FILE)
 
 
 def evaluate_task(config: TaskConfig) -> None:

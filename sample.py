@@ -26,8 +26,9 @@ from generation.metadata import (
     make_video_record,
 )
 from generation.names import FileNames
-from generation.options import BatchSize, GenerationOptions, Scale
+from generation.options import BatchSize, GenerationOptions, Scale, parse_seeds
 from generation.output import ImageWriter, Previews, model_pixel_format
+from generation.prompt_loop import draw_typed_prompts, is_interactive
 from generation.prompts import ImageSpec, PromptEntry, PromptFile, check_syntax, expand
 from generation.reproduce import check_hashes, compare_pixels, entries_of_record, find_model
 from generation.session import GenerationSession, Survey, same_call
@@ -36,10 +37,11 @@ from interop.lora import find_lora
 from ldm import TextToImage
 from ldm.pipeline.image_processor import MAX_PIXELS
 from stages.lora import apply_lora
-from training.cli import parse, pick_device, run_main
+from training.cli import field_names, parse, pick_device, run_main
 from training.flags import Bound, Groups, NonNegative, flag_name
 from training.logging.image_grid import image_grid, pil_to_tensor
 from training.logging.progress import counted, progress_counter
+from training.open_result import open_result
 from training.run import make_folder
 
 Prompts = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[PROMPT ...]")]
@@ -61,13 +63,14 @@ class Config:
         "model": ("model", "lora", "lora_scale", "ema"),
         "images": ("options",),
         "output": (
-            *("out", "name", "format", "quality", "grid", "save_latents", "preview_every"),
+            *("out", "open", "name", "format", "quality", "grid"),
+            *("save_latents", "preview_every"),
             *("interpolate", "video", "fps"),
         ),
         "machine": ("device", "dtype", "batch_size", "compile"),
     }
 
-    prompt: Prompts = ()  # texts to generate images from
+    prompt: Prompts = ()  # what to draw; left out in a terminal: prompts are asked for
     # file with one prompt per line; in a .jsonl file, lines may set the options of an image
     prompts: Path | None = None
     reproduce: Path | None = None  # image or video to generate again, as recorded in its file
@@ -86,6 +89,7 @@ class Config:
     # of JPEG and WebP
     quality: Annotated[int, Bound(lambda x: 1 <= x <= 100, "from 1 to 100")] = 95
     grid: bool = True  # also write all images side by side, as grid-0000
+    open: bool = False  # show the result when it is ready
     save_latents: bool = False  # also write the latents of each image, as safetensors
     # network calls between previews, which are written to OUT/previews; 0 writes none
     preview_every: NonNegative[int] = 0
@@ -110,9 +114,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.reproduce is not None:
         reproduce(config, config.reproduce)
         return
+    if asks_for_prompts(config):
+        draw_as_typed(config)
+        return
     images = Images(read_entries(config))
     images.check()
     generate(config, open_session(config), images)
+
+
+def asks_for_prompts(config: Config) -> bool:
+    """Return whether prompts are typed: none are given, the model may read them, and it can be."""
+    given = config.prompt or config.prompts is not None or config.options.guidance_scale == 0
+    return not given and not config.interpolate and is_interactive()
+
+
+def draw_as_typed(config: Config) -> None:
+    """Draw each prompt as it is typed; the seeds go on from one to the next."""
+    session = open_session(config)
+    several = len(parse_seeds(config.options.seed, config.options.count)) > 1
+
+    def draw(prompt: str, done: int) -> int:
+        options = config.options
+        if not several:
+            options = replace(options, seed=str(int(options.seed) + done))
+        check_prompt(prompt)
+        images = Images([PromptEntry(prompt, options)])
+        images.check()
+        generate(replace(config, options=options), session, images)
+        return options.count
+
+    draw_typed_prompts(draw, field_names(Config))
 
 
 @dataclass(frozen=True)
@@ -169,6 +200,11 @@ def open_session(config: Config) -> GenerationSession:
     model, lora = config.model, config.lora
     if model is None:
         model = DEMO
+        if not model.exists():
+            raise UserError(
+                f"--model is missing. Left out, it is the demo's, and {DEMO} is not in this "
+                "folder: start the command where the checkout is, or give the path of a model."
+            )
         print(f"no --model given, so the demo is used: {DEMO}")
     lora_record = {"lora": lora and last_part(lora), "lora_scale": config.lora_scale}
     return GenerationSession(
@@ -220,10 +256,13 @@ def generate(config: Config, session: GenerationSession, images: Images) -> Path
     survey = session.survey(counted(images, "checking options"))
     session.print_warning(survey)
     if config.interpolate:
-        return generate_video(config, session, images, survey)
-    generated, first = generate_images(config, session, images, survey)
-    if len(generated) > 1:
-        write_grid(config, generated)
+        shown = first = generate_video(config, session, images, survey)
+    else:
+        generated, first = generate_images(config, session, images, survey)
+        grid = write_grid(config, generated) if len(generated) > 1 else None
+        shown = grid or first
+    if config.open:
+        open_result(shown)
     return first
 
 
@@ -286,20 +325,24 @@ def open_writer(config: Config, session: GenerationSession) -> ImageWriter:
     )
 
 
-def write_grid(config: Config, images: Sequence[Image.Image]) -> None:
-    """Write images side by side, a row per prompt, if they have the same size and mode."""
+def write_grid(config: Config, images: Sequence[Image.Image]) -> Path | None:
+    """Write images side by side, a row per prompt; return the path, or None without a grid.
+
+    There is none of images that differ in size or mode, or that are too large for it.
+    """
     if len({(image.size, image.mode) for image in images}) > 1:
-        return
+        return None
     width, height = images[0].size
     if len(images) * width * height > MAX_PIXELS:
         print(f"no grid is written: {len(images)} images of {width}x{height} are too large for it.")
-        return
+        return None
     count = config.options.count
     columns = count if 1 < count < len(images) else int(len(images) ** 0.5)
     grid, suffix = image_grid(pil_to_tensor(images), columns), SUFFIXES[config.format]
     contents = {suffix: encode_image(grid, {}, config.format, config.quality)}
     path = FileNames(config.out, "grid-{number:04d}", [suffix]).write({}, contents)
     print(f"wrote {one_line(path)}{suffix}")
+    return path.with_name(path.name + suffix)
 
 
 def generate_video(

@@ -206,17 +206,17 @@ def learning_status(
     relative = losses["val"] / baseline
     if not relative < NOT_LEARNING:  # this is also true for NaN
         return (
-            f"NOT LEARNING: validation loss {losses['val']:.3g} is {relative:.0%} of that of a "
-            "network that outputs zero. This is normal in the first hundred steps. Later the usual "
+            f"NOT LEARNING: validation loss {losses['val']:.3g} is {relative:.0%} of the untrained "
+            "baseline. This is normal in the first hundred steps. Later the usual "
             "causes are, most frequent first: a learning rate that is too high or too low; latents "
             "of another autoencoder; images or captions that are noise."
         )
-    learning = f"learning: validation loss at {relative:.0%} of a network that outputs zero"
+    learning = f"learning: validation loss {1 - relative:.0%} below the untrained baseline"
     if reads == "none":
         return learning
     many, wrong = ("captions", "text") if reads == "text" else ("classes", "class")
     if f"val/wrong_{wrong}" not in losses:
-        return f"{learning}; too few held-out {many} to say whether it uses the {wrong}"
+        return f"{learning}; hold out more {many} to see whether it uses the {wrong}"
     gain = 1 - losses["val"] / losses[f"val/wrong_{wrong}"]
     if gain < TEXT_GAIN:
         return f"{learning}; it ignores the {wrong} so far"

@@ -171,7 +171,7 @@ DIFFUSION_TARGET = Target(
     metric="val_loss_relative",
     bound=0.2,
     above=False,
-    words="validation loss, as a fraction of the loss of a network that outputs zero,",
+    words="validation loss, as a fraction of the untrained baseline,",
     steps=600,
     limits=(
         "Likely: latents of another autoencoder, or of one that has not learned (see its "

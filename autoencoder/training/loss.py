@@ -49,9 +49,11 @@ class LossConfig:
     kl_weight: float = 1e-6  # of the KL per image value; the default is Stable Diffusion's
     adversarial_weight: float = 0.5  # 0: no discriminator at all
     adaptive: bool = True  # multiply that by ||grad reconstruction|| / ||grad adversarial||
-    discriminator_start: Start = 0.2  # step or share of the run: the discriminator starts to learn
-    adversarial_start: Start = 0.3  # step or share of the run: the adversarial loss sets in
-    adversarial_ramp: Start = 0.1  # steps or share of the run until it has its full weight
+    discriminator_start: Start = (
+        0.2  # step or fraction of the run: the discriminator starts to learn
+    )
+    adversarial_start: Start = 0.3  # step or fraction of the run: the GAN loss is added
+    adversarial_ramp: Start = 0.1  # steps or fraction of the run until it has its full weight
     learned_logvar: bool = False  # learn the variance of the reconstruction as well
 
     def __post_init__(self):

@@ -19,6 +19,7 @@ from foundation.json_reading import from_json
 from training.checkpoint import saved_states
 from training.cli import parse, run_main
 from training.logging.metrics import read_metrics
+from training.open_result import open_result
 from training.tools.curves import COLORS, Points, line_chart
 from training.tools.page import page, table
 from training.tools.previews import previews_section
@@ -38,6 +39,7 @@ WARNING_WORDS = (
 class Config:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]  # a run folder
     out: Path | None = None  # the page; RUN/report.html if left out
+    open: bool = False  # show the page
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -47,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = config.out or config.run / "report.html"
     write_text(out, report_page(config.run))
     print(f"the report is {out}")
+    if config.open:
+        open_result(out)
 
 
 def report_page(run: Path) -> str:
