@@ -18,4 +18,5 @@ class BuildWithScripts(build_py):
             self.copy_file(f"{name}.py", str(target))
 
 
-setup(cmdclass={"build_py": BuildWithScripts})
+if __name__ == "__main__":  # also when pip runs it
+    setup(cmdclass={"build_py": BuildWithScripts})
