@@ -31,39 +31,33 @@ pytestmark = [  # diffusers has not followed NumPy, and knows a single scale of 
     pytest.mark.filterwarnings("ignore:The configuration file of the vae:FutureWarning"),
 ]
 
-RESTORE = ("--damage-blur", 1)
+FLAGS = {"upscale": ("--upscale-factor", 2), "restore": ("--damage-blur", 1)}
 
 
 def training(world: Path, out: Path, task: str, *flags: object) -> list[str]:
     """Arguments of a training of three steps on a task."""
-    own = (
-        "--task",
-        task,
-        "--steps",
-        3,
-        "--held-out",
-        0.2,
-        "--log-every",
-        1,
-        "--preview-prompts",
-        "red",
-    )
+    own = ("--task", task, "--steps", 3, "--held-out", 0.2)
+    own += ("--log-every", 1, "--preview-prompts", "red")
     return command(train_ldm, world, out, *own, *flags)
 
 
 @pytest.fixture(scope="module")
 def runs(world, tmp_path_factory) -> Path:
-    """A folder with a finished run of each task, which had been killed in its last step."""
+    """A folder with a finished run of each task."""
     folder = tmp_path_factory.mktemp("runs")
-    for task, flags in (("upscale", ("--upscale-factor", 2)), ("restore", RESTORE)):
-        given = training(world, folder / task, task, *flags, "--save-every", 2)
-        with killed_in_step(DiffusionTrainer, 2):
-            train_ldm.main(given)
-        train_ldm.main(given)
+    for task, flags in FLAGS.items():
+        train_ldm.main(training(world, folder / task, task, *flags))
     return folder
 
 
-def check_equal_to_an_unbroken_run(killed: Path, straight: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["upscale", "restore"])
+def test_a_training_is_resumed_exactly(world, runs, tmp_path, task):
+    straight, killed = runs / task, tmp_path / "run"
+    given = training(world, killed, task, *FLAGS[task], "--save-every", 2)
+    with killed_in_step(DiffusionTrainer, 2):
+        train_ldm.main(given)
+    train_ldm.main(given)
     weights = [load_file(each / "model/unet/diffusion_pytorch_model.safetensors")
                for each in (straight, killed)]  # fmt: skip
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -73,11 +67,6 @@ def check_equal_to_an_unbroken_run(killed: Path, straight: Path) -> None:
 
 
 # Upscaling.
-
-
-def test_upscaling_is_resumed_exactly(world, runs, tmp_path):
-    train_ldm.main(training(world, tmp_path / "run", "upscale", "--upscale-factor", 2))
-    check_equal_to_an_unbroken_run(runs / "upscale", tmp_path / "run")
 
 
 def test_the_network_gets_the_pixels_of_the_small_picture_with_noise_of_its_level():
@@ -108,25 +97,12 @@ def test_pictures_are_shrunk_as_other_programs_do():
     assert np.abs(ours[0].permute(1, 2, 0).numpy().astype(int) - theirs).max() <= 1
 
 
+@pytest.mark.slow
 def test_an_upscaler_of_four_draws_as_diffusers_does(world, tmp_path):
-    """Also from a text-to-image model, whose first output it has."""
+    """It begins with a text-to-image model."""
     process = ("--prediction", "velocity", "--noise-schedule", "scaled_linear")
     flags = ("--init-from", world / "ldm", *process, "--max-noise-level", 100)
-    outputs = []
-
-    class Watched(DiffusionTrainer):
-        def step(self, step):
-            z, t = torch.randn(2, 4, 8, 8), torch.tensor([10, 700])
-            context = torch.randn(2, 16, self.condition.text_encoder.width)
-            old = TextToImage.load(world / "ldm").unet(z, t, context)
-            wide, levels = torch.cat([z, torch.randn(2, 3, 8, 8)], dim=1), torch.tensor([3, 90])
-            outputs.append(torch.equal(old, self.unet(wide, t, context, levels)))
-            return super().step(step)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_ldm, "DiffusionTrainer", Watched)
-        train_ldm.main(training(world, tmp_path / "run", "upscale", *flags))
-    assert outputs[0] and not outputs[-1]
+    train_ldm.main(training(world, tmp_path / "run", "upscale", *flags))
     theirs = diffusers.DiffusionPipeline.from_pretrained(
         tmp_path / "run" / "model", low_cpu_mem_usage=False
     )
@@ -153,6 +129,7 @@ def test_an_upscaler_of_four_draws_as_diffusers_does(world, tmp_path):
     assert np.abs(pixels(mine) - pixels(drawn)).max() <= 1
 
 
+@pytest.mark.slow
 def test_a_model_enlarges_pictures_of_any_size_by_its_factor(runs, tmp_path):
     smooth_image(24, 16).save(tmp_path / "small.png")
     flags = ["--model", runs / "upscale", "--init-image", tmp_path / "small.png", "--upscale", 2]
@@ -165,11 +142,6 @@ def test_a_model_enlarges_pictures_of_any_size_by_its_factor(runs, tmp_path):
 
 
 # Restoring.
-
-
-def test_restoring_is_resumed_exactly(world, runs, tmp_path):
-    train_ldm.main(training(world, tmp_path / "run", "restore", *RESTORE))
-    check_equal_to_an_unbroken_run(runs / "restore", tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -195,6 +167,7 @@ def test_damage_is_of_its_kind_and_follows_from_the_generator(damage):
     assert gray.shape == (1, 32, 32)
 
 
+@pytest.mark.slow
 def test_a_restoring_model_draws_as_instruct_pix2pix_does(runs, tmp_path):
     theirs = diffusers.DiffusionPipeline.from_pretrained(
         runs / "restore" / "model", low_cpu_mem_usage=False
@@ -217,7 +190,7 @@ def test_a_restoring_model_draws_as_instruct_pix2pix_does(runs, tmp_path):
     assert np.abs(pixels(Image.open(tmp_path / "out" / "00000.png")) - pixels(drawn)).max() <= 1
 
 
-def test_what_does_not_go_with_these_tasks_is_refused(world, runs, tmp_path, capsys):
+def test_what_does_not_go_with_these_tasks_is_refused(world, tmp_path, capsys):
     def refused(task: str, *flags: object) -> str:
         return refusal(capsys, train_ldm, training(world, tmp_path / "run", task, *flags))
 
@@ -227,8 +200,14 @@ def test_what_does_not_go_with_these_tasks_is_refused(world, runs, tmp_path, cap
     assert "--damage-jpeg" in refused("upscale", "--damage-jpeg", 10)
     nothing = ("--damage-blur", 0, "--damage-noise", 0, "--damage-jpeg", 100)
     assert "nothing to learn" in refused("restore", *nothing, "--damage-contrast", 1)
-    assert "--task upscale" in refused("upscale", "--init-from", runs / "upscale")  # 12 channels
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_model_of_another_task_or_factor_is_refused(world, runs, tmp_path, capsys):
+    first = ("--init-from", runs / "upscale")  # of the factor 2, so with 12 channels
+    printed = refusal(capsys, train_ldm, training(world, tmp_path / "run", "upscale", *first))
+    assert "16" in printed and "--task upscale" in printed
     with pytest.raises(UserError, match="not trained to restore"):
         tasks.restore(TextToImage.load(runs / "upscale"), smooth_image())
     drawing = ["", "--model", str(runs / "restore"), "--out", str(tmp_path / "out")]
