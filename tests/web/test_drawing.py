@@ -1,0 +1,103 @@
+"""Drawing for the page: the same files as sample.py, progress, and an end when it is asked for."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from generation.metadata import read_record
+from generation.options import GenerationOptions
+from generation.prompts import PromptEntry
+from tests.helpers.sample_runs import run_sample
+from web.drawing import MOST_IMAGES, DrawCall, images_of
+from web.open_models import MOST_OPEN, OpenModels, find_models
+
+CPU = torch.device("cpu")
+
+
+def open_world(world):
+    return OpenModels([world / "ldm"], world / "no-runs", CPU)
+
+
+def draw_call(world, folder, **options):
+    models = open_world(world)
+    session = models.open(models.names()[0])
+    entry = PromptEntry("red", GenerationOptions(**options))
+    return DrawCall(session, images_of(entry), folder)
+
+
+def test_the_page_draws_what_sample_py_draws(world, tmp_path):
+    flags = ("--steps", 3, "--seed", 7, "--count", 2, "--batch-size", 1)
+    expected = run_sample(world, tmp_path / "script", *flags)
+    *_, last = draw_call(world, tmp_path / "page", steps=3, seed="7", count=2)
+    assert len(last.files) == 2 and last.done == last.total and not last.previews
+    for file, other in zip(last.files, expected, strict=False):
+        assert Image.open(file).tobytes() == Image.open(other).tobytes()
+        mine, theirs = read_record(file), read_record(other)
+        assert mine == {k: v for k, v in theirs.items() if k != "batch_size"}
+
+
+def test_a_call_that_is_stopped_ends_before_its_last_step(world, tmp_path):
+    call = draw_call(world, tmp_path, steps=100, count=3)
+    real, seen = call._count, []
+
+    def count(calls):
+        seen.append(calls)
+        if len(seen) == 2:
+            call.stop.set()
+        real(calls)
+
+    call._count = count
+    *_, last = call
+    assert len(seen) == 2 and not last.files and last.done < last.total
+
+
+def test_previews_come_in_the_order_of_the_images(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("web.drawing.PREVIEW_INTERVAL", 0.0)
+    updates = list(draw_call(world, tmp_path, steps=2, count=2))
+    assert any(len(update.previews) == 2 for update in updates)
+    assert all(update.seconds_left is None or update.seconds_left >= 0 for update in updates)
+
+
+def test_an_error_while_drawing_reaches_the_page(world, tmp_path, monkeypatch):
+    call = draw_call(world, tmp_path, steps=2)
+
+    def fail(calls):
+        raise FloatingPointError("not finite")
+
+    monkeypatch.setattr(call, "_count", fail)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        list(call)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"count": MOST_IMAGES + 1}, str(MOST_IMAGES)),
+        ({"steps": 0}, "0"),
+        ({"sampler": "nothing"}, "nothing"),
+        ({"width": 33}, "33"),
+        ({"seed": "x"}, "x"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_drawn(world, tmp_path, options, words):
+    with pytest.raises(ValueError, match=words):
+        draw_call(world, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_models_of_the_list_are_opened(world, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "runs" / name / "model").mkdir(parents=True)
+        (tmp_path / "runs" / name / "model" / "model_index.json").write_text(json.dumps({}))
+    (tmp_path / "runs" / "unfinished").mkdir()
+    names = list(find_models([world / "ldm"], tmp_path / "runs"))
+    runs = [(tmp_path / "runs" / name).as_posix() for name in ("a", "b")]
+    assert names == [(world / "ldm").as_posix(), *runs]
+    models = OpenModels([world / "ldm"], tmp_path / "runs", CPU)
+    assert models.open(names[0]) is models.open(names[0])
+    for name in ("", "..", str(world / "vae"), f"{names[0]}/../vae", str(tmp_path / "runs")):
+        with pytest.raises(ValueError, match="there is no model"):
+            models.open(name)
+    assert len(models.opened) <= MOST_OPEN

@@ -1,0 +1,103 @@
+"""The page as its server shows it: the endpoint for programs, and what must not be reached."""
+
+import socket
+import threading
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import pytest
+import torch
+
+from generation.metadata import read_record
+
+pytest.importorskip("gradio")
+pytestmark = [
+    pytest.mark.slow,  # gradio takes many seconds to load
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # it leaves sockets open at the end
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+SECRET = "the secret of another folder"
+
+
+@pytest.fixture(scope="module")
+def address(world, tmp_path_factory):
+    """The address of a server that shows the models of `world`."""
+    import uvicorn
+
+    from web.open_models import OpenModels
+    from web.page import make_server, open_port
+    from web.studio import Studio
+
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "secret.txt").write_text(SECRET)
+    models = OpenModels([world / "ldm"], folder / "runs", torch.device("cpu"))
+    listener = open_port("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    app = make_server(Studio(models, folder / "pictures"), "127.0.0.1", port, None)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def client(address):
+    from gradio_client import Client
+
+    return Client(address, verbose=False, download_files=True)
+
+
+def test_the_endpoint_draws_with_the_options_of_sample_py(client, world):
+    model = (world / "ldm").as_posix()
+    options = {"steps": 2, "seed": 7, "count": 2}
+    pictures = client.predict("red", model, options, api_name="/draw")
+    records = [read_record(Path(each["image"])) for each in pictures]
+    assert [record["seed"] for record in records] == [7, 8]
+    assert {record["prompt"] for record in records} == {"red"}
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        ("../vae", {}, "no model"),
+        (None, {"init_image": "/etc/passwd"}, "init_image"),
+        (None, {"weak_model": "/etc"}, "weak_model"),
+        (None, {"steps": 0}, "steps"),
+        (None, {"nonsense": 1}, "nonsense"),
+        (None, {"count": 65}, "65"),
+    ],
+)
+def test_the_endpoint_refuses_what_it_must_not_do(client, world, model, options, words):
+    with pytest.raises(Exception, match=words):
+        client.predict("red", model or (world / "ldm").as_posix(), options, api_name="/draw")
+
+
+def test_no_file_but_the_pictures_can_be_read(address, client, world):
+    picture = client.predict("red", (world / "ldm").as_posix(), {"steps": 1}, api_name="/draw")
+    assert picture
+    secret = next(Path(world).parent.glob("page*/secret.txt"), None)
+    assert secret is not None and secret.read_text() == SECRET
+    names = [str(secret), "/etc/passwd", "../secret.txt", "setup.cfg", str(world / "ldm")]
+    names += [quote(name, safe="") for name in names]
+    names += [quote(quote("../../secret.txt", safe=""), safe=""), "%2e%2e/%2e%2e/etc/passwd"]
+    for name in names:
+        for route in ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/static/", "/assets/"):
+            found = httpx.get(address + route + name)
+            assert found.status_code in (403, 404, 405, 400, 307), (route, name, found.status_code)
+            assert SECRET not in found.text and "root:" not in found.text
+
+
+def test_a_port_that_is_taken_is_named():
+    from web.page import open_port
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=str(port)):
+            open_port("127.0.0.1", port)

@@ -1,0 +1,103 @@
+"""The tab "Draw": pictures from a prompt."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from generation.prompts import PromptEntry
+from web.option_form import entry_of_picture, make_fields, new_seed, options_of, values_of
+from web.results import Results
+from web.studio import DRAWS, PRIVATE, Studio, streamed_with_messages, with_messages
+
+VARIATION, VARIATIONS = 0.3, 4  # how far variations are from a picture, and how many
+
+
+@dataclass
+class DrawTab:
+    """The fields of the tab, and what happens when they are used."""
+
+    studio: Studio
+    model: gr.Dropdown
+
+    def build(self) -> None:
+        """Make the fields and connect them."""
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                self.prompt = gr.Textbox(
+                    label="Prompt", lines=2, autofocus=True, placeholder="red heart"
+                )
+                self.negative = gr.Textbox(label="Negative prompt")
+                with gr.Row():
+                    self.button = gr.Button("Draw", variant="primary")
+                    self.stop = gr.Button("Stop")
+                self.fields = make_fields()
+                self.dropped = gr.File(
+                    label="Drop a picture here to read how it was drawn",
+                    file_types=[".png", ".jpg", ".webp"],
+                    height=120,
+                )
+            with gr.Column(scale=3, min_width=320):
+                self.results = Results(self.studio)
+                self.results.build()
+        self.connect()
+
+    @property
+    def texts(self) -> list[Any]:
+        return [self.prompt, self.negative]
+
+    def connect(self) -> None:
+        results = self.results
+        inputs = [self.model, *self.texts, *self.fields.values()]
+        outputs = [*results.outputs, self.fields["seed"]]
+
+        @streamed_with_messages
+        def on_draw(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
+            yield from self.draw(request.session_hash, *values)
+
+        @streamed_with_messages
+        def on_vary(request: gr.Request, chosen: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+            yield from self.vary(request.session_hash, chosen, *values)
+
+        for event in (
+            self.button.click(on_draw, inputs, outputs, **DRAWS, **PRIVATE),
+            self.prompt.submit(on_draw, inputs, outputs, **DRAWS, **PRIVATE),
+            results.vary.click(on_vary, [results.chosen, *inputs], outputs, **DRAWS, **PRIVATE),
+        ):
+            event.then(results.show_history, None, results.history_outputs, **PRIVATE)
+        self.stop.click(self.studio.stop, None, None, queue=False, **PRIVATE)
+        filled = [*self.texts, *self.fields.values()]
+        fill = with_messages(self.fill)
+        results.again.click(fill, results.chosen, filled, queue=False, **PRIVATE)
+        self.dropped.upload(fill, self.dropped, filled, queue=False, **PRIVATE)
+
+    def draw(
+        self, session: str | None, model: str, prompt: str, negative: str, *values: Any
+    ) -> Iterator[tuple[Any, ...]]:
+        """Draw, first with a new seed unless it is to be kept."""
+        form = dict(zip(self.fields, values, strict=True))
+        if not form["locked"]:
+            form["seed"] = new_seed()
+        options = options_of(form, negative_prompt=negative or "")
+        for shown in self.studio.draw(session, model, PromptEntry(prompt or "", options)):
+            yield *shown, form["seed"]
+
+    def vary(
+        self, session: str | None, chosen: str, model: str, prompt: str, negative: str, *values: Any
+    ) -> Iterator[tuple[Any, ...]]:
+        """Draw pictures that are like one that was clicked."""
+        form = dict(zip(self.fields, values, strict=True))
+        others = {"count": VARIATIONS, "style_image": Path(chosen), "variation": VARIATION}
+        options = options_of(form, negative_prompt=negative or "", **others)
+        for shown in self.studio.draw(session, model, PromptEntry(prompt or "", options)):
+            yield *shown, form["seed"]
+
+    def fill(self, file: str | None) -> list[Any]:
+        """Return the values of all fields with which a picture was drawn."""
+        if not file:
+            return [gr.skip() for _ in (*self.texts, *self.fields)]
+        entry = entry_of_picture(Path(file))
+        options = entry.options
+        return [entry.prompt, options.negative_prompt, *values_of(options, list(self.fields))]

@@ -1,0 +1,143 @@
+"""Drawing in the background: what is ready, previews of the rest, and a way to stop."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from foundation.errors import UserError
+from foundation.shapes import Latents
+from generation.names import FileNames
+from generation.output import ImageWriter, model_pixel_format
+from generation.prompts import ImageSpec, PromptEntry, check_syntax, expand
+from generation.session import GenerationSession
+from training.run import make_folder
+
+PREVIEW_INTERVAL = 0.7  # seconds between previews, which take time to decode
+MOST_IMAGES = 64  # of a call of the page
+FILE_NAME = "{number:05d}"
+
+
+class Stopped(Exception):
+    """Somebody pressed "Stop"."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a call is."""
+
+    files: list[Path]  # that are written
+    previews: list[Image.Image]  # of the images that are being drawn
+    done: int  # network calls
+    total: int
+    seconds_left: float | None  # None until it can be told
+
+
+@dataclass
+class DrawCall:
+    """A call that draws images and writes them to a folder.
+
+    Iterate over it for its progress. The drawing itself goes on in a thread, so that the page can
+    show previews and stop it between two network calls.
+    """
+
+    session: GenerationSession
+    images: Sequence[ImageSpec]
+    folder: Path
+    stop: threading.Event = field(default_factory=threading.Event)
+    updates: "queue.Queue[Progress | BaseException | None]" = field(default_factory=queue.Queue)
+
+    def __post_init__(self):
+        """Check everything before the first image is drawn.
+
+        Raises:
+            UserError: an option does not suit the model, or too many images are asked for.
+        """
+        if len(self.images) > MOST_IMAGES:
+            raise UserError(
+                f"{len(self.images)} pictures are asked for, and the page draws {MOST_IMAGES} at "
+                "most at a time. Use sample.py for more."
+            )
+        for image in self.images:
+            check_syntax(image)
+        self.total = self.session.survey(self.images).network_calls
+        self.writer = ImageWriter(self.session.pipeline, model_pixel_format(self.session.model))
+        self.files: list[Path] = []
+        self.previews: list[Image.Image] = []
+        self.done = 0
+        self.started = self.last_preview = time.monotonic()
+
+    def __iter__(self) -> Iterator[Progress]:
+        """Draw, and yield the progress from time to time, last when all is written.
+
+        Raises:
+            UserError, FloatingPointError: see `GenerationSession.generate`.
+        """
+        thread = threading.Thread(target=self._run, daemon=True)
+        thread.start()
+        try:
+            while (update := self.updates.get()) is not None:
+                if isinstance(update, BaseException):
+                    raise update
+                yield update
+        finally:
+            self.stop.set()  # for a page that was closed
+            thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._draw()
+        except Stopped:
+            self.updates.put(self._progress())
+        except BaseException as error:  # raised again in the other thread
+            self.updates.put(error)
+        self.updates.put(None)
+
+    def _draw(self) -> None:
+        make_folder(self.folder)
+        names = FileNames(self.folder, FILE_NAME, self.writer.suffixes)
+        for group in self.session.plan(self.images):
+            requests = self.session.requests(group.images)
+            self.previews = []
+            latents = self.session.generate(
+                requests, group.options, group.task, self._count, self._preview
+            )
+            for image, z in zip(group.images, latents, strict=True):
+                contents, _ = self.writer.encode(z, group.task, self.session.record(image))
+                path = names.write(image.name_fields(), contents)
+                self.files.append(path.with_name(path.name + self.writer.suffix))
+            self.previews = []
+            self.updates.put(self._progress())
+
+    def _count(self, calls: int) -> None:
+        self.done += calls
+        if self.stop.is_set():
+            raise Stopped
+
+    def _preview(self, places: list[int], z_0: Latents) -> None:
+        now = time.monotonic()
+        if now - self.last_preview < PREVIEW_INTERVAL:
+            return
+        count = max(places) + 1
+        pipeline = self.session.pipeline
+        for place, z in zip(places, z_0.split(1), strict=True):
+            picture = pipeline.to_picture(z)
+            self.previews += [picture] * (count - len(self.previews))
+            self.previews[place] = picture
+        self.last_preview = time.monotonic()
+        self.updates.put(self._progress())
+
+    def _progress(self) -> Progress:
+        passed = time.monotonic() - self.started
+        left = passed / self.done * (self.total - self.done) if self.done else None
+        return Progress(list(self.files), list(self.previews), self.done, self.total, left)
+
+
+def images_of(entry: PromptEntry) -> list[ImageSpec]:
+    """List the images of a prompt; raise UserError for options that are wrong for any model."""
+    entry.options.check()
+    return list(expand([entry]))

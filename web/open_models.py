@@ -1,0 +1,59 @@
+"""The models that the page offers, and those of them that are open."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from foundation.errors import UserError, shown
+from generation.session import GenerationSession
+
+MOST_OPEN = 2  # models that stay in memory
+MODEL_FILE = "model_index.json"  # of a pipeline folder
+
+
+def find_models(first: Sequence[Path], runs: Path) -> dict[str, Path]:
+    """List the models by the names that the page shows: those given, then the finished runs.
+
+    Args:
+        first: models to list before the others, whatever they are.
+        runs: folder whose subfolders may be runs of train_ldm.py; it need not exist.
+    """
+    folders = sorted(runs.iterdir()) if runs.is_dir() else []
+    finished = [path for path in folders if (path / "model" / MODEL_FILE).is_file()]
+    return {path.as_posix(): path for path in (*first, *finished)}
+
+
+@dataclass
+class OpenModels:
+    """Opens models by name, and keeps the last ones. One thread at a time may use it."""
+
+    first: Sequence[Path]
+    runs: Path
+    device: torch.device
+    dtype: str = "fp32"
+    opened: OrderedDict[str, GenerationSession] = field(default_factory=OrderedDict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def names(self) -> list[str]:
+        return list(find_models(self.first, self.runs))
+
+    def open(self, name: str) -> GenerationSession:
+        """Return the model of this name.
+
+        Raises:
+            UserError: the page does not offer it, or it cannot be opened.
+        """
+        known = find_models(self.first, self.runs)
+        if name not in known:
+            raise UserError(f"there is no model {shown(name)} here. Choose one of the list.")
+        with self.lock:
+            if name not in self.opened:
+                self.opened[name] = GenerationSession(known[name], self.device, dtype=self.dtype)
+            self.opened.move_to_end(name)
+            while len(self.opened) > MOST_OPEN:
+                self.opened.popitem(last=False)
+            return self.opened[name]

@@ -1,0 +1,144 @@
+"""The page: its tabs, its looks, and the server that shows it."""
+
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is sent anywhere
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from gradio.themes import Default
+from PIL import Image
+
+from foundation.errors import UserError
+from generation.options import GenerationOptions
+from generation.prompts import entry_from
+from generation.reproduce import PATHS
+from web.change_tab import ChangeTab, as_start
+from web.draw_tab import DrawTab
+from web.protection import LOCAL_HOSTS, Protection
+from web.results import prompt_of
+from web.studio import DRAWS, PRIVATE, Studio, with_messages
+
+MAX_UPLOAD = 32 * 2**20  # bytes of a file
+MAX_PIXELS = 32 * 2**20  # of a picture; Pillow refuses twice as many
+THEME = Default(
+    font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+)  # whose fonts are on every machine: none are fetched
+
+
+def make_page(studio: Studio) -> gr.Blocks:
+    """Build the page."""
+    names = studio.models.names()
+    with gr.Blocks(title="Latentsmith") as page:
+        with gr.Row():
+            gr.Markdown("# Latentsmith")
+            model = gr.Dropdown(names, value=names[0], label="Model", scale=2)
+        with gr.Tabs() as tabs:
+            with gr.Tab("Draw", id="draw"):
+                draw = DrawTab(studio, model)
+                draw.build()
+            with gr.Tab("Change", id="change"):
+                change = ChangeTab(studio, model)
+                change.build()
+        for results in (draw.results, change.results):
+            page.load(results.show_history, None, results.history_outputs, **PRIVATE)
+            opened = [tabs, change.picture, change.prompt]
+            results.use.click(start_from, results.chosen, opened, queue=False, **PRIVATE)
+        add_api(studio)
+    return page
+
+
+@with_messages
+def start_from(chosen: str) -> tuple[gr.Tabs, Any, str]:
+    """Go to the tab "Change" with the picture that was clicked, and its prompt."""
+    return gr.Tabs(selected="change"), as_start(Path(chosen)), prompt_of(chosen)
+
+
+def add_api(studio: Studio) -> None:
+    """Add the endpoint "/draw" for programs."""
+    prompt = gr.Textbox(visible=False, label="prompt")
+    model = gr.Textbox(studio.models.names()[0], visible=False, label="model")
+    options = gr.JSON({}, visible=False, label="options")
+    pictures = gr.Gallery(visible=False, label="pictures", format="png")
+    button = gr.Button(visible=False)
+
+    @with_messages
+    def draw(request: gr.Request, prompt: str, model: str, options: dict[str, Any]) -> list[str]:
+        if not isinstance(options, dict) or not isinstance(prompt, str):
+            raise UserError("the prompt is a text, and the options are an object of JSON.")
+        if named := [name for name in PATHS if name in options]:
+            raise UserError(f"the option {named[0]} names a file of the server, which is not read.")
+        entry = entry_from({**options, "prompt": prompt}, GenerationOptions())
+        *_, (_, files, _, _) = studio.draw(request.session_hash, model, entry)
+        return files
+
+    button.click(
+        draw,
+        [prompt, model, options],
+        pictures,
+        api_name="draw",
+        api_description="Draw pictures of a prompt. Options have the names of the flags of "
+        'sample.py, such as {"steps": 10, "seed": 7, "count": 2}.',
+        **DRAWS,
+    )
+
+
+def make_server(studio: Studio, host: str, port: int, password: str | None) -> Protection:
+    """Return the page as an ASGI application that refuses requests of other sites.
+
+    password: asked for, with any user name; None for none.
+    """
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+    app = gr.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        make_page(studio).queue(),
+        path="",
+        server_name=host,
+        server_port=port,
+        auth=None if password is None else password_check(password),
+        auth_message="The password of this server; any user name.",
+        max_file_size=MAX_UPLOAD,
+        allowed_paths=[],
+        ssr_mode=False,
+        footer_links=["api"],
+        theme=THEME,
+    )
+    return Protection(app, LOCAL_HOSTS if host in LOCAL_HOSTS else None)
+
+
+def password_check(password: str) -> Callable[[str, str], bool]:
+    """Return a function that compares a given password with this one, whoever gives it."""
+    expected = password.encode()
+    return lambda user, given: secrets.compare_digest(given.encode(), expected)
+
+
+def open_port(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        UserError: the port is taken, or the host is not an address of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise UserError(
+            f"the page cannot be shown at {host}, port {port}: {error.strerror or error}. Choose "
+            "another --port or --host."
+        ) from error
+    return listener
+
+
+def serve(server: Protection, listener: socket.socket) -> None:
+    """Serve until the process is interrupted."""
+    config = uvicorn.Config(server, log_level="warning", ws_max_size=MAX_UPLOAD)  # type: ignore[arg-type]
+    uvicorn.Server(config).run(sockets=[listener])

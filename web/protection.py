@@ -1,0 +1,97 @@
+"""What protects the server: only its own page may call it, and nothing larger than allowed.
+
+A page of another site in the same browser can send requests to 127.0.0.1, too. Browsers say where a
+request comes from (`Origin`) and for which host (`Host`); both must be ours.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+MAX_REQUEST = 64 * 2**20  # bytes
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+
+class TooLarge(Exception):
+    """A request has more bytes than allowed."""
+
+
+class Protection:
+    """ASGI middleware that refuses requests of other sites, and those that are too large.
+
+    Args:
+        hosts: names by which the server may be called; None for any, where a password is asked for.
+    """
+
+    def __init__(self, app: App, hosts: Collection[str] | None, limit: int = MAX_REQUEST):
+        self.app, self.hosts, self.limit = app, hosts, limit
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        if reason := self.reason_to_refuse(headers):
+            await refuse(scope, send, *reason)
+            return
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body") or message.get("bytes") or b"")
+            if read > self.limit:
+                raise TooLarge
+            return message
+
+        started = False
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, counted, noted)
+        except TooLarge:
+            if not started:
+                await refuse(scope, send, 413, "the request is too large")
+
+    def reason_to_refuse(self, headers: dict[bytes, str]) -> tuple[int, str] | None:
+        """Return status and reason, or None if the request may pass."""
+        host = headers.get(b"host", "")
+        if self.hosts is not None and name_of(host) not in self.hosts:
+            return 403, f"this server is not called {name_of(host)[:100]!r}"
+        origin = headers.get(b"origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return 403, "requests of other sites are refused"
+        # A link on another site may lead to the page; nothing else there may call or embed it.
+        is_foreign = headers.get(b"sec-fetch-site") == "cross-site"
+        if is_foreign and headers.get(b"sec-fetch-mode") != "navigate":
+            return 403, "requests of other sites are refused"
+        length = headers.get(b"content-length", "0")
+        if not length.isdecimal() or int(length) > self.limit:
+            return 413, "the request is too large"
+        return None
+
+
+def name_of(host: str) -> str:
+    """Return the name in a `Host` header, without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+async def refuse(scope: Message, send: Send, status: int, reason: str) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": f"{reason}\n".encode()})

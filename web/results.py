@@ -1,0 +1,81 @@
+"""The panel beside a form: pictures as they are drawn, their records, and earlier pictures."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from foundation.errors import UserError, shown
+from generation.metadata import read_record
+from web.studio import PRIVATE, Studio, with_messages
+
+CAPTION = 60  # characters of a prompt below an earlier picture
+
+
+@dataclass
+class Results:
+    """The panel's fields, and what happens when somebody clicks a picture."""
+
+    studio: Studio
+
+    def build(self) -> None:
+        """Make the fields where the page is being made."""
+        self.status = gr.Markdown("Nothing is drawn yet.", elem_classes="status")
+        buttons: list[Any] = ["download", "fullscreen"]
+        self.gallery = gr.Gallery(
+            label="Pictures", columns=4, height=440, format="png", buttons=buttons
+        )
+        with gr.Row():
+            self.again = gr.Button("Again with these options", size="sm", interactive=False)
+            self.vary = gr.Button("Variations", size="sm", interactive=False)
+            self.use = gr.Button("Use as start", size="sm", interactive=False)
+        self.record = gr.Code(label="How it was drawn", language="json", visible=False)
+        self.command = gr.Code(label="The same on the command line", language="shell")
+        with gr.Accordion("Earlier pictures", open=False):
+            self.history = gr.Gallery(
+                columns=6, height=340, format="png", show_label=False, buttons=buttons
+            )
+        self.files = gr.State([])  # paths of the pictures in the gallery
+        self.earlier = gr.State([])  # those of the history
+        self.chosen = gr.State("")  # path of the picture that was clicked
+        outputs = [self.chosen, self.record, self.again, self.vary, self.use]
+        for gallery, files in ((self.gallery, self.files), (self.history, self.earlier)):
+            gallery.select(on_select, files, outputs, queue=False, **PRIVATE)
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The fields that a call fills while it draws."""
+        return [self.gallery, self.files, self.status, self.command]
+
+    @property
+    def history_outputs(self) -> list[Any]:
+        return [self.history, self.earlier]
+
+    def show_history(self) -> tuple[list[tuple[str, str]], list[str]]:
+        """Return the earlier pictures with their prompts, and their paths."""
+        files = [str(file) for file in self.studio.earlier()]
+        return [(file, prompt_of(file)) for file in files], files
+
+
+def prompt_of(file: str) -> str:
+    """Return the prompt that a picture was drawn from; empty if it does not say."""
+    try:
+        return read_record(Path(file))["prompt"][:CAPTION]
+    except UserError:
+        return ""
+
+
+@with_messages
+def on_select(files: list[str], event: gr.SelectData) -> tuple[Any, ...]:
+    """Show the record of the picture that was clicked, and what can be done with it."""
+    place = event.index if isinstance(event.index, int) else -1
+    if not 0 <= place < len(files):  # a preview of one that is not finished
+        off = gr.Button(interactive=False)
+        return "", gr.Code(visible=False), off, off, off
+    record = read_record(Path(files[place]))
+    on = gr.Button(interactive=True)
+    text = json.dumps(record, ensure_ascii=False, indent=1)
+    label = f"How {shown(Path(files[place]).name)} was drawn"
+    return files[place], gr.Code(text, visible=True, label=label), on, on, on

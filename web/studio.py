@@ -1,0 +1,103 @@
+"""What the tabs share: the models, the folder of the pictures, and the calls that run."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from foundation.errors import UserError
+from generation.prompts import PromptEntry
+from training.logging.progress import format_duration
+from web.drawing import DrawCall, Progress, images_of
+from web.open_models import OpenModels
+from web.option_form import command_line, for_the_page
+
+MOST_EARLIER = 60  # pictures of the history that the page shows
+QUEUE = "model"  # calls that draw wait for each other: the models share a device
+# Only the page itself calls these events; the API has its own.
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+DRAWS: dict[str, Any] = {"concurrency_id": QUEUE, "concurrency_limit": 1}
+Shown = tuple[list[tuple[Any, str]], list[str], str, str]  # gallery, its files, status, command
+
+
+@dataclass
+class Studio:
+    """Draws for all sessions of the page, one call after the other."""
+
+    models: OpenModels
+    folder: Path
+    running: dict[str, DrawCall] = field(default_factory=dict)  # by session of the page
+
+    def draw(self, session: str | None, model: str, entry: PromptEntry) -> Iterator[Shown]:
+        """Draw the pictures of a prompt; yield what the page shows.
+
+        Raises:
+            UserError: an option does not suit the model, or the model cannot be opened.
+        """
+        images = images_of(entry)
+        command = command_line(model, entry.prompt, entry.options)
+        yield [], [], "Opening the model ...", command
+        call = DrawCall(self.models.open(model), images, self.folder)
+        self.running[str(session)] = call
+        seeds = [f"seed {image.seed}" for image in images]
+        try:
+            for progress in call:
+                pictures = [*progress.files, *progress.previews]
+                gallery = list(zip(pictures, seeds, strict=False))
+                status = status_of(progress, call.stop.is_set())
+                yield gallery, [str(file) for file in progress.files], status, command
+        finally:
+            self.running.pop(str(session), None)
+
+    def stop(self, request: gr.Request) -> None:
+        """Stop what this session of the page draws."""
+        call = self.running.get(str(request.session_hash))
+        if call is not None:
+            call.stop.set()
+
+    def earlier(self) -> list[Path]:
+        """List the newest pictures of the folder, the newest first."""
+        files = self.folder.glob("*.png") if self.folder.is_dir() else ()
+        own = [file for file in files if file.stem.isdecimal() and not file.is_symlink()]
+        return sorted(own, key=lambda file: file.stat().st_mtime_ns, reverse=True)[:MOST_EARLIER]
+
+
+def status_of(progress: Progress, stopped: bool) -> str:
+    """Say in words how far a call is."""
+    count = len(progress.files)
+    if progress.done >= progress.total and not progress.previews:
+        return f"Ready: {count} {'picture' if count == 1 else 'pictures'}."
+    if stopped:
+        return f"Stopped. {count} {'picture is' if count == 1 else 'pictures are'} finished."
+    seconds = progress.seconds_left
+    left = "" if seconds is None else f", {format_duration(seconds)} left"
+    return f"Step {progress.done} of {progress.total}{left}"
+
+
+def with_messages(action: Callable[..., Any]) -> Callable[..., Any]:
+    """Show the errors of a function as messages of the page."""
+
+    @wraps(action)
+    def checked(*arguments: Any) -> Any:
+        try:
+            return action(*arguments)
+        except (UserError, FloatingPointError, OSError) as error:
+            raise gr.Error(for_the_page(error), print_exception=False) from error
+
+    return checked
+
+
+def streamed_with_messages(action: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """Do the same for a function that yields."""
+
+    @wraps(action)
+    def checked(*arguments: Any) -> Iterator[Any]:
+        try:
+            yield from action(*arguments)
+        except (UserError, FloatingPointError, OSError) as error:
+            raise gr.Error(for_the_page(error), print_exception=False) from error
+
+    return checked
