@@ -9,6 +9,12 @@
 #       sample "red heart" --model /opt/latentsmith/checkpoints/demo
 #   docker run --rm -v "$PWD:/work" --user "$(id -u):$(id -g)" --gpus all --shm-size 4g \
 #       latentsmith:cuda train-vae --data data/mine --out runs/vae
+#
+# Without a command it shows the page, at http://localhost:7860 and with a password, which the page
+# needs outside of this machine:
+#
+#   docker run --rm -p 7860:7860 -e LATENTSMITH_PASSWORD=... -v "$PWD:/work" \
+#       --user "$(id -u):$(id -g)" latentsmith
 FROM python:3.12-slim
 
 # Index of the wheels of PyTorch: .../whl/cpu, or .../whl/cu128 and the like for CUDA.
@@ -24,8 +30,9 @@ ENV PIP_NO_CACHE_DIR=1 \
 RUN pip install torch torchvision --index-url "$TORCH"
 
 COPY . /opt/latentsmith
-RUN pip install "/opt/latentsmith[train,evaluate,deep,lora,tables,video]"
+RUN pip install "/opt/latentsmith[train,evaluate,deep,lora,tables,video,page]"
 
 WORKDIR /work
+EXPOSE 7860
 ENTRYPOINT ["latentsmith"]
-CMD ["--help"]
+CMD ["app", "--host", "0.0.0.0", "--model", "/opt/latentsmith/checkpoints/demo"]

@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SCRIPTS = ("check", "train_clip", "train_vae", "train_ldm", "sample", "evaluate", "export")
+SCRIPTS = ("check", "train_clip", "train_vae", "train_ldm", "sample", "evaluate", "export", "app")
 
 
 class BuildWithScripts(build_py):

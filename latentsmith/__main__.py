@@ -20,6 +20,7 @@ COMMANDS = {  # name -> what it does
     "sample": "prompts to pictures",
     "evaluate": "how good an autoencoder or a model is",
     "export": "to and from diffusers folders and single files",
+    "app": "a page in the browser: draw and change pictures",
     "report": "a page about a run: curves, pictures, settings",
     "completion": "print what makes bash or zsh complete commands and flags",
 }

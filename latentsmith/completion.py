@@ -26,6 +26,7 @@ SCRIPTS = {  # command -> script, the name of the dataclass of its flags
     "sample": ("sample", "Config"),
     "evaluate": ("evaluate", "COMMANDS"),
     "export": ("export", "Config"),
+    "app": ("app", "Config"),
     "report": ("training.tools.report", "Config"),
 }
 

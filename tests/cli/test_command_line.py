@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import app
 import check
 import evaluate
 import export
@@ -26,7 +27,7 @@ from tests.helpers.bad_calls import CONFIGS, TRAININGS, command, tree
 from training.cli import parse, run_main
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = (check, train_clip, train_vae, train_ldm, sample, evaluate, export)
+COMMANDS = (check, train_clip, train_vae, train_ldm, sample, evaluate, export, app)
 SCRIPTS = {script.__name__: script for script in COMMANDS}
 ARCHITECTURES = {train_clip: CLIPS, train_vae: AUTOENCODERS, train_ldm: UNETS}
 REQUIRED = ("--data", "d", "--out", "o")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import app
 import check
 import evaluate
 import export
@@ -28,7 +29,7 @@ PAGES = [
 CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]  # which names old files, too
 SCRIPTS = {
     f"{script.__name__}.py": script
-    for script in (check, evaluate, export, sample, train_clip, train_ldm, train_vae)
+    for script in (app, check, evaluate, export, sample, train_clip, train_ldm, train_vae)
 }
 OBJECT = ("autoencoder.factor", "autoencoder.config", "autoencoder.to", "autoencoder.encode")
 PACKAGES = sorted({file.parent.name for file in ROOT.glob("*/__init__.py")})
