@@ -32,7 +32,8 @@ SCRIPTS = {
     for script in (app, check, evaluate, export, sample, train_clip, train_ldm, train_vae)
 }
 OBJECT = ("autoencoder.factor", "autoencoder.config", "autoencoder.to", "autoencoder.encode")
-PACKAGES = sorted({file.parent.name for file in ROOT.glob("*/__init__.py")})
+# latentsmith.json is a file, not a name in the package of the command.
+PACKAGES = sorted({file.parent.name for file in ROOT.glob("*/__init__.py")} - {"latentsmith"})
 
 
 def text_of(page: Path) -> str:
