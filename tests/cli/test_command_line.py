@@ -63,7 +63,7 @@ def test_help_starts_with_an_example_that_works(name, capsys):
     configuration(SCRIPTS[name], *arguments)
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", sorted(SCRIPTS.keys() - {"app"}))  # which shows the demo's page
 def test_a_call_without_flags_names_what_is_missing(name, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", [f"{name}.py"])
     with pytest.raises(SystemExit) as stopped:
