@@ -12,6 +12,7 @@ from stages.evaluation.report import Report, as_text, flat, metric_name, read_re
 from training.tools.page import number_table, page, table
 
 MOST_DIFFERENCES = 12  # that a message names
+TARGET = ("predicts", "autoencoder")  # facts on which the size of a validation loss depends
 
 
 def compare_reports(sources: Sequence[Path]) -> tuple[list[Report], str, str]:
@@ -102,7 +103,14 @@ def comparison_rows(reports: Sequence[Report]) -> list[list[str]]:
 
 def judge(key: str, first: Report, second: Report, ours: Estimate, theirs: Estimate) -> str:
     """Return the verdict on one metric: image by image where both reports have these numbers."""
+    if key == "validation_loss" and has_other_target(first, second):
+        return "of another target, so not comparable"
     one, other = first.per_image.get(key), second.per_image.get(key)
     if one and other and len(one) == len(other):
         return paired_verdict(torch.tensor(one), torch.tensor(other), ours.better)
     return verdict(ours, theirs)
+
+
+def has_other_target(first: Report, second: Report) -> bool:
+    """Return whether two U-Nets predict different things, or the latents of other autoencoders."""
+    return any(first.model.get(name) != second.model.get(name) for name in TARGET)

@@ -407,9 +407,10 @@ def describe_sampling(sampling: Sampling) -> dict[str, Any]:
 
 
 def model_hashes(pipeline: TextToImage) -> dict[str, Any]:
-    """Return the hashes of the parts of a model."""
+    """Return the hashes of the parts of a model, and what its U-Net predicts."""
     encoder = pipeline.text_encoder
     return {
+        "predicts": pipeline.denoiser.prediction,
         "unet": tensors_sha256(pipeline.unet.state_dict()),
         "autoencoder": pipeline.autoencoder.sha256,
         "text_encoder": None if encoder is None else encoder.sha256,
