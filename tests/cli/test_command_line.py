@@ -36,7 +36,8 @@ RECIPES = [(script, name) for script in TRAININGS for name in script.PRESETS]
 
 def configuration(script: ModuleType, *arguments: str) -> Any:
     """What the script would run with."""
-    return parse(CONFIGS[script], arguments, script.__doc__, getattr(script, "PRESETS", None))
+    config = app.Config if script is app else CONFIGS[script]
+    return parse(config, arguments, script.__doc__, getattr(script, "PRESETS", None))
 
 
 def required(script: ModuleType) -> tuple[str, ...]:

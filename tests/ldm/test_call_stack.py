@@ -68,6 +68,7 @@ def test_a_task_or_a_window_adds_one_frame(pipeline):
     plain = record(pipeline)
     assert len(record(pipeline, task=tasks.img2img(pipeline, picture))) == len(plain)
     mask = Image.new("L", (SIDE, SIDE), 255)
+    mask.paste(0, (0, 0, SIDE, SIDE // 2))
     assert len(record(pipeline, task=tasks.inpaint(pipeline, picture, mask))) <= len(plain) + 1
     wide = record(pipeline, width=2 * SIDE, height=SIDE, window=SIDE)
     assert len(wide) == len(plain) + 1

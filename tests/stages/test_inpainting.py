@@ -58,6 +58,7 @@ def test_masks_follow_the_published_mix_and_cover_a_cell():
     assert not any((draw_mask(32, 32, generator(1, k), whole=0) == 1).all() for k in range(50))
 
 
+@pytest.mark.slow
 def test_a_training_is_resumed_exactly_and_the_network_gets_masked_pictures(world, run, tmp_path):
     seen = []
 
@@ -117,6 +118,7 @@ def test_a_lora_cannot_learn_new_inputs(world, tmp_path, capsys):
     assert "--lora" in printed and "inpaint" in printed
 
 
+@pytest.mark.slow
 def test_a_model_fills_masks_and_keeps_the_rest(run, tmp_path):
     given = picture(tmp_path / "given.png", seed=3, size=(32, 32))
     mask = np.zeros((32, 32), np.uint8)
@@ -131,6 +133,7 @@ def test_a_model_fills_masks_and_keeps_the_rest(run, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
+@pytest.mark.slow
 def test_the_folder_of_a_run_opens_in_diffusers_and_draws_the_same(run):
     theirs = diffusers.DiffusionPipeline.from_pretrained(run / "model", low_cpu_mem_usage=False)
     assert type(theirs) is diffusers.StableDiffusionInpaintPipeline
@@ -159,6 +162,7 @@ def test_the_folder_of_a_run_opens_in_diffusers_and_draws_the_same(run):
     torch.testing.assert_close(z, drawn, rtol=0, atol=1e-3 * z.std().item())
 
 
+@pytest.mark.slow
 def test_what_does_not_go_with_the_task_is_refused(world, run, tmp_path, capsys):
     def refused(*flags: object) -> str:
         given = command(train_ldm, world, tmp_path / "run", *flags)
@@ -172,6 +176,7 @@ def test_what_does_not_go_with_the_task_is_refused(world, run, tmp_path, capsys)
     assert "mask" in refusal(capsys, sample, list(map(str, drawing)))
 
 
+@pytest.mark.slow
 def test_models_are_measured_beside_ordinary_ones(world, run, tmp_path, capsys):
     given = ("task", run, "--plain", world / "ldm", "--data", world / "data", "--held-out", 0.2)
     given += ("--images", 2, "--steps", 1, "--device", "cpu", "--out", tmp_path / "report")
