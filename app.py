@@ -6,7 +6,6 @@ for a password.
 """
 
 import os
-import webbrowser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Annotated, ClassVar, Literal
 from foundation.errors import UserError
 from training.cli import parse, pick_device, run_main
 from training.flags import Bound, Groups
+from training.open_result import open_address
+from web.protection import LOCAL_HOSTS
 
 DEMO = Path("checkpoints/demo")
-LOCAL = ("127.0.0.1", "localhost", "::1")
 PASSWORD = "LATENTSMITH_PASSWORD"  # environment variable, which no list of processes shows
 
 
@@ -47,7 +47,7 @@ class Config:
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, __doc__)
     password = config.password or os.environ.get(PASSWORD, "")
-    if config.host not in LOCAL and not password:
+    if config.host not in LOCAL_HOSTS and not password:
         raise UserError(
             f"--host {config.host} lets other machines reach the page, so it needs a password: "
             f"--password, or the environment variable {PASSWORD}."
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     address = f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{config.port}"
     print(f"the page is at {address}; Ctrl-C ends it.", flush=True)
     if config.open:
-        webbrowser.open(address)
+        open_address(address, address)
     serve(server, listener)
 
 

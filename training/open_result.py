@@ -9,9 +9,14 @@ def open_result(file: Path) -> None:
 
     No window is opened by a command that was not asked for one.
     """
+    open_address(file.resolve().as_uri(), str(file))
+
+
+def open_address(address: str, name: str) -> None:
+    """Open an address in the browser; say its name if there is none."""
     try:
-        opened = webbrowser.open(file.resolve().as_uri())
+        opened = webbrowser.open(address)
     except webbrowser.Error:
         opened = False
     if not opened:
-        print(f"note: no browser was found to open {file} with.")
+        print(f"note: no browser was found to open {name} with.")

@@ -12,8 +12,7 @@ from PIL import Image, ImageChops
 
 from foundation.errors import UserError
 from foundation.files import atomic_file
-from generation.prompts import PromptEntry
-from web.option_form import make_fields, new_seed, options_of
+from web.option_form import make_fields, renew_seed
 from web.results import Results
 from web.studio import DRAWS, PRIVATE, Studio, streamed_with_messages
 
@@ -72,7 +71,7 @@ class ChangeTab:
                     self.stop = gr.Button("Stop")
                 self.fields = make_fields()
             with gr.Column(scale=3, min_width=320):
-                self.results = Results(self.studio)
+                self.results = Results(self.studio, has_actions=False)
                 self.results.build()
         self.connect()
 
@@ -107,8 +106,7 @@ class ChangeTab:
         """Draw from the picture."""
         added, factor = values[: len(self.added)], values[len(self.added)]
         form = dict(zip(self.fields, values[len(self.added) + 1 :], strict=True))
-        if not form["locked"]:
-            form["seed"] = new_seed()
+        renew_seed(form)
         if way not in HINTS:
             raise UserError(f"what is to be done is one of: {', '.join(HINTS)}.")
         image, mask = image_and_mask(picture)
@@ -126,9 +124,7 @@ class ChangeTab:
             others["upscale"] = int(factor)
         if way == EDIT:
             others["source_prompt"] = source or ""
-        options = options_of(form, **others)
-        for shown in self.studio.draw(session, model, PromptEntry(prompt or "", options)):
-            yield *shown, form["seed"]
+        yield from self.studio.draw_form(session, model, prompt, form, **others)
 
     def keep(self, image: Image.Image) -> Path:
         """Write a picture that others are drawn from, once, and return its path."""

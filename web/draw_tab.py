@@ -7,8 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from generation.prompts import PromptEntry
-from web.option_form import entry_of_picture, make_fields, new_seed, options_of, values_of
+from web.option_form import entry_of_picture, make_fields, renew_seed, values_of
 from web.results import Results
 from web.studio import DRAWS, PRIVATE, Studio, streamed_with_messages, with_messages
 
@@ -78,21 +77,18 @@ class DrawTab:
     ) -> Iterator[tuple[Any, ...]]:
         """Draw, first with a new seed unless it is to be kept."""
         form = dict(zip(self.fields, values, strict=True))
-        if not form["locked"]:
-            form["seed"] = new_seed()
-        options = options_of(form, negative_prompt=negative or "")
-        for shown in self.studio.draw(session, model, PromptEntry(prompt or "", options)):
-            yield *shown, form["seed"]
+        renew_seed(form)
+        others = {"negative_prompt": negative or ""}
+        yield from self.studio.draw_form(session, model, prompt, form, **others)
 
     def vary(
         self, session: str | None, chosen: str, model: str, prompt: str, negative: str, *values: Any
     ) -> Iterator[tuple[Any, ...]]:
         """Draw pictures that are like one that was clicked."""
         form = dict(zip(self.fields, values, strict=True))
-        others = {"count": VARIATIONS, "style_image": Path(chosen), "variation": VARIATION}
-        options = options_of(form, negative_prompt=negative or "", **others)
-        for shown in self.studio.draw(session, model, PromptEntry(prompt or "", options)):
-            yield *shown, form["seed"]
+        others: dict[str, Any] = {"negative_prompt": negative or "", "count": VARIATIONS}
+        others |= {"style_image": Path(chosen), "variation": VARIATION}
+        yield from self.studio.draw_form(session, model, prompt, form, **others)
 
     def fill(self, file: str | None) -> list[Any]:
         """Return the values of all fields with which a picture was drawn."""

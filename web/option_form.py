@@ -11,13 +11,13 @@ import gradio as gr
 from gradio.components import Component
 
 from foundation.errors import UserError
-from generation.metadata import read_record
 from generation.options import DEFAULTS, GenerationOptions
 from generation.prompts import PromptEntry
 from generation.reproduce import entries_of_record
 from ldm.samplers import SAMPLERS
+from ldm.timesteps import SPACINGS
+from training.flags import flag_name
 
-SPACINGS = ("trailing", "leading", "linspace", "karras", "exponential")
 OPTIONAL_NUMBERS = ("width", "height", "shift", "eta", "guidance_max_norm", "strength")
 INTERVAL = ("guide_from", "guide_to")  # two fields for one option
 
@@ -68,6 +68,12 @@ def new_seed() -> str:
     return str(random.randrange(2**31))
 
 
+def renew_seed(form: dict[str, Any]) -> None:
+    """Put a new seed into the values of a form, unless the seed is to be kept."""
+    if not form["locked"]:
+        form["seed"] = new_seed()
+
+
 def options_of(values: Mapping[str, Any], **others: Any) -> GenerationOptions:
     """Return the options for the values of the form.
 
@@ -108,7 +114,6 @@ def entry_of_picture(file: Path) -> PromptEntry:
     Raises:
         UserError: it does not say, or it was drawn from another picture, which is not at hand.
     """
-    read_record(file)
     entries, _ = entries_of_record(file, GenerationOptions())
     return entries[0]
 
@@ -117,7 +122,7 @@ def command_line(model: str, prompt: str, options: GenerationOptions) -> str:
     """Return the command of sample.py that draws the same."""
     words = ["python", "sample.py", prompt, "--model", model]
     for name, value in options.non_defaults().items():
-        flag = "--" + name.replace("_", "-")
+        flag = flag_name(name)
         if value is True:
             words.append(flag)
         elif isinstance(value, tuple):

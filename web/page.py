@@ -46,8 +46,11 @@ def make_page(studio: Studio) -> gr.Blocks:
             with gr.Tab("Change", id="change"):
                 change = ChangeTab(studio, model)
                 change.build()
-        for results in (draw.results, change.results):
-            page.load(results.show_history, None, results.history_outputs, **PRIVATE)
+        panels = (draw.results, change.results)
+        histories = [field for results in panels for field in results.history_outputs]
+        # Read once, and shown in both.
+        page.load(lambda: draw.results.show_history() * len(panels), None, histories, **PRIVATE)
+        for results in panels:
             opened = [tabs, change.picture, change.prompt]
             results.use.click(start_from, results.chosen, opened, queue=False, **PRIVATE)
         add_api(studio)

@@ -19,6 +19,7 @@ class Results:
     """The panel's fields, and what happens when somebody clicks a picture."""
 
     studio: Studio
+    has_actions: bool = True  # whether the form of its tab can draw a picture again, and vary it
 
     def build(self) -> None:
         """Make the fields where the page is being made."""
@@ -28,9 +29,10 @@ class Results:
             label="Pictures", columns=4, height=440, format="png", buttons=buttons
         )
         with gr.Row():
-            self.again = gr.Button("Again with these options", size="sm", interactive=False)
-            self.vary = gr.Button("Variations", size="sm", interactive=False)
-            self.use = gr.Button("Use as start", size="sm", interactive=False)
+            actions: dict[str, Any] = {"size": "sm", "interactive": False}
+            self.again = gr.Button("Again with these options", visible=self.has_actions, **actions)
+            self.vary = gr.Button("Variations", visible=self.has_actions, **actions)
+            self.use = gr.Button("Use as start", **actions)
         self.record = gr.Code(label="How it was drawn", language="json", visible=False)
         self.command = gr.Code(label="The same on the command line", language="shell")
         with gr.Accordion("Earlier pictures", open=False):

@@ -1,6 +1,7 @@
 """What the tabs share: the models, the folder of the pictures, and the calls that run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -13,7 +14,7 @@ from generation.prompts import PromptEntry
 from training.logging.progress import format_duration
 from web.drawing import DrawCall, Progress, images_of
 from web.open_models import OpenModels
-from web.option_form import command_line, for_the_page
+from web.option_form import command_line, for_the_page, options_of
 
 MOST_EARLIER = 60  # pictures of the history that the page shows
 QUEUE = "model"  # calls that draw wait for each other: the models share a device
@@ -52,6 +53,22 @@ class Studio:
         finally:
             self.running.pop(str(session), None)
 
+    def draw_form(
+        self,
+        session: str | None,
+        model: str,
+        prompt: str,
+        form: Mapping[str, Any],
+        **others: Any,
+    ) -> Iterator[tuple[Any, ...]]:
+        """Draw with the values of a form; yield what the page shows, and the seed.
+
+        others: options that are no fields of the form.
+        """
+        entry = PromptEntry(prompt or "", options_of(form, **others))
+        for shown in self.draw(session, model, entry):
+            yield *shown, form["seed"]
+
     def stop(self, request: gr.Request) -> None:
         """Stop what this session of the page draws."""
         call = self.running.get(str(request.session_hash))
@@ -77,15 +94,22 @@ def status_of(progress: Progress, stopped: bool) -> str:
     return f"Step {progress.done} of {progress.total}{left}"
 
 
+@contextmanager
+def errors_shown() -> Iterator[None]:
+    """Show the errors of a block as messages of the page."""
+    try:
+        yield
+    except (UserError, FloatingPointError, OSError) as error:
+        raise gr.Error(for_the_page(error), print_exception=False) from error
+
+
 def with_messages(action: Callable[..., Any]) -> Callable[..., Any]:
     """Show the errors of a function as messages of the page."""
 
     @wraps(action)
     def checked(*arguments: Any) -> Any:
-        try:
+        with errors_shown():
             return action(*arguments)
-        except (UserError, FloatingPointError, OSError) as error:
-            raise gr.Error(for_the_page(error), print_exception=False) from error
 
     return checked
 
@@ -95,9 +119,7 @@ def streamed_with_messages(action: Callable[..., Iterator[Any]]) -> Callable[...
 
     @wraps(action)
     def checked(*arguments: Any) -> Iterator[Any]:
-        try:
+        with errors_shown():
             yield from action(*arguments)
-        except (UserError, FloatingPointError, OSError) as error:
-            raise gr.Error(for_the_page(error), print_exception=False) from error
 
     return checked
