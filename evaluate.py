@@ -38,6 +38,7 @@ from stages.evaluation.classifier import load_classifier
 from stages.evaluation.comparison import compare_reports
 from stages.evaluation.data import MeasuredCaptions, MeasuredImages, choose_images
 from stages.evaluation.drawing import Drawing
+from stages.evaluation.languages import LanguageRecall
 from stages.evaluation.model import ModelMeasurement, refuse_own_clip
 from stages.evaluation.model_report import report_model
 from stages.evaluation.report import (
@@ -108,6 +109,7 @@ class ModelConfig(MeasuredCaptions):
         "model": ("model", "judge"),
         "data": MeasuredCaptions.IMAGE_FLAGS,
         "sampling": ("samples", "steps", "guidance_scale", "sampler", "seed"),
+        "languages": ("language_samples",),
         "sweeps": ("sweep_guidance", "sweep_steps", "sweep_samplers", "sweep_samples"),
         "measurement": ("features", "classifier"),
         "output": ("out", "open"),
@@ -121,6 +123,9 @@ class ModelConfig(MeasuredCaptions):
     steps: int = 25  # sampler steps per picture
     guidance_scale: Finite = 4.0  # as in sample.py
     sampler: str = "dpmpp_2m"  # as in sample.py
+    # recall in each language of the captions, too, with at most so many captions of each; the
+    # judge must know the languages
+    language_samples: Positive[int] | None = None
     # draw with these guidance scales, too, as in 1 2 6; all else stays as above
     sweep_guidance: tuple[Finite, ...] = ()
     sweep_steps: tuple[Positive[int], ...] = ()  # draw with these numbers of steps, too
@@ -287,13 +292,18 @@ def evaluate_model(config: ModelConfig) -> None:
     measured = ModelMeasurement(
         pipeline, judge, config.model, config, drawing, chosen, out, classifier
     )
+    languages = None
+    if config.language_samples is not None:
+        languages = LanguageRecall(measured, config.language_samples)
     make_folder(out)
     measured.fill()
+    if languages is not None:
+        languages.fill()
     sweep = Sweep(measured, axes, count)
     sweep.fill()
     report_finished()
     if not collectives.rank():
-        print_report(report_model(measured, sweep, out), out)
+        print_report(report_model(measured, sweep, languages, out), out)
         if config.open:
             open_result(out / HTML_FILE)
 

@@ -21,8 +21,8 @@ import ldm.unet.io
 from autoencoder import Autoencoder
 from autoencoder.training.latent_statistics import LatentStatistics, fold_statistics
 from conditioning import TextEncoder
-from conditioning.text_model import to_hugging_face
-from conditioning.tokenizer import settings_of, tokenizer_from_settings
+from conditioning.text_model import TextTowerConfig, to_hugging_face
+from conditioning.tokenizer import Tokenizer, settings_of, tokenizer_from_settings
 from foundation.errors import UserError
 from foundation.files import atomic_folder
 from interop.safetensors_io import write_tensors
@@ -184,24 +184,30 @@ def describe_text_encoder(encoder: TextEncoder) -> tuple[dict[str, Any], dict[st
     Raises:
         UserError: it has a setting or a vocabulary that single files cannot express.
     """
+    config, tokenizer = encoder.config, encoder.tokenizer
+    if not isinstance(config, TextTowerConfig) or not isinstance(tokenizer, Tokenizer):
+        raise UserError(
+            f"this text encoder is an {config.MODEL_CLASS}, for which single files have no "
+            "place. Use --format diffusers."
+        )
     if encoder.layer != "last" or not encoder.final_norm:
         raise UserError(
             "this text encoder outputs the states of the penultimate layer, or before the final "
             "norm, which single files of Stable Diffusion 1.x and 2.x cannot express. Use --format "
             "diffusers."
         )
-    settings = settings_of(encoder.tokenizer)
-    positions = encoder.config.max_position_embeddings
-    if tokenizer_from_settings(settings, positions) != encoder.tokenizer:
+    settings = settings_of(tokenizer)
+    positions = config.max_position_embeddings
+    if tokenizer_from_settings(settings, positions) != tokenizer:
         raise UserError(
             "this text encoder has a vocabulary of its own. Single files have no place for one, "
             "and their readers use CLIP's. Use --format diffusers."
         )
     facts = {"layer": encoder.layer, "final_norm": encoder.final_norm, "tokenizer": settings}
     weights = encoder.tower.state_dict()
-    if encoder.config.hidden_act == "quick_gelu":
+    if config.hidden_act == "quick_gelu":
         weights = to_hugging_face(weights)
-    return asdict(encoder.config) | facts, weights
+    return asdict(config) | facts, weights
 
 
 def with_usual_scale(model: Autoencoder) -> Autoencoder:

@@ -1,9 +1,9 @@
-"""Text to context: the token states of a frozen CLIP text tower."""
+"""Text to context: the token states of a frozen text tower, of CLIP or of a multilingual CLIP."""
 
 import hashlib
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,11 +18,13 @@ from conditioning.io import (
     read_text_encoder,
     read_tokenizer,
     write_text_encoder,
+    write_tokenizer,
 )
 from conditioning.model_card import model_card_text
 from conditioning.open_clip_weights import read_pretrained
-from conditioning.text_model import TextTowerConfig, build_tower, to_hugging_face
-from conditioning.tokenizer import Tokenizer, save_tokenizer
+from conditioning.token_ids import TextTokenizer
+from conditioning.towers import TowerConfig, build_tower, named_as_transformers
+from conditioning.xlm_roberta import XlmRoberta, XlmRobertaConfig
 from foundation.errors import MissingFileError, UserError, shown
 from foundation.files import atomic_folder
 from foundation.json_reading import check_type
@@ -39,21 +41,24 @@ class TextEncoder(nn.Module):
 
     These are the vectors to which a U-Net attends, not CLIP's pooled vector. `encoder(texts)`
     returns the states after the chosen layer, in float32 and without gradient; `encoder([""])` is
-    the null context of classifier-free guidance. The tower is causal and has no padding mask, as in
-    Stable Diffusion. It always stays in evaluation mode, whatever `train()` says.
+    the null context of classifier-free guidance. CLIP's tower is causal and has no padding mask, as
+    in Stable Diffusion; XLM-RoBERTa reads in both directions, and no padding. It always stays in
+    evaluation mode, whatever `train()` says.
 
     Args:
-        weights: under open_clip's names.
+        config: of CLIP's tower or of XLM-RoBERTa.
+        weights: under the names of the tower: those of open_clip, or for XLM-RoBERTa transformers'.
         layer, final_norm: which states are the context. "last" with the norm is Stable Diffusion 1,
             "penultimate" with it is Stable Diffusion 2, "penultimate" without it is Stable
-            Diffusion XL.
+            Diffusion XL. XLM-RoBERTa has no other norm than those of its layers, so it takes no
+            False.
     """
 
     def __init__(
         self,
-        config: TextTowerConfig,
+        config: TowerConfig,
         weights: Mapping[str, Tensor],
-        tokenizer: Tokenizer,
+        tokenizer: TextTokenizer,
         layer: Layer = "last",
         final_norm: bool = True,
     ):
@@ -61,6 +66,8 @@ class TextEncoder(nn.Module):
         layer = as_layer(layer)
         if layer == "penultimate" and config.num_hidden_layers < 2:
             raise UserError("a text tower of one layer has no penultimate one; use layer='last'.")
+        if isinstance(config, XlmRobertaConfig) and not final_norm:
+            raise UserError("XLM-RoBERTa has a norm in each layer and none after them: final_norm.")
         if layer == "penultimate" and final_norm:
             # Like Stable Diffusion 2, drop the last layer; then the penultimate layer is the last.
             config, weights = without_last_layer(config, weights)
@@ -84,15 +91,16 @@ class TextEncoder(nn.Module):
         """Load a text encoder from disk, or by open_clip's name for it.
 
         Args:
-            source: a run folder of train_clip.py, a pipeline folder, a `CLIPTextModel` folder, the
-                single file of a Stable Diffusion model, or NAME:PRETRAINED of open_clip, where
-                PRETRAINED is a tag or a weights file, for example ViT-L-14-quickgelu:openai.
+            source: a run folder of train_clip.py, a pipeline folder, a folder of `CLIPTextModel` or
+                `XLMRobertaModel`, the single file of a Stable Diffusion model, or NAME:PRETRAINED
+                of open_clip, where PRETRAINED is a tag or a weights file, for example
+                ViT-L-14-quickgelu:openai.
             layer, final_norm: None means as the files say, or else the last layer with the norm.
                 Layers are those stored; what Stable Diffusion 2 stores already ends one early.
 
         Raises:
             MissingFileError: there is no text encoder.
-            UserError: the files are damaged, or describe another network than CLIP's text tower.
+            UserError: the files are damaged, or describe another network.
         """
         facts: dict[str, Any] = {}
         if Path(source).is_dir():
@@ -148,7 +156,7 @@ class TextEncoder(nn.Module):
     @torch.no_grad()
     def encode(self, ids: Int[Tensor, "b tokens"]) -> Float[Tensor, "b tokens width"]:
         """Return the context of token ids, which include start, end and padding."""
-        ids = ids.to(self.tower.token_embedding.weight.device)
+        ids = ids.to(next(self.tower.parameters()).device)
         if len(ids) == 0:
             return torch.zeros(0, self.tokens, self.width, device=ids.device)
         # Contexts are compared by hash and value, so they are never computed under autocast.
@@ -157,6 +165,8 @@ class TextEncoder(nn.Module):
 
     def token_states(self, ids: Int[Tensor, "b tokens"]) -> Float[Tensor, "b tokens width"]:
         """Return the states after the chosen layer, in the precision of the weights."""
+        if isinstance(self.tower, XlmRoberta):
+            return self.tower(ids)
         states = self.tower.forward_intermediates(
             ids,
             indices=[-1 if self.layer == "last" else -2],
@@ -175,7 +185,7 @@ class TextEncoder(nn.Module):
     def sha256(self) -> str:
         """Hash of the weights as numbers (float32, Hugging Face's names), whatever the file."""
         digest = hashlib.sha256()
-        for key, value in sorted(to_hugging_face(self.tower.state_dict()).items()):
+        for key, value in sorted(named_as_transformers(self.tower).items()):
             digest.update(f"{key} {tuple(value.shape)}".encode())
             digest.update(value.float().contiguous().cpu().numpy().tobytes())
         return digest.hexdigest()
@@ -185,7 +195,7 @@ class TextEncoder(nn.Module):
 
         Stored with a model, it shows later whether tokenizer, layer or activation have changed.
         """
-        rounded = self.tower.ln_final.weight.dtype != torch.float32
+        rounded = next(self.tower.parameters()).dtype != torch.float32
         exact = deepcopy(self).float() if rounded else self
         return exact([GOLDEN_SENTENCE])[0].cpu()
 
@@ -200,12 +210,12 @@ class TextEncoder(nn.Module):
         """
         facts: dict[str, Any] = {"layer": self.layer, "final_norm": self.final_norm}
         facts |= {"sha256": self.sha256, "provenance": without_paths(provenance or {})}
-        config = asdict(self.config)
-        readme = model_card_text(config, facts, tokens=self.tokens, pad=self.tokenizer.pad)
-        weights = self.tower.state_dict()
+        pad = self.tokenizer.pad
+        readme = model_card_text(self.config, facts, tokens=self.tokens, pad=pad)
+        weights = named_as_transformers(self.tower)
         with atomic_folder(Path(folder), keep_others=True) as partial:
             write_text_encoder(partial / "text_encoder", self.config, weights, facts, readme)
-            save_tokenizer(self.tokenizer, partial / "tokenizer")
+            write_tokenizer(self.tokenizer, partial / "tokenizer")
 
 
 def as_layer(name: object) -> Layer:
@@ -222,10 +232,10 @@ def as_layer(name: object) -> Layer:
 
 
 def without_last_layer(
-    config: TextTowerConfig, weights: Mapping[str, Tensor]
-) -> tuple[TextTowerConfig, dict[str, Tensor]]:
+    config: TowerConfig, weights: Mapping[str, Tensor]
+) -> tuple[TowerConfig, dict[str, Tensor]]:
     """Return config and weights of a text tower that ends one layer earlier."""
     layers = config.num_hidden_layers - 1
-    last = f"transformer.resblocks.{layers}."
+    last = f"{config.LAYER_PREFIX}{layers}."
     rest = {key: value for key, value in weights.items() if not key.startswith(last)}
     return replace(config, num_hidden_layers=layers), rest

@@ -1,4 +1,7 @@
-"""Text encoders on disk: folders of transformers' `CLIPTextModel`, and single files."""
+"""Text encoders on disk: folders of transformers' models, and single files.
+
+The models are `CLIPTextModel` and `XLMRobertaModel`.
+"""
 
 import json
 import os
@@ -10,18 +13,33 @@ from typing import Any
 from torch import Tensor
 
 from conditioning.text_model import TextTowerConfig, empty_tower, from_hugging_face, to_hugging_face
+from conditioning.token_ids import TextTokenizer
 from conditioning.tokenizer import (
     Tokenizer,
     clip_tokenizer,
     holds_tokenizer,
     load_tokenizer,
+    save_tokenizer,
     tokenizer_from_settings,
 )
+from conditioning.towers import (
+    TowerConfig,
+    expected_by_transformers,
+    named_as_tower,
+    select_weights,
+    tower_config,
+)
+from conditioning.unigram_tokenizer import (
+    UnigramTokenizer,
+    holds_unigram,
+    load_unigram,
+    save_unigram,
+)
+from conditioning.xlm_roberta import XlmRobertaConfig
 from foundation.errors import MissingFileError, UserError
 from foundation.files import read_json, restore, to_json
 from foundation.json_reading import check_type
 from foundation.run_kind import run_hint
-from interop.key_mapping import clip_text_weights
 from interop.model_card import CARD
 from interop.provenance import read_facts
 from interop.safetensors_io import read_folder, weights_file, write_weights_folder
@@ -30,10 +48,11 @@ from interop.state_dict_check import check_state_dict, class_hint
 
 STEM = "model"  # file name of the weights, without its ending
 PROVENANCE = "latentsmith.json"
+MODEL_TYPES = (TextTowerConfig.MODEL_TYPE, "clip", XlmRobertaConfig.MODEL_TYPE)
 
 
 def find_text_encoder(source: Path) -> Path:
-    """Return the `CLIPTextModel` folder: inside a run or a pipeline, or `source` itself.
+    """Return the folder of a text encoder: inside a run or a pipeline, or `source` itself.
 
     Raises:
         MissingFileError: there is no text encoder in any of these places.
@@ -42,31 +61,31 @@ def find_text_encoder(source: Path) -> Path:
     restore(source / "model", source, *places)
     for folder in places:
         content = read_json(folder / "config.json", default={})
-        if content.get("model_type") in ("clip_text_model", "clip"):
+        if content.get("model_type") in MODEL_TYPES:
             return folder
     hint = run_hint(source, "train_clip.py") or class_hint(source)
     raise MissingFileError(
-        f"{source} holds no text encoder: no config.json of a CLIPTextModel in "
+        f"{source} holds no text encoder: no config.json of a CLIPTextModel or XLMRobertaModel in "
         f"{', '.join(str(folder) for folder in places)}.{hint} Give a run folder of "
         "train_clip.py, a pipeline folder with text_encoder/, or a CLIPTextModel folder."
     )
 
 
-def read_config(file: Path) -> TextTowerConfig:
-    """Read the config.json of a CLIPTextModel, or of a whole CLIP."""
+def read_config(file: Path) -> TowerConfig:
+    """Read the config.json of a text encoder, or of a whole CLIP."""
     content = read_json(file)
     inner = check_type(content.get("text_config", content), dict, file, "text_config")
-    return TextTowerConfig.from_dict(inner, file)
+    return tower_config(inner, file)
 
 
-def read_text_encoder(folder: Path) -> tuple[TextTowerConfig, dict[str, Tensor]]:
-    """Read config and weights; the weights are complete, and under open_clip's names."""
+def read_text_encoder(folder: Path) -> tuple[TowerConfig, dict[str, Tensor]]:
+    """Read config and weights; the weights are complete, and under the tower's names."""
     config = read_config(folder / "config.json")
-    weights = clip_text_weights(read_folder(folder, STEM))
-    expected = to_hugging_face(empty_tower(config).state_dict())
-    what = "the CLIPTextModel that config.json in the same folder describes"
+    weights = select_weights(config, read_folder(folder, STEM))
+    what = f"the {config.MODEL_CLASS} that config.json in the same folder describes"
+    expected = expected_by_transformers(config)
     check_state_dict(weights, expected, weights_file(folder, STEM), what)
-    return config, from_hugging_face(weights, config.num_hidden_layers)
+    return config, named_as_tower(config, weights)
 
 
 def read_provenance(source: str | Path) -> dict[str, Any]:
@@ -101,36 +120,36 @@ def read_single_file(
     return config, weights, tokenizer, part.config
 
 
-def read_tokenizer(folder: Path, config: TextTowerConfig) -> Tokenizer:
+def read_tokenizer(folder: Path, config: TowerConfig) -> TextTokenizer:
     """Read the tokenizer that belongs to a text encoder, from its folder or from ../tokenizer.
 
-    If there is none, it is CLIP's tokenizer as transformers' `CLIPTokenizer` has it, padding with
-    the end token.
+    If there is none for a CLIP, it is CLIP's tokenizer as transformers' `CLIPTokenizer` has it,
+    padding with the end token.
 
     Raises:
+        MissingFileError: there is none for an XLM-RoBERTa.
         UserError: the tokenizer gives ids that the text encoder does not have.
     """
-    positions = config.max_position_embeddings
     places = [folder, Path(os.path.abspath(folder)).parent / "tokenizer"]  # "." has no parent
+    if isinstance(config, XlmRobertaConfig):
+        return load_unigram(next(filter(holds_unigram, places), folder), config)
+    positions = config.max_position_embeddings
     for place in places:
         if holds_tokenizer(place):
             tokenizer = load_tokenizer(place, positions)
             break
     else:
         tokenizer = clip_tokenizer(positions)
-    largest = max(
-        *tokenizer.vocabulary.values(), *(token.id for token in tokenizer.special.values())
-    )
-    if largest >= config.vocab_size:
+    if tokenizer.largest_id >= config.vocab_size:
         raise UserError(
             f"the text encoder in {folder} has {config.vocab_size} tokens, but its tokenizer gives "
-            f"ids up to {largest}. Put the tokenizer with which the encoder was trained "
+            f"ids up to {tokenizer.largest_id}. Put the tokenizer with which it was trained "
             f"(vocab.json and merges.txt, or tokenizer.json) into {places[0]} or {places[1]}."
         )
     return tokenizer
 
 
-def open_tokenizer(source: Path) -> Tokenizer:
+def open_tokenizer(source: Path) -> TextTokenizer:
     """Read the tokenizer of a text encoder, but not its weights.
 
     source: a run folder of train_clip.py, a pipeline folder, or a CLIPTextModel folder.
@@ -144,22 +163,38 @@ def open_tokenizer(source: Path) -> Tokenizer:
 
 def write_text_encoder(
     folder: Path,
-    config: TextTowerConfig,
+    config: TowerConfig,
     weights: Mapping[str, Tensor],
     facts: Mapping[str, Any],
     readme: str,
 ) -> None:
-    """Write what `transformers.CLIPTextModel.from_pretrained` opens, all files or none.
+    """Write what transformers' class for this config opens, all files or none.
 
     Args:
-        weights: under open_clip's names.
+        weights: under transformers' names.
         facts: for latentsmith.json, because transformers has no place for them.
         readme: text of the model card.
     """
-    content = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
+    content: dict[str, Any] = {
+        "architectures": [config.MODEL_CLASS],
+        "model_type": config.MODEL_TYPE,
+    }
+    if isinstance(config, XlmRobertaConfig):
+        # With this, the pipelines of diffusers pass the mask of the padding.
+        content |= {"use_attention_mask": True}
     # float32 for any stored precision: by default diffusers loads the other models of a pipeline in
     # float32, and a pipeline of two precisions does not run.
     content |= {**asdict(config), "dtype": "float32", "torch_dtype": "float32"}
     header = {"format": "pt", "latentsmith": json.dumps(facts)}
     texts = {"config.json": to_json(content), PROVENANCE: to_json(facts), CARD: readme}
-    write_weights_folder(folder, f"{STEM}.safetensors", to_hugging_face(weights), header, texts)
+    write_weights_folder(folder, f"{STEM}.safetensors", weights, header, texts)
+
+
+def write_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:
+    """Write what transformers' tokenizer of this kind opens."""
+    if isinstance(tokenizer, UnigramTokenizer):
+        save_unigram(tokenizer, folder)
+    elif isinstance(tokenizer, Tokenizer):
+        save_tokenizer(tokenizer, folder)
+    else:
+        raise TypeError(f"{type(tokenizer).__name__} has no files")

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from conditioning.towers import TowerConfig
+from conditioning.xlm_roberta import XlmRobertaConfig
 from interop.model_card import (
     as_mapping,
     bullet_list,
@@ -22,23 +24,22 @@ null = encoder([""])  # what guidance leads away from
 ```
 
 ```python
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import {model}, {tokenizer}
 
-tokenizer = CLIPTokenizer.from_pretrained("../tokenizer")
-model = CLIPTextModel.from_pretrained(".")
+tokenizer = {tokenizer}.from_pretrained("../tokenizer")
+model = {model}.from_pretrained(".")
 padded = dict(padding="max_length", truncation=True, max_length={tokens}, return_tensors="pt")
-ids = tokenizer(["a red apple"], **padded).input_ids
-context = model(ids, output_hidden_states=True).{states}
+{call}
 ```"""
+CLIP_CALL = """ids = tokenizer(["a red apple"], **padded).input_ids
+context = model(ids, output_hidden_states=True).{states}"""
+XLM_ROBERTA_CALL = """context = model(**tokenizer(["a red apple"], **padded)).last_hidden_state"""
 
 
-def model_card_text(
-    config: Mapping[str, Any], facts: Mapping[str, Any], *, tokens: int, pad: str
-) -> str:
+def model_card_text(config: TowerConfig, facts: Mapping[str, Any], *, tokens: int, pad: str) -> str:
     """Return the text of the model card.
 
     Args:
-        config: as in config.json.
         facts: as in latentsmith.json.
         tokens: context length.
         pad: the padding token.
@@ -49,20 +50,29 @@ def model_card_text(
     else:
         states = f"hidden_states[{-1 if facts['layer'] == 'last' else -2}]"
     properties = {
-        "context": f"{tokens} tokens of width {config['hidden_size']}, start and end included; "
+        "context": f"{tokens} tokens of width {config.hidden_size}, start and end included; "
         f"longer texts are cut, shorter ones filled up with `{pad}`",
-        "read after": f"the {facts['layer']} of the {config['num_hidden_layers']} layers stored "
+        "read after": f"the {facts['layer']} of the {config.num_hidden_layers} layers stored "
         f"here, {with_or_without} the final norm",
-        "activation": f"`{config['hidden_act']}`",
+        "activation": f"`{config.hidden_act}`",
         "sha256 of the tensors": f"`{facts['sha256']}`",
     }
+    is_clip = not isinstance(config, XlmRobertaConfig)
+    use = USE.format(
+        tokens=tokens,
+        width=config.hidden_size,
+        model=config.MODEL_CLASS,
+        tokenizer=config.TOKENIZER_CLASS,
+        call=CLIP_CALL.format(states=states) if is_clip else XLM_ROBERTA_CALL,
+    )
+    kind = "text tower of a CLIP" if is_clip else "text tower of a multilingual CLIP"
     return render_card(
         "Text encoder: a prompt to one vector per token",
         [
-            "The text tower of a CLIP in the layout of transformers' `CLIPTextModel`, written by "
+            f"The {kind} in the layout of transformers' `{config.MODEL_CLASS}`, written by "
             f"{program_name()}. A U-Net attends to all of its vectors, padding included.\n\n"
             f"{bullet_list(properties)}",
-            USE.format(tokens=tokens, width=config["hidden_size"], states=states),
+            use,
             training_section(as_mapping(facts.get("provenance"))),
         ],
         library="transformers",

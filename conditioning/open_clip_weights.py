@@ -15,7 +15,17 @@ from huggingface_hub import constants
 from torch import Tensor
 
 from conditioning.text_model import TextTowerConfig, empty_tower
-from conditioning.tokenizer import OPEN_CLIP_PAD, Tokenizer, clip_tokenizer
+from conditioning.token_ids import TextTokenizer
+from conditioning.tokenizer import OPEN_CLIP_PAD, clip_tokenizer
+from conditioning.towers import TowerConfig
+from conditioning.unigram_tokenizer import FILE, holds_unigram, load_unigram
+from conditioning.xlm_roberta import (
+    ARCHITECTURES,
+    XlmRobertaConfig,
+    empty_xlm_roberta,
+    is_of_tower,
+    xlm_roberta_weights,
+)
 from foundation.errors import MissingFileError, UserError
 from foundation.files import read_json
 from foundation.json_reading import check_type
@@ -47,18 +57,22 @@ SUPPORTED_TEXT_CFG = {  # settings of CLIP's text tower; pooling and projection 
     "proj_bias",
     "output_tokens",
 }
+CONTEXT_LENGTH = 77  # tokens that open_clip gives to towers of Hugging Face, if nothing is said
 HUB_FILE_NAMES = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
 NETWORK_TIMEOUT = 5  # seconds
 
 
-def read_pretrained(source: str) -> tuple[TextTowerConfig, dict[str, Tensor], Tokenizer]:
-    """Read config, weights (under open_clip's names) and tokenizer of NAME:PRETRAINED.
+def read_pretrained(source: str) -> tuple[TowerConfig, dict[str, Tensor], TextTokenizer]:
+    """Read config, weights (under the tower's names) and tokenizer of NAME:PRETRAINED.
 
     Raises:
-        UserError: there is no such architecture, or its text tower is not CLIP's.
+        UserError: there is no such architecture, or its text tower is of another kind.
         MissingFileError: the weights are not on disk and cannot be downloaded.
     """
     name, _, pretrained = source.partition(":")
+    text_cfg: dict[str, Any] = built_in_config(name)["text_cfg"]
+    if (multilingual := xlm_roberta_config(text_cfg)) is not None:
+        return read_multilingual(name, pretrained, text_cfg, multilingual)
     config = read_architecture(name)
     check_activation(name, pretrained, config)
     file = find_weights(name, pretrained)
@@ -88,7 +102,8 @@ def text_tower_config(name: str, model_cfg: Mapping[str, Any]) -> TextTowerConfi
         raise UserError(
             f"{name} has a text tower unlike CLIP's ({', '.join(unsupported) or 'CoCa'}), for "
             "which a Stable Diffusion pipeline folder has no place. Choose a CLIP, for example "
-            "ViT-L-14-quickgelu:openai or ViT-H-14:laion2b_s32b_b79k."
+            "ViT-L-14-quickgelu:openai or ViT-H-14:laion2b_s32b_b79k, or for many languages "
+            "xlm-roberta-base-ViT-B-32:laion5b_s13b_b90k."
         )
     width = text_cfg.get("width", 512)
     return TextTowerConfig(
@@ -225,3 +240,66 @@ def read_text_weights(file: Path) -> dict[str, Tensor]:
 
     weights = read_tensors(file, lambda key: not bare_name(key).startswith(NOT_OF_THE_TOWER))
     return {bare_name(key): value for key, value in weights.items()}
+
+
+# Multilingual CLIPs, whose text tower is XLM-RoBERTa --------------------------------------------
+
+
+def xlm_roberta_config(text_cfg: Mapping[str, Any]) -> XlmRobertaConfig | None:
+    """Return the text tower of a config of open_clip, if it is XLM-RoBERTa; else None.
+
+    open_clip's configs name a model of Hugging Face, or a folder with its config.json.
+    """
+    model = str(text_cfg.get("hf_model_name") or "")
+    if model.removeprefix("FacebookAI/") in ARCHITECTURES:
+        return ARCHITECTURES[model.removeprefix("FacebookAI/")]
+    file = Path(model) / "config.json"
+    content = read_json(file, default={}) if model else {}
+    if content.get("model_type") != XlmRobertaConfig.MODEL_TYPE:
+        return None
+    return XlmRobertaConfig.from_dict(content, file)
+
+
+def read_multilingual(
+    name: str, pretrained: str, text_cfg: Mapping[str, Any], config: XlmRobertaConfig
+) -> tuple[XlmRobertaConfig, dict[str, Tensor], TextTokenizer]:
+    """Read weights and tokenizer of a CLIP of open_clip whose text tower is XLM-RoBERTa."""
+    file = find_weights(name, pretrained)
+    weights = xlm_roberta_weights(read_tensors(file, is_of_tower))
+    expected = empty_xlm_roberta(config).state_dict()
+    check_state_dict(weights, expected, file, f"the text tower of {name}")
+    length = text_cfg.get("context_length") or CONTEXT_LENGTH
+    source = str(text_cfg.get("hf_tokenizer_name") or text_cfg.get("hf_model_name"))
+    return config, weights, load_unigram(find_tokenizer(source, file), config, length)
+
+
+def find_tokenizer(source: str, weights: Path) -> Path:
+    """Return the folder of a tokenizer: that of the weights, or the one that open_clip names.
+
+    It is searched on disk first, and downloaded if it is not there.
+
+    source: a folder, or a repository of the hub.
+
+    Raises:
+        MissingFileError: it is not on disk and cannot be downloaded.
+    """
+    for folder in (weights.parent, Path(source)):
+        if holds_unigram(folder):
+            return folder
+    repositories = list(dict.fromkeys([source, f"FacebookAI/{source.rpartition('/')[2]}"]))
+    for repository in repositories:
+        cached = huggingface_hub.try_to_load_from_cache(repository, FILE)
+        if isinstance(cached, str):
+            return Path(cached).parent
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise ConnectionError("HF_HUB_OFFLINE is set")
+        check_reachable(constants.ENDPOINT)
+        return Path(huggingface_hub.hf_hub_download(repositories[-1], FILE)).parent
+    except (OSError, RuntimeError) as error:
+        raise MissingFileError(
+            f"the tokenizer {FILE} of {source} is not on this machine and could not be downloaded "
+            f"({error}). Looked for it in {weights.parent} and for {' and '.join(repositories)} in "
+            f"{constants.HF_HUB_CACHE}. Download {constants.ENDPOINT}/{repositories[-1]}/resolve/"
+            f"main/{FILE} elsewhere and put it into {weights.parent}."
+        ) from None

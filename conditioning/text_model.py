@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,11 @@ class TextTowerConfig:
     Field names are those of transformers' `CLIPTextConfig`, so that either side reads the other's
     file.
     """
+
+    MODEL_CLASS: ClassVar[str] = "CLIPTextModel"  # of transformers
+    MODEL_TYPE: ClassVar[str] = "clip_text_model"
+    TOKENIZER_CLASS: ClassVar[str] = "CLIPTokenizer"
+    LAYER_PREFIX: ClassVar[str] = "transformer.resblocks."  # of weights, under open_clip's names
 
     vocab_size: int = 49408
     hidden_size: int = 512

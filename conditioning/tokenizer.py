@@ -18,10 +18,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import regex
-import torch
-from jaxtyping import Int
-from torch import Tensor
 
+from conditioning.token_ids import TextTokenizer, check_context_length, longest_text
 from foundation.errors import UserError, one_line, shown
 from foundation.files import atomic_folder, read_json, read_text, to_json
 from foundation.json_reading import check_type, from_json
@@ -88,7 +86,7 @@ class TokenizerFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokenizer:
+class Tokenizer(TextTokenizer):
     """Byte-pair encoding with CLIP's start and end tokens, truncated and padded to one length.
 
     Checkpoints of OpenAI's family in Hugging Face's layout pad with the end token, those of
@@ -112,18 +110,16 @@ class Tokenizer:
     )
 
     def __post_init__(self):
-        if self.context_length < 3:
-            raise UserError(
-                f"a context of {self.context_length} tokens has no room for text between the "
-                "start and the end token; 3 is the least."
-            )
+        check_context_length(self.context_length)
 
     def id_of(self, token: str) -> int:
-        """Return the id of a token of the vocabulary, or of a special token."""
         return self.special[token].id if token in self.special else self.vocabulary[token]
 
+    @property
+    def largest_id(self) -> int:
+        return max(*self.vocabulary.values(), *(token.id for token in self.special.values()))
+
     def encode(self, text: str) -> list[int]:
-        """Return the ids of the text alone: not truncated, without start, end and padding."""
         literal = [name for name, token in self.special.items() if not token.normalized]
         normalized = [name for name, token in self.special.items() if token.normalized]
         ids: list[int] = []
@@ -137,19 +133,6 @@ class Tokenizer:
                     continue
                 for word in WORD.findall(part):
                     ids += self._encode_word(word)
-        return ids
-
-    def count(self, text: str) -> int:
-        """Return how many tokens the whole text needs, start and end token included."""
-        return len(self.encode(text)) + 2
-
-    def __call__(self, texts: list[str]) -> Int[Tensor, "b tokens"]:
-        """Return token ids, truncated and padded to `context_length`; the end token stays."""
-        start, end, pad = self.id_of(self.start), self.id_of(self.end), self.id_of(self.pad)
-        ids = torch.full((len(texts), self.context_length), pad, dtype=torch.long)
-        for row, text in zip(ids, texts, strict=True):
-            used = [start, *self.encode(text)[: self.context_length - 2], end]
-            row[: len(used)] = torch.tensor(used)
         return ids
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
@@ -330,20 +313,6 @@ def assemble(
         pad=names["pad"],
         unknown=names["unk"],
     )
-
-
-def longest_text(settings: Mapping[str, Any], positions: int, source: Path | str) -> int:
-    """Return the smaller one of a tokenizer's `model_max_length` and the tower's positions."""
-    length = settings.get("model_max_length")
-    if length is None:
-        return positions
-    # transformers writes int(1e30) where there is no limit, so any size of number is possible.
-    if type(length) not in (int, float) or not length >= 3 or length % 1:
-        raise UserError(
-            f"{source}: model_max_length is {shown(length)}; it must be a whole number of tokens, "
-            "at least 3."
-        )
-    return positions if length >= positions else int(length)
 
 
 def holds_tokenizer(folder: Path) -> bool:

@@ -30,7 +30,7 @@ def render_svg(size: int, **source: Any) -> Image.Image:
 
 
 def load_names(languages: Collection[str]) -> Mapping[str, Mapping[str, str]]:
-    """Return character without variation selectors -> language -> name, as the package emoji has it.
+    """Return character -> language -> name of the package emoji, without variation selectors.
 
     languages: codes of them; all others but English may be missing.
 

@@ -167,7 +167,9 @@ def print_summary(
     options: Options, drawings: int, unnamed: int, splits: Mapping[str, list[Named]]
 ) -> None:
     """Print how many pairs were written where."""
-    print(f"{drawings} drawings: {drawings - unnamed} pairs of {options.size}x{options.size} pixels")
+    print(
+        f"{drawings} drawings: {drawings - unnamed} pairs of {options.size}x{options.size} pixels"
+    )
     print(f"  left out: {unnamed} without a Unicode name (listed in {MARK})")
     checked = options.out
     if len(splits) > 1:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from conditioning.text_model import from_hugging_face, to_hugging_face
+from conditioning.text_model import TextTowerConfig, from_hugging_face, to_hugging_face
 from foundation.errors import UserError
 from interop.lora import LowRankUpdate, add_lora, find_lora, read_lora, write_lora
 from interop.model_card import (
@@ -164,6 +164,10 @@ def apply_lora(pipeline: TextToImage, source: Path, scale: float = 1.0) -> None:
         encoder = pipeline.text_encoder
         if encoder is None:
             raise UserError(f"{source} changes a text encoder, and this model has none.")
+        if not isinstance(encoder.config, TextTowerConfig):
+            raise UserError(
+                f"{source} changes the text tower of a CLIP, and this model has another kind."
+            )
         weights = to_hugging_face(encoder.tower.state_dict())
         weights = {name: weight.clone() for name, weight in weights.items()}
         add_lora(weights, text, scale, source, "this model's text encoder")

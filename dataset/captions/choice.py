@@ -120,6 +120,17 @@ def choose_languages(pairs: PairList, languages: Mapping[str, float | None]) -> 
     )
 
 
+def only_language(pairs: PairList, language: str) -> PairList:
+    """Return the pairs that have captions in a language, with these captions alone."""
+    table = pairs.table
+    counts = np.diff(table.caption_starts)
+    image = np.repeat(np.arange(len(table)), counts)  # of each caption
+    has_some = np.zeros(len(table), bool)
+    has_some[image[captions_in(table, {language: None})]] = True
+    chosen = PairList(table, pairs.rows[has_some[pairs.rows]])
+    return choose_captions(chosen, CaptionChoice(languages={language: None}))
+
+
 def captions_in(
     table: Table, languages: Mapping[str, float | None]
 ) -> Bool[np.ndarray, " captions"]:

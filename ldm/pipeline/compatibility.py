@@ -78,8 +78,8 @@ def check_components(unet: UNetConfig, latent_channels: int, context_width: int 
 def compute_bindings(autoencoder_sha256: str, text_encoder: TextEncoder | None) -> dict[str, Any]:
     """Return what latentsmith.json records about the parts that a U-Net is trained with.
 
-    The golden embedding is the last token of the golden sentence, which in a causal text model has
-    seen the whole sentence.
+    The golden embedding is the last token of the golden sentence, which has seen all of it: in a
+    causal text model as the last one, in one that reads in both directions as any.
     """
     if text_encoder is None:
         return {"autoencoder_sha256": autoencoder_sha256}

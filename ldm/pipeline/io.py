@@ -51,7 +51,7 @@ INDEX_ENTRIES = {
     "feature_extractor": [None, None],
     "requires_safety_checker": False,
     "safety_checker": [None, None],
-    "text_encoder": ["transformers", "CLIPTextModel"],
+    "text_encoder": ["transformers", "CLIPTextModel"],  # or another class
     "tokenizer": ["transformers", "CLIPTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
@@ -262,8 +262,11 @@ def _write_index_and_schedulers(folder: Path, components: PipelineComponents) ->
     write_json(folder / SCHEDULER, scheduler)
     if kind == "inpaint":
         index["_diffusers_version"] = DIFFUSERS_VERSION
-    if components.text_encoder is None:
+    if (text_encoder := components.text_encoder) is None:
         index |= {"text_encoder": [None, None], "tokenizer": [None, None]}
+    else:
+        index["text_encoder"] = ["transformers", text_encoder.config.MODEL_CLASS]
+        index["tokenizer"] = ["transformers", text_encoder.config.TOKENIZER_CLASS]
     if kind == "upscale":
         low_res = scheduler_config.low_res_to_diffusers(components.low_res)
         write_json(folder / LOW_RES_SCHEDULER, low_res)

@@ -20,8 +20,7 @@ from stages.evaluation.autoencoder import (
     describe_autoencoder,
 )
 from stages.evaluation.reconstruction import compare
-from stages.evaluation.report import Report, write_report
-from stages.evaluation.versions import library_versions
+from stages.evaluation.report import Report, library_versions, write_report
 from training.logging.image_grid import image_grid
 from training.tools.curves import line_chart
 from training.tools.page import number_table, picture

@@ -223,13 +223,14 @@ class FeatureBatches:
 
 
 def chosen_pairs(
-    config: MeasuredCaptions, choice: CaptionChoice, captions: bool = True
+    config: MeasuredCaptions, choice: CaptionChoice, captions: bool = True, notes: bool = True
 ) -> tuple[PairList, PairList]:
     """Return the pairs for prompts, and those to reconstruct: a split that is named is both.
 
     Args:
         choice: which captions of a pair the model was trained on.
         captions: whether the model reads them; if not, images may lack them, and they are left out.
+        notes: whether to print what a reader should know about the data.
 
     Raises:
         UserError: a held-out split is named, and not that of the training.
@@ -239,20 +240,25 @@ def chosen_pairs(
             f"held_out_split {config.held_out_split!r} needs the split of the training beside it, "
             "such as split 'train'."
         )
-    pairs = read_pairs(config, choice, captions)
+    pairs = read_pairs(config, choice, captions, notes)
     if config.is_one_split:
-        print(f"evaluated is the whole split {config.split!r}: {len(pairs)} images.")
+        if notes:
+            print(f"evaluated is the whole split {config.split!r}: {len(pairs)} images.")
         return pairs, pairs
     trained, held_out = split(pairs, config.held_out)
     if config.held_out_split is None:
         return trained, held_out
-    return trained, read_pairs(replace(config, split=config.held_out_split), choice, captions)
+    other = replace(config, split=config.held_out_split)
+    return trained, read_pairs(other, choice, captions, notes)
 
 
-def read_pairs(config: MeasuredCaptions, choice: CaptionChoice, captions: bool) -> PairList:
+def read_pairs(
+    config: MeasuredCaptions, choice: CaptionChoice, captions: bool, notes: bool
+) -> PairList:
     """Return the pairs of the split that is named, with the captions that are trained on."""
     folder = read_folder(config.data, allow_missing_captions=not captions, options=config)
-    print_notes(folder)
+    if notes:
+        print_notes(folder)
     return choose_captions(folder.pairs, choice) if captions else without_captions(folder.pairs)
 
 

@@ -92,6 +92,30 @@ class Samples:
         }
 
 
+@dataclass(frozen=True)
+class MeasuredSamples:
+    """Samples, and the judge's embeddings of them, of their captions and of their real images."""
+
+    samples: Samples
+    numbers: Blocks
+
+    def alignment(self, name: str, others: "MeasuredSamples") -> dict[str, Estimate]:
+        """Return CLIP score and recall, with as many candidates as the others have.
+
+        Captions of the others fill them up.
+
+        name: of the embeddings: "samples" or "real".
+        """
+        count = len(self.samples)
+        candidates = max(count, len(others.samples))
+        images, texts = (
+            torch.cat([self.numbers.rows(key), others.numbers.rows(key)])[:candidates]
+            for key in (f"judge/{name}", "judge/texts")
+        )
+        captions = [*self.samples.captions, *others.samples.captions][:candidates]
+        return alignment(images, texts, captions, count)
+
+
 def alignment(
     images: Tensor, texts: Tensor, captions: list[str], count: int | None = None
 ) -> dict[str, Estimate]:

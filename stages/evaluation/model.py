@@ -58,7 +58,7 @@ from stages.evaluation.data import (
     training_images,
     unseen_captions,
 )
-from stages.evaluation.drawing import Drawing, Samples, alignment
+from stages.evaluation.drawing import Drawing, MeasuredSamples, Samples, alignment
 from stages.evaluation.validation_loss import (
     has_validation_loss,
     loss_table,
@@ -102,8 +102,11 @@ class ModelMeasurement:
         self.out = out
         self.seed, self.missing = config.seed, dict(chosen.missing)
         self.provenance = read_model_provenance(model)
-        choice = recorded_choice(as_mapping(self.provenance.get("config")))
-        prompts, self.held_out = chosen_pairs(config, choice, reads_prompt(pipeline.unet))
+        self.config, self.choice = (
+            config,
+            recorded_choice(as_mapping(self.provenance.get("config"))),
+        )
+        prompts, self.held_out = chosen_pairs(config, self.choice, reads_prompt(pipeline.unet))
         order = torch.randperm(len(prompts), generator=generator(config.seed, "captions"))
         source = describe_choice(config)
         self.images = ChosenImages(shuffled(prompts, order, drawing.count), source, 0)
@@ -169,14 +172,8 @@ class ModelMeasurement:
         }
         read = pixel_reader(self.images, self.transform)
         self.numbers.fill(read, self.compute, "measuring samples")
-        self.unseen_numbers.fill(
-            pixel_reader(self.unseen.images, self.transform),
-            lambda numbers, pixels: {
-                **self.unseen.embed(numbers, self.judge),
-                **self.embed(pixels, "real"),
-            },
-            "measuring samples of held-out captions",
-        )
+        title = "measuring samples of held-out captions"
+        self.embed_all(MeasuredSamples(self.unseen, self.unseen_numbers), title)
         if self.held_out:
             read_kept = pixel_reader(self.kept, self.transform)
             self.reconstructions.fill(
@@ -189,6 +186,17 @@ class ModelMeasurement:
             self.training_blocks = {
                 space.name: training.features(space, self.batches) for space in self.spaces
             }
+
+    def embed_all(self, measured: MeasuredSamples, title: str) -> None:
+        """Compute the embeddings of samples that are drawn, and of the images of their captions."""
+        measured.numbers.fill(
+            pixel_reader(measured.samples.images, self.transform),
+            lambda numbers, pixels: {
+                **measured.samples.embed(numbers, self.judge),
+                **self.embed(pixels, "real"),
+            },
+            title,
+        )
 
     @property
     def looks_for_copies(self) -> bool:
@@ -331,14 +339,8 @@ class ModelMeasurement:
 
         Each has as many candidates as the other samples: captions of the training fill them up.
         """
-        count = len(self.unseen)
-        candidates = max(count, len(self.samples))
-        images, texts = (
-            torch.cat([self.unseen_numbers.rows(key), self.numbers.rows(key)])[:candidates]
-            for key in (f"judge/{name}", "judge/texts")
-        )
-        captions = [*self.unseen.captions, *self.samples.captions][:candidates]
-        return alignment(images, texts, captions, count)
+        unseen = MeasuredSamples(self.unseen, self.unseen_numbers)
+        return unseen.alignment(name, MeasuredSamples(self.samples, self.numbers))
 
     @cached_property
     def neighbors(self) -> dict[str, tuple[Neighbors, Neighbors]]:

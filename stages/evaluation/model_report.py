@@ -7,19 +7,21 @@ from typing import Any
 from interop.model_card import as_mapping
 from stages.evaluation.classifier import class_section
 from stages.evaluation.drawing import Samples
+from stages.evaluation.languages import LanguageRecall, report_languages
 from stages.evaluation.model import ModelMeasurement
-from stages.evaluation.report import Report, write_report
+from stages.evaluation.report import Report, library_versions, write_report
 from stages.evaluation.sweep_points import Sweep
 from stages.evaluation.sweep_report import report_sweeps
 from stages.evaluation.validation_loss import loss_section
-from stages.evaluation.versions import library_versions
 from training.logging.image_grid import image_grid
 from training.tools.page import picture
 
 SHOWN = 36  # samples on the page
 
 
-def report_model(measured: ModelMeasurement, sweep: Sweep, out: Path) -> Report:
+def report_model(
+    measured: ModelMeasurement, sweep: Sweep, languages: LanguageRecall | None, out: Path
+) -> Report:
     """Make metrics of the numbers on disk, and write JSON and page. Call it on rank 0 alone."""
     metrics, baselines = measured.metrics()
     remarks = []
@@ -38,6 +40,9 @@ def report_model(measured: ModelMeasurement, sweep: Sweep, out: Path) -> Report:
     tables = {"validation loss by timestep": losses} if losses else {}
     if measured.classifier is not None:
         tables["class accuracy"] = measured.class_accuracy[1]
+    language_sections: list[str] = []
+    if languages is not None:
+        tables[languages.TITLE], language_sections = report_languages(languages)
     swept, sweep_sections = report_sweeps(sweep)
     report = Report(
         kind="model",
@@ -65,7 +70,7 @@ def report_model(measured: ModelMeasurement, sweep: Sweep, out: Path) -> Report:
         sections.append("<h2>Nearest training images</h2>" + shown)
     if losses:
         sections.append(loss_section(losses))
-    write_report(report, out, [*sections, *sweep_sections])
+    write_report(report, out, [*sections, *language_sections, *sweep_sections])
     return report
 
 

@@ -1,13 +1,18 @@
 """The result of an evaluation: a JSON file to compare, and an HTML page to read."""
 
 import math
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from evaluation.estimates import Direction, Estimate
+from foundation import __version__
 from foundation.errors import UserError, one_line
 from foundation.files import read_json, write_json, write_text
 from foundation.json_reading import check_type, from_json
@@ -31,6 +36,7 @@ NAMES = {  # metric -> how tables name it; the arrow says which values are bette
     "copying_score": "copying score",
     "class_accuracy": "class accuracy",
 }
+LIBRARIES = ("torch-fidelity", "torchmetrics", "open_clip_torch", "lpips", "numpy", "pillow")
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 
 
@@ -148,6 +154,18 @@ def read_estimate(content: Mapping[str, Any], file: Path, name: str) -> Estimate
         return stored.estimate()
     except ValueError as error:
         raise UserError(f"{file}: metrics.{name}.value is no number.") from error
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of what computes the numbers; what is not installed is left out."""
+    found = {"latentsmith": __version__, "python": platform.python_version()}
+    found["torch"] = torch.__version__
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def write_report(report: Report, out: Path, sections: list[str]) -> None:

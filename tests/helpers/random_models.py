@@ -9,6 +9,7 @@ from PIL import Image
 
 from autoencoder import Autoencoder
 from autoencoder.model import PRESETS as AUTOENCODERS
+from conditioning import TextEncoder
 from conditioning.clip import PRESETS as CLIPS
 from conditioning.clip import Clip
 from ldm import TextToImage
@@ -22,10 +23,14 @@ PROMPT = ["a cat"]
 SIDE = 32  # pixels, as the preset tiny-32 says
 
 
-def make_pipeline(schedule: ScheduleConfig = FLOW, prediction: Prediction = "flow") -> TextToImage:
-    """Make a whole model; every call gives the same weights."""
+def make_pipeline(
+    schedule: ScheduleConfig = FLOW,
+    prediction: Prediction = "flow",
+    text_encoder: TextEncoder | None = None,
+) -> TextToImage:
+    """Make a whole model; every call gives the same weights, and a CLIP's text tower."""
     torch.manual_seed(0)
-    text_encoder = Clip(CLIPS["tiny-32"]).text_encoder()
+    text_encoder = text_encoder or Clip(CLIPS["tiny-32"]).text_encoder()
     unet = random_unet(replace(UNETS["tiny-32"], cross_attention_dim=text_encoder.width))
     autoencoder = Autoencoder(AUTOENCODERS["tiny-32"]).eval()
     return TextToImage(unet, autoencoder, text_encoder, schedule, prediction)
