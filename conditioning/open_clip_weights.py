@@ -286,7 +286,7 @@ def find_tokenizer(source: str, weights: Path) -> Path:
     for folder in (weights.parent, Path(source)):
         if holds_unigram(folder):
             return folder
-    repositories = list(dict.fromkeys([source, f"FacebookAI/{source.rpartition('/')[2]}"]))
+    repositories = (Path(source).name, f"FacebookAI/{Path(source).name}")
     for repository in repositories:
         cached = huggingface_hub.try_to_load_from_cache(repository, FILE)
         if isinstance(cached, str):

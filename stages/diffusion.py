@@ -85,7 +85,8 @@ class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig, TaskFlag
     vae: Path  # autoencoder: a run of train_vae.py, any AutoencoderKL folder, or a single file
     # text: captions, through --text-encoder; class: captions are names of classes; none: images
     condition: ConditionName = "text"
-    # run of train_clip.py, CLIPTextModel folder, single file, or NAME:PRETRAINED of open_clip
+    # run of train_clip.py, folder of a CLIPTextModel or XLMRobertaModel, single file, or
+    # NAME:PRETRAINED of open_clip
     text_encoder: str | None = None
     init_from: Path | None = None  # begin with the weights of this U-Net, a folder or file
     lora: Positive[int] | None = None  # train a LoRA of this rank on --init-from

@@ -15,6 +15,8 @@ from dataset.table import ranges
 from foundation.errors import listed, one_line
 
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+# Signs without width that say in which direction text runs.
+DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 TOP_WORDS = 12
 TOP_EQUAL = 3
 MOST_WORDS = 1_000_000  # that are counted at the same time
@@ -33,6 +35,7 @@ class CaptionStatistics:
         room: tokens that the text encoder reads; longer captions are cut.
         cut: captions that are longer; None if tokens were not counted.
         words: the most frequent words -> captions that have them.
+        with_direction: captions with invisible marks of the direction of text.
         equal: captions that several images have -> how many images.
         languages: how many captions are in each; "" where it is not said. Empty if none says it.
         weights: the least and the largest; None if all are 1.
@@ -46,6 +49,7 @@ class CaptionStatistics:
     room: int
     cut: int | None
     words: dict[str, int]
+    with_direction: int
     equal: dict[str, int]
     languages: dict[str, int]
     weights: tuple[float, float] | None
@@ -73,9 +77,11 @@ def count_captions(
     firsts, counts = distinct_texts(texts, positions)
     lengths: Counter[int] = Counter()
     words: Counter[str] = Counter()
+    with_direction = 0
     for position, count in zip(firsts, counts, strict=True):
         text = texts[int(position)]
         lengths[count_tokens(text) if count_tokens else len(text.split())] += int(count)
+        with_direction += int(count) if DIRECTION.search(text) else 0
         for word in set(WORD.findall(text.lower())):
             words[word] += int(count)
         if len(words) > MOST_WORDS:
@@ -91,6 +97,7 @@ def count_captions(
         room=room,
         cut=cut if count_tokens else None,
         words=dict(words.most_common(TOP_WORDS)),
+        with_direction=with_direction,
         equal={texts[int(firsts[k])]: int(counts[k]) for k in most if counts[k] > 1},
         languages=count_languages(folder.pairs),
         weights=None if weights is None else (float(weights.min()), float(weights.max())),
@@ -119,6 +126,11 @@ def describe_words(statistics: CaptionStatistics) -> list[str]:
     """Return the lines on words, equal captions, languages and weights."""
     words = listed([f"{w} {n}" for w, n in statistics.words.items()], limit=TOP_WORDS)
     lines = [f"  most frequent words, with the number of captions: {words}"] if words else []
+    if statistics.with_direction:
+        lines.append(
+            f"  {statistics.with_direction} captions have invisible marks of direction, such as "
+            "U+200F: text encoders read them, so the same words without them are another prompt"
+        )
     for text, count in statistics.equal.items():
         lines.append(f"  {count} images have the caption {one_line(text, 100)!r}")
     if statistics.languages:

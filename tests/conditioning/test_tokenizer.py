@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
 from conditioning.tokenizer import (
+    BYTE_SYMBOLS,
+    END_OF_WORD,
     END_OF_TEXT,
     OPEN_CLIP_PAD,
     Tokenizer,
@@ -149,6 +151,23 @@ texts = st.lists(letters | signs | st.text(assigned, max_size=5), max_size=10).m
 def test_ids_of_any_text_equal_those_of_transformers(text):
     ours, theirs = both_tokenizers()
     assert ours.encode(text) == theirs(text, add_special_tokens=False).input_ids
+
+
+def decode(tokenizer: Tokenizer, ids: list[int]) -> str:
+    """Return the text of ids, without the spaces that stood between words."""
+    symbols = {number: symbol for symbol, number in tokenizer.vocabulary.items()}
+    text = "".join(symbols[number].removesuffix(END_OF_WORD) for number in ids)
+    return bytes(BYTE_SYMBOLS.index(symbol) for symbol in text).decode()
+
+
+@given(text=st.text(assigned, max_size=20))
+@example(text="女宇航员 中等肤色")
+@example(text="رائدة فضاء بشرة")
+@example(text="\u200fفضانورد\u200f می\u200cشود")  # marks of direction, and one between letters
+@example(text="한국어 日本語 ไทย हिन्दी עברית")
+def test_no_text_of_any_script_is_lost(text):
+    ours, _ = both_tokenizers()
+    assert decode(ours, ours.encode(text)) == "".join(clean(text).split())
 
 
 @given(text=texts, length=st.integers(3, 90))

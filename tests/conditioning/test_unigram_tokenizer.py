@@ -79,8 +79,8 @@ def test_any_text_has_the_ids_of_transformers(both, text):
 def test_wrong_files_are_named(folder, tmp_path):
     with pytest.raises(MissingFileError, match=r"tokenizer\.json .*save_pretrained"):
         load_unigram(tmp_path, CONFIG)
-    with pytest.raises(UserError, match="has 150 tokens"):
-        load_unigram(folder, XlmRobertaConfig(vocab_size=150))
+    with pytest.raises(UserError, match="has 30 tokens"):
+        load_unigram(folder, XlmRobertaConfig(vocab_size=30))
     with pytest.raises(UserError, match="pads with the id 1"):
         load_unigram(folder, XlmRobertaConfig(vocab_size=VOCABULARY, pad_token_id=0))
     content = json.loads((folder / "tokenizer.json").read_text())

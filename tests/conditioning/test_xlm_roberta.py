@@ -6,6 +6,7 @@ from dataclasses import replace
 import open_clip
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import XLMRobertaForMaskedLM, XLMRobertaModel
@@ -158,6 +159,19 @@ def test_a_whole_model_is_bound_to_its_tower(folder, tmp_path):
     save_file(weights, file)
     with pytest.raises(UserError, match="sha256"):
         TextToImage.load(tmp_path / "model")
+
+
+def test_diffusers_draws_with_the_saved_model(folder, tmp_path):
+    """Its pipeline opens the classes that model_index.json names, and gives them the mask."""
+    pipeline = make_pipeline(text_encoder=TextEncoder.load(folder))
+    pipeline.save(tmp_path)
+    theirs = StableDiffusionPipeline.from_pretrained(tmp_path)
+    assert isinstance(theirs.text_encoder, XLMRobertaModel)
+    prompts = ["红苹果", "تفاحة حمراء"]
+    contexts = theirs.encode_prompt(prompts, "cpu", 1, do_classifier_free_guidance=True)
+    encoder = pipeline.text_encoder
+    torch.testing.assert_close(contexts[0], encoder(prompts), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(contexts[1], encoder(["", ""]), rtol=1e-4, atol=1e-5)
 
 
 def test_settings_that_the_tower_does_not_have_are_refused(folder):
