@@ -295,7 +295,10 @@ def find_tokenizer(source: str, weights: Path) -> Path:
         if constants.HF_HUB_OFFLINE:
             raise ConnectionError("HF_HUB_OFFLINE is set")
         check_reachable(constants.ENDPOINT)
-        return Path(huggingface_hub.hf_hub_download(repositories[-1], FILE)).parent
+        file = huggingface_hub.hf_hub_download(  # pyright: ignore[reportUnknownMemberType]
+            repositories[-1], FILE
+        )
+        return Path(file).parent
     except (OSError, RuntimeError) as error:
         raise MissingFileError(
             f"the tokenizer {FILE} of {source} is not on this machine and could not be downloaded "

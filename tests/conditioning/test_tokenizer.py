@@ -14,8 +14,8 @@ from transformers import CLIPTokenizer
 
 from conditioning.tokenizer import (
     BYTE_SYMBOLS,
-    END_OF_WORD,
     END_OF_TEXT,
+    END_OF_WORD,
     OPEN_CLIP_PAD,
     Tokenizer,
     clean,
