@@ -20,7 +20,9 @@ class ObjectiveConfig:
     prediction: Prediction = "velocity"  # what the network learns to output
     weighting: Literal["uniform", "min_snr", "soft_min_snr"] = "uniform"  # of the noise levels
     gamma: float = 5.0  # min_snr, soft_min_snr: the signal-to-noise ratio that weights are cut at
-    times: Literal["uniform", "logit_normal"] = "uniform"  # how often each noise level is trained
+    # how often each noise level is trained; uniform: whole timesteps where the schedule has a
+    # table, as in DDPM; continuous: real ones, as in score-based models
+    times: Literal["uniform", "continuous", "logit_normal"] = "uniform"
     logit_mean: float = 0.0  # logit_normal: above 0, more often at high noise
     logit_std: float = 1.0  # logit_normal: the smaller, the more often around the mean
     offset_noise: float = 0.0  # std of noise common to all pixels of a channel; 0.1 is much
@@ -39,14 +41,18 @@ def sample_timesteps(
     """Draw one timestep from each generator.
 
     logit_normal: the sigmoid of a normal number; Esser et al. 2024 (arXiv:2403.03206), eq. 19.
+    continuous: Song et al. 2021 (arXiv:2011.13456), eq. 7.
     """
-    if objective.times == "uniform":
+    if objective.times in ("uniform", "continuous"):
         quantile = torch.stack([torch.rand((), generator=each) for each in generators])
     else:
         normal = torch.stack([torch.randn((), generator=each) for each in generators])
         quantile = (objective.logit_mean + objective.logit_std * normal).sigmoid()
     largest = 1 - 2**-24  # below 1 in float32, to which the sigmoid of a large number rounds
-    return schedule.timesteps_of_quantile(quantile.clamp(max=largest))
+    quantile = quantile.clamp(max=largest)
+    if objective.times == "continuous":
+        return schedule.real_timesteps_of_quantile(quantile)
+    return schedule.timesteps_of_quantile(quantile)
 
 
 def sample_timesteps_and_noise(

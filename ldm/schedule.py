@@ -104,6 +104,10 @@ class NoiseSchedule(nn.Module):
         """Map numbers in [0, 1) to the timesteps 0 ... 999 in equal shares; 0 is clean."""
         return (quantile * len(self)).long()
 
+    def real_timesteps_of_quantile(self, quantile: PerSample) -> PerSample:
+        """Map numbers in [0, 1) linearly to real timesteps from 0 to 999; 0 is clean."""
+        return quantile * (len(self) - 1)
+
     def timesteps(self, steps: int) -> Int[Tensor, " steps"]:
         """Return the usual timesteps of a sampler: equal strides from 999 down, none at -1.
 
@@ -165,6 +169,10 @@ class RectifiedFlow(nn.Module):
         """Map numbers in [0, 1) linearly to timesteps; 0 is clean."""
         return quantile * TRAIN_TIMESTEPS
 
+    def real_timesteps_of_quantile(self, quantile: PerSample) -> PerSample:
+        """Return the same: all timesteps of a flow are real."""
+        return self.timesteps_of_quantile(quantile)
+
     def timesteps(self, steps: int) -> Float[Tensor, " steps"]:
         """Return the usual timesteps of a sampler: equal strides from 999 down, then shifted.
 
@@ -199,7 +207,11 @@ def make_schedule(config: ScheduleConfig) -> Schedule:
 
 
 def linear(beta_start: float, beta_end: float) -> Float64[Tensor, " t"]:
-    """Return alpha_bar for beta that grows linearly: Ho et al. 2020 (arXiv:2006.11239), sect. 4."""
+    """Return alpha_bar for beta that grows linearly: Ho et al. 2020 (arXiv:2006.11239), sect. 4.
+
+    There beta grows from 1e-4 to 0.02. That is the variance-preserving SDE of Song et al. 2021
+    (arXiv:2011.13456), eq. 11, with beta from 0.1 to 20, in 1000 steps.
+    """
     beta = torch.linspace(beta_start, beta_end, TRAIN_TIMESTEPS, dtype=torch.float64)
     return (1 - beta).cumprod(dim=0)
 

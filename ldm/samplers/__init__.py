@@ -22,7 +22,7 @@ from collections.abc import Callable
 from foundation.errors import unknown_name
 from foundation.shapes import Latents
 from ldm.samplers.ddim import ddim, ddpm, euler_ancestral, lcm
-from ldm.samplers.dpm_solver import dpmpp_2m, dpmpp_2m_sde, dpmpp_2s, dpmpp_3m_sde
+from ldm.samplers.dpm_solver import dpm_2, dpmpp_2m, dpmpp_2m_sde, dpmpp_2s, dpmpp_3m_sde
 from ldm.samplers.euler_heun import euler, heun
 from ldm.samplers.levels import DrawNoise, NoiseLevels
 from ldm.samplers.plms import plms
@@ -34,6 +34,7 @@ Sampler = Callable[..., Latents]
 SAMPLERS: dict[str, Sampler] = {
     "ddim": ddim,
     "ddpm": ddpm,
+    "dpm_2": dpm_2,
     "dpmpp_2m": dpmpp_2m,
     "dpmpp_2m_sde": dpmpp_2m_sde,
     "dpmpp_2s": dpmpp_2s,
@@ -46,7 +47,7 @@ SAMPLERS: dict[str, Sampler] = {
     "unipc": unipc,
 }
 STOCHASTIC = {"ddpm", "dpmpp_2m_sde", "dpmpp_3m_sde", "euler_a", "lcm"}  # add noise in every step
-CALLS_PER_STEP = {"dpmpp_2s": 2, "heun": 2}  # network calls; all others 1
+CALLS_PER_STEP = {"dpm_2": 2, "dpmpp_2s": 2, "heun": 2}  # network calls; all others 1
 
 
 def find_sampler(name: str) -> Sampler:

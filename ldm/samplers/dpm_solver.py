@@ -1,4 +1,4 @@
-"""DPM-Solver++: multistep and singlestep solvers in log(alpha / sigma), with noise and without.
+"""DPM-Solver and DPM-Solver++: solvers in log(alpha / sigma), with noise and without.
 
 Where log(alpha / sigma) is infinite, that is at the clean end, and at a start with zero terminal
 SNR, a step is of first order. With noise, earlier errors are corrected, at the price of more steps;
@@ -6,9 +6,43 @@ with that of one Brownian path (`ldm.samplers.noise`), more steps change the pic
 """
 
 import torch
+from jaxtyping import Float64
+from torch import Tensor
 
 from foundation.shapes import Denoise, Latents
 from ldm.samplers.levels import DrawNoise, NoiseLevels, require_noise
+
+PerStep = Float64[Tensor, " steps"]
+
+
+@torch.no_grad()
+def dpm_2(denoise: Denoise, z: Latents, levels: NoiseLevels) -> Latents:
+    """DPM-Solver-2: takes the noise from the middle of each step; second order.
+
+    Two calls per step. The middle is that of log(alpha / sigma): Lu et al. 2022 (arXiv:2206.00927),
+    algorithm 1. Where there is none, a step is Euler's. k-diffusion's `sample_dpm_2` is the same.
+    """
+    time_middle, alpha, sigma = middle_levels(levels)
+    for i in range(len(levels)):
+        z_0 = denoise(z, levels.time(i, z))
+        if not levels.log_snr_step[i].isfinite():
+            z = levels.step_towards(z, z_0, i)
+            continue
+        of_z = sigma[i] / levels.sigma[i]
+        z_middle = of_z * z + (alpha[i] - of_z * levels.alpha[i]) * z_0
+        z_0 = denoise(z_middle, time_middle[i].expand(len(z)))
+        noise = (z_middle - alpha[i] * z_0) / sigma[i]
+        growth = levels.alpha[i + 1] / levels.alpha[i]
+        z = growth * z + (levels.sigma[i + 1] - growth * levels.sigma[i]) * noise
+    return z
+
+
+def middle_levels(levels: NoiseLevels) -> tuple[PerStep, PerStep, PerStep]:
+    """Return time, alpha and sigma in the middle of each step, that of log(alpha / sigma)."""
+    ratio = levels.sigma / levels.alpha
+    ratio_middle = (ratio[:-1] * ratio[1:]).sqrt().nan_to_num(0)  # nan: 0 times infinity
+    time_middle = levels.schedule.timesteps_of_ratio(ratio_middle)
+    return time_middle, *levels.schedule.exact(time_middle)
 
 
 @torch.no_grad()
@@ -32,10 +66,7 @@ def dpmpp_2s(denoise: Denoise, z: Latents, levels: NoiseLevels) -> Latents:
     Two calls per step. The middle is that of log(alpha / sigma): Lu et al. 2022
     (arXiv:2211.01095), algorithm 1 with r = 1/2. Where there is none, a step is Euler's.
     """
-    ratio = levels.sigma / levels.alpha
-    ratio_middle = (ratio[:-1] * ratio[1:]).sqrt().nan_to_num(0)  # nan: 0 times infinity
-    time_middle = levels.schedule.timesteps_of_ratio(ratio_middle)
-    alpha, sigma = levels.schedule.exact(time_middle)
+    time_middle, alpha, sigma = middle_levels(levels)
     for i in range(len(levels)):
         z_0 = denoise(z, levels.time(i, z))
         if levels.log_snr_step[i].isfinite():

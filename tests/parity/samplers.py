@@ -26,6 +26,7 @@ from ldm.denoiser import Denoiser, convert
 from ldm.samplers import (
     ddim,
     ddpm,
+    dpm_2,
     dpmpp_2m,
     dpmpp_2m_sde,
     dpmpp_2s,
@@ -214,7 +215,8 @@ def dpm_solver_of_k_diffusion(denoise, sigmas: Tensor, kind: str) -> Tensor:
 
     Args:
         denoise: (x, sigma) -> z_0.
-        kind: "2s" of Lu et al. 2022, or the stochastic "2m_sde" and "3m_sde".
+        kind: "2" is DPM-Solver-2, "2s" DPM-Solver++ of Lu et al. 2022; "2m_sde" and "3m_sde" are
+            stochastic.
     """
     x, draw_noise, known, hs = sigmas[0] * randn().double(), fresh_noise(), [], []
     for sigma, lower in pairwise(sigmas):
@@ -222,9 +224,13 @@ def dpm_solver_of_k_diffusion(denoise, sigmas: Tensor, kind: str) -> Tensor:
         if lower == 0:
             return z_0.float()
         h = (sigma / lower).log()
-        if kind == "2s":
+        if kind in ("2", "2s"):
             middle = (sigma * lower).sqrt()
             half = middle / sigma * x - torch.expm1(-h / 2) * z_0
+        if kind == "2":
+            x = x + (lower - sigma) * (half - denoise(half, middle)) / middle
+            continue
+        if kind == "2s":
             x = lower / sigma * x - torch.expm1(-h) * denoise(half, middle)
             continue
         x = (-2 * h).exp() * x - torch.expm1(-2 * h) * z_0
@@ -434,6 +440,9 @@ RUNS = {
         + [(order, 3.0, "flow", steps) for order in (2, 3) for steps in FEW],
     ),
     "lcm, LCMScheduler": runs(against_lcm, [("noise", steps) for steps in (1, 2, 3, 4, 8, 10, 50)]),
+    "dpm_2, DPM-Solver-2 of k-diffusion": runs(
+        partial(against_dpm_solver_of_k_diffusion, dpm_2, "2"), K_CASES
+    ),
     "dpmpp_2s, DPM-Solver++ (2S)": runs(
         partial(against_dpm_solver_of_k_diffusion, dpmpp_2s, "2s"), K_CASES
     ),

@@ -32,7 +32,7 @@ SCHEDULES = {
 }
 ALWAYS = ("scaled_linear", "flow")  # long tests try the other two with -m slow
 DETERMINISTIC = sorted(SAMPLERS.keys() - STOCHASTIC)
-SECOND_ORDER = ["dpmpp_2m", "dpmpp_2s", "heun"]
+SECOND_ORDER = ["dpm_2", "dpmpp_2m", "dpmpp_2s", "heun"]
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
