@@ -9,22 +9,20 @@ to do; nothing is downloaded.
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import tyro
 
 from autoencoder import Autoencoder
-from autoencoder.io import read_provenance
 from conditioning.clip import Clip
 from dataset.images.pixel_format import recorded_format
 from evaluation.feature_spaces.choice import choose_spaces
 from foundation import collectives
-from foundation.errors import MissingFileError, UserError
-from foundation.files import write_text
+from foundation.errors import UserError, one_line
+from foundation.files import atomic_file, write_json, write_text
 from interop.model_card import as_mapping
 from ldm import TextToImage
 from ldm.guidance import Guidance
@@ -41,6 +39,7 @@ from stages.evaluation.drawing import Drawing
 from stages.evaluation.languages import LanguageRecall
 from stages.evaluation.model import ModelMeasurement, refuse_own_clip
 from stages.evaluation.model_report import report_model
+from stages.evaluation.reconstruction import NOISE, autoencoder_provenance, inspect_picture
 from stages.evaluation.report import (
     COMPARISON_FILE,
     HTML_FILE,
@@ -50,7 +49,7 @@ from stages.evaluation.report import (
 from stages.evaluation.sweep_points import Sweep, make_axes
 from stages.evaluation.task_quality import TaskMeasurement
 from training.cli import parse, pick_device, run_main
-from training.flags import Bound, Finite, Groups, Positive
+from training.flags import Bound, Finite, Groups, Positive, Seed
 from training.open_result import open_result
 from training.run import make_folder
 from training.watchdog import report_finished
@@ -86,10 +85,40 @@ class AutoencoderConfig(MeasuredImages):
     # ARCHITECTURE:FILE of open_clip; a TorchScript file. Left out: the first three, where there
     features: tuple[str, ...] = ()
     # strengths of the noise on latents for the robustness curve, in their standard deviations
-    noise: tuple[Strength, ...] = (0.05, 0.1, 0.2, 0.4, 0.8)
+    noise: tuple[Strength, ...] = NOISE
     out: Path | None = None  # folder of the report; left out: runs/evaluation/autoencoder-MODEL
     open: bool = False  # show the page when it is ready
     batch_size: Positive[int] = 16  # images that a network sees at once
+    device: str = "auto"  # cpu, cuda, mps; auto: the first GPU there is, else the CPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructConfig:
+    """python evaluate.py reconstruct runs/vae photo.png
+
+    What an autoencoder makes of one picture: its reconstruction, the difference, the channels of
+    the latents, and reconstructions from latents with noise.
+
+    Writes pictures and numbers.json. Of the picture, the centered square is used. The page of
+    app.py shows the same.
+    """
+
+    GROUPS: ClassVar[Groups] = {
+        "model": ("model",),
+        "picture": ("picture", "size"),
+        "measurement": ("noise", "seed", "amplify"),
+        "output": ("out",),
+        "machine": ("device",),
+    }
+
+    model: Model  # run folder, pipeline folder, folder of an AutoencoderKL, or single file
+    picture: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PICTURE")]  # image file
+    size: Positive[int] | None = None  # side of the square in pixels; left out: as trained
+    # strengths of the noise on latents, in their standard deviations
+    noise: tuple[Strength, ...] = NOISE
+    seed: Seed = 0  # of the noise
+    amplify: Positive[float] = 4.0  # factor of the difference, which is shown on gray
+    out: Path | None = None  # folder of the pictures; left out: runs/evaluation/reconstruct-PICTURE
     device: str = "auto"  # cpu, cuda, mps; auto: the first GPU there is, else the CPU
 
 
@@ -188,11 +217,12 @@ class CompareConfig:
 
 COMMANDS = {
     "autoencoder": AutoencoderConfig,
+    "reconstruct": ReconstructConfig,
     "model": ModelConfig,
     "task": TaskConfig,
     "compare": CompareConfig,
 }
-Config = AutoencoderConfig | ModelConfig | TaskConfig | CompareConfig
+Config = AutoencoderConfig | ReconstructConfig | ModelConfig | TaskConfig | CompareConfig
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -201,6 +231,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     config: Config = parse(COMMANDS, argv, __doc__)
     if isinstance(config, AutoencoderConfig):
         evaluate_autoencoder(config)
+    elif isinstance(config, ReconstructConfig):
+        reconstruct(config)
     elif isinstance(config, ModelConfig):
         evaluate_model(config)
     elif isinstance(config, TaskConfig):
@@ -251,13 +283,27 @@ def evaluate_autoencoder(config: AutoencoderConfig) -> None:
             open_result(out / HTML_FILE)
 
 
-def autoencoder_provenance(model: Path) -> Mapping[str, Any]:
-    """Return how an autoencoder was trained; of a whole model, what that recorded of it."""
-    if own := read_provenance(model):
-        return own
-    with suppress(MissingFileError):
-        return as_mapping(read_model_provenance(model).get("autoencoder"))
-    return {}
+def reconstruct(config: ReconstructConfig) -> None:
+    device = pick_device(config.device)
+    autoencoder = Autoencoder.load(config.model, device)
+    inspection = inspect_picture(
+        autoencoder,
+        config.picture,
+        recorded_format(autoencoder_provenance(config.model)),
+        device,
+        size=config.size,
+        noise=config.noise,
+        seed=config.seed,
+    )
+    name = f"reconstruct-{config.picture.stem}"
+    make_folder(out := config.out or Path("runs") / "evaluation" / name)
+    for file, picture in inspection.pictures(config.amplify).items():
+        with atomic_file(out / f"{file}.png") as partial:
+            picture.save(partial, "PNG")
+    write_json(out / "numbers.json", inspection.numbers())
+    print(", ".join(f"{key.upper()} {value:.4g}" for key, value in inspection.metrics.items()))
+    print("; ".join(f"noise {x:g}: {y:.4g} dB" for x, y in inspection.robustness))
+    print(f"pictures and numbers are in {one_line(out)}")
 
 
 def evaluate_model(config: ModelConfig) -> None:

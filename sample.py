@@ -8,7 +8,7 @@ made, and --reproduce FILE generates the same image from that record.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,22 +17,17 @@ from PIL import Image
 
 from dataset.images.write import remove_leftovers
 from foundation.errors import UserError, one_line, shown
-from generation.limits import MAX_FPS, MAX_FRAMES, MAX_GRID, MAX_KEYFRAMES, check_prompt
-from generation.metadata import (
-    SUFFIXES,
-    encode_image,
-    hash_input_file,
-    last_part,
-    make_video_record,
-)
+from generation.limits import MAX_FPS, MAX_FRAMES, MAX_GRID, check_prompt
+from generation.metadata import SUFFIXES, encode_image, hash_input_file, last_part
 from generation.names import FileNames
 from generation.options import BatchSize, GenerationOptions, Scale, parse_seeds
 from generation.output import ImageWriter, Previews, model_pixel_format
 from generation.prompt_loop import draw_typed_prompts, is_interactive
 from generation.prompts import ImageSpec, PromptEntry, PromptFile, check_syntax, expand
 from generation.reproduce import check_hashes, compare_pixels, entries_of_record, find_model
-from generation.session import GenerationSession, Survey, same_call
-from generation.video import ENCODERS, check_frames, check_video_format, insert_frames
+from generation.session import GenerationSession, Survey
+from generation.video import Animation
+from generation.xy_grid import GRID_NAME, OptionGrid, parse_grid
 from interop.lora import find_lora
 from ldm import TextToImage
 from ldm.pipeline.image_processor import MAX_PIXELS
@@ -47,7 +42,10 @@ from training.run import make_folder
 Prompts = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[PROMPT ...]")]
 DEMO = Path("checkpoints/demo")
 NEEDED = {"video": "interpolate", "fps": "interpolate", "lora_scale": "lora"}
-RECORDED = ("interpolate", "video", "fps", "batch_size", "compile", "ema", "dtype")
+RECORDED = (
+    *("interpolate", "video", "fps", "batch_size", "compile", "ema", "dtype"),
+    *("grid_x", "grid_y"),
+)
 FRAMES = f"from 0 to {MAX_FRAMES}"
 RATES = f"above 0, and {MAX_FPS} at most"
 
@@ -63,7 +61,7 @@ class Config:
         "model": ("model", "lora", "lora_scale", "ema"),
         "images": ("options",),
         "output": (
-            *("out", "open", "name", "format", "quality", "grid"),
+            *("out", "open", "name", "format", "quality", "grid", "grid_x", "grid_y"),
             *("save_latents", "preview_every"),
             *("interpolate", "video", "fps"),
         ),
@@ -89,6 +87,9 @@ class Config:
     # of JPEG and WebP
     quality: Annotated[int, Bound(lambda x: 1 <= x <= 100, "from 1 to 100")] = 95
     grid: bool = True  # also write all images side by side, as grid-0000
+    # a grid with labels instead, one image for each pair of values: OPTION=VALUE,VALUE,...
+    grid_x: str = ""  # from left to right, as in guidance_scale=1,4,8
+    grid_y: str = ""  # from top to bottom, as in steps=5,10,25
     open: bool = False  # show the result when it is ready
     save_latents: bool = False  # also write the latents of each image, as safetensors
     # network calls between previews, which are written to OUT/previews; 0 writes none
@@ -117,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if asks_for_prompts(config):
         draw_as_typed(config)
         return
-    images = Images(read_entries(config))
+    grid = parse_grid(config.grid_x, config.grid_y)
+    images = Images(read_entries(config, grid), grid)
     images.check()
     generate(config, open_session(config), images)
 
@@ -125,6 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def asks_for_prompts(config: Config) -> bool:
     """Return whether prompts are typed: none are given, the model may read them, and it can be."""
     given = config.prompt or config.prompts is not None or config.options.guidance_scale == 0
+    given = given or config.grid_x or config.grid_y
     return not given and not config.interpolate and is_interactive()
 
 
@@ -151,10 +154,25 @@ class Images:
     """All images of a call. They are listed anew each time, so that memory holds one of them."""
 
     entries: Sequence[PromptEntry | PromptFile]
+    grid: OptionGrid | None = None
 
     def __iter__(self) -> Iterator[ImageSpec]:
+        if self.grid is not None:
+            return expand(self.grid.entries(self.base))
         lists = ([each] if isinstance(each, PromptEntry) else each for each in self.entries)
         return expand(chain.from_iterable(lists))
+
+    @property
+    def base(self) -> PromptEntry:
+        """The prompt and the options that the axes of a grid leave as they are.
+
+        Raises:
+            UserError: there is no prompt or several, or a file of them.
+        """
+        one, *others = self.entries
+        if others or not isinstance(one, PromptEntry):
+            raise UserError("a grid has one prompt, or those of an axis: --grid-y prompt=A,B.")
+        return one
 
     def check(self) -> None:
         """Raise UserError for prompts, options and seeds that are wrong for any model."""
@@ -173,19 +191,25 @@ def check(config: Config) -> None:
             raise UserError(f"{flag_name(name)} needs {flag_name(needed)}, which is not given.")
     if config.quality != Config.quality and (config.format == "png" or config.interpolate):
         raise UserError("--quality is for --format jpeg and webp.")
+    if (config.grid_x or config.grid_y) and (config.interpolate or not config.grid):
+        raise UserError("--grid-x and --grid-y do not work with --interpolate and --no-grid.")
     if config.interpolate and (config.save_latents or config.preview_every):
         raise UserError("--save-latents and --preview-every do not work with --interpolate.")
 
 
-def read_entries(config: Config) -> list[PromptEntry | PromptFile]:
-    """Return the prompts of the command line, and the prompt file."""
+def read_entries(config: Config, grid: OptionGrid | None) -> list[PromptEntry | PromptFile]:
+    """Return the prompts of the command line, and the prompt file.
+
+    grid: may have prompts of its own; then an empty one stands for them.
+    """
     for prompt in config.prompt:
         check_prompt(prompt)
     entries: list[PromptEntry | PromptFile]
     entries = [PromptEntry(prompt, config.options) for prompt in config.prompt]
     if config.prompts is not None:
         entries.append(PromptFile(config.prompts, config.options))
-    if not entries and config.options.guidance_scale == 0:
+    has_prompts = grid is not None and grid.has_prompts
+    if not entries and (has_prompts or config.options.guidance_scale == 0):
         entries = [PromptEntry("", config.options)]
     if not entries:
         raise UserError(
@@ -244,7 +268,7 @@ def reproduce(config: Config, file: Path) -> None:
         settings["model"] = find_model(call, file)
     config = replace(config, options=entries[0].options, **settings)
     check(config)
-    images = Images(entries)
+    images = Images(entries, parse_grid(config.grid_x, config.grid_y))
     images.check()
     session = open_session(config)
     check_hashes(call, session.weight_hashes(entries[0].options), file)
@@ -252,14 +276,20 @@ def reproduce(config: Config, file: Path) -> None:
 
 
 def generate(config: Config, session: GenerationSession, images: Images) -> Path:
-    """Write the images and their grid, or the video; return the path of the first file."""
+    """Write the images and their grid, or the video.
+
+    Returns:
+        The path of the file that --reproduce compares: the grid if it has labels, else the first.
+    """
     survey = session.survey(counted(images, "checking options"))
     session.print_warning(survey)
     if config.interpolate:
-        shown = first = generate_video(config, session, images, survey)
+        shown = first = generate_video(config, session, images)
     else:
         generated, first = generate_images(config, session, images, survey)
-        grid = write_grid(config, generated) if len(generated) > 1 else None
+        if images.grid is not None:
+            first = write_labelled(config, session, images, generated)
+        grid = write_grid(config, generated) if len(generated) > 1 and not images.grid else None
         shown = grid or first
     if config.open:
         open_result(shown)
@@ -338,44 +368,38 @@ def write_grid(config: Config, images: Sequence[Image.Image]) -> Path | None:
         return None
     count = config.options.count
     columns = count if 1 < count < len(images) else int(len(images) ** 0.5)
-    grid, suffix = image_grid(pil_to_tensor(images), columns), SUFFIXES[config.format]
-    contents = {suffix: encode_image(grid, {}, config.format, config.quality)}
-    path = FileNames(config.out, "grid-{number:04d}", [suffix]).write({}, contents)
+    return write_as_grid(config, image_grid(pil_to_tensor(images), columns), {})
+
+
+def write_labelled(
+    config: Config, session: GenerationSession, images: Images, generated: Sequence[Image.Image]
+) -> Path:
+    """Write the images of a grid over options with its labels and a record; return its path."""
+    assert images.grid is not None
+    picture, record = images.grid.finish(session, images.base, generated)
+    return write_as_grid(config, picture, record)
+
+
+def write_as_grid(config: Config, picture: Image.Image, record: Mapping[str, Any]) -> Path:
+    suffix = SUFFIXES[config.format]
+    contents = {suffix: encode_image(picture, record, config.format, config.quality)}
+    path = FileNames(config.out, GRID_NAME, [suffix]).write({}, contents)
     print(f"wrote {one_line(path)}{suffix}")
     return path.with_name(path.name + suffix)
 
 
-def generate_video(
-    config: Config, session: GenerationSession, images: Images, survey: Survey
-) -> Path:
+def generate_video(config: Config, session: GenerationSession, images: Images) -> Path:
     """Write a video that changes from each image to the next; return its path."""
-    keyframes = list(islice(images, MAX_KEYFRAMES + 1))
-    if len(keyframes) > MAX_KEYFRAMES:
-        raise UserError(f"--interpolate takes {MAX_KEYFRAMES} images at most.")
-    if len(keyframes) < 2 or len({same_call(image) for image in keyframes}) > 1:
-        raise UserError(
-            "--interpolate needs two or more images with the same options, and there are "
-            f"{len(keyframes)} here. Give several prompts or seeds."
-        )
-    options, task = keyframes[0].options, session.check(same_call(keyframes[0]))
-    total = (len(keyframes) - 1) * config.interpolate + 1
-    width, height = session.picture_size(options, task)
-    check_video_format(config.video, config.fps, width, height)
-    check_frames(total, width, height, config.video)
+    animation = Animation(session, images, config.interpolate, config.video, config.fps)
     suffix = SUFFIXES[config.video]
-    names, fields = FileNames(config.out, config.name, [suffix]), keyframes[0].name_fields()
-    names.check([fields])
+    names, fields = FileNames(config.out, config.name, [suffix]), animation.keyframes[0]
+    names.check([fields.name_fields()])
     open_folder(config.out)
-    session.print_notes(keyframes)
-    frames = insert_frames(session.all_requests(keyframes), config.interpolate)
-    calls = total * options.sampling().network_calls(task)
-    settings: dict[str, Any] = {x: getattr(config, x) for x in ("interpolate", "video", "fps")}
-    record = make_video_record(session.record(keyframes[0]), keyframes, **settings)
-    with progress_counter("sampling", calls, "image steps") as count:
-        pictures = session.pictures(frames, options, task, count)
-        content = ENCODERS[config.video](pictures, config.fps, record)
-    path = names.write(fields, {suffix: content})
-    print(f"wrote {one_line(path)}{suffix}: {total} frames")
+    session.print_notes(animation.keyframes)
+    with progress_counter("sampling", animation.network_calls, "image steps") as count:
+        content = animation.encode(count)
+    path = names.write(fields.name_fields(), {suffix: content})
+    print(f"wrote {one_line(path)}{suffix}: {animation.frames} frames")
     return path.with_name(path.name + suffix)
 
 

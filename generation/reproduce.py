@@ -23,6 +23,7 @@ from training.flags import Bound, check_bounds, flag_name
 PATHS = (*INPUT_FILES, "weak_model")
 LOSSLESS = (".png", ".npy", ".gif")  # equal pixels give equal files
 STATION = {"prompt", "seed", "negative_prompt"}
+SIDES = "sides"  # entry of the record of a picture that compares two settings
 SEARCH_DEPTH, SEARCH_LIMIT = 3, 20_000  # folders below the current one, and entries, for a model
 
 
@@ -41,6 +42,8 @@ class RecordedCall:
     video: Literal["gif", "mp4"] = "gif"
     fps: Annotated[float, Bound(lambda x: 0 < x <= MAX_FPS, f"above 0, to {MAX_FPS}")] = 12.0
     stations: list[dict[str, Any]] | None = None  # keyframes of a video
+    grid_x: str = ""  # axes of a grid over options
+    grid_y: str = ""
     hashes: dict[str, str] = field(default_factory=dict)  # sha256 of parts of the model, and others
     files: dict[str, str] = field(default_factory=dict)  # sha256 by option; by path in older files
 
@@ -72,6 +75,11 @@ def entries_of_record(
         )
     record = read_record(file)
     with error_location(one_line(file)):
+        if SIDES in record:
+            raise UserError(
+                "it compares two settings. Each picture of it is also a file of its own, with its "
+                "own record; give one of those."
+            )
         call = recorded_call(record)
         values = {name: value for name, value in record.items() if name not in CALL_TYPES}
         if "count" in values:

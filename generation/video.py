@@ -1,23 +1,94 @@
 """Videos that change from one image to the next, written as GIF or MP4 with their record."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from io import BytesIO
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from foundation.errors import UserError
-from generation.limits import MAX_FRAMES, MAX_VIDEO_BYTES
-from generation.metadata import import_pyav, metadata_texts
+from generation.limits import MAX_FRAMES, MAX_KEYFRAMES, MAX_VIDEO_BYTES
+from generation.metadata import import_pyav, make_video_record, metadata_texts
+from generation.prompts import ImageSpec
+from generation.session import GenerationSession, same_call
 from ldm.pipeline.batching import Request
 from ldm.pipeline.batching import interpolate as interpolate_requests
 from training.memory import format_bytes
 
 MAX_GIF_FPS = 50
+
+
+class Animation:
+    """A video that changes from each image to the next, to be drawn by an open model."""
+
+    def __init__(
+        self,
+        session: GenerationSession,
+        images: Iterable[ImageSpec],
+        interpolate: int,
+        video: str,
+        fps: float,
+    ):
+        """Check everything before the first frame is drawn.
+
+        Args:
+            images: the keyframes.
+            interpolate: frames from each keyframe to the next.
+            video: a key of ENCODERS.
+            fps: frames per second.
+
+        Raises:
+            UserError: there are not two images or more with the same options, too many of them or
+                of frames, or the format cannot hold such a video.
+        """
+        self.session, self.interpolate, self.video, self.fps = session, interpolate, video, fps
+        self.keyframes = list(islice(images, MAX_KEYFRAMES + 1))
+        if len(self.keyframes) > MAX_KEYFRAMES:
+            raise UserError(f"--interpolate takes {MAX_KEYFRAMES} images at most.")
+        if len(self.keyframes) < 2 or len({same_call(image) for image in self.keyframes}) > 1:
+            raise UserError(
+                "--interpolate needs two or more images with the same options, and there are "
+                f"{len(self.keyframes)} here. Give several prompts or seeds."
+            )
+        self.options = self.keyframes[0].options
+        self.task = session.check(same_call(self.keyframes[0]))
+        self.frames = (len(self.keyframes) - 1) * interpolate + 1
+        width, height = session.picture_size(self.options, self.task)
+        check_video_format(video, fps, width, height)
+        check_frames(self.frames, width, height, video)
+
+    @property
+    def network_calls(self) -> int:
+        return self.frames * self.options.sampling().network_calls(self.task)
+
+    def encode(
+        self,
+        progress: Callable[[int], object],
+        drawn: Callable[[Image.Image], object] = lambda picture: None,
+    ) -> bytes:
+        """Draw the frames, and return the file with its record.
+
+        Args:
+            progress: see `TextToImage.draw`.
+            drawn: called with each frame that is ready.
+        """
+        requests = insert_frames(self.session.all_requests(self.keyframes), self.interpolate)
+        first = self.session.record(self.keyframes[0])
+        settings: dict[str, Any] = {
+            name: getattr(self, name) for name in ("interpolate", "video", "fps")
+        }
+        record = make_video_record(first, self.keyframes, **settings)
+
+        def pictures() -> Iterator[Image.Image]:
+            for each in self.session.pictures(requests, self.options, self.task, progress):
+                drawn(each)
+                yield each
+
+        return ENCODERS[self.video](pictures(), self.fps, record)
 
 
 def insert_frames(keyframes: Iterable[Request], count: int) -> Iterator[Request]:

@@ -1,8 +1,8 @@
-"""The tab "Change": pictures from a picture."""
+"""The tab "Change": pictures from a picture, and videos from one picture to another."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from hashlib import sha256
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,22 @@ import gradio as gr
 from PIL import Image, ImageChops
 
 from foundation.errors import UserError
-from foundation.files import atomic_file
-from web.option_form import make_fields, renew_seed
+from generation.metadata import read_record
+from generation.options import GenerationOptions
+from generation.prompts import PromptEntry
+from generation.video import ENCODERS, Animation
+from web.drawing import VideoCall, images_of
+from web.option_form import (
+    command_line,
+    entry_of_picture,
+    make_fields,
+    make_setting_fields,
+    options_of,
+    renew_seed,
+    values_of,
+)
 from web.results import Results
-from web.studio import DRAWS, PRIVATE, Studio, streamed_with_messages
+from web.studio import DRAWS, PRIVATE, Studio, status_of, streamed_with_messages, with_messages
 
 REDRAW, REPAINT, EXTEND, ENLARGE, EDIT = (
     "Draw it anew",
@@ -30,6 +42,8 @@ HINTS = {
     ENLARGE: "The prompt helps with the details.",
     EDIT: "Say what the picture shows, and in the prompt what it should show.",
 }
+PICTURE = "picture"  # name of the inner tab
+VIDEO_DEFAULTS = {"video": "gif", "fps": 12.0}  # of sample.py
 STRENGTH = {REDRAW: 0.6, ENLARGE: 0.3, EDIT: 1.0}  # where there is a choice, its usual value
 
 
@@ -42,6 +56,14 @@ class ChangeTab:
 
     def build(self) -> None:
         """Make the fields and connect them."""
+        with gr.Tabs() as self.kinds:
+            with gr.Tab("A picture", id=PICTURE):
+                self.build_form()
+            with gr.Tab("A video between two", id="video"):
+                VideoForm(self.studio, self.model).build()
+        self.connect()
+
+    def build_form(self) -> None:
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 self.picture = gr.ImageEditor(
@@ -73,7 +95,6 @@ class ChangeTab:
             with gr.Column(scale=3, min_width=320):
                 self.results = Results(self.studio, has_actions=False)
                 self.results.build()
-        self.connect()
 
     def connect(self) -> None:
         results = self.results
@@ -130,13 +151,154 @@ class ChangeTab:
         """Write a picture that others are drawn from, once, and return its path."""
         buffer = BytesIO()
         image.save(buffer, "PNG")
-        folder = self.studio.folder / "inputs"
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"{sha256(buffer.getvalue()).hexdigest()[:16]}.png"
-        if not file.exists():
-            with atomic_file(file) as partial:
-                partial.write_bytes(buffer.getvalue())
-        return file
+        return self.studio.keep(buffer.getvalue(), ".png")
+
+
+@dataclass
+class VideoForm:
+    """The fields of a video from one picture to another, each with a prompt and a seed."""
+
+    studio: Studio
+    model: gr.Dropdown
+
+    def build(self) -> None:
+        """Make the fields and connect them."""
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                self.ends = [make_end("From"), make_end("To")]
+                self.negative = gr.Textbox(label="Negative prompt")
+                with gr.Row():
+                    self.button = gr.Button("Draw the video", variant="primary")
+                    self.stop = gr.Button("Stop")
+                with gr.Row():
+                    self.frames = gr.Slider(2, 240, 24, step=1, label="Frames between the two")
+                    self.fps = gr.Slider(1, 50, 12, step=1, label="Frames per second")
+                self.kind = gr.Radio(list(ENCODERS), value="gif", label="Format")
+                self.fields = make_setting_fields()
+            with gr.Column(scale=3, min_width=320):
+                self.status = gr.Markdown("Nothing is drawn yet.")
+                shown: dict[str, Any] = {"show_label": False, "interactive": False, "height": 440}
+                buttons: list[Any] = ["download", "fullscreen"]
+                self.moving = gr.Image(
+                    type="filepath", format="png", buttons=buttons, elem_classes="pixels", **shown
+                )
+                self.film = gr.Video(visible=False, autoplay=True, loop=True, **shown)
+                self.record = gr.Code(label="How it was drawn", language="json", max_lines=12)
+                self.command = gr.Code(
+                    label="The same on the command line", language="shell", lines=2, wrap_lines=True
+                )
+        self.connect()
+
+    def connect(self) -> None:
+        ends = [field for prompt, seed, _ in self.ends for field in (prompt, seed)]
+        settings = [self.frames, self.fps, self.kind, *self.fields.values()]
+        inputs = [self.model, *ends, self.negative, *settings]
+        outputs = [self.status, self.moving, self.film, self.record, self.command]
+
+        @streamed_with_messages
+        def on_draw(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
+            yield from self.draw(request.session_hash, *values)
+
+        self.button.click(on_draw, inputs, outputs, **DRAWS, **PRIVATE)
+        self.stop.click(self.studio.stop, None, None, queue=False, **PRIVATE)
+        (prompt, seed, dropped), (last_prompt, last_seed, last_dropped) = self.ends
+        filled = [prompt, seed, self.negative, *self.fields.values()]
+        fill = with_messages(self.fill)
+        dropped.upload(fill, dropped, filled, queue=False, **PRIVATE)
+        fill_end = with_messages(end_of)
+        last_dropped.upload(
+            fill_end, last_dropped, [last_prompt, last_seed], queue=False, **PRIVATE
+        )
+
+    def fill(self, file: str) -> list[Any]:
+        """Return prompt, seed and all settings with which a picture was drawn."""
+        options = entry_of_picture(Path(file)).options
+        settings = values_of(options, list(self.fields))
+        return [*end_of(file), options.negative_prompt, *settings]
+
+    def draw(
+        self,
+        session: str | None,
+        model: str,
+        first_prompt: str,
+        first_seed: str,
+        last_prompt: str,
+        last_seed: str,
+        negative: str,
+        frames: float,
+        fps: float,
+        kind: str,
+        *values: Any,
+    ) -> Iterator[tuple[Any, ...]]:
+        """Draw the video."""
+        if kind not in ENCODERS:
+            raise UserError(f"the format is one of: {', '.join(ENCODERS)}.")
+        form = dict(zip(self.fields, values, strict=True))
+        options = options_of(form, negative_prompt=negative or "")
+        entries = [
+            PromptEntry(prompt or "", replace(options, seed=seed), has_own_seed=True)
+            for prompt, seed in ((first_prompt, first_seed), (last_prompt, last_seed))
+        ]
+        images = [image for entry in entries for image in images_of(entry)]
+        video: dict[str, Any] = {"interpolate": int(frames), "video": kind, "fps": float(fps)}
+        command = self.command_for(model, entries, options, video)
+        yield "Opening the model ...", gr.Image(None, visible=True), off(), "", command
+        animation = Animation(self.studio.models.open(model), images, **video)
+        call = VideoCall(animation, self.studio.folder)
+        for progress in self.studio.run(session, call):
+            status = status_of(progress, call.stop.is_set())
+            frame = progress.previews[0] if progress.previews else gr.skip()
+            yield status, frame, gr.skip(), gr.skip(), command
+        if call.files:
+            [file] = call.files
+            record = json.dumps(read_record(file), ensure_ascii=False, indent=1)
+            words = f"Ready: {file.name}, {animation.frames} frames."
+            if kind == "gif":
+                yield words, str(file), gr.skip(), record, command
+            else:
+                film = gr.Video(str(file), visible=True)
+                yield words, gr.Image(None, visible=False), film, record, command
+
+    def command_for(
+        self,
+        model: str,
+        entries: Sequence[PromptEntry],
+        options: GenerationOptions,
+        video: dict[str, Any],
+    ) -> str:
+        """Return the command that draws the same; two prompts are written into a file for it."""
+        first, last = entries
+        others = {name: value for name, value in video.items() if value != VIDEO_DEFAULTS.get(name)}
+        if first.prompt == last.prompt:
+            both = replace(options, seed=f"{first.options.seed},{last.options.seed}")
+            return command_line(model, first.prompt, both, **others)
+        lines = [{"prompt": entry.prompt, "seed": entry.options.seed} for entry in entries]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        file = self.studio.keep(text.encode(), ".jsonl")
+        return command_line(model, None, options, prompts=file, **others)
+
+
+def make_end(title: str) -> tuple[gr.Textbox, gr.Textbox, gr.File]:
+    """Make the fields of a picture that a video begins or ends with."""
+    with gr.Group():
+        prompt = gr.Textbox(label=f"{title}: prompt", placeholder="red heart")
+        seed = gr.Textbox("0", label=f"{title}: seed", max_length=100)
+        dropped = gr.File(
+            label=f"{title}: or drop a picture that was drawn here",
+            file_types=[".png", ".jpg", ".webp"],
+            height=90,
+        )
+    return prompt, seed, dropped
+
+
+def end_of(file: str) -> list[str]:
+    """Return prompt and seed of a picture."""
+    entry = entry_of_picture(Path(file))
+    return [entry.prompt, entry.options.seed]
+
+
+def off() -> gr.Video:
+    return gr.Video(None, visible=False)
 
 
 def image_and_mask(

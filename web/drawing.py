@@ -3,22 +3,25 @@
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from foundation.errors import UserError
 from foundation.shapes import Latents
+from generation.metadata import SUFFIXES
 from generation.names import FileNames
 from generation.output import ImageWriter, model_pixel_format
 from generation.prompts import ImageSpec, PromptEntry, check_syntax, expand
 from generation.session import GenerationSession
+from generation.video import Animation
 from training.run import make_folder
 
 PREVIEW_INTERVAL = 0.7  # seconds between previews, which take time to decode
-MOST_IMAGES = 64  # of a call of the page
+MOST_IMAGES, MOST_FRAMES = 64, 480  # of a call of the page
 FILE_NAME = "{number:05d}"
 
 
@@ -37,39 +40,21 @@ class Progress:
     seconds_left: float | None  # None until it can be told
 
 
-@dataclass
-class DrawCall:
-    """A call that draws images and writes them to a folder.
+class BackgroundCall(ABC):
+    """A call of the model that goes on in a thread.
 
-    Iterate over it for its progress. The drawing itself goes on in a thread, so that the page can
-    show previews and stop it between two network calls.
+    Iterate over it for its progress. The page can show previews meanwhile, and stop it between two
+    network calls.
     """
 
-    session: GenerationSession
-    images: Sequence[ImageSpec]
-    folder: Path
-    stop: threading.Event = field(default_factory=threading.Event)
-    updates: "queue.Queue[Progress | BaseException | None]" = field(default_factory=queue.Queue)
+    total: int  # network calls
 
-    def __post_init__(self):
-        """Check everything before the first image is drawn.
-
-        Raises:
-            UserError: an option does not suit the model, or too many images are asked for.
-        """
-        if len(self.images) > MOST_IMAGES:
-            raise UserError(
-                f"{len(self.images)} pictures are asked for, and the page draws {MOST_IMAGES} at "
-                "most at a time. Use sample.py for more."
-            )
-        for image in self.images:
-            check_syntax(image)
-        self.total = self.session.survey(self.images).network_calls
-        self.writer = ImageWriter(self.session.pipeline, model_pixel_format(self.session.model))
+    def __init__(self):
+        self.stop = threading.Event()
+        self.updates: queue.Queue[Progress | BaseException | None] = queue.Queue()
         self.files: list[Path] = []
         self.previews: list[Image.Image] = []
         self.done = 0
-        self.started = self.last_preview = time.monotonic()
 
     def __iter__(self) -> Iterator[Progress]:
         """Draw, and yield the progress from time to time, last when all is written.
@@ -77,6 +62,7 @@ class DrawCall:
         Raises:
             UserError, FloatingPointError: see `GenerationSession.generate`.
         """
+        self.started = self.last_preview = time.monotonic()
         thread = threading.Thread(target=self._run, daemon=True)
         thread.start()
         try:
@@ -97,6 +83,50 @@ class DrawCall:
             self.updates.put(error)
         self.updates.put(None)
 
+    @abstractmethod
+    def _draw(self) -> None:
+        """Draw and write everything."""
+
+    def _count(self, calls: int) -> None:
+        self.done += calls
+        if self.stop.is_set():
+            raise Stopped
+
+    def _is_preview_due(self) -> bool:
+        now = time.monotonic()
+        if now - self.last_preview < PREVIEW_INTERVAL:
+            return False
+        self.last_preview = now
+        return True
+
+    def _progress(self) -> Progress:
+        passed = time.monotonic() - self.started
+        left = passed / self.done * (self.total - self.done) if self.done else None
+        return Progress(list(self.files), list(self.previews), self.done, self.total, left)
+
+
+class DrawCall(BackgroundCall):
+    """A call that draws images and writes them to a folder."""
+
+    def __init__(self, session: GenerationSession, images: Sequence[ImageSpec], folder: Path):
+        """Check everything before the first image is drawn.
+
+        Raises:
+            UserError: an option does not suit the model, or too many images are asked for.
+        """
+        super().__init__()
+        self.session, self.images, self.folder = session, images, folder
+        if len(self.images) > MOST_IMAGES:
+            raise UserError(
+                f"{len(self.images)} pictures are asked for, and the page draws {MOST_IMAGES} at "
+                "most at a time. Use sample.py for more."
+            )
+        for image in self.images:
+            check_syntax(image)
+        self.total = self.session.survey(self.images).network_calls
+        self.writer = ImageWriter(self.session.pipeline, model_pixel_format(self.session.model))
+        self.pictures: list[Image.Image] = []  # that are written, with 8 bits per channel
+
     def _draw(self) -> None:
         make_folder(self.folder)
         names = FileNames(self.folder, FILE_NAME, self.writer.suffixes)
@@ -107,20 +137,15 @@ class DrawCall:
                 requests, group.options, group.task, self._count, self._preview
             )
             for image, z in zip(group.images, latents, strict=True):
-                contents, _ = self.writer.encode(z, group.task, self.session.record(image))
+                contents, picture = self.writer.encode(z, group.task, self.session.record(image))
                 path = names.write(image.name_fields(), contents)
                 self.files.append(path.with_name(path.name + self.writer.suffix))
+                self.pictures.append(picture)
             self.previews = []
             self.updates.put(self._progress())
 
-    def _count(self, calls: int) -> None:
-        self.done += calls
-        if self.stop.is_set():
-            raise Stopped
-
     def _preview(self, places: list[int], z_0: Latents) -> None:
-        now = time.monotonic()
-        if now - self.last_preview < PREVIEW_INTERVAL:
+        if not self._is_preview_due():
             return
         count = max(places) + 1
         pipeline = self.session.pipeline
@@ -131,10 +156,35 @@ class DrawCall:
         self.last_preview = time.monotonic()
         self.updates.put(self._progress())
 
-    def _progress(self) -> Progress:
-        passed = time.monotonic() - self.started
-        left = passed / self.done * (self.total - self.done) if self.done else None
-        return Progress(list(self.files), list(self.previews), self.done, self.total, left)
+
+class VideoCall(BackgroundCall):
+    """A call that draws a video from one picture to another and writes it to a folder."""
+
+    def __init__(self, animation: Animation, folder: Path):
+        """Raise UserError if there are too many frames."""
+        super().__init__()
+        self.animation, self.folder = animation, folder
+        if animation.frames > MOST_FRAMES:
+            raise UserError(
+                f"the video would have {animation.frames} frames, and the page draws {MOST_FRAMES} "
+                "at most. Use sample.py for more."
+            )
+        self.total = animation.network_calls
+
+    def _draw(self) -> None:
+        make_folder(self.folder)
+        suffix = SUFFIXES[self.animation.video]
+        names = FileNames(self.folder, FILE_NAME, [suffix])
+        content = self.animation.encode(self._count, self._preview)
+        path = names.write(self.animation.keyframes[0].name_fields(), {suffix: content})
+        self.files.append(path.with_name(path.name + suffix))
+        self.previews = []
+        self.updates.put(self._progress())
+
+    def _preview(self, frame: Image.Image) -> None:
+        self.previews = [frame]
+        if self._is_preview_due():
+            self.updates.put(self._progress())
 
 
 def images_of(entry: PromptEntry) -> list[ImageSpec]:

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import torch
 
-from foundation.errors import UserError, shown
+from autoencoder import Autoencoder
+from autoencoder.io import find_model_folder
+from dataset.images.pixel_format import PixelFormat, recorded_format
+from foundation.errors import MissingFileError, UserError, shown
 from generation.session import GenerationSession
+from stages.evaluation.reconstruction import autoencoder_provenance
 
 MOST_OPEN = 2  # models that stay in memory
 MODEL_FILE = "model_index.json"  # of a pipeline folder
@@ -57,3 +61,44 @@ class OpenModels:
             while len(self.opened) > MOST_OPEN:
                 self.opened.popitem(last=False)
             return self.opened[name]
+
+
+def find_autoencoders(first: Sequence[Path], runs: Path) -> dict[str, Path]:
+    """List what holds an autoencoder by the names that the page shows; see `find_models`."""
+    folders = sorted(runs.iterdir()) if runs.is_dir() else []
+    finished = [path for path in folders if (path / "model").is_dir() and holds_autoencoder(path)]
+    return {path.as_posix(): path for path in (*first, *finished)}
+
+
+def holds_autoencoder(folder: Path) -> bool:
+    try:
+        find_model_folder(folder)
+    except MissingFileError:
+        return False
+    return True
+
+
+@dataclass
+class OpenAutoencoders:
+    """Opens autoencoders by name, and keeps the last one. One thread at a time may use it."""
+
+    models: OpenModels
+    last: tuple[str, Autoencoder, PixelFormat] | None = None
+
+    def names(self) -> list[str]:
+        return list(find_autoencoders(self.models.first, self.models.runs))
+
+    def open(self, name: str) -> tuple[Autoencoder, PixelFormat]:
+        """Return the autoencoder of this name, and the format of the images that it was trained on.
+
+        Raises:
+            UserError: the page does not offer it, or it cannot be opened.
+        """
+        known = find_autoencoders(self.models.first, self.models.runs)
+        if name not in known:
+            raise UserError(f"there is no autoencoder {shown(name)} here. Choose one of the list.")
+        if self.last is None or self.last[0] != name:
+            autoencoder = Autoencoder.load(known[name], self.models.device)
+            pixels = recorded_format(autoencoder_provenance(known[name]))
+            self.last = name, autoencoder, pixels
+        return self.last[1:]

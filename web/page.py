@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is sent anywhere
+os.environ["GRADIO_RUN_HISTORY"] = "False"  # which could be kept on a server of others
 
 import gradio as gr
 import uvicorn
@@ -19,7 +20,9 @@ from foundation.errors import UserError
 from generation.options import GenerationOptions
 from generation.prompts import entry_from
 from generation.reproduce import PATHS
-from web.change_tab import ChangeTab, as_start
+from web.autoencoder_tab import AutoencoderTab
+from web.change_tab import PICTURE, ChangeTab, as_start
+from web.compare_tab import CompareTab
 from web.draw_tab import DrawTab
 from web.protection import LOCAL_HOSTS, Protection
 from web.results import prompt_of
@@ -30,6 +33,14 @@ MAX_PIXELS = 32 * 2**20  # of a picture; Pillow refuses twice as many
 THEME = Default(
     font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
 )  # whose fonts are on every machine: none are fetched
+CSS = """
+.pixels img { image-rendering: pixelated; }
+.charts svg { max-width: 100%; height: auto; }
+.wide { overflow-x: auto; }
+.dark svg[role="img"] > rect[fill="white"] { fill: #1f2226; }
+.dark svg[role="img"] text { fill: #e6e6e6; }
+.dark svg[role="img"] line[stroke="#ddd"] { stroke: #3a3f45; }
+"""
 
 
 def make_page(studio: Studio) -> gr.Blocks:
@@ -46,21 +57,27 @@ def make_page(studio: Studio) -> gr.Blocks:
             with gr.Tab("Change", id="change"):
                 change = ChangeTab(studio, model)
                 change.build()
-        panels = (draw.results, change.results)
+            with gr.Tab("Compare", id="compare"):
+                compare = CompareTab(studio, model)
+                compare.build()
+            with gr.Tab("Autoencoder", id="autoencoder"):
+                AutoencoderTab(studio).build()
+        panels = (draw.results, change.results, compare.results)
         histories = [field for results in panels for field in results.history_outputs]
-        # Read once, and shown in both.
+        # Read once, and shown in all.
         page.load(lambda: draw.results.show_history() * len(panels), None, histories, **PRIVATE)
         for results in panels:
-            opened = [tabs, change.picture, change.prompt]
+            opened = [tabs, change.kinds, change.picture, change.prompt]
             results.use.click(start_from, results.chosen, opened, queue=False, **PRIVATE)
         add_api(studio)
     return page
 
 
 @with_messages
-def start_from(chosen: str) -> tuple[gr.Tabs, Any, str]:
+def start_from(chosen: str) -> tuple[gr.Tabs, gr.Tabs, Any, str]:
     """Go to the tab "Change" with the picture that was clicked, and its prompt."""
-    return gr.Tabs(selected="change"), as_start(Path(chosen)), prompt_of(chosen)
+    opened = gr.Tabs(selected="change"), gr.Tabs(selected=PICTURE)
+    return *opened, as_start(Path(chosen)), prompt_of(chosen)
 
 
 def add_api(studio: Studio) -> None:
@@ -109,8 +126,10 @@ def make_server(studio: Studio, host: str, port: int, password: str | None) -> P
         max_file_size=MAX_UPLOAD,
         allowed_paths=[],
         ssr_mode=False,
+        enable_monitoring=False,
         footer_links=["api"],
         theme=THEME,
+        css=CSS,
     )
     return Protection(app, LOCAL_HOSTS if host in LOCAL_HOSTS else None)
 

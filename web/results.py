@@ -34,7 +34,9 @@ class Results:
             self.vary = gr.Button("Variations", visible=self.has_actions, **actions)
             self.use = gr.Button("Use as start", **actions)
         self.record = gr.Code(label="How it was drawn", language="json", visible=False)
-        self.command = gr.Code(label="The same on the command line", language="shell")
+        self.command = gr.Code(
+            label="The same on the command line", language="shell", lines=2, wrap_lines=True
+        )
         with gr.Accordion("Earlier pictures", open=False):
             self.history = gr.Gallery(
                 columns=6, height=340, format="png", show_label=False, buttons=buttons
@@ -73,7 +75,7 @@ def prompt_of(file: str) -> str:
 def on_select(files: list[str], event: gr.SelectData) -> tuple[Any, ...]:
     """Show the record of the picture that was clicked, and what can be done with it."""
     place = event.index if isinstance(event.index, int) else -1
-    if not 0 <= place < len(files):  # a preview of one that is not finished
+    if not 0 <= place < len(files) or not files[place]:  # a preview of one that is not finished
         off = gr.Button(interactive=False)
         return "", gr.Code(visible=False), off, off, off
     record = read_record(Path(files[place]))

@@ -4,19 +4,23 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from foundation.errors import UserError
+from foundation.errors import UserError, listed, shown
+from foundation.files import atomic_file
 from generation.prompts import PromptEntry
 from training.logging.progress import format_duration
-from web.drawing import DrawCall, Progress, images_of
+from training.run import make_folder
+from web.drawing import BackgroundCall, DrawCall, Progress, images_of
 from web.open_models import OpenModels
 from web.option_form import command_line, for_the_page, options_of
 
 MOST_EARLIER = 60  # pictures of the history that the page shows
+KEPT = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jsonl")
 QUEUE = "model"  # calls that draw wait for each other: the models share a device
 # Only the page itself calls these events; the API has its own.
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
@@ -30,7 +34,7 @@ class Studio:
 
     models: OpenModels
     folder: Path
-    running: dict[str, DrawCall] = field(default_factory=dict)  # by session of the page
+    running: dict[str, BackgroundCall] = field(default_factory=dict)  # by session of the page
 
     def draw(self, session: str | None, model: str, entry: PromptEntry) -> Iterator[Shown]:
         """Draw the pictures of a prompt; yield what the page shows.
@@ -42,14 +46,18 @@ class Studio:
         command = command_line(model, entry.prompt, entry.options)
         yield [], [], "Opening the model ...", command
         call = DrawCall(self.models.open(model), images, self.folder)
-        self.running[str(session)] = call
         seeds = [f"seed {image.seed}" for image in images]
+        for progress in self.run(session, call):
+            pictures = [*progress.files, *progress.previews]
+            gallery = list(zip(pictures, seeds, strict=False))
+            status = status_of(progress, call.stop.is_set())
+            yield gallery, [str(file) for file in progress.files], status, command
+
+    def run(self, session: str | None, call: BackgroundCall) -> Iterator[Progress]:
+        """Run a call that this session of the page can stop; yield its progress."""
+        self.running[str(session)] = call
         try:
-            for progress in call:
-                pictures = [*progress.files, *progress.previews]
-                gallery = list(zip(pictures, seeds, strict=False))
-                status = status_of(progress, call.stop.is_set())
-                yield gallery, [str(file) for file in progress.files], status, command
+            yield from call
         finally:
             self.running.pop(str(session), None)
 
@@ -66,14 +74,32 @@ class Studio:
         others: options that are no fields of the form.
         """
         entry = PromptEntry(prompt or "", options_of(form, **others))
-        for shown in self.draw(session, model, entry):
-            yield *shown, form["seed"]
+        for update in self.draw(session, model, entry):
+            yield *update, form["seed"]
 
     def stop(self, request: gr.Request) -> None:
         """Stop what this session of the page draws."""
         call = self.running.get(str(request.session_hash))
         if call is not None:
             call.stop.set()
+
+    def keep(self, content: bytes, suffix: str) -> Path:
+        """Write a file that others are made from, once, and return its path.
+
+        Raises:
+            UserError: it is not named as a picture or a list of prompts.
+        """
+        if suffix.lower() not in KEPT:
+            raise UserError(
+                f"a file named {shown(suffix)} is not read. There are: {listed(KEPT, 9)}."
+            )
+        folder = self.folder / "inputs"
+        make_folder(folder)
+        file = folder / f"{sha256(content).hexdigest()[:16]}{suffix.lower()}"
+        if not file.exists():
+            with atomic_file(file) as partial:
+                partial.write_bytes(content)
+        return file
 
     def earlier(self) -> list[Path]:
         """List the newest pictures of the folder, the newest first."""

@@ -16,7 +16,6 @@ from dataset.images.transform import (
     ImageTransform,
     PixelTensor,
     normalize_pixels,
-    to_pixels_like,
     to_uint8,
 )
 from dataset.source import UnusableImage
@@ -33,7 +32,6 @@ from evaluation.feature_spaces.space import FeatureSpace
 from evaluation.latents import LatentChannel, latent_channels
 from evaluation.reconstruction import psnr
 from foundation.errors import UserError
-from foundation.hashing import generators
 from stages.evaluation.blocks import Blocks, Rows, identity_hash
 from stages.evaluation.data import (
     SEEN_CHANNELS,
@@ -45,6 +43,9 @@ from stages.evaluation.data import (
 )
 from stages.evaluation.reconstruction import (
     Perceptual,
+    Reconstruction,
+    check_fits,
+    decode_with_noise,
     describe_missing_lpips,
     find_backbones,
     find_perceptual_distance,
@@ -101,18 +102,8 @@ class AutoencoderMeasurement:
         Raises:
             UserError: the size or the channels do not fit the autoencoder.
         """
+        check_fits(autoencoder, size)
         config = autoencoder.config
-        if config.in_channels != config.out_channels:
-            raise UserError(
-                f"the autoencoder reads {config.in_channels} channels and writes "
-                f"{config.out_channels}, so its reconstructions cannot be compared with the images."
-            )
-        if size % autoencoder.factor:
-            nearest = max(1, round(size / autoencoder.factor)) * autoencoder.factor
-            raise UserError(
-                f"size {size} is not a multiple of {autoencoder.factor}, by which this autoencoder "
-                f"shrinks images. Use size {nearest}."
-            )
         self.autoencoder, self.images, self.settings, self.device = (
             *(autoencoder, images, settings),
             device,
@@ -222,18 +213,15 @@ class AutoencoderMeasurement:
         rows["noisy"] = torch.full((len(pixels), len(self.settings.noise)), torch.nan)
         few = sum(number < SAMPLED for number in numbers)
         if few:
-            rows["noisy"][:few] = self.with_noise(numbers[:few], pixels[:few], found.latents[:few])
+            some = Reconstruction(found.latents[:few], found.pixels[:few], found.moments[:few])
+            rows["noisy"][:few] = self.with_noise(numbers[:few], pixels[:few], some)
         return rows
 
-    def with_noise(self, numbers: range, pixels: PixelTensor, latents: Tensor) -> Tensor:
+    def with_noise(self, numbers: range, pixels: PixelTensor, found: Reconstruction) -> Tensor:
         """Return the PSNR of each image for each strength of noise."""
-        random = generators(self.settings.seed, "latent noise", numbers)
-        noise = torch.stack([torch.randn(latents.shape[1:], generator=one) for one in random])
-        found: list[Tensor] = []
-        for strength in self.settings.noise:
-            decoded = self.autoencoder.decode(latents + strength * noise.to(latents))
-            found.append(psnr(pixels, to_pixels_like(decoded.cpu(), pixels)).float())
-        return torch.stack(found, dim=1)
+        settings = self.settings
+        noisy = decode_with_noise(self.autoencoder, found, settings.noise, settings.seed, numbers)
+        return torch.stack([psnr(pixels, others).float() for others in noisy], dim=1)
 
     def likeness(self, pixels: PixelTensor, others: PixelTensor) -> Rows:
         """Return the metrics of each pair of images."""

@@ -1,20 +1,30 @@
 """How well an autoencoder reconstructs images: what trainings and `evaluate.py` measure alike."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Real, UInt8
+from PIL import Image
 from torch import Tensor
 
 from autoencoder import Autoencoder
-from dataset.images.transform import normalize_pixels, to_pixels_like, to_uint8
+from autoencoder.io import read_provenance
+from dataset.images.pixel_format import PixelFormat
+from dataset.images.transform import ImageTransform, normalize_pixels, to_pixels_like, to_uint8
+from dataset.loader import read_pixels
 from evaluation.latents import LatentChannel, image_moments, latent_channels
 from evaluation.reconstruction import SSIM_WINDOW, psnr, ssim
 from foundation import collectives
+from foundation.errors import MissingFileError, UserError
+from foundation.hashing import generators
 from foundation.shapes import Images, Latents, PerImage
+from interop.model_card import as_mapping
+from ldm.pipeline.io import read_model_provenance
+from training.logging.image_grid import image_grid
 
 Pixels = Real[Tensor, "n c h w"]  # 0 to 255, or in [-1, 1] where files hold more than 8 bits
 Perceptual = Callable[[Images, Images], PerImage]
@@ -24,6 +34,7 @@ BACKBONES: dict[Backbone, str] = {
     "vgg": "vgg16-*.pth",
     "squeeze": "squeezenet1_1-*.pth",
 }
+NOISE = (0.05, 0.1, 0.2, 0.4, 0.8)  # usual strengths on latents, in their standard deviations
 MIN_LPIPS_SIZE = 32  # pixels; smaller images vanish on the way through the backbones
 
 
@@ -48,6 +59,27 @@ def reconstruct(autoencoder: Autoencoder, pixels: Pixels, device: torch.device) 
 
 
 @torch.no_grad()
+def decode_with_noise(
+    autoencoder: Autoencoder,
+    found: Reconstruction,
+    strengths: Sequence[float],
+    seed: int,
+    numbers: range,
+) -> Iterator[Pixels]:
+    """Yield the images of latents with noise, for each of its strengths, as files have them.
+
+    Args:
+        strengths: standard deviations of the noise.
+        numbers: of the images; with the seed they decide the noise.
+    """
+    shape, random = found.latents.shape[1:], generators(seed, "latent noise", numbers)
+    noise = torch.stack([torch.randn(shape, generator=one) for one in random]).to(found.latents)
+    for strength in strengths:
+        decoded = autoencoder.decode(found.latents + strength * noise)
+        yield to_pixels_like(decoded.cpu(), found.pixels)
+
+
+@torch.no_grad()
 def likeness(
     pixels: Pixels,
     others: Pixels,
@@ -69,6 +101,122 @@ def likeness(
         found = [perceptual(x.to(device), y.to(device)).cpu() for x, y in zip(*pairs, strict=True)]
         rows["lpips"] = torch.cat(found)
     return rows
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What an autoencoder makes of one picture."""
+
+    pixels: Pixels
+    reconstruction: Reconstruction
+    metrics: dict[str, float]  # psnr in dB, ssim, lpips where it can be measured
+    noise: tuple[float, ...]  # strengths
+    noisy: list[Pixels]  # reconstructions with noise of these strengths on the latents
+
+    @property
+    def channels(self) -> list[LatentChannel]:
+        """The statistics of the latents of this picture."""
+        return latent_channels(self.reconstruction.moments)
+
+    @property
+    def robustness(self) -> list[tuple[float, float]]:
+        """(strength of the noise, PSNR) points; without noise, strength is 0."""
+        values = [psnr(self.pixels, pixels).item() for pixels in self.noisy]
+        return [(0.0, self.metrics["psnr"]), *zip(self.noise, values, strict=True)]
+
+    def numbers(self) -> dict[str, Any]:
+        """Return as JSON what was measured."""
+        curve = [{"noise": strength, "psnr": value} for strength, value in self.robustness]
+        channels = [asdict(channel) for channel in self.channels]
+        return {"metrics": self.metrics, "robustness": curve, "channels": channels}
+
+    def pictures(self, factor: float) -> dict[str, Image.Image]:
+        """Return all pictures by name.
+
+        factor: of the difference.
+        """
+        latents = self.latent_pictures()
+        return {
+            "original": as_picture(self.pixels),
+            "reconstruction": as_picture(self.reconstruction.pixels),
+            "difference": self.difference(factor),
+            **{f"latent-{k}": picture for k, (picture, _) in enumerate(latents)},
+            **{
+                f"noise-{strength:g}": as_picture(pixels)
+                for strength, pixels in zip(self.noise, self.noisy, strict=True)
+            },
+        }
+
+    def difference(self, factor: float) -> Image.Image:
+        """Return reconstruction minus original, `factor` times, on gray."""
+        first, second = (
+            to_uint8(normalize_pixels(x)).float() for x in (self.pixels, self.reconstruction.pixels)
+        )
+        levels = 127.5 + factor * (second - first)
+        return as_picture(levels.clamp(0, 255).to(torch.uint8))
+
+    def latent_pictures(self) -> list[tuple[Image.Image, tuple[float, float]]]:
+        """Return each channel as a gray picture, with the values that are black and white."""
+        found: list[tuple[Image.Image, tuple[float, float]]] = []
+        for channel in self.reconstruction.latents[0].float().cpu():
+            low, high = channel.min().item(), channel.max().item()
+            levels = 255 * (channel - low) / max(high - low, 1e-12)
+            found.append((as_picture(levels.round().to(torch.uint8)[None, None]), (low, high)))
+        return found
+
+
+def inspect_picture(
+    autoencoder: Autoencoder,
+    file: Path,
+    pixels: PixelFormat,
+    device: torch.device,
+    *,
+    size: int | None = None,
+    noise: Sequence[float] = NOISE,
+    seed: int = 0,
+) -> Inspection:
+    """Encode and decode the centered square of a picture, without and with noise on the latents.
+
+    Args:
+        pixels: the format that the autoencoder was trained on.
+        size: side of the square in pixels; None: as trained.
+
+    Raises:
+        UserError: the picture cannot be read as such pixels, or the size does not fit.
+    """
+    config, size = autoencoder.config, size or autoencoder.config.sample_size
+    check_fits(autoencoder, size)
+    image = read_pixels([file], ImageTransform(size, config.in_channels, format=pixels))
+    found = reconstruct(autoencoder, image, device)
+    perceptual = find_perceptual_distance(size, device)
+    rows = likeness(image, found.pixels, perceptual, 1, device)
+    noisy = list(decode_with_noise(autoencoder, found, noise, seed, range(1)))
+    metrics = {name: values.item() for name, values in rows.items()}
+    return Inspection(image, found, metrics, tuple(noise), noisy)
+
+
+def check_fits(autoencoder: Autoencoder, size: int) -> None:
+    """Raise UserError for an autoencoder whose output is no image like its input, or a wrong size.
+
+    size: side of the images in pixels.
+    """
+    config = autoencoder.config
+    if config.in_channels != config.out_channels:
+        raise UserError(
+            f"the autoencoder reads {config.in_channels} channels and writes "
+            f"{config.out_channels}, so its reconstructions cannot be compared with the images."
+        )
+    if size % autoencoder.factor:
+        nearest = max(1, round(size / autoencoder.factor)) * autoencoder.factor
+        raise UserError(
+            f"size {size} is not a multiple of {autoencoder.factor}, by which this autoencoder "
+            f"shrinks images. Use size {nearest}."
+        )
+
+
+def as_picture(pixels: Pixels) -> Image.Image:
+    """Return one image, in the numbers of a file, as a picture of 8 bits per channel."""
+    return image_grid(to_uint8(normalize_pixels(pixels)), columns=1, gap=0)
 
 
 @dataclass(frozen=True)
@@ -157,3 +305,12 @@ def find_perceptual_distance(size: int, device: torch.device) -> Perceptual | No
     from autoencoder.training.lpips import PerceptualDistance  # imports lpips and torchvision
 
     return PerceptualDistance(nets[0], device)
+
+
+def autoencoder_provenance(model: Path) -> Mapping[str, Any]:
+    """Return how an autoencoder was trained; of a whole model, what that recorded of it."""
+    if own := read_provenance(model):
+        return own
+    with suppress(MissingFileError):
+        return as_mapping(read_model_provenance(model).get("autoencoder"))
+    return {}

@@ -1,17 +1,21 @@
 """Drawing for the page: the same files as sample.py, progress, and an end when it is asked for."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from dataset.images.decode import read_frames
 from generation.metadata import read_record
 from generation.options import GenerationOptions
 from generation.prompts import PromptEntry
+from generation.video import Animation
 from tests.helpers.sample_runs import run_sample
-from web.drawing import MOST_IMAGES, DrawCall, images_of
-from web.open_models import MOST_OPEN, OpenModels, find_models
+from web.drawing import MOST_FRAMES, MOST_IMAGES, DrawCall, VideoCall, images_of
+from web.open_models import MOST_OPEN, OpenAutoencoders, OpenModels, find_models
 
 CPU = torch.device("cpu")
 
@@ -101,3 +105,55 @@ def test_only_models_of_the_list_are_opened(world, tmp_path):
         with pytest.raises(ValueError, match="there is no model"):
             models.open(name)
     assert len(models.opened) <= MOST_OPEN
+
+
+def test_a_video_is_the_one_that_sample_py_draws(world, tmp_path):
+    flags = ("--steps", 2, "--seed", "3,5", "--interpolate", 2)
+    [expected] = run_sample(world, tmp_path / "script", *flags, "--batch-size", 1)
+    models = open_world(world)
+    images = [
+        image
+        for seed in ("3", "5")
+        for image in images_of(
+            PromptEntry("red", GenerationOptions(steps=2, seed=seed), has_own_seed=True)
+        )
+    ]
+    session = models.open(models.names()[0])
+    call = VideoCall(Animation(session, images, 2, "gif", 12.0), tmp_path / "page")
+    *_, last = call
+    [file] = last.files
+    assert last.done == last.total and not last.previews
+    frames = [list(read_frames(each)) for each in (file, expected)]
+    assert len(frames[0]) == 3 and np.array_equal(*frames)
+    mine, theirs = read_record(file), read_record(expected)
+    assert mine == {k: v for k, v in theirs.items() if k != "batch_size"}
+
+
+def test_a_video_that_is_stopped_writes_nothing(world, tmp_path):
+    models = open_world(world)
+    images = images_of(PromptEntry("red", GenerationOptions(steps=5, seed="3,5")))
+    animation = Animation(models.open(models.names()[0]), images, 4, "gif", 12.0)
+    call = VideoCall(animation, tmp_path)
+    call.stop.set()
+    *_, last = call
+    assert not last.files and last.done < last.total and not list(tmp_path.iterdir())
+
+
+def test_long_videos_are_left_to_sample_py(world, tmp_path):
+    models = open_world(world)
+    images = images_of(PromptEntry("red", GenerationOptions(seed="3,5")))
+    animation = Animation(models.open(models.names()[0]), images, MOST_FRAMES, "gif", 12.0)
+    with pytest.raises(ValueError, match=str(MOST_FRAMES)):
+        VideoCall(animation, tmp_path)
+
+
+def test_autoencoders_of_runs_and_models_are_offered(world, tmp_path):
+    models = OpenModels([world / "ldm"], world, CPU)
+    opened = OpenAutoencoders(models)
+    names = [Path(name).name for name in opened.names()]
+    assert "vae" in names and "ldm" in names and "clip" not in names and "data" not in names
+    autoencoder, pixels = opened.open((world / "vae").as_posix())
+    assert pixels.eight_bit and opened.open((world / "vae").as_posix())[0] is autoencoder
+    for name in ("", "..", str(tmp_path), f"{world.as_posix()}/ldm/../vae"):
+        with pytest.raises(ValueError, match="no autoencoder"):
+            opened.open(name)

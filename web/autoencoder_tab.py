@@ -1,0 +1,186 @@
+"""The tab "Autoencoder": what one makes of a picture, and how much noise its decoder bears."""
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from foundation.errors import UserError, shown
+from stages.evaluation.autoencoder import channel_rows
+from stages.evaluation.autoencoder_report import channels_section, robustness_section
+from stages.evaluation.reconstruction import NOISE, Inspection, inspect_picture
+from web.open_models import OpenAutoencoders
+from web.option_form import optional_number, parse_number
+from web.studio import DRAWS, PRIVATE, Studio, with_messages
+
+LARGEST_SIZE = 2048  # pixels of the side of a picture
+MOST_STRENGTHS, STRONGEST = 16, 100.0  # of the noise
+AMPLIFY = 4  # usual factor of the difference
+COMMAND = ("python", "evaluate.py", "reconstruct")
+METRICS = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.4f}", "lpips": "LPIPS {:.4f}"}
+
+
+@dataclass
+class AutoencoderTab:
+    """The fields of the tab, and what happens when they are used."""
+
+    studio: Studio
+    opened: OpenAutoencoders = field(init=False)
+
+    def __post_init__(self):
+        self.opened = OpenAutoencoders(self.studio.models)
+
+    def build(self) -> None:
+        """Make the fields and connect them."""
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                self.make_form()
+            with gr.Column(scale=3, min_width=320):
+                self.make_results()
+        inputs = [self.model, self.picture, self.size, self.amplify, self.noise, self.seed]
+        outputs = [*self.panels, self.numbers, self.latents, self.noisy, self.curve, self.table]
+        show = with_messages(self.show)
+        self.button.click(show, inputs, [*outputs, self.command], **DRAWS, **PRIVATE)
+
+    def make_form(self) -> None:
+        names = self.opened.names()
+        self.model = gr.Dropdown(names, value=names[0], label="Autoencoder")
+        self.picture = gr.Image(
+            label="Picture",
+            type="filepath",
+            image_mode=None,
+            sources=["upload", "clipboard"],
+            height=300,
+            elem_classes="pixels",
+        )
+        self.button = gr.Button("Reconstruct", variant="primary")
+        with gr.Row():
+            self.size = optional_number("Size", "as trained")
+            self.seed = gr.Number(0, label="Seed of the noise", precision=0, min_width=120)
+        self.amplify = gr.Slider(1, 32, AMPLIFY, step=1, label="Amplify the difference")
+        self.noise = gr.Textbox(
+            ", ".join(f"{strength:g}" for strength in NOISE),
+            label="Strengths of the noise, with commas between them",
+            info="In standard deviations of the latents.",
+        )
+
+    def make_results(self) -> None:
+        image: dict[str, Any] = {
+            "format": "png",
+            "interactive": False,
+            "height": 250,
+            "min_width": 150,
+            "buttons": ["fullscreen"],
+            "elem_classes": "pixels",
+        }
+        gallery: dict[str, Any] = {
+            "format": "png",
+            "height": "auto",
+            "object_fit": "contain",
+            "buttons": ["download", "fullscreen"],
+            "elem_classes": "pixels",
+        }
+        with gr.Row():
+            titles = ("Original", "Reconstruction", "Difference")
+            self.panels = [gr.Image(label=title, **image) for title in titles]
+        self.numbers = gr.Markdown("Nothing is reconstructed yet.")
+        self.latents = gr.Gallery(
+            label="Latents, black to white",
+            columns=4,
+            **gallery,
+        )
+        self.noisy = gr.Gallery(label="From latents with noise", columns=3, **gallery)
+        self.curve = gr.HTML()
+        self.table = gr.HTML()
+        self.command = gr.Code(
+            label="The same on the command line", language="shell", lines=2, wrap_lines=True
+        )
+
+    def show(
+        self,
+        model: str,
+        picture: str | None,
+        size_text: str,
+        amplify: float,
+        noise: str,
+        seed: float | None,
+    ) -> tuple[Any, ...]:
+        """Reconstruct a picture, and return what the page shows."""
+        if not picture:
+            raise UserError("there is no picture. Drop one.")
+        size = parse_number("size", size_text)
+        if size is not None and not 0 < size <= LARGEST_SIZE:
+            raise UserError(f"the size is {size:g}; it must be from 1 to {LARGEST_SIZE}.")
+        if seed is None or not 0 <= seed < 2**63:
+            raise UserError("the seed of the noise must be a number, 0 or more.")
+        settings: dict[str, Any] = {
+            "size": None if size is None else int(size),
+            "noise": parse_strengths(noise),
+            "seed": int(seed),
+        }
+        file = self.studio.keep(Path(picture).read_bytes(), Path(picture).suffix)
+        autoencoder, pixels = self.opened.open(model)
+        device = self.studio.models.device
+        found = inspect_picture(autoencoder, file, pixels, device, **settings)
+        words = [*COMMAND, model, str(file), "--amplify", f"{amplify:g}"]
+        if size is not None:
+            words += ["--size", f"{size:g}"]
+        words += ["--noise", *(f"{strength:g}" for strength in found.noise), "--seed", f"{seed:g}"]
+        return *results_of(found, float(amplify)), shlex.join(words)
+
+
+def results_of(found: Inspection, amplify: float) -> tuple[Any, ...]:
+    """Return the pictures, the numbers, the curve and the table for the page."""
+    pictures = found.pictures(amplify)
+    first = [enlarged(pictures[name], 250) for name in ("original", "reconstruction")]
+    difference = gr.Image(enlarged(pictures["difference"], 250), label=f"Difference x {amplify:g}")
+    numbers = ", ".join(METRICS[name].format(value) for name, value in found.metrics.items())
+    numbers += f". The difference is shown {amplify:g} times, on gray."
+    latents = [
+        (enlarged(picture), f"{k}: {low:.2g} to {high:.2g}")
+        for k, (picture, (low, high)) in enumerate(found.latent_pictures())
+    ]
+    noisy = [
+        (enlarged(pictures[f"noise-{strength:g}"]), f"noise {strength:g}: {value:.4g} dB")
+        for strength, value in found.robustness[1:]
+    ]
+    curve = robustness_section(found.robustness, {})
+    return (
+        *first,
+        difference,
+        numbers,
+        latents,
+        noisy,
+        curve,
+        channels_section(channel_rows(found.channels)),
+    )
+
+
+def enlarged(picture: Image.Image, smallest: int = 128) -> Image.Image:
+    """Enlarge a small picture by a whole factor, so that its pixels can be seen."""
+    factor = max(1, smallest // max(picture.size))
+    size = (factor * picture.width, factor * picture.height)
+    return picture.resize(size, Image.Resampling.NEAREST)
+
+
+def parse_strengths(text: str) -> tuple[float, ...]:
+    """Read the strengths of the noise.
+
+    Raises:
+        UserError: one is no number or out of bounds, or there are too many.
+    """
+    try:
+        found = tuple(
+            dict.fromkeys(float(part) for part in (text or "").split(",") if part.strip())
+        )
+    except ValueError:
+        found = (-1.0,)
+    if not 0 < len(found) <= MOST_STRENGTHS or not all(0 < x <= STRONGEST for x in found):
+        raise UserError(
+            f"the strengths of the noise are {shown(text)}; they must be 1 to {MOST_STRENGTHS} "
+            f"numbers above 0, {STRONGEST:g} at most, such as 0.1, 0.2, 0.4."
+        )
+    return found

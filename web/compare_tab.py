@@ -1,0 +1,272 @@
+"""The tab "Compare": two settings or two models side by side, and grids over one or two options."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from foundation.errors import UserError
+from generation.metadata import encode_image, last_part
+from generation.names import FileNames
+from generation.prompts import ImageSpec, PromptEntry, expand
+from generation.reproduce import SIDES
+from generation.xy_grid import (
+    GRID_NAME,
+    VARIED,
+    OptionGrid,
+    differences,
+    labelled_grid,
+    parse_grid,
+    settings_of,
+)
+from web.drawing import DrawCall, images_of
+from web.option_form import (
+    command_line,
+    make_seed_fields,
+    make_setting_fields,
+    options_of,
+    renew_seed,
+)
+from web.results import Results
+from web.studio import DRAWS, PRIVATE, Studio, status_of, streamed_with_messages
+
+SIDE_BY_SIDE, GRID = "Two settings or models", "Grid over options"
+NOTHING, SAME = "(none)", "(the same)"
+SUFFIX = ".png"
+
+
+@dataclass(frozen=True)
+class Side:
+    """A model and its settings."""
+
+    model: str
+    entry: PromptEntry
+
+
+@dataclass
+class CompareTab:
+    """The fields of the tab, and what happens when they are used."""
+
+    studio: Studio
+    model: gr.Dropdown
+
+    def build(self) -> None:
+        """Make the fields and connect them."""
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                self.way = gr.Radio([SIDE_BY_SIDE, GRID], value=SIDE_BY_SIDE, label="Compare")
+                self.prompt = gr.Textbox(label="Prompt", lines=2, placeholder="red heart")
+                self.negative = gr.Textbox(label="Negative prompt")
+                with gr.Row():
+                    self.button = gr.Button("Compare", variant="primary")
+                    self.stop = gr.Button("Stop")
+                self.seeds = make_seed_fields()
+                with gr.Group(visible=False) as self.axes:
+                    self.x = make_axis_fields("From left to right", "guidance_scale", "1, 4, 8")
+                    self.y = make_axis_fields("From top to bottom", "steps", "5, 10, 25")
+                self.left_title = gr.Markdown("**Left:** the model above")
+                self.left = make_setting_fields()
+                with gr.Column(visible=True) as self.right_side:
+                    gr.Markdown("**Right**")
+                    choices = [SAME, *self.studio.models.names()]
+                    self.right_model = gr.Dropdown(choices, value=SAME, label="Model")
+                    self.right = make_setting_fields()
+                    self.copy = gr.Button("Set as on the left", size="sm")
+            with gr.Column(scale=3, min_width=320):
+                self.whole = gr.Image(
+                    label="All with labels",
+                    show_label=False,
+                    type="filepath",
+                    format="png",
+                    interactive=False,
+                    buttons=["download", "fullscreen"],
+                )
+                self.results = Results(self.studio, has_actions=False)
+                self.results.build()
+        self.connect()
+
+    def connect(self) -> None:
+        results = self.results
+        texts = [self.model, self.way, self.prompt, self.negative, *self.seeds.values()]
+        axes = [*self.x, *self.y]
+        inputs = [*texts, *axes, self.right_model, *self.left.values(), *self.right.values()]
+        outputs = [self.whole, *results.outputs, self.seeds["seed"]]
+
+        @streamed_with_messages
+        def on_compare(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
+            yield from self.compare(request.session_hash, *values)
+
+        event = self.button.click(on_compare, inputs, outputs, **DRAWS, **PRIVATE)
+        event.then(results.show_history, None, results.history_outputs, **PRIVATE)
+        self.stop.click(self.studio.stop, None, None, queue=False, **PRIVATE)
+        left, right = list(self.left.values()), list(self.right.values())
+        self.copy.click(lambda *values: values, left, right, queue=False, **PRIVATE)
+        shown = [self.axes, self.right_side, self.left_title, self.seeds["count"]]
+        self.way.change(show_way, self.way, shown, queue=False, **PRIVATE)
+
+    def compare(
+        self,
+        session: str | None,
+        model: str,
+        way: str,
+        prompt: str,
+        negative: str,
+        *values: Any,
+    ) -> Iterator[tuple[Any, ...]]:
+        """Draw what is to be compared, and put it side by side."""
+        rest = iter(values)
+        seeds = {name: next(rest) for name in self.seeds}
+        axes = [axis_text(next(rest), next(rest)) for _ in (self.x, self.y)]
+        right_model = next(rest)
+        left, right = ({name: next(rest) for name in each} for each in (self.left, self.right))
+        renew_seed(seeds)
+        prompt, negative = prompt or "", negative or ""
+        if way == GRID:
+            grid = parse_grid(*axes)
+            if grid is None:
+                raise UserError("choose an option for one of the two axes, and type its values.")
+            del seeds["count"]
+            options = options_of({**left, **seeds}, negative_prompt=negative)
+            entry = PromptEntry("" if grid.has_prompts else prompt, options)
+            shown = self.draw_grid(session, model, entry, grid)
+        elif way == SIDE_BY_SIDE:
+            sides = [
+                Side(
+                    name,
+                    PromptEntry(prompt, options_of({**form, **seeds}, negative_prompt=negative)),
+                )
+                for name, form in (
+                    (model, left),
+                    (model if right_model == SAME else right_model, right),
+                )
+            ]
+            shown = self.draw_sides(session, sides)
+        else:
+            raise UserError(f"what is compared is one of: {SIDE_BY_SIDE}, {GRID}.")
+        for each in shown:
+            yield *each, seeds["seed"]
+
+    def draw_grid(
+        self, session: str | None, model: str, entry: PromptEntry, grid: OptionGrid
+    ) -> Iterator[tuple[Any, ...]]:
+        """Draw one picture for each pair of values."""
+        images = list(expand(grid.entries(entry)))
+        axes = {name: axis.text for name, axis in grid.named_axes().items()}
+        prompt = None if grid.has_prompts else entry.prompt
+        command = command_line(model, prompt, entry.options, **axes)
+        yield None, gr.Gallery([], columns=4), [], "Opening the model ...", command
+        call = DrawCall(self.studio.models.open(model), images, self.studio.folder)
+        captions = [", ".join(grid.labels(k)) for k in range(len(images))]
+        columns = grid.shape[0]
+        for progress in self.studio.run(session, call):
+            pictures = zip([*progress.files, *progress.previews], captions, strict=False)
+            status = status_of(progress, call.stop.is_set())
+            gallery = gr.Gallery(list(pictures), columns=columns)
+            yield gr.skip(), gallery, [str(file) for file in progress.files], status, command
+        if len(call.pictures) == len(images):
+            whole, record = grid.finish(call.session, entry, call.pictures)
+            file = self.write(whole, record)
+            yield str(file), gr.skip(), gr.skip(), written(call, file), command
+
+    def draw_sides(self, session: str | None, sides: list[Side]) -> Iterator[tuple[Any, ...]]:
+        """Draw the same pictures with two settings."""
+        images = [images_of(side.entry) for side in sides]
+        command = "\n".join(
+            command_line(side.model, side.entry.prompt, side.entry.options) for side in sides
+        )
+        labels = differences(
+            *({"model": side.model, **settings_of(side.entry.options)} for side in sides)
+        )
+        yield None, gr.Gallery([], columns=2), [], "Opening the models ...", command
+        models = self.studio.models
+        # Both are checked before one is drawn.
+        calls = [
+            DrawCall(models.open(side.model), some, self.studio.folder)
+            for side, some in zip(sides, images, strict=True)
+        ]
+        captions = [
+            f"{name}, seed {image.seed}" for image in images[0] for name in ("left", "right")
+        ]
+        for name, call in zip(("Left", "Right"), calls, strict=True):
+            for progress in self.studio.run(session, call):
+                shown = [(each.files, progress.previews if each is call else []) for each in calls]
+                gallery, files = in_turn(shown, captions)
+                status = f"{name}: {status_of(progress, call.stop.is_set())}"
+                yield gr.skip(), gr.Gallery(gallery, columns=2), files, status, command
+            if len(call.files) < len(call.images):
+                return  # it was stopped
+        whole, record = self.join(calls, images[0], labels)
+        file = self.write(whole, record)
+        yield str(file), gr.skip(), gr.skip(), written(calls[1], file, 2), command
+
+    def join(
+        self, calls: list[DrawCall], images: list[ImageSpec], labels: tuple[str, str]
+    ) -> tuple[Image.Image, dict[str, Any]]:
+        """Return the pictures of two calls side by side with labels, and the record of that."""
+        pairs = zip(*(call.pictures for call in calls), strict=True)
+        rows = [f"seed {image.seed}" for image in images]
+        pictures = [picture for pair in pairs for picture in pair]
+        whole = labelled_grid(pictures, labels, rows, images[0].prompt)
+        records = [call.session.record(call.images[0]) for call in calls]
+        shared = {"prompt": images[0].prompt, "seeds": [image.seed for image in images]}
+        return whole, {**shared, SIDES: records}
+
+    def write(self, picture: Image.Image, record: Mapping[str, Any]) -> Path:
+        """Write a labelled picture into the folder of the pictures, and return its path."""
+        names = FileNames(self.studio.folder, GRID_NAME, [SUFFIX])
+        path = names.write({}, {SUFFIX: encode_image(picture, record)})
+        return path.with_name(path.name + SUFFIX)
+
+
+def make_axis_fields(title: str, option: str, values: str) -> list[Any]:
+    """Make the fields of an axis: its option, and the values."""
+    with gr.Row():
+        return [
+            gr.Dropdown([NOTHING, *VARIED], value=option, label=title, min_width=140),
+            gr.Textbox(values, label="Values, with commas between them", min_width=140),
+        ]
+
+
+def axis_text(option: str, values: str) -> str:
+    """Return an axis as the command line has it; empty for none."""
+    return "" if option == NOTHING else f"{option}={values or ''}"
+
+
+def in_turn(
+    shown: list[tuple[list[Path], list[Image.Image]]], captions: list[str]
+) -> tuple[list[tuple[Any, str]], list[str]]:
+    """Return the pictures of both sides in turn, and the paths of those that are finished.
+
+    What is still to be drawn is an empty picture. A path is empty for what has no file.
+    """
+    count = len(captions) // 2
+    sides = [[*files, *previews][:count] for files, previews in shown]
+    gallery: list[tuple[Any, str]] = []
+    paths: list[str] = []
+    drawn = max(map(len, sides))
+    for k in range(drawn):
+        for side, name in zip(sides, captions[2 * k : 2 * k + 2], strict=True):
+            picture = side[k] if k < len(side) else Image.new("RGB", (8, 8), (128, 128, 128))
+            gallery.append((picture, name))
+            paths.append(str(picture) if isinstance(picture, Path) else "")
+    return gallery, paths
+
+
+def written(call: DrawCall, file: Path, times: int = 1) -> str:
+    """Say what is ready."""
+    return f"Ready: {times * len(call.files)} pictures, and {last_part(file)} with labels."
+
+
+def show_way(way: str) -> tuple[Any, ...]:
+    """Show the fields that this way of comparing needs, and hide the others."""
+    is_grid = way == GRID
+    title = "**What all have in common**" if is_grid else "**Left:** the model above"
+    return (
+        gr.Group(visible=is_grid),
+        gr.Column(visible=not is_grid),
+        title,
+        gr.Slider(visible=not is_grid),
+    )
