@@ -2,7 +2,7 @@
 
 Checks a data folder before training on it. Accounts for every file, reports where the captions come
 from, which files cannot be used, pictures that look the same, image sizes, channels, depth and
-range, caption lengths and words, and samples. With a preset it also judges the trainings. Exits
+range, caption lengths and words, and samples. With a preset it also checks the trainings. Exits
 with status 1 if a training on this folder would go wrong.
 """
 

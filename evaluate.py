@@ -174,8 +174,8 @@ class ModelConfig(MeasuredCaptions):
 class TaskConfig(MeasuredImages):
     """python evaluate.py task runs/inpaint --data data/openmoji --plain runs/ldm
 
-    How well a model that was trained for a task does it on held-out pictures, beside ordinary
-    models and filters: inpainting, upscaling, restoring.
+    How well a model that was trained for a task does it on held-out pictures, compared with
+    ordinary models and filters: inpainting, upscaling, restoring.
 
     Writes task.json and task.png, whose rows are the originals and then the ways of the table.
     """
@@ -378,7 +378,7 @@ def evaluate_task(config: TaskConfig) -> None:
 
 
 def load_judge(source: Path, pipeline: TextToImage) -> Clip:
-    """Load the CLIP that judges whether samples follow their captions.
+    """Load the CLIP that scores whether samples follow their captions.
 
     Raises:
         UserError: the model reads no captions, or was trained with this CLIP.

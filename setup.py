@@ -1,4 +1,4 @@
-"""Put the scripts, which lie beside the packages, into the package `latentsmith` of a wheel."""
+"""Put the scripts, which lie next to the packages, into the package `latentsmith` of a wheel."""
 
 from pathlib import Path
 

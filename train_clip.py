@@ -2,7 +2,7 @@
 
 Stage 0, optional: train a CLIP, whose text encoder then conditions stage 2. Use it for words that
 public models never saw, or without a network connection. If the run is stopped or killed, run the
-same command again to resume it. A second CLIP that judges samples, for evaluate.py; its size is
+same command again to resume it. A second CLIP that scores samples, for evaluate.py; its size is
 that of the images that the model draws:
 
   python train_clip.py --data data/openmoji --preset judge --size 64 --out runs/judge

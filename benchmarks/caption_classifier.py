@@ -7,7 +7,7 @@ Trains a small network to tell images apart by their captions, where there are f
 It had no part in the model that it measures: evaluate.py model --classifier runs/classifier.pt
 gives the share of samples that show what their captions say, and its features are a feature space.
 
-Writes TorchScript, and beside it runs/classifier.json with the captions in the order of the
+Writes TorchScript, and next to it runs/classifier.json with the captions in the order of the
 logits and the accuracy on real test images. On Fashion-MNIST it takes nine minutes of one core.
 """
 

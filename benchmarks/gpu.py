@@ -1,9 +1,9 @@
 """python benchmarks/gpu.py --minutes 9 --out gpu-results
 
-One command for a new GPU: checks that everything runs on it, measures its limits and our speed
-(beside that of diffusers, if it is installed), and trains the demo model for the minutes that are
-left. Every part is a process with a time limit of its own: one that fails is recorded, and the rest
-goes on. gpu.json and gpu.md are written anew after every part.
+One command for a new GPU: checks that everything runs on it, measures its limits and our speed,
+also that of diffusers if it is installed, and trains the demo model for the minutes that are left.
+Every part is a process with a time limit of its own: one that fails is recorded, and the rest goes
+on. gpu.json and gpu.md are written anew after every part.
 
 `--device cpu --rehearse` runs all parts at tiny sizes, to see that nothing is missing.
 """
@@ -44,7 +44,7 @@ class BenchmarkPart:
     needs_diffusers: bool = False
 
 
-# The compiler needs minutes, but hardly the GPU: it works beside the checks, and keeps its code for
+# The compiler needs minutes, but hardly the GPU: it works during the checks, and keeps its code for
 # the measurements.
 CHECKS = (
     BenchmarkPart("compile U-Net 512", "denoiser_speed:measure:compiling:unet-512", 260),

@@ -18,7 +18,7 @@ USE = """## Use
 ```python
 from conditioning import TextEncoder  # Latentsmith's
 
-encoder = TextEncoder.load(".")  # this folder; the tokenizer lies beside it
+encoder = TextEncoder.load(".")  # this folder; the tokenizer lies next to it
 context = encoder(["a red apple"])  # (1, {tokens}, {width}), one vector per token
 null = encoder([""])  # what guidance leads away from
 ```

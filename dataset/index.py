@@ -448,7 +448,7 @@ def first_of_each_shard(catalog: Catalog, names: Iterable[str]) -> set[str]:
 
 
 def refuse_other_hash(path: Source, sha256: bytes, stated: bytes) -> None:
-    """Raise a UserError if a hash that a shard states is not that of the image beside it."""
+    """Raise a UserError if a hash that a shard states is not that of the image next to it."""
     if sha256 != stated:
         raise UserError(
             f"{path} has the sha256 {sha256.hex()}, but its .json states {stated.hex()}, so the "

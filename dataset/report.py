@@ -76,7 +76,7 @@ def find_problems(
     if missing and not allow_missing_captions:
         problems.append(
             f"{len(missing)} images have no caption:\n{as_lines(missing.paths)}\n"
-            "Write a .txt file beside each image (python recipes/caption.py lets a model do that), "
+            "Write a .txt file next to each image (python recipes/caption.py lets a model do that) "
             "or a metadata.jsonl. Or train without: the autoencoder needs no captions, and stage 2 "
             "learns from images alone with condition='none', or from class folders with "
             "condition='class'; with allow_missing_captions some images may lack one."

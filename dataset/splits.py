@@ -1,6 +1,6 @@
 """The splits of a data set: which files are for training, for validation, and for the test.
 
-A split is a folder train/, validation/ or test/ beside another one, or the beginning of a table's
+A split is a folder train/, validation/ or test/ next to another one, or the beginning of a table's
 name (train-00000-of-00002.parquet). The names are those that the imagefolder of Hugging Face's
 datasets knows. Splits must be kept apart: a model that has been trained on test images can no
 longer be tested on them.

@@ -4,7 +4,7 @@
 
 Captions come from .txt or .caption, one per line, or else from the field `text` or `caption` of a
 .json member, a string or a list of strings, which may have `caption_weights` and
-`caption_languages` beside it. Tar files are not streamed: the position of each member is noted
+`caption_languages` next to it. Tar files are not streamed: the position of each member is noted
 once, so any of them can be read at any time, in any order.
 """
 

@@ -77,7 +77,7 @@ class GraphCompiledForward:
 class AheadCompiledForward:
     """`forward_cached` by code that was made ahead of time, with the weights as constants.
 
-    The code brings the weights along, so the U-Net's own are left in a file beside it, of which
+    The code brings the weights along, so the U-Net's own are left in a file next to it, of which
     memory holds only what is still read.
     """
 

@@ -198,7 +198,7 @@ def read_alpha(file: Path, module: str, alpha: Tensor) -> float:
 
 
 def read_peft_alphas(file: Path) -> dict[str, float]:
-    """Read component -> alpha from the adapter_config.json beside weights that peft wrote."""
+    """Read component -> alpha from the adapter_config.json next to weights that peft wrote."""
     config = file.parent / PEFT_CONFIG
     content = read_json(config)
     refuse_extras(content, file)

@@ -4,7 +4,7 @@
     python recipes/caption.py data/mine --model HuggingFaceTB/SmolVLM-256M-Instruct
     python recipes/caption.py data/mine --model NAME --prompt "Name the flower in one word."
 
-The caption of photo.jpg goes to photo.txt beside it. A caption that is there is never changed. If
+The caption of photo.jpg goes to photo.txt next to it. A caption that is there is never changed. If
 the recipe is stopped or killed, the same command continues with the images that have none yet.
 
 A model that chats is asked for one sentence, or what --prompt says. Other models continue the text
@@ -82,8 +82,8 @@ def find_targets(root: Path) -> tuple[dict[Path, Path], list[UnusableFile]]:
     for name in CAPTION_FILES:
         if tables := files.find(name):
             raise UserError(
-                f"{one_line(tables[0][1])} holds the captions of this folder, and files beside the "
-                "images would not be read. Move the table away first, or add rows to it."
+                f"{one_line(tables[0][1])} holds the captions of this folder, and files next to "
+                "the images would not be read. Move the table away first, or add rows to it."
             )
     captioned = match_sidecars(files).files
     stems = Counter((root / on_disk).with_suffix("") for on_disk in files.images.values())

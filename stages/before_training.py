@@ -1,4 +1,4 @@
-"""What a training can try before it begins: batch sizes, and learning a few images by heart.
+"""What a training can try before it begins: batch sizes, and memorising a few images.
 
 These are the flags --find-batch-size and --overfit. Nothing that they train is kept.
 """
@@ -189,7 +189,7 @@ CLIP_TARGET = Target(
 
 
 def overfit(config: Config, train: Callable[[Config], None]) -> None:
-    """Train on `config.overfit` images, and print whether they were learned by heart.
+    """Train on `config.overfit` images, and print whether they were memorised.
 
     train: the rest of the script; called with a config for these images.
 

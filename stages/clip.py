@@ -1,4 +1,4 @@
-"""Stage 0: train a CLIP, whose text encoder conditions stage 2, or which judges samples."""
+"""Stage 0: train a CLIP, whose text encoder conditions stage 2, or which scores samples."""
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
@@ -62,7 +62,7 @@ class ClipTrainingConfig(CaptionTrainingConfig):
     # side in pixels to which images are shrunk before they are seen; the preset's if left out
     size: Side | None = None
     context_length: Positive[int] | None = None  # tokens per text; the preset's if left out
-    # move each image by up to so many pixels, for a CLIP that judges samples
+    # move each image by up to so many pixels, for a CLIP that scores samples
     shift: Annotated[int, Bound(lambda x: 0 <= x < 32, "from 0 to 31")] = 0
     evaluate_every: Positive[int] = 1000  # steps between retrieval tests; there is one at the end
 

@@ -59,7 +59,7 @@ class Condition(ABC):
         """Return what identifies the condition, so that a run resumes with the same."""
 
     def read(self, cache: LatentCache, rows: Tensor) -> tuple[Tensor, ...]:
-        """Return what a step reads beside the latents.
+        """Return what a step reads in addition to the latents.
 
         rows: numbers of the captions in the cache.
         """

@@ -185,7 +185,7 @@ def check_task_of(source: Path, unet: UNetConfig, task: TrainingTask) -> None:
             return
         raise UserError(
             f"--init-from {source}: this U-Net draws from more than noise and a text or a class "
-            "(it also takes a class label beside the text), which is not trained here."
+            "(it also takes a class label in addition to the text), which is not trained here."
         )
     if kind == task.name and extra_channels(unet) == task.channels:
         return

@@ -58,7 +58,7 @@ class RunPlan(Generic[Config]):
         pairs: that are trained on.
         held_out: how many are not.
         cache: bytes of the latent cache; 0 without one.
-        keeps_best: whether the best model is kept beside the last one.
+        keeps_best: whether the best model is kept next to the last one.
     """
 
     training: str

@@ -2,7 +2,7 @@
 
 Each object of the state becomes one `.safetensors` file and one `.json` file. The JSON holds the
 nested state dict; where that holds a tensor, the JSON says {"tensor": name}. A state is written
-into a hidden folder beside its place, and renamed when it is complete and on the disk. So a state
+into a hidden folder next to its place, and renamed when it is complete and on the disk. So a state
 that is there is whole, whatever was killed, and even if the power failed. Of sharded weights each
 rank writes its pieces, into a folder of safetensors files that any number of ranks can read.
 """

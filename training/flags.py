@@ -227,7 +227,7 @@ def paragraphs(text: str, width: int) -> Iterator[str]:
 
 
 def laid_out(entry: Entry, width: int) -> list[str]:
-    """Return the lines of an entry: description beside the flag, or below it if that is wide."""
+    """Return the lines of an entry: description next to the flag, or below it if that is wide."""
     columns = max(width - INDENT, 30)
     text = textwrap.wrap(entry.text, columns, break_on_hyphens=False, break_long_words=False)
     head, indented = f"  {entry.invocation}", [" " * INDENT + line for line in text]

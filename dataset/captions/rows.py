@@ -9,7 +9,7 @@ from foundation.errors import UserError, listed, shown
 
 IMAGE_FIELDS = ("file_name",)
 TEXT_FIELDS = ("text", "caption")  # the first one that an entry has is used
-WEIGHTS, LANGUAGES = "caption_weights", "caption_languages"  # fields beside the captions
+WEIGHTS, LANGUAGES = "caption_weights", "caption_languages"  # further fields of a row
 LONGEST_CAPTION = 100_000  # characters
 LARGEST_WEIGHT = 1e9
 LANGUAGE = re.compile(r"[a-z0-9]{1,8}(-[a-z0-9]{1,8}){0,4}")  # en, pt-br, zh-hans-cn

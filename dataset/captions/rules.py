@@ -148,7 +148,7 @@ def leave_out(
     result.unusable.append(UnusableFile(path, f"is named in {row.location}, but {reason}"))
 
 
-# Files beside the images --------------------------------------------------------------------------
+# Files next to the images -------------------------------------------------------------------------
 
 
 def from_sidecars(files: FileList) -> CaptionSet | None:
@@ -243,7 +243,7 @@ def caption_like_files(files: FileList) -> list[str]:
         more = f" and {len(unmatched) - 1} more files" if len(unmatched) > 1 else ""
         notes.append(
             f"found {path}{more}, which may hold captions and cannot be matched with the images. "
-            "A caption file lies beside its image and has its name (red apple.txt for red "
+            "A caption file lies next to its image and has its name (red apple.txt for red "
             f"apple.png); a table is named {' or '.join(CAPTION_FILES)}."
         )
     return notes

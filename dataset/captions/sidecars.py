@@ -1,4 +1,4 @@
-"""Caption files beside the images: red apple.txt or red apple.jpg.txt for red apple.jpg."""
+"""Caption files next to the images: red apple.txt or red apple.jpg.txt for red apple.jpg."""
 
 import posixpath
 from collections import defaultdict
@@ -52,7 +52,7 @@ def match_sidecars(files: FileList) -> Sidecars:
     for name, image in captions.items():
         for fitting in by_stem.get(image, ()):
             with_image.add(name)
-            own = len(by_stem[image]) > 1 and fitting in full  # a.png.txt, beside a.jpg and a.png
+            own = len(by_stem[image]) > 1 and fitting in full  # a.png.txt, next to a.jpg and a.png
             if fitting in files.images and not own:
                 found.setdefault(fitting, name)
     for name, image in captions.items():

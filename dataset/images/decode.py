@@ -1,6 +1,6 @@
 """Decoding: any image file, from anywhere, to a picture of 8 bits or to other numbers, upright.
 
-The order is the same for all formats: the content says what the file is, its header is judged
+The order is the same for all formats: the content says what the file is, its header is checked
 (`dataset.images.limits`), memory is waited for, a library decodes what the pixels depend on, and
 the result is turned upright. Errors of libraries end at `dataset.images.border`.
 """
@@ -77,7 +77,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is left to do after the header has been judged.
+    """What is left to do after the header has been checked.
 
     Args:
         memory: bytes that decoding and converting take, roughly.
@@ -124,7 +124,7 @@ def read_content(path: Source) -> bytes:
 
 
 def make_plan(content: bytes, path: Source, shrink_to: int | None) -> Plan:
-    """Judge the header of a file, and return how it is decoded."""
+    """Check the header of a file, and return how it is decoded."""
     kind = recognize(content[:64])
     if kind is None:
         raise refuse_foreign(path, content[:1024])

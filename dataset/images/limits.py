@@ -1,6 +1,6 @@
 """Bounds on what decoding one image file may take, and on what all threads take together.
 
-The numbers in the header are judged before anything is allocated. One limit holds for every
+The numbers in the header are checked before anything is allocated. One limit holds for every
 library: Pillow, tifffile, imagecodecs and numpy.
 """
 

@@ -120,7 +120,7 @@ def read_npy(content: bytes, path: Source) -> Raster:
 
 
 def read_deep_png(content: bytes, path: Source, transparent: bytes) -> Raster:
-    """Read a 16-bit PNG of which the size has been judged.
+    """Read a 16-bit PNG of which the size has been checked.
 
     transparent: the tRNS chunk: of gray, the level that is transparent.
     """

@@ -1,4 +1,4 @@
-"""Texts that image files hold beside the pixels: chunks of a PNG, comments, a comment in EXIF.
+"""Texts that image files hold next to the pixels: chunks of a PNG, comments, a comment in EXIF.
 
 They come from anywhere: they are unpacked within a limit, and what cannot be read is left out.
 """

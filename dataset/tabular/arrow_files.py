@@ -413,7 +413,7 @@ def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, tuple[str, ...
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
         }
     except (UserError, KeyError, TypeError, AttributeError):
-        return {}  # it is a note beside the data
+        return {}  # it is a note next to the data
 
 
 def leaf_array(batch: Any, leaf: Leaf) -> Any:

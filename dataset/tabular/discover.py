@@ -41,7 +41,7 @@ COLUMNAR_SUFFIXES = PARQUET_SUFFIXES | ARROW_SUFFIXES
 TABLE_SUFFIXES = COLUMNAR_SUFFIXES | TEXT_SUFFIXES
 SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"  # of `save_to_disk`
 RULES = "2"  # of reading tables that name files: another number makes older indexes invalid
-FOLDER_TABLE = "metadata.parquet"  # beside images, as Hugging Face's imagefolder has it
+FOLDER_TABLE = "metadata.parquet"  # next to images, as Hugging Face's imagefolder has it
 
 
 class IndexPlan(NamedTuple):
@@ -296,7 +296,7 @@ def plan_paths(
 
 
 def kind_of_index(tables: TableSet, choice: Choice, split: str | None = None) -> str:
-    """Return the name of an index: other tables or columns have one of their own beside it."""
+    """Return the name of an index: other tables or columns have one of their own next to it."""
     columns = [column and column.name for column in (choice.image, choice.caption)]
     root, names = common_root(tables)
     first = tables.files[0]

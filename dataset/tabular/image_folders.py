@@ -58,7 +58,7 @@ def exists(folder: Path, name: str) -> bool:
 
 
 def near_folders(table: Path) -> list[Path]:
-    """List the folders that may hold the images: below the table's, and beside `annotations`."""
+    """List the folders that may hold the images: below the table's, and next to `annotations`."""
     here, above = table.parent, table.absolute().parent.parent
     beside = table.absolute().parent.name.lower() in TABLE_FOLDERS
     roots = [here, here / "images", *((above, above / "images") if beside else ())]

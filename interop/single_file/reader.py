@@ -27,7 +27,7 @@ HEADER = "latentsmith_model"  # the entry of the metadata that contains the conf
 PREDICTION = "modelspec.prediction_type"  # an entry that other tools write
 PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}  # its values -> diffusers' names
 UNET, EMA, AUTOENCODER = "model.diffusion_model.", "model_ema.", "first_stage_model."
-NOT_SAMPLED = (  # tensors beside the U-Net's that do not change it: other components, averages,
+NOT_SAMPLED = (  # tensors other than the U-Net's that do not change it: other components, averages,
     *(UNET, EMA, AUTOENCODER, "cond_stage_model.", "loss.", "low_scale_model."),  # losses, tables
     *("alphas_cumprod", "betas", "global_step", "log_one_minus_alphas_cumprod", "logvar"),
     *("lvlb_weights", "posterior_", "scale_factor", "sqrt_", "v_pred", "ztsnr"),

@@ -21,7 +21,7 @@ def is_text_conditional(unet: UNet) -> bool:
 def is_class_conditional(unet: UNet) -> bool:
     """Return whether the U-Net takes a class instead of a text.
 
-    Beside a text, class labels are the noise levels of an upscaler.
+    With a text, class labels are the noise levels of an upscaler.
     """
     return not is_text_conditional(unet) and isinstance(unet.class_embedding, torch.nn.Embedding)
 

@@ -76,7 +76,7 @@ def read_weights(folder: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]
         UserError: names or shapes differ from those of `expected`.
     """
     weights = read_folder(folder, STEM)
-    model = f"the U-Net that {CONFIG} beside it describes"
+    model = f"the U-Net that {CONFIG} next to it describes"
     check_state_dict(weights, expected, weights_file(folder, STEM), model)
     return {name: aligned_copy(weights[name]) for name in expected}
 

@@ -151,7 +151,7 @@ def robustness_section(curve: Sequence[tuple[float, float]], baselines: Mapping[
 def pictures_sections(
     measured: AutoencoderMeasurement, worst: Sequence[int], per_image: Mapping[str, list[float]]
 ) -> list[str]:
-    """Return the first and the worst reconstructions beside their originals."""
+    """Return the first and the worst reconstructions next to their originals."""
     first = range(min(GRID, len(measured.images.pairs)))
     sections = []
     for title, numbers in (("Reconstructions", first), ("The worst reconstructions", worst)):

@@ -61,7 +61,7 @@ class Classifier:
 
 
 def load_classifier(file: Path, device: torch.device, size: int) -> Classifier:
-    """Load a TorchScript network and the JSON file beside it, which names its classes.
+    """Load a TorchScript network and the JSON file next to it, which names its classes.
 
     The network takes 8-bit images (b, 3, h, w) and returns logits (b, classes). With an argument
     `return_features` it is a feature space, too; otherwise its logits are the features.

@@ -1,4 +1,4 @@
-"""The images that an evaluation measures with, and their features, kept beside the data."""
+"""The images that an evaluation measures with, and their features, kept next to the data."""
 
 import hashlib
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from stages.evaluation.blocks import Blocks, identity_hash
 from training.flags import FractionBelowOne, Seed
 from training.logging.progress import progress_bar
 
-FEATURES_FOLDER = "features"  # in the folder of the index, beside the data
+FEATURES_FOLDER = "features"  # in the folder of the index, next to the data
 MOST_KEPT = 2000  # held-out images that are reconstructed, and whose loss is measured
 MOST_TRAINING = 50_000  # training images among which the nearest are looked for
 SEEN_CHANNELS = (1, 3)  # of images that feature spaces can look at
@@ -142,7 +142,7 @@ def to_rgb(pixels: PixelTensor) -> UInt8[Tensor, "n 3 h w"]:
 class Reference:
     """Features of the images themselves, and their mean, kept for later evaluations.
 
-    They are kept beside the index of the data, or in `fallback` if that cannot be written.
+    They are kept next to the index of the data, or in `fallback` if that cannot be written.
     """
 
     def __init__(
@@ -237,7 +237,7 @@ def chosen_pairs(
     """
     if config.held_out_split is not None and config.split is None:
         raise UserError(
-            f"held_out_split {config.held_out_split!r} needs the split of the training beside it, "
+            f"held_out_split {config.held_out_split!r} also needs the split of the training, "
             "such as split 'train'."
         )
     pairs = read_pairs(config, choice, captions, notes)

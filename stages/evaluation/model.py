@@ -67,7 +67,7 @@ from stages.evaluation.validation_loss import (
 )
 from training.logging.image_grid import image_grid
 
-NEAREST_SHOWN = 12  # samples beside their nearest training image
+NEAREST_SHOWN = 12  # samples next to their nearest training image
 UNSEEN = "held-out captions"
 UNSEEN_REAL = "real images of held-out captions"
 CEILING = "autoencoder (ceiling)"  # real images, encoded and decoded: no sample can be better
@@ -200,7 +200,7 @@ class ModelMeasurement:
 
     @property
     def looks_for_copies(self) -> bool:
-        """Whether samples can be compared with training images, beside held-out images."""
+        """Whether samples can be compared with training images, in addition to held-out images."""
         return bool(self.spaces and len(self.training.pairs) and self.held_out)
 
     @torch.no_grad()
@@ -362,7 +362,7 @@ class ModelMeasurement:
         return Estimate(score, note=copying_verdict(score))
 
     def nearest_grid(self, space: FeatureSpace) -> Image.Image:
-        """Return the samples that lie nearest to training images, each beside that image."""
+        """Return the samples that lie nearest to training images, each next to that image."""
         neighbors, _ = self.neighbors[space.name]
         order = neighbors.distances.argsort()[:NEAREST_SHOWN].tolist()
         paths = self.training.pairs.paths

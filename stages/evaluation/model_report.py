@@ -65,7 +65,7 @@ def report_model(
         space = measured.spaces[0]
         shown = picture(
             measured.nearest_grid(space),
-            f"samples, each beside the training image that is nearest in {space.name}",
+            f"samples, each next to the training image that is nearest in {space.name}",
         )
         sections.append("<h2>Nearest training images</h2>" + shown)
     if losses:

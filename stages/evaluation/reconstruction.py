@@ -256,7 +256,7 @@ class ReconstructionEvaluator:
         panels = gathered.pop("panels").flatten(0, 1)
         metrics = {name: numbers.mean().item() for name, numbers in gathered.items()}
         if "lpips" in metrics:
-            metrics["held_out_lpips"] = metrics.pop("lpips")  # beside that of the training images
+            metrics["held_out_lpips"] = metrics.pop("lpips")  # next to that of the training images
         metrics |= {f"kl/channel{k}": channel.kl for k, channel in enumerate(channels)}
         return AutoencoderEvaluation(metrics, channels, panels)
 

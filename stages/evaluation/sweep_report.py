@@ -72,7 +72,7 @@ def positions(axis: Axis) -> tuple[list[float], dict[float, str] | None]:
 
 
 def curve(axis: Axis, points: list[SweptPoint], key: str, references: References) -> str:
-    """Return the chart of one metric, with its intervals, beside real images and ceiling."""
+    """Return the chart of one metric, with its intervals, compared with real images and ceiling."""
     estimates = [point.metrics[key] for point in points]
     where, names = positions(axis)
     name = metric_name(key, estimates[0].better)

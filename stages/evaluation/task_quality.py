@@ -1,4 +1,4 @@
-"""Measures models made for a task: `evaluate.py task`, beside what else could do the task.
+"""Measures models made for a task: `evaluate.py task`, compared with what else could do the task.
 
 Each held-out picture is masked, made small or damaged as in training, and drawn again; the result
 is compared with the picture.

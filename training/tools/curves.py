@@ -35,7 +35,7 @@ def line_chart(
         references: name -> value that is drawn as a dashed horizontal line.
         dots: draw the points, too; for few of them.
         bars: name of a line -> segments that show how uncertain its points are.
-        labels: point -> text beside it.
+        labels: point -> text next to it.
         names: x -> what stands there. It is not a number then, so points are not joined.
     """
     drawn = {name: points for name, all_points in lines.items() if (points := finite(all_points))}
@@ -51,7 +51,7 @@ def line_chart(
     for k, (name, value) in enumerate(references.items()):
         y = plot.y_pixel(value)
         label = y - 5 if y - 5 > TOP + 8 else y + 14  # not into the title
-        x = LEFT + 6 + 150 * k  # beside each other, as the values may be equal
+        x = LEFT + 6 + 150 * k  # next to each other, as the values may be equal
         elements += [horizontal_line(y, "#444", "5 4"), text(x, label, name)]
     for k, points in enumerate(drawn.values()):
         color = COLORS[k % len(COLORS)]

@@ -55,8 +55,8 @@ class BatchSizeResult:
         ]
         if self.doubts:
             lines.append(
-                f"DO NOT TRUST THESE TIMES: {'; '.join(self.doubts)}. Measure again when nothing "
-                "else runs."
+                f"these times are not reliable: {'; '.join(self.doubts)}. Measure again when "
+                "nothing else runs."
             )
         return "\n".join(lines)
 

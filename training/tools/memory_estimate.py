@@ -60,7 +60,7 @@ class MemoryEstimate:
     gradients: int
     optimizer: int  # two moments per trained weight, as Adam has
     averages: int  # EMA, and power-function averages if they are stored
-    activations: int  # what forward and backward pass need beside all this, at their peak
+    activations: int  # what forward and backward pass need in addition to all this, at their peak
 
     buffers: int  # of kernels, for themselves
 

@@ -1,4 +1,4 @@
-"""Overfit check: train on a handful of images, which every working training learns by heart.
+"""Overfit check: train on a handful of images, which every working training memorises.
 
 A training that works reaches a stated metric on them within minutes. One that does not has a fault
 that a long run would only hide, and its loss curve shows of which kind.
@@ -75,12 +75,12 @@ def describe_outcome(
         f"{required} is what a training that works reaches"
     )
     if target.reached(value):
-        return f"learned by heart: {result}."
-    raise UserError(f"NOT learned by heart: {result}. {likely_cause(losses, target)}")
+        return f"memorised: {result}."
+    raise UserError(f"not memorised: {result}. {likely_cause(losses, target)}")
 
 
 def likely_cause(losses: Sequence[float | None], target: Target) -> str:
-    """Return what is likely wrong, judging by the loss curve; None stands for NaN or infinity."""
+    """Return what is likely wrong according to the loss curve; None stands for NaN or infinity."""
     finite = [loss for loss in losses if loss is not None]
     if len(finite) < len(losses):
         return (

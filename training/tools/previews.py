@@ -70,7 +70,7 @@ def step_section(file: Path) -> str:
 
 
 def figure(pictures: Iterable[tuple[Cell, Image.Image]], caption: str) -> str:
-    """Return pictures beside each other, at twice their size if they are small, and a caption."""
+    """Return pictures next to each other, at twice their size if they are small, and a caption."""
     elements = "".join(
         image_element(
             picture,
