@@ -32,44 +32,12 @@ from training.flags import (
     help_page,
     with_flags,
 )
+from training.foreign_flags import names_of_others
 from training.memory import describe_failure, keep_freed_memory
 from training.signals import interruptible
 from training.watchdog import STOPPED, is_connection_error
 
 Config = TypeVar("Config")
-
-# Flags of diffusers' scripts and of other programs -> the field of the same meaning.
-OTHER_NAMES = {
-    "lr": "learning_rate",
-    "lr-warmup-steps": "warmup",
-    "max-train-steps": "steps",
-    "iterations": "steps",
-    "num-inference-steps": "steps",
-    "ddim-steps": "steps",
-    "train-batch-size": "batch_size",
-    "bs": "batch_size",
-    "gradient-accumulation-steps": "accumulate",
-    "resolution": "size",
-    "image-size": "size",
-    "output-dir": "out",
-    "outdir": "out",
-    "train-data-dir": "data",
-    "dataset": "data",
-    "checkpointing-steps": "save_every",
-    "validation-steps": "evaluate_every",
-    "eval-every": "evaluate_every",
-    "validation-prompts": "preview_prompts",
-    "mixed-precision": "precision",
-    "cfg-scale": "guidance_scale",
-    "cfg": "guidance_scale",
-    "scale": "guidance_scale",
-    "scheduler": "sampler",
-    "rank": "lora",
-    "max-grad-norm": "clip_norm",
-    "dataloader-num-workers": "workers",
-    "n-samples": "count",
-    "pretrained-model-name-or-path": "init_from",
-}
 
 
 def parse(
@@ -124,22 +92,11 @@ def parse(
             )
     except SystemExit:
         print(printable(shortened(messages.getvalue(), LONGEST_MESSAGE)), end="", file=sys.stderr)
-        for line in names_of_others(config, argv):
+        for line in names_of_others(argv, set(field_names(config))):
             print(line, file=sys.stderr)
         raise
     check_bounds(given, config if presets is None else default)
     return given
-
-
-def names_of_others(config: type[Any], argv: Sequence[str]) -> Iterator[str]:
-    """Yield a line for each flag of other programs that has another name here."""
-    known = set(field_names(config))
-    for word in argv:
-        flag = word.partition("=")[0].replace("_", "-")
-        name = flag.removeprefix("--")
-        ours = OTHER_NAMES.get(name)
-        if flag != name and ours in known and name.replace("-", "_") not in known:
-            yield f"{flag} is called {flag_name(str(ours))} here."
 
 
 def choose_command(

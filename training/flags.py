@@ -175,6 +175,12 @@ def help_page(config: type[Any], default: Any, description: str) -> str:
         description: docstring of the script.
     """
     width = min(WIDTH, shutil.get_terminal_size().columns)
+    groups = help_sections(config, default)
+    return "\n\n".join([*paragraphs(description, width), *sections_of(groups, width)])
+
+
+def help_sections(config: type[Any], default: Any) -> dict[str, list[Entry]]:
+    """Return the sections of a help page: title -> flags; arguments as in `help_page`."""
     essential: Sequence[str] = getattr(config, "ESSENTIAL", ())
     found = list(entries(config, default, ONLY_GROUP))
     first = [each for each in found if each.entry.is_required or each.name in essential]
@@ -187,7 +193,7 @@ def help_page(config: type[Any], default: Any, description: str) -> str:
             groups.setdefault(each.group, []).append(each.entry)
     last = LAST_GROUP if LAST_GROUP in groups else list(groups)[-1]
     groups[last] += [Entry(*words) for words in COMMON.items()]
-    return "\n\n".join([*paragraphs(description, width), *sections_of(groups, width)])
+    return groups
 
 
 def commands_page(commands: Mapping[str, type[Any]], description: str) -> str:

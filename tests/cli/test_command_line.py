@@ -99,6 +99,13 @@ def test_flags_of_other_programs_are_translated(script, given, ours, capsys, mon
     assert f"is called {ours} here" in capsys.readouterr().err
 
 
+def test_flags_that_are_not_needed_here_are_explained(capsys):
+    with pytest.raises(SystemExit):
+        train_vae.main(["--data", "d", "--out", "o", "--resume_from_checkpoint", "latest"])
+    message = capsys.readouterr().err
+    assert "--resume-from-checkpoint is not needed here: the same command again" in message
+
+
 def test_documented_commands_work():
     commands = documented_commands()
     assert {shlex.split(line)[0] for line in commands} >= {"train_ldm.py", "sample.py"}
