@@ -83,6 +83,11 @@ def make_engine(content: str) -> Any:
             f"{FILE} holds no unigram model, which the tokenizer of XLM-RoBERTa is. Copy the file "
             "of the model that the weights belong to."
         )
+    if not isinstance(model.get("unk_id"), int):
+        raise UserError(
+            f"{FILE} names no token for unknown characters (unk_id), so a text could have no ids. "
+            "Copy it again."
+        )
     try:
         engine = Tokenizer.from_str(content)
     except Exception as error:  # the package raises nothing more special

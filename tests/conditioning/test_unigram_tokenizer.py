@@ -84,7 +84,11 @@ def test_wrong_files_are_named(folder, tmp_path):
     with pytest.raises(UserError, match="pads with the id 1"):
         load_unigram(folder, XlmRobertaConfig(vocab_size=VOCABULARY, pad_token_id=0))
     content = json.loads((folder / "tokenizer.json").read_text())
-    for model, pattern in (({"type": "BPE"}, "no unigram"), ({"type": "Unigram"}, "damaged")):
+    for model, pattern in (
+        ({"type": "BPE"}, "no unigram"),
+        ({"type": "Unigram", "unk_id": 3}, "damaged"),
+        ({**content["model"], "unk_id": None}, "unknown characters"),
+    ):
         with pytest.raises(UserError, match=pattern):
             UnigramTokenizer(content=json.dumps({**content, "model": model}), context_length=9)
     with pytest.raises(UserError, match="no token '<start>'"):
