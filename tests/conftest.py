@@ -25,6 +25,7 @@ LINUX_ONLY = [
     "training/test_resume.py",
     "training/test_signals.py",
     "training/test_watchdog.py",
+    "training/tools/test_sequence.py",
 ]
 collect_ignore = [] if sys.platform == "linux" else LINUX_ONLY
 

@@ -33,6 +33,38 @@ class Holder:
     since: str = "an unknown time"
 
 
+def holder_of(run: Path) -> Holder | None:
+    """Return who trains in a run folder right now; None if nobody does.
+
+    Do not call it in a process that holds this lock: closing the file would give it back.
+    """
+    path = run / LOCK
+    try:
+        stream = path.open("r+b")
+    except OSError:
+        return None
+    with stream:
+        holder = _holder(stream, path)
+        # The lock is only tried where its process lives: a training that begins right now must not
+        # find it taken by this look.
+        if holder == Holder() or not may_live(holder) or _lock(stream):
+            return None
+    return holder
+
+
+def may_live(holder: Holder) -> bool:
+    """Return whether a process exists; on another machine, and on Windows, that is not known."""
+    if holder.host != socket.gethostname() or system.ON_WINDOWS:
+        return True
+    try:
+        os.kill(holder.process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
+
+
 class RunLock:
     """Holds the lock of a run folder until `release`, or until the process ends."""
 

@@ -102,16 +102,12 @@ def summary_section(
 
 def verdicts_section(lines: Sequence[Mapping[str, Any]]) -> str:
     """Return the last verdict of each kind, and the earlier ones folded away."""
-    verdicts: dict[str, list[tuple[int, str]]] = {}
-    for line in lines:
-        for name, value in line.items():
-            if isinstance(value, str):
-                verdicts.setdefault(name, []).append((line["step"], value))
+    verdicts = collect_verdicts(lines)
     if not verdicts:
         return ""
     elements = ["<h2>Verdicts</h2>"]
     for *earlier, (step, verdict) in verdicts.values():
-        warning = " class='warning'" if any(word in verdict for word in WARNING_WORDS) else ""
+        warning = " class='warning'" if is_warning(verdict) else ""
         elements.append(f"<p{warning}>step {step}: {escape(verdict)}</p>")
         if earlier:
             rows = "".join(f"<br>step {k}: {escape(text)}" for k, text in earlier)
@@ -119,14 +115,36 @@ def verdicts_section(lines: Sequence[Mapping[str, Any]]) -> str:
     return "".join(elements)
 
 
+def collect_verdicts(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, str]]]:
+    """Return name -> (step, text) of all verdicts of a run."""
+    verdicts: dict[str, list[tuple[int, str]]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if isinstance(value, str):
+                verdicts.setdefault(name, []).append((line["step"], value))
+    return verdicts
+
+
+def is_warning(verdict: str) -> bool:
+    """Return whether a verdict says that something is wrong."""
+    return any(word in verdict for word in WARNING_WORDS)
+
+
 def curves_section(lines: Sequence[Mapping[str, Any]]) -> str:
     """Return a chart for every group of metrics."""
+    charts = [
+        line_chart(title, points, x_label="step")
+        for title, points in group_metrics(shown_metrics(lines))
+    ]
+    return f"<h2>Curves</h2><div class='charts'>{''.join(charts)}</div>" if charts else ""
+
+
+def shown_metrics(lines: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
+    """Return the metrics that have a curve."""
     metrics = collect_metrics(lines)
     if not any(value for _, value in metrics.get(SKIPPED, ())):
         metrics.pop(SKIPPED, None)  # a line at zero; the summary has the number
-    groups = group_metrics(metrics)
-    charts = [line_chart(title, points, x_label="step") for title, points in groups]
-    return f"<h2>Curves</h2><div class='charts'>{''.join(charts)}</div>" if charts else ""
+    return metrics
 
 
 def collect_metrics(lines: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
