@@ -26,6 +26,7 @@ from stages.autoencoder import (
     AutoencoderTrainer,
     AutoencoderTrainingConfig,
     build_networks,
+    describe_missing_backbone,
     make_transform,
 )
 from stages.before_training import autoencoder_trials, overfit, print_batch_sizes
@@ -73,8 +74,7 @@ def start(config: AutoencoderTrainingConfig) -> None:
     )
     plan.print_remarks()
     if config.dry_run:
-        print(plan.describe())
-        return print_missing_backbone(config)
+        return print("\n".join(filter(None, [plan.describe(), describe_missing_backbone(config)])))
     if config.find_batch_size:
         trials = autoencoder_trials(config, networks)
         return print_batch_sizes(config, trials, plan.bytes_at_once, most=len(pairs))
@@ -124,16 +124,6 @@ def print_format(
         print_other_format(config.init_from, pixels)
     for note in value_range_notes(paths, pixels):
         print(f"note: {note}")
-
-
-def print_missing_backbone(config: AutoencoderTrainingConfig) -> None:
-    """Say before the training what it will have to download."""
-    if config.loss.perceptual != "none":
-        from autoencoder.training.lpips import backbone_file  # imports lpips and torchvision
-
-        file = backbone_file(config.loss.perceptual)
-        if not file.exists():
-            print(f"note: LPIPS needs {file}, which the training downloads; it is not there yet.")
 
 
 def print_plan(

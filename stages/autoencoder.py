@@ -209,6 +209,18 @@ def build_networks(config: AutoencoderTrainingConfig, device: torch.device) -> A
     )
 
 
+def describe_missing_backbone(config: AutoencoderTrainingConfig) -> str:
+    """Return what the training will have to download; "" for nothing."""
+    if config.loss.perceptual == "none":
+        return ""
+    from autoencoder.training.lpips import backbone_file  # imports lpips and torchvision
+
+    file = backbone_file(config.loss.perceptual)
+    if file.exists():
+        return ""
+    return f"note: LPIPS needs {file}, which the training downloads; it is not there yet."
+
+
 def choose_architecture(config: AutoencoderTrainingConfig) -> AutoencoderConfig:
     """Return the architecture of the preset, with what other flags say of it."""
     architecture = ARCHITECTURES[config.preset]

@@ -59,6 +59,7 @@ class RunPlan(Generic[Config]):
         held_out: how many are not.
         cache: bytes of the latent cache; 0 without one.
         keeps_best: whether the best model is kept next to the last one.
+        similar: a run with the same preset, whose speed stands for that of this one.
     """
 
     training: str
@@ -69,6 +70,7 @@ class RunPlan(Generic[Config]):
     held_out: int = 0
     cache: int = 0
     keeps_best: bool = False
+    similar: Path | None = None
 
     def memory(self, config: Config | None = None, on_gpu: bool = False) -> MemoryEstimate:
         """Estimate the memory of a step.
@@ -127,8 +129,9 @@ class RunPlan(Generic[Config]):
     def describe_time(self) -> str:
         """Return how long the run takes at the speed that was given, or that it has had so far."""
         config, speed, source = self.config, self.config.images_per_second, "as given"
-        if speed is None:
-            speed, source = speed_of_run(config.out), f"as measured in {config.out}"
+        for run in (config.out, self.similar):
+            if speed is None and run is not None:
+                speed, source = speed_of_run(run), f"as measured in {run}"
         images = config.steps * config.batch_size
         if speed is None:
             return (
@@ -141,10 +144,7 @@ class RunPlan(Generic[Config]):
     def describe_disk(self) -> Iterator[str]:
         """Yield lines on the disk that latent cache, states and model take."""
         state, model, cache = self.state_bytes(), self.model_bytes(), self.cache
-        states = (KEPT_STATES + 1) * state
-        # While a better one is written, the best so far is still there; the last comes after both.
-        models = model * (2 if self.keeps_best else 1)
-        most = states + models + cache
+        states, most = (KEPT_STATES + 1) * state, self.disk_bytes()
         text = f"disk: {format_bytes(most)} at most: "
         text += f"latent cache {format_bytes(cache)}, " if cache else ""
         yield text + (
@@ -155,6 +155,12 @@ class RunPlan(Generic[Config]):
         free = free_disk(self.config.out)
         if free < most:
             yield f"REMARK: only {format_bytes(free)} are free on the disk of {self.config.out}."
+
+    def disk_bytes(self) -> int:
+        """Return the bytes on the disk that the run takes at most."""
+        # While a better one is written, the best so far is still there; the last comes after both.
+        models = self.model_bytes() * (2 if self.keeps_best else 1)
+        return (KEPT_STATES + 1) * self.state_bytes() + models + self.cache
 
     def state_bytes(self) -> int:
         """Return the size of a state: weights, two moments of each that learns, averages."""
