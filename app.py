@@ -1,7 +1,7 @@
 """python app.py --model runs/ldm
 
 Shows a page in the browser: draw pictures with the models of a folder, look at how each was drawn,
-and draw again. It is reachable from this machine alone, unless --host says otherwise; then it asks
+draw again, and train models on images of yours. It is reachable from this machine alone, unless --host says otherwise; then it asks
 for a password.
 """
 
@@ -25,13 +25,15 @@ PASSWORD = "LATENTSMITH_PASSWORD"  # environment variable, which no list of proc
 class Config:
     RENAMED: ClassVar[Mapping[str, str]] = {}
     GROUPS: ClassVar[Groups] = {
-        "page": ("model", "runs", "out", "open"),
+        "page": ("model", "runs", "data", "out", "open"),
         "server": ("host", "port", "password"),
         "machine": ("device", "dtype"),
     }
 
     model: Path = DEMO  # run folder of train_ldm.py or pipeline folder to begin with
-    runs: Path = Path("runs")  # folder whose finished runs the page offers, too
+    runs: Path = Path("runs")  # folder of runs: finished ones draw, and new ones are begun there
+    # folders below which the page reads data sets; it makes new ones in the first
+    data: tuple[Path, ...] = (Path("data"),)
     out: Path = Path("samples")  # folder that pictures are written to
     open: bool = False  # open the page in the browser
 
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     models = OpenModels([config.model], config.runs, pick_device(config.device), config.dtype)
     models.open(models.names()[0])  # an error is better now than at the first picture
     listener = open_port(config.host, config.port)
-    studio = Studio(models, config.out.absolute())
+    studio = Studio(models, config.out.absolute(), config.data)
     server = make_server(studio, config.host, config.port, password or None)
     address = f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{config.port}"
     print(f"the page is at {address}; Ctrl-C ends it.", flush=True)

@@ -24,9 +24,10 @@ def find_models(first: Sequence[Path], runs: Path) -> dict[str, Path]:
 
     Args:
         first: models to list before the others, whatever they are.
-        runs: folder whose subfolders may be runs of train_ldm.py; it need not exist.
+        runs: folder whose subfolders, or folders in these, may be runs of train_ldm.py; it need
+            not exist.
     """
-    folders = sorted(runs.iterdir()) if runs.is_dir() else []
+    folders = sorted([*runs.glob("*"), *runs.glob("*/*")])
     finished = [path for path in folders if (path / "model" / MODEL_FILE).is_file()]
     return {path.as_posix(): path for path in (*first, *finished)}
 
@@ -44,6 +45,11 @@ class OpenModels:
 
     def names(self) -> list[str]:
         return list(find_models(self.first, self.runs))
+
+    def forget(self, name: str) -> None:
+        """Open the model anew next time: its training may have gone on."""
+        with self.lock:
+            self.opened.pop(name, None)
 
     def open(self, name: str) -> GenerationSession:
         """Return the model of this name.

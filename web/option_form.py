@@ -195,6 +195,6 @@ def command_line(model: str, prompt: str | None, options: GenerationOptions, **o
     return shlex.join(words)
 
 
-def for_the_page(error: Exception) -> str:
+def for_the_page(error: Exception | str) -> str:
     """Return a message with the names of fields in place of those of flags."""
     return re.sub(r"--([a-z][a-z-]+)", lambda flag: label_of(flag[1].replace("-", "_")), str(error))

@@ -26,9 +26,13 @@ from web.compare_tab import CompareTab
 from web.draw_tab import DrawTab
 from web.protection import LOCAL_HOSTS, Protection
 from web.results import prompt_of
+from web.run_panel import STYLE
+from web.runs_tab import RunsTab
 from web.studio import DRAWS, PRIVATE, Studio, with_messages
+from web.train_tab import TrainTab
 
 MAX_UPLOAD = 32 * 2**20  # bytes of a file
+MAX_UPLOADS = 1024 * 2**20  # of the files that are dropped at once
 MAX_PIXELS = 32 * 2**20  # of a picture; Pillow refuses twice as many
 THEME = Default(
     font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
@@ -62,6 +66,10 @@ def make_page(studio: Studio) -> gr.Blocks:
                 compare.build()
             with gr.Tab("Autoencoder", id="autoencoder"):
                 AutoencoderTab(studio).build()
+            with gr.Tab("Train", id="train") as train:
+                TrainTab(studio, model).build(train, tabs)
+            with gr.Tab("Runs", id="runs") as runs:
+                RunsTab(studio, model).build(runs, tabs)
         panels = (draw.results, change.results, compare.results)
         histories = [field for results in panels for field in results.history_outputs]
         # Read once, and shown in all.
@@ -129,9 +137,9 @@ def make_server(studio: Studio, host: str, port: int, password: str | None) -> P
         enable_monitoring=False,
         footer_links=["api"],
         theme=THEME,
-        css=CSS,
+        css=CSS + STYLE,
     )
-    return Protection(app, LOCAL_HOSTS if host in LOCAL_HOSTS else None)
+    return Protection(app, LOCAL_HOSTS if host in LOCAL_HOSTS else None, uploads=MAX_UPLOADS)
 
 
 def password_check(password: str) -> Callable[[str, str], bool]:

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 MAX_REQUEST = 64 * 2**20  # bytes
+UPLOAD = "/gradio_api/upload"  # path of requests that upload files
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 Message = MutableMapping[str, Any]
@@ -26,17 +27,28 @@ class Protection:
 
     Args:
         hosts: names by which the server may be called; None for any, where a password is asked for.
+        limit: bytes of a request.
+        uploads: bytes of a request that uploads files; None: as others. They go to the disk as
+            they come.
     """
 
-    def __init__(self, app: App, hosts: Collection[str] | None, limit: int = MAX_REQUEST):
+    def __init__(
+        self,
+        app: App,
+        hosts: Collection[str] | None,
+        limit: int = MAX_REQUEST,
+        uploads: int | None = None,
+    ):
         self.app, self.hosts, self.limit = app, hosts, limit
+        self.uploads = limit if uploads is None else uploads
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        if reason := self.reason_to_refuse(headers):
+        limit = self.uploads if scope.get("path") == UPLOAD else self.limit
+        if reason := self.reason_to_refuse(headers, limit):
             await refuse(scope, send, *reason)
             return
         read = 0
@@ -45,7 +57,7 @@ class Protection:
             nonlocal read
             message = await receive()
             read += len(message.get("body") or message.get("bytes") or b"")
-            if read > self.limit:
+            if read > limit:
                 raise TooLarge
             return message
 
@@ -62,7 +74,7 @@ class Protection:
             if not started:
                 await refuse(scope, send, 413, "the request is too large")
 
-    def reason_to_refuse(self, headers: dict[bytes, str]) -> tuple[int, str] | None:
+    def reason_to_refuse(self, headers: dict[bytes, str], limit: int) -> tuple[int, str] | None:
         """Return status and reason, or None if the request may pass."""
         host = headers.get(b"host", "")
         if self.hosts is not None and name_of(host) not in self.hosts:
@@ -75,7 +87,7 @@ class Protection:
         if is_foreign and headers.get(b"sec-fetch-mode") != "navigate":
             return 403, "requests of other sites are refused"
         length = headers.get(b"content-length", "0")
-        if not length.isdecimal() or int(length) > self.limit:
+        if not length.isdecimal() or int(length) > limit:
             return 413, "the request is too large"
         return None
 

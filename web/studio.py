@@ -1,6 +1,6 @@
 """What the tabs share: the models, the folder of the pictures, and the calls that run."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
@@ -30,10 +30,16 @@ Shown = tuple[list[tuple[Any, str]], list[str], str, str]  # gallery, its files,
 
 @dataclass
 class Studio:
-    """Draws for all sessions of the page, one call after the other."""
+    """Draws for all sessions of the page, one call after the other.
+
+    Args:
+        folder: that pictures are written to.
+        data: folders that data sets are read from; new ones are written to the first.
+    """
 
     models: OpenModels
     folder: Path
+    data: Sequence[Path] = (Path("data"),)
     running: dict[str, BackgroundCall] = field(default_factory=dict)  # by session of the page
 
     def draw(self, session: str | None, model: str, entry: PromptEntry) -> Iterator[Shown]:

@@ -31,11 +31,10 @@ from stages.condition import (
 from stages.diffusion import DiffusionTrainingConfig
 from stages.latents import cache_bytes
 from stages.memory import autoencoder_work, clip_work, diffusion_work
-from stages.plan import RunPlan, free_disk, planned_run, speed_of_run
+from stages.plan import RunPlan, planned_run, speed_of_run
 from stages.preparation.data_check import TRAININGS, for_people
 from training.cli import parse, pick_device
 from training.config import TrainingConfig
-from training.memory import format_bytes
 from training.tools.run_folders import find_runs, script_of
 
 FOLDERS = {"train_clip.py": "clip", "train_vae.py": "vae", "train_ldm.py": "ldm"}
@@ -167,14 +166,13 @@ class AllStages:
             **facts,
         )
 
-    def describe(self, folder: Folder, runs: Path | None = None) -> tuple[str, list[str]]:
-        """Return what the trainings will need, and what stands against them.
+    def describe(self, folder: Folder, runs: Path | None = None) -> str:
+        """Return what the trainings will need: memory, time and disk.
 
         Raises:
             UserError: the settings do not go together.
         """
         sections: list[str] = []
-        disk = 0
         for plan in self.plans(folder, runs):
             images = plan.config.steps * plan.config.batch_size
             title = (
@@ -182,17 +180,8 @@ class AllStages:
                 f"{plan.config.batch_size} images, {images / len(plan.pairs):,.4g} epochs"
             )
             sections.append(f"{title}\n{for_people(plan.describe())}")
-            disk += plan.disk_bytes()
-        problems: list[str] = []
-        if (free := free_disk(self.out)) < disk:
-            problems.append(
-                f"the trainings take up to {format_bytes(disk)} on the disk of {self.out}, and "
-                f"only {format_bytes(free)} are free."
-            )
         config = cast(AutoencoderTrainingConfig, self.config("train_vae.py"))
-        if missing := describe_missing_backbone(config):
-            sections.append(missing)
-        return "\n\n".join(sections), problems
+        return "\n\n".join(filter(None, [*sections, describe_missing_backbone(config)]))
 
 
 def divided(pairs: PairList, config: TrainingConfig) -> tuple[PairList, PairList]:
