@@ -1,8 +1,8 @@
 """python app.py --model runs/ldm
 
 Shows a page in the browser: draw pictures with the models of a folder, look at how each was drawn,
-draw again, and train models on images of yours. It is reachable from this machine alone, unless --host says otherwise; then it asks
-for a password.
+draw again, and train models on images of yours. It is reachable from this machine alone, unless
+--host says otherwise; then it asks for a password.
 """
 
 import os

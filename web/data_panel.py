@@ -120,13 +120,13 @@ class DataPanel:
             ),
         ]
         for event in made:
-            event.success(report, reported, self.report, **READS)
+            event.success(report, reported, self.report, **PRIVATE)
         edited = [self.folder, self.which, self.page, self.before, *self.texts]
         for button, turn in ((self.back, -1), (self.save, 0), (self.forth, 1)):
             save = with_messages(partial(self.save_captions, turn))
             event = button.click(save, edited, outputs, **READS)
             if not turn:
-                event.success(report, reported, self.report, **READS)
+                event.success(report, reported, self.report, **PRIVATE)
         self.which.input(open_folder, [self.folder, self.which], outputs, **READS)
 
     def open_folder(self, folder: str | None, which: str) -> tuple[Any, ...]:

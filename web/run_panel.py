@@ -27,7 +27,9 @@ STYLE = """
 .dark .charts svg text { fill: #e6e6e6; }
 .dark .charts svg line[stroke="#ddd"] { stroke: #3a3f45; }
 .dark .charts svg line[stroke="#444"] { stroke: #a3a8ae; }
-@media (max-width: 600px) { .charts svg text { font-size: 15px; } }
+.charts svg text { font-size: 15px; }
+.dark .charts svg polyline, .dark .charts svg circle, .dark .charts svg line[stroke-width="3"] {
+  filter: brightness(1.6); }
 .run-bar { height: 8px; border-radius: 4px; background: var(--border-color-primary);
            overflow: hidden; margin: 6px 0; }
 .run-bar > div { height: 100%; background: var(--color-accent); }
@@ -41,17 +43,17 @@ STYLE = """
 .badge.waiting, .badge.stopping { background: #8a6d1c; } .badge.failed { background: #b91c1c; }
 .run-list { width: 100%; border-collapse: collapse; }
 .run-list td, .run-list th { padding: 5px 12px 5px 0; text-align: left; vertical-align: top;
-                             border-bottom: 1px solid var(--border-color-primary); }
+                             border-width: 0 0 1px !important;
+                             border-color: var(--border-color-primary) !important; }
 .run-list td { overflow-wrap: anywhere; } .run-list small { opacity: 0.75; }
 @media (max-width: 600px) {
   .run-list thead { display: none; }
   .run-list tr { display: block; padding: 6px 0;
                  border-bottom: 1px solid var(--border-color-primary); }
-  .run-list td { display: inline-block; border: 0; padding: 1px 10px 1px 0; }
+  .run-list td { display: inline-block; border: 0 !important; padding: 1px 10px 1px 0; }
 }
 .cell { text-align: center; font-size: 12px; overflow-wrap: anywhere; }
-.cell img { width: 100%; height: 130px; object-fit: contain; border-radius: 6px;
-            background: repeating-conic-gradient(#8882 0 25%, #0000 0 50%) 0 0 / 16px 16px; }
+.cell img { width: 100%; height: 130px; object-fit: contain; border-radius: 6px; }
 .cell .empty { height: 130px; display: flex; align-items: center; justify-content: center;
                padding: 6px; border-radius: 6px; border: 1px dashed #b91c1c; }
 .cell .mark { color: #b45309; font-weight: 600; } .dark .cell .mark { color: #fbbf24; }

@@ -21,7 +21,7 @@ from training.tools.background import (
 from training.tools.run_folders import find_running
 from training.tools.run_list import summarize_run
 from training.tools.sequence import find_sequences, read_commands, read_state
-from web.data_panel import READS, DataPanel
+from web.data_panel import DataPanel
 from web.folders import AllowedFolders, read_view
 from web.option_form import for_the_page
 from web.run_panel import RunPanel, badge, show_runs
@@ -67,7 +67,7 @@ class TrainTab:
 
     def build_form(self) -> None:
         """Make the fields of a new training."""
-        self.name = gr.Textbox(label="Name", placeholder="flowers", max_length=60)
+        self.name = gr.Textbox(label="Name", placeholder="that of the data folder", max_length=60)
         with gr.Row():
             self.preset = gr.Dropdown(list(ALL_PRESETS), value="small-64", label="Preset")
             self.condition = gr.Dropdown(
@@ -83,7 +83,6 @@ class TrainTab:
                             None,
                             label=label,
                             precision=0,
-                            minimum=1,
                             placeholder="preset's",
                             min_width=90,
                         )
@@ -92,7 +91,12 @@ class TrainTab:
                 self.skip = gr.Checkbox(False, label="Leave out images that cannot be used")
         self.estimate = gr.Button("What does it need?")
         self.needs = gr.HTML()
-        self.command = gr.Code(label="The same on the command line", language="shell")
+        self.command = gr.Code(
+            "# choose a data folder first",
+            label="The same on the command line",
+            language="shell",
+            wrap_lines=True,
+        )
         self.beside = gr.Checkbox(False, label="Do not wait for other trainings")
         self.start = gr.Button("Start", variant="primary")
 
@@ -107,11 +111,11 @@ class TrainTab:
         for field in self.form:
             field.change(self.show_command, self.form, self.command, queue=False, **PRIVATE)
         estimate = with_messages(self.show_needs)
-        self.estimate.click(estimate, self.form, self.needs, **READS)
+        self.estimate.click(estimate, self.form, self.needs, **PRIVATE)
         outputs = [self.training, *self.panel.outputs]
         watched = [self.training, self.panel.files, self.panel.place]
         watch, begin = with_messages(self.watch), with_messages(self.begin)
-        started = self.start.click(begin, [*self.form, self.beside], self.training, **READS)
+        started = self.start.click(begin, [*self.form, self.beside], self.training, **PRIVATE)
         started.success(watch, watched, outputs, **PRIVATE)
         tab.select(watch, watched, outputs, **PRIVATE)
         self.training.input(watch, watched, outputs, **PRIVATE)
@@ -144,11 +148,12 @@ class TrainTab:
             raise UserError(f"what the model reads is one of: {', '.join(CONDITIONS)}.")
         given: Mapping[str, dict[str, int]] = {"steps": {}, "batch_size": {}}
         for (field, script), number in zip(self.numbers, numbers, strict=True):
-            if number is not None:
+            if number:  # an empty field may come as 0
                 given[field][script] = int(number)
+        data = self.folders.find(folder)
         return AllStages(
-            data=self.folders.find(folder),
-            out=self.studio.models.runs / check_run_name((name or "").strip()),
+            data=data,
+            out=self.studio.models.runs / check_run_name((name or "").strip() or data.name),
             preset=preset,
             condition=CONDITIONS[condition],  # type: ignore[arg-type]
             steps=given["steps"],

@@ -9,7 +9,7 @@ from web.protection import LOCAL_HOSTS, Protection
 OURS = "127.0.0.1:7860"
 
 
-def answer(headers, hosts=LOCAL_HOSTS, body=b"", kind="http", limit=100):
+def answer(headers, hosts=LOCAL_HOSTS, body=b"", kind="http", limit=100, path="/"):
     """Return the status of a request, or None for a closed websocket."""
     sent = []
 
@@ -29,8 +29,8 @@ def answer(headers, hosts=LOCAL_HOSTS, body=b"", kind="http", limit=100):
         sent.append(message)
 
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    scope = {"type": kind, "headers": raw}
-    asyncio.run(Protection(app, hosts, limit)(scope, receive, send))
+    scope = {"type": kind, "headers": raw, "path": path}
+    asyncio.run(Protection(app, hosts, limit, uploads=2 * limit)(scope, receive, send))
     return sent[0].get("status")
 
 
@@ -68,6 +68,13 @@ def test_with_a_password_the_server_may_have_any_name_but_not_serve_other_sites(
 def test_a_body_without_its_length_is_counted():
     assert answer({"host": OURS}, body=bytes(100)) == 200
     assert answer({"host": OURS}, body=bytes(101)) == 413
+
+
+def test_files_may_be_larger_and_are_bounded_too():
+    assert answer({"host": OURS}, body=bytes(200), path="/gradio_api/upload") == 200
+    assert answer({"host": OURS}, body=bytes(201), path="/gradio_api/upload") == 413
+    assert answer({"host": OURS, "content-length": "201"}, path="/gradio_api/upload") == 413
+    assert answer({"host": OURS}, body=bytes(101), path="/gradio_api/uploads") == 413
 
 
 def test_websockets_of_other_sites_are_closed():

@@ -34,7 +34,7 @@ LOG = "log.txt"  # in the folder of a sequence: what its trainings print
 LONGEST_NAME = 60  # characters
 SHOWN_LOG = 64 * 1024  # bytes at its end
 ERROR = "error: "  # begins the line in which a script says why it failed
-children: list[subprocess.Popen[bytes]] = []  # asked for their end now and then, so that none stays
+children: list[subprocess.Popen[Any]] = []  # asked for their end now and then, so that none stays
 
 
 def check_run_name(name: str) -> str:

@@ -1,0 +1,157 @@
+"""Training on the page as a person would, in a browser without a window."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from generation.metadata import read_record
+from tests.helpers.images import captioned, picture
+from training.tools.background import stop_training
+from training.tools.run_folders import find_running
+from training.tools.sequence import read_state
+
+pytest.importorskip("gradio")
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+ROOT = Path(__file__).parents[2]
+TIMEOUT = 300_000  # milliseconds
+
+
+def serve(folder):
+    """Start app.py with the data and the runs of a folder; return its process and address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "app.py", "--port", str(port), "--device", "cpu"]
+    for name in ("data", "runs", "out"):
+        command += [f"--{name}", str(folder / name)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ)
+    assert f"127.0.0.1:{port}" in process.stdout.readline()
+    return process, f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    captioned(tmp_path / "data" / "noise", 40)
+    picture(tmp_path / "data" / "noise" / "new.png", seed=99)
+    yield tmp_path
+    for run in find_running(tmp_path / "runs"):
+        stop_training(run)
+
+
+@pytest.fixture
+def browser():
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def open_tab(browser, address, tab):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(TIMEOUT)
+    page.goto(address)
+    page.get_by_role("tab", name=tab).click()
+    return page
+
+
+def wait_until(condition, seconds=TIMEOUT / 1000):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.3)
+
+
+def fill_form(page, folder):
+    page.get_by_label("Name", exact=True).fill("first")
+    page.get_by_label("Preset").click()
+    page.get_by_role("option", name="tiny-32").click()
+    page.get_by_text("More options").last.click()
+    for stage, steps in (("text encoder", 20), ("autoencoder", 2000), ("U-Net", 20)):
+        page.get_by_label(f"Steps: {stage}").fill(str(steps))
+    page.get_by_label("Images per step: text encoder").fill("16")
+    page.get_by_label("Images per step: U-Net").fill("16")
+
+
+def test_from_a_folder_to_a_picture(browser, folder):
+    process, address = serve(folder)
+    page = open_tab(browser, address, "Train")
+    page.get_by_label("Data folder").fill("/etc")
+    page.get_by_role("button", name="Open", exact=True).click()
+    page.get_by_text("does not lie in a folder").wait_for()
+    page.get_by_label("Data folder").fill(str(folder / "data" / "noise"))
+    page.get_by_role("button", name="Open", exact=True).click()
+    page.get_by_text("without caption").first.wait_for()
+    fill_form(page, folder)
+    page.get_by_role("button", name="Start", exact=True).click()
+    page.get_by_text("1 images have no caption").wait_for()  # refused, and nothing is written
+    assert not (folder / "runs").exists()
+    page.get_by_label("Without caption").check()
+    page.get_by_text("new.png").wait_for()
+    page.locator(".cell:visible + *, .cell:visible").first.wait_for()
+    page.locator("textarea:visible").first.fill("a new picture")
+    page.get_by_role("button", name="Save captions").click()
+    page.get_by_text("captions of 1 image are saved").wait_for()
+    rows = (folder / "data" / "noise" / "metadata.jsonl").read_text().splitlines()
+    assert json.loads(rows[-1]) == {"file_name": "new.png", "text": "a new picture"}
+    page.get_by_role("button", name="Start", exact=True).click()
+    page.get_by_text("stage 2 of 3").wait_for()
+    vae = folder / "runs" / "first" / "vae"
+    wait_until(lambda: (vae / "metrics.jsonl").exists() and (vae / "metrics.jsonl").stat().st_size)
+    page.locator(".charts:visible polyline").first.wait_for()
+    process.terminate()  # the training survives the page
+    process.wait(30)
+    assert find_running(folder / "runs") == [vae]
+    process, address = serve(folder)
+    page = open_tab(browser, address, "Train")
+    page.get_by_text("stage 2 of 3").wait_for()
+    page.get_by_role("button", name="Stop", exact=True).last.click()
+    wait_until(lambda: read_state(folder / "runs" / "first").name == "stopped")
+    assert list((vae / "state").iterdir())
+    shorten(folder / "runs" / "first", vae)
+    page.get_by_role("button", name="Go on").click()
+    wait_until(lambda: read_state(folder / "runs" / "first").name == "finished")
+    page.get_by_text("Later step").wait_for()
+    page.get_by_role("button", name="Draw with it").first.click()
+    page.get_by_label("Steps", exact=True).first.fill("2")
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_text("Ready: 4 pictures.").wait_for()
+    records = [read_record(file) for file in (folder / "out").glob("*.png")]
+    assert {Path(record["model"]).name for record in records} == {"ldm"}
+    look_at_runs(page)
+    process.terminate()
+    process.wait(30)
+
+
+def shorten(sequence, vae):
+    """Let the second training end where it is, so that the test does."""
+    step = max(int(state.name.removeprefix("step-")) for state in (vae / "state").iterdir())
+    file = sequence / "sequence.json"
+    content = json.loads(file.read_text())
+    command = content["commands"][1]
+    command += ["--override", f"steps={step + 20}"]
+    file.write_text(json.dumps(content))
+
+
+def look_at_runs(page):
+    page.get_by_role("tab", name="Runs").click()
+    page.locator("#run-list").get_by_text("first/clip").wait_for()
+    assert page.locator("#run-list .badge.finished").count() == 3
+    page.get_by_label("Look at a run").click()
+    for name in ("first/clip", "first/vae", "first/ldm"):
+        option = page.get_by_role("option", name=name)
+        if option.get_attribute("aria-selected") != "true":
+            option.click()
+    page.locator(".charts:visible svg").first.wait_for()
