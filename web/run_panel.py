@@ -17,19 +17,15 @@ from training.tools.run_list import RunSummary, compared_metrics, metrics_of, pr
 from web.studio import PRIVATE, with_messages
 
 SPEED = "images_per_second"  # shown as a number
-LAST = ("loss", "val_loss", "psnr")  # charts that come first
+SHOWN_WIDTH = 600  # pixels that a preview has at least
 STYLE = """
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 380px), 1fr));
-          gap: 10px; }
-.charts svg { width: 100%; height: auto; border-radius: 6px;
-              border: 1px solid var(--border-color-primary); }
-.dark .charts svg > rect[fill="white"] { fill: #1f2226; }
-.dark .charts svg text { fill: #e6e6e6; }
-.dark .charts svg line[stroke="#ddd"] { stroke: #3a3f45; }
-.dark .charts svg line[stroke="#444"] { stroke: #a3a8ae; }
-.charts svg text { font-size: 15px; }
-.dark .charts svg polyline, .dark .charts svg circle, .dark .charts svg line[stroke-width="3"] {
-  filter: brightness(1.6); }
+.run-charts { display: grid; gap: 10px;
+              grid-template-columns: repeat(auto-fill, minmax(min(100%, 380px), 1fr)); }
+.run-charts svg { width: 100%; height: auto; border-radius: 6px;
+                  border: 1px solid var(--border-color-primary); }
+.dark .run-charts svg line[stroke="#444"] { stroke: #a3a8ae; }
+.run-charts svg text { font-size: 15px; }
+.dark .run-charts :is(polyline, circle, line[stroke-width="3"]) { filter: brightness(1.6); }
 .run-bar { height: 8px; border-radius: 4px; background: var(--border-color-primary);
            overflow: hidden; margin: 6px 0; }
 .run-bar > div { height: 100%; background: var(--color-accent); }
@@ -133,7 +129,10 @@ def open_preview(place: float, files: Sequence[str]) -> Any:
     file = Path(files[int(place) - 1])
     step = int(file.stem.removeprefix("step-"))
     with Image.open(file) as picture:
-        return gr.Image(picture.copy(), label=f"Step {step:,}")
+        times = max(SHOWN_WIDTH // picture.width, 1)  # small pictures stay sharp
+        size = picture.width * times, picture.height * times
+        picture = picture.convert("RGB").resize(size, Image.Resampling.NEAREST)
+    return gr.Image(picture, label=f"Step {step:,}")
 
 
 def facts_of(run: RunSummary) -> str:
@@ -196,4 +195,4 @@ def compare(runs: Sequence[RunSummary]) -> str:
 
 def charts(groups: Sequence[tuple[str, Any]]) -> str:
     drawn = [line_chart(title.replace("_", " "), lines, x_label="step") for title, lines in groups]
-    return f"<div class='charts'>{''.join(drawn)}</div>" if drawn else ""
+    return f"<div class='run-charts'>{''.join(drawn)}</div>" if drawn else ""

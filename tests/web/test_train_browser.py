@@ -100,7 +100,6 @@ def test_from_a_folder_to_a_picture(browser, folder):
     assert not (folder / "runs").exists()
     page.get_by_label("Without caption").check()
     page.get_by_text("new.png").wait_for()
-    page.locator(".cell:visible + *, .cell:visible").first.wait_for()
     page.locator("textarea:visible").first.fill("a new picture")
     page.get_by_role("button", name="Save captions").click()
     page.get_by_text("captions of 1 image are saved").wait_for()
@@ -110,7 +109,7 @@ def test_from_a_folder_to_a_picture(browser, folder):
     page.get_by_text("stage 2 of 3").wait_for()
     vae = folder / "runs" / "first" / "vae"
     wait_until(lambda: (vae / "metrics.jsonl").exists() and (vae / "metrics.jsonl").stat().st_size)
-    page.locator(".charts:visible polyline").first.wait_for()
+    page.locator(".run-charts:visible polyline").first.wait_for()
     process.terminate()  # the training survives the page
     process.wait(30)
     assert find_running(folder / "runs") == [vae]
@@ -154,4 +153,4 @@ def look_at_runs(page):
         option = page.get_by_role("option", name=name)
         if option.get_attribute("aria-selected") != "true":
             option.click()
-    page.locator(".charts:visible svg").first.wait_for()
+    page.locator(".run-charts:visible svg").first.wait_for()
