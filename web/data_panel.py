@@ -21,7 +21,7 @@ from stages.preparation.data_check import (
     report_lines,
     text_room,
 )
-from web.folders import (
+from web.data_access import (
     ALL,
     UNUSABLE,
     WITHOUT,

@@ -21,8 +21,8 @@ from training.tools.background import (
 from training.tools.run_folders import find_running
 from training.tools.run_list import summarize_run
 from training.tools.sequence import find_sequences, read_commands, read_state
+from web.data_access import AllowedFolders, read_view
 from web.data_panel import DataPanel
-from web.folders import AllowedFolders, read_view
 from web.option_form import for_the_page
 from web.run_panel import RunPanel, badge, show_runs
 from web.runs_tab import choose_model

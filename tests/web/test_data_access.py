@@ -7,7 +7,7 @@ from PIL import Image
 
 from foundation.errors import UserError
 from tests.helpers.images import captioned, picture
-from web.folders import ALL, UNUSABLE, WITHOUT, AllowedFolders, read_view, thumbnail
+from web.data_access import ALL, UNUSABLE, WITHOUT, AllowedFolders, read_view, thumbnail
 
 
 @pytest.fixture
