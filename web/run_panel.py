@@ -17,7 +17,7 @@ from training.tools.run_list import RunSummary, compared_metrics, metrics_of, pr
 from web.studio import PRIVATE, with_messages
 
 SPEED = "images_per_second"  # shown as a number
-SHOWN_WIDTH = 600  # pixels that a preview has at least
+SHOWN_SIDE = 480  # pixels; smaller previews are enlarged up to this
 STYLE = """
 .run-charts { display: grid; gap: 10px;
               grid-template-columns: repeat(auto-fill, minmax(min(100%, 380px), 1fr)); }
@@ -37,7 +37,7 @@ STYLE = """
          color: #fff; background: #6b7280; white-space: nowrap; }
 .badge.running, .badge.starting { background: #1f6fb4; } .badge.finished { background: #2b8f3e; }
 .badge.waiting, .badge.stopping { background: #8a6d1c; } .badge.failed { background: #b91c1c; }
-.run-list { width: 100%; border-collapse: collapse; }
+.run-list { width: 100%; border-collapse: collapse; border: 0 !important; }
 .run-list td, .run-list th { padding: 5px 12px 5px 0; text-align: left; vertical-align: top;
                              border-width: 0 0 1px !important;
                              border-color: var(--border-color-primary) !important; }
@@ -129,7 +129,7 @@ def open_preview(place: float, files: Sequence[str]) -> Any:
     file = Path(files[int(place) - 1])
     step = int(file.stem.removeprefix("step-"))
     with Image.open(file) as picture:
-        times = max(SHOWN_WIDTH // picture.width, 1)  # small pictures stay sharp
+        times = max(SHOWN_SIDE // max(picture.size), 1)  # small pictures stay sharp
         size = picture.width * times, picture.height * times
         picture = picture.convert("RGB").resize(size, Image.Resampling.NEAREST)
     return gr.Image(picture, label=f"Step {step:,}")
