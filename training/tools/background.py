@@ -93,7 +93,7 @@ def start_sequence(folder: Path, beside: bool = False) -> None:
     with (folder / LOG).open("ab") as log:
         children.append(
             subprocess.Popen(
-                [*words, "--beside"] if beside else words,
+                [*words, "--no-wait"] if beside else words,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

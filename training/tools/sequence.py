@@ -1,7 +1,7 @@
 """python -m training.tools.sequence runs/flowers
 
 Runs the trainings that runs/flowers/sequence.json lists, one after the other. First it waits until
-no other training runs in runs/; with --beside it does not wait. If it is stopped or killed, the
+no other training runs in runs/; with --no-wait it does not wait. If it is stopped or killed, the
 same command goes on.
 """
 
@@ -125,7 +125,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="folder with a sequence.json")
-    parser.add_argument("--beside", action="store_true", help="do not wait for other trainings")
+    parser.add_argument(
+        "--no-wait", dest="beside", action="store_true", help="do not wait for other trainings"
+    )
     given = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, interrupt)
     try:

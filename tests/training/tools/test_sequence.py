@@ -145,7 +145,7 @@ def test_the_second_waits_for_the_first_unless_it_is_to_run_beside(tmp_path, dri
     wait_until(lambda: read_state(first).name == "running")
     waiting = drive(second)
     wait_until(lambda: read_state(second).waits_for == "first")
-    drive(third, "--beside")
+    drive(third, "--no-wait")
     wait_until(lambda: (third / "stage0" / LOCK).exists() and holder_of(third / "stage0"))
     stop_training(first)
     wait_until(lambda: read_state(second).waits_for == "third/stage0")
