@@ -29,7 +29,7 @@ SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "o
 SMALLEST_CELL = 144  # pixels; smaller pictures are enlarged by a whole factor
 GAP, FONT_SIZE, LINE = 8, 15, 19  # pixels between pictures, of letters, from line to line
 LONGEST_ROW_LABEL = 190  # pixels; longer ones are broken into lines
-MOST_LINES = 4  # of a label
+MOST_LINES, LONGEST_LABEL = 4, 600  # lines and characters of a label
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 
 
@@ -149,11 +149,12 @@ class OptionGrid:
         named = {"grid_x": self.x, "grid_y": self.y}
         return {name: axis for name, axis in named.items() if axis is not None}
 
-    def labels(self, number: int) -> list[str]:
-        """Return the labels of the picture of this number, counted row by row."""
+    def caption(self, number: int) -> str:
+        """Return the values of the picture of this number, counted row by row."""
         row, column = divmod(number, self.shape[0])
         places = ((self.x, column), (self.y, row))
-        return [axis.labels[k] for axis, k in places if axis is not None]
+        values = [axis.values[k] for axis, k in places if axis is not None]
+        return ", ".join(f"{x:g}" if isinstance(x, float) else str(x) for x in values)
 
     @property
     def has_prompts(self) -> bool:
@@ -326,15 +327,14 @@ def write(
 def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
     """Break a text into lines that are not wider than `width`; words that are, too."""
     lines: list[str] = []
-    for paragraph in text.split("\n"):
+    for paragraph in text.split("\n", MOST_LINES):
         line = ""
-        for word in one_line(paragraph).split():
+        for word in one_line(paragraph, LONGEST_LABEL).split():
             if line and font.getlength(f"{line} {word}") > width:
                 lines.append(line)
                 line = ""
             line = f"{line} {word}" if line else word
-            while font.getlength(line) > width and len(line) > 1:
-                fits = max(1, fitting(line, font, width))
+            while (fits := fitting(line, font, width)) < len(line):
                 lines.append(line[:fits])
                 line = line[fits:]
         if line:
@@ -345,5 +345,10 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width
 
 
 def fitting(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> int:
-    """Return how many characters of a line fit."""
-    return next((k for k in range(len(line), 0, -1) if font.getlength(line[:k]) <= width), 1)
+    """Return how many characters of a line fit, at least one."""
+    if font.getlength(line) <= width:
+        return len(line)
+    count = 1
+    while font.getlength(line[: count + 1]) <= width:
+        count += 1
+    return count

@@ -96,7 +96,11 @@ class AutoencoderTab:
         self.curve = gr.HTML()
         self.table = gr.HTML()
         self.command = gr.Code(
-            label="The same on the command line", language="shell", lines=2, wrap_lines=True
+            label="The same on the command line",
+            language="shell",
+            lines=2,
+            max_lines=6,
+            wrap_lines=True,
         )
 
     def show(

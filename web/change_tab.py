@@ -180,12 +180,16 @@ class VideoForm:
                 shown: dict[str, Any] = {"show_label": False, "interactive": False, "height": 440}
                 buttons: list[Any] = ["download", "fullscreen"]
                 self.moving = gr.Image(
-                    type="filepath", format="png", buttons=buttons, elem_classes="pixels", **shown
+                    type="filepath", format="png", buttons=buttons, elem_classes="moving", **shown
                 )
                 self.film = gr.Video(visible=False, autoplay=True, loop=True, **shown)
                 self.record = gr.Code(label="How it was drawn", language="json", max_lines=12)
                 self.command = gr.Code(
-                    label="The same on the command line", language="shell", lines=2, wrap_lines=True
+                    label="The same on the command line",
+                    language="shell",
+                    lines=2,
+                    max_lines=6,
+                    wrap_lines=True,
                 )
         self.connect()
 
@@ -286,7 +290,7 @@ def make_end(title: str) -> tuple[gr.Textbox, gr.Textbox, gr.File]:
         dropped = gr.File(
             label=f"{title}: or drop a picture that was drawn here",
             file_types=[".png", ".jpg", ".webp"],
-            height=90,
+            height=120,
         )
     return prompt, seed, dropped
 

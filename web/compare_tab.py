@@ -159,7 +159,7 @@ class CompareTab:
         command = command_line(model, prompt, entry.options, **axes)
         yield None, gr.Gallery([], columns=4), [], "Opening the model ...", command
         call = DrawCall(self.studio.models.open(model), images, self.studio.folder)
-        captions = [", ".join(grid.labels(k)) for k in range(len(images))]
+        captions = [grid.caption(k) for k in range(len(images))]
         columns = grid.shape[0]
         for progress in self.studio.run(session, call):
             pictures = zip([*progress.files, *progress.previews], captions, strict=False)

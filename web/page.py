@@ -38,7 +38,8 @@ THEME = Default(
     font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
 )  # whose fonts are on every machine: none are fetched
 CSS = """
-.pixels img { image-rendering: pixelated; }
+.pixels img, .moving img { image-rendering: pixelated; }
+.moving img { width: 100%; height: 100%; object-fit: contain; }
 .charts svg { max-width: 100%; height: auto; }
 .wide { overflow-x: auto; }
 .dark svg[role="img"] > rect[fill="white"] { fill: #1f2226; }

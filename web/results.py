@@ -35,7 +35,11 @@ class Results:
             self.use = gr.Button("Use as start", **actions)
         self.record = gr.Code(label="How it was drawn", language="json", visible=False)
         self.command = gr.Code(
-            label="The same on the command line", language="shell", lines=2, wrap_lines=True
+            label="The same on the command line",
+            language="shell",
+            lines=2,
+            max_lines=6,
+            wrap_lines=True,
         )
         with gr.Accordion("Earlier pictures", open=False):
             self.history = gr.Gallery(

@@ -108,9 +108,10 @@ class Studio:
         return file
 
     def earlier(self) -> list[Path]:
-        """List the newest pictures of the folder, the newest first."""
-        files = self.folder.glob("*.png") if self.folder.is_dir() else ()
-        own = [file for file in files if file.stem.isdecimal() and not file.is_symlink()]
+        """List the newest pictures and animations of the folder, the newest first."""
+        files = self.folder.iterdir() if self.folder.is_dir() else ()
+        pictures = [file for file in files if file.suffix in (".png", ".gif")]
+        own = [file for file in pictures if file.stem.isdecimal() and not file.is_symlink()]
         return sorted(own, key=lambda file: file.stat().st_mtime_ns, reverse=True)[:MOST_EARLIER]
 
 

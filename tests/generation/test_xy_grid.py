@@ -67,7 +67,7 @@ def test_cells_are_listed_row_by_row_with_the_options_of_both_axes():
     found = [(cell.options.seed, cell.options.guidance_scale) for cell in cells]
     assert found == [("7", 1.0), ("7", 4.0), ("9", 1.0), ("9", 4.0)]
     assert all(cell.has_own_seed and cell.prompt == "red" for cell in cells)
-    assert grid.labels(3) == ["guidance scale 4", "seed 9"]
+    assert grid.caption(3) == "4, 9" and grid.x.labels == ["guidance scale 1", "guidance scale 4"]
     assert parse_grid("", " ") is None
 
 
