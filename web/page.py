@@ -124,16 +124,19 @@ def make_server(studio: Studio, host: str, port: int, password: str | None) -> P
     password: asked for, with any user name; None for none.
     """
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+    page = make_page(studio).queue()
+    # Gradio checks which files a caller names only where it believes that it started the server.
+    page.has_launched = True
     app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-        make_page(studio).queue(),
+        page,
         path="",
         server_name=host,
         server_port=port,
         auth=None if password is None else password_check(password),
         auth_message="The password of this server; any user name.",
         max_file_size=MAX_UPLOAD,
-        allowed_paths=[],
+        allowed_paths=[str(studio.folder)],
         ssr_mode=False,
         enable_monitoring=False,
         footer_links=["api"],
