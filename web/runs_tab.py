@@ -54,7 +54,7 @@ class RunsTab:
         self.draw.click(
             with_messages(self.draw_with), self.chosen, [self.model, tabs], queue=False, **PRIVATE
         )
-        self.stop.click(with_messages(self.stop_run), self.chosen, None, queue=False, **PRIVATE)
+        self.stop.click(with_messages(self.stop_run), self.chosen, None, **PRIVATE)
 
     def runs(self) -> dict[str, RunSummary]:
         return {run.name: run for run in summarize_runs(self.studio.models.runs)}

@@ -60,6 +60,7 @@ class TrainTab:
             self.stop = gr.Button("Stop", size="sm", min_width=80)
             self.go_on = gr.Button("Go on", size="sm", min_width=80)
             self.draw = gr.Button("Draw with it", size="sm", variant="primary", min_width=110)
+        self.listed = gr.State([])  # names in the list of trainings
         self.panel = RunPanel()
         self.panel.build()
         self.timer = gr.Timer(INTERVAL)
@@ -112,8 +113,8 @@ class TrainTab:
             field.change(self.show_command, self.form, self.command, queue=False, **PRIVATE)
         estimate = with_messages(self.show_needs)
         self.estimate.click(estimate, self.form, self.needs, **PRIVATE)
-        outputs = [self.training, *self.panel.outputs]
-        watched = [self.training, self.panel.files, self.panel.place]
+        outputs = [self.training, self.listed, *self.panel.outputs]
+        watched = [self.training, self.listed, self.panel.files, self.panel.place]
         watch, begin = with_messages(self.watch), with_messages(self.begin)
         started = self.start.click(begin, [*self.form, self.beside], self.training, **PRIVATE)
         started.success(watch, watched, outputs, **PRIVATE)
@@ -121,8 +122,8 @@ class TrainTab:
         self.training.input(watch, watched, outputs, **PRIVATE)
         self.timer.tick(watch, watched, outputs, show_progress="hidden", **PRIVATE)
         stop, go_on = with_messages(self.stop_training), with_messages(self.resume)
-        self.stop.click(stop, self.training, None, queue=False, **PRIVATE)
-        self.go_on.click(go_on, [self.training, self.beside], None, queue=False, **PRIVATE)
+        self.stop.click(stop, self.training, None, **PRIVATE)  # gr.Info needs the queue
+        self.go_on.click(go_on, [self.training, self.beside], None, **PRIVATE)
         opened = [self.model, tabs]
         draw = with_messages(self.draw_with)
         self.draw.click(draw, self.training, opened, queue=False, **PRIVATE)
@@ -211,13 +212,16 @@ class TrainTab:
                 return folder
         raise UserError("no training is chosen. Choose one of the list, or start one.")
 
-    def watch(self, name: str | None, files: Sequence[str], place: int) -> tuple[Any, ...]:
+    def watch(
+        self, name: str | None, listed: Sequence[str], files: Sequence[str], place: int
+    ) -> tuple[Any, ...]:
         """Return the list of trainings, and how far the one that is chosen is."""
         names = self.names()
+        is_same = name in names and names == list(listed)  # then a list that is open stays so
         name = name if name in names else next(iter(names), None)
-        dropdown = gr.Dropdown(names, value=name)
+        dropdown = gr.skip() if is_same else gr.Dropdown(names, value=name)
         if name is None:
-            return dropdown, *show_runs([], files, place, "There is no training yet.")
+            return dropdown, names, *show_runs([], files, place, "There is no training yet.")
         folder = self.find(name)
         runs, state = self.studio.models.runs, read_state(folder)
         scripts = [command[0] for command in read_commands(folder)]
@@ -225,10 +229,10 @@ class TrainTab:
         run = folder / FOLDERS[script]
         head = self.head_of(folder, scripts)
         if not (run / "config.json").is_file():
-            return dropdown, *show_runs([], files, place, head)
+            return dropdown, names, *show_runs([], files, place, head)
         found = summarize_run(run, runs)
         panel = show_runs([found], files, place)
-        return dropdown, head + panel[0], *panel[1:]
+        return dropdown, names, head + panel[0], *panel[1:]
 
     def head_of(self, folder: Path, scripts: Sequence[str]) -> str:
         """Return HTML that says which stage runs, and why none does."""
