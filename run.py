@@ -49,9 +49,10 @@ def demo(workers: int) -> None:
     script("sample.py", "--prompts", PROMPTS, "--model", "checkpoints/demo", *out)
     print(
         "The model in checkpoints/demo made these pictures. Now a model of your own is trained.\n"
-        f"The three trainings take about 15 minutes on two cores and start in {SECONDS_TO_STOP} "
-        "seconds.\nPress Ctrl-C to stop here. 'train-demo' in place of 'demo' starts them later, "
-        "or continues them.",
+        "The three trainings take about 15 minutes on two cores that compute in bf16, and 40 on "
+        f"older ones. They start in {SECONDS_TO_STOP} seconds.\n"
+        "Press Ctrl-C to stop here. 'train-demo' in place of 'demo' starts them later, or "
+        "continues them.",
         flush=True,
     )
     time.sleep(SECONDS_TO_STOP)
