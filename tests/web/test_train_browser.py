@@ -90,23 +90,23 @@ def test_from_a_folder_to_a_picture(browser, folder):
     page = open_tab(browser, address, "Train")
     page.get_by_label("Data folder").fill("/etc")
     page.get_by_role("button", name="Open", exact=True).click()
-    page.get_by_text("does not lie in a folder").wait_for()
+    page.get_by_text("does not lie in a folder").first.wait_for()
     page.get_by_label("Data folder").fill(str(folder / "data" / "noise"))
     page.get_by_role("button", name="Open", exact=True).click()
     page.get_by_text("without caption").first.wait_for()
     fill_form(page, folder)
     page.get_by_role("button", name="Start", exact=True).click()
-    page.get_by_text("1 images have no caption").wait_for()  # refused, and nothing is written
+    page.get_by_text("1 images have no caption").first.wait_for()  # refused, and nothing is written
     assert not (folder / "runs").exists()
     page.get_by_label("Without caption").check()
-    page.get_by_text("new.png").wait_for()
+    page.get_by_text("new.png").first.wait_for()
     page.locator("textarea:visible").first.fill("a new picture")
     page.get_by_role("button", name="Save captions").click()
-    page.get_by_text("captions of 1 image are saved").wait_for()
+    page.get_by_text("captions of 1 image are saved").first.wait_for()
     rows = (folder / "data" / "noise" / "metadata.jsonl").read_text().splitlines()
     assert json.loads(rows[-1]) == {"file_name": "new.png", "text": "a new picture"}
     page.get_by_role("button", name="Start", exact=True).click()
-    page.get_by_text("stage 2 of 3").wait_for()
+    page.get_by_text("stage 2 of 3").first.wait_for()
     vae = folder / "runs" / "first" / "vae"
     wait_until(lambda: (vae / "metrics.jsonl").exists() and (vae / "metrics.jsonl").stat().st_size)
     page.locator(".run-charts:visible polyline").first.wait_for()
@@ -115,7 +115,7 @@ def test_from_a_folder_to_a_picture(browser, folder):
     assert find_running(folder / "runs") == [vae]
     process, address = serve(folder)
     page = open_tab(browser, address, "Train")
-    page.get_by_text("stage 2 of 3").wait_for()
+    page.get_by_text("stage 2 of 3").first.wait_for()
     page.get_by_role("button", name="Stop", exact=True).last.click()
     wait_until(lambda: read_state(folder / "runs" / "first").name == "stopped")
     assert list((vae / "state").iterdir())

@@ -1,5 +1,6 @@
 """What the form of the tab Train does with names, paths and files that it must not use."""
 
+import asyncio
 import struct
 import zlib
 
@@ -13,6 +14,7 @@ pytest.importorskip("gradio")
 pytestmark = [
     pytest.mark.slow,  # gradio takes many seconds to load
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 
@@ -27,11 +29,15 @@ def tab(tmp_path):
     captioned(tmp_path / "data" / "noise", 40)
     captioned(tmp_path / "outside", 3)
     models = OpenModels([], tmp_path / "runs", torch.device("cpu"))
+    loop = asyncio.new_event_loop()  # gradio would make one, and leave it open
+    asyncio.set_event_loop(loop)
     with gr.Blocks():
         tab = TrainTab(Studio(models, tmp_path / "out", [tmp_path / "data"]), gr.Dropdown())
         with gr.Tabs() as tabs, gr.Tab("Train") as one:
             tab.build(one, tabs)
-    return tab
+    yield tab
+    loop.close()
+    asyncio.set_event_loop(None)
 
 
 def form(tab, folder, name="", preset="tiny-32", condition="Captions", **numbers):
