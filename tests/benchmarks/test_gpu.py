@@ -25,6 +25,7 @@ def job(rehearsal):
     return rehearsal(seconds=60)
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_is_recorded_and_the_next_one_runs(tmp_path, monkeypatch):
     parts = (
         gpu.BenchmarkPart("broken", "machine:nothing", 60),

@@ -38,6 +38,7 @@ def call(*command: object, ends_with: int = 0) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_files_and_a_small_training(tmp_path):
     printed = call("-m", "tests.helpers.windows.programs", tmp_path, *CHEAP)
     assert [f"{name} done" in printed for name in CHEAP] == [True] * len(CHEAP)
