@@ -34,6 +34,7 @@ from web.train_tab import TrainTab
 MAX_UPLOAD = 32 * 2**20  # bytes of a file
 MAX_UPLOADS = 1024 * 2**20  # of the files that are dropped at once
 MAX_PIXELS = 32 * 2**20  # of a picture; Pillow refuses twice as many
+SECONDS_TO_STOP = 5  # that open answers, such as live curves, have when the page is ended
 THEME = Default(
     font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
 )  # whose fonts are on every machine: none are fetched
@@ -174,5 +175,10 @@ def open_port(host: str, port: int) -> socket.socket:
 
 def serve(server: Protection, listener: socket.socket) -> None:
     """Serve until the process is interrupted."""
-    config = uvicorn.Config(server, log_level="warning", ws_max_size=MAX_UPLOAD)  # type: ignore[arg-type]
+    config = uvicorn.Config(
+        server,  # type: ignore[arg-type]
+        log_level="warning",
+        ws_max_size=MAX_UPLOAD,
+        timeout_graceful_shutdown=SECONDS_TO_STOP,
+    )
     uvicorn.Server(config).run(sockets=[listener])

@@ -182,7 +182,7 @@ def test_every_tab_fits_on_a_phone(site, scheme):
         for name in ("Draw", "Change", "Compare", "Autoencoder"):
             tab = page.get_by_role("tab", name=name, exact=True)
             if not tab.is_visible():  # the last ones are in a menu
-                page.locator(".overflow-menu > button").click()
+                page.locator(".overflow-menu > button:visible").first.click()
                 tab = page.locator(".overflow-dropdown button", has_text=name)
             tab.click()
             page.wait_for_timeout(500)
