@@ -14,6 +14,7 @@ from stages.evaluation.autoencoder_report import channels_section, robustness_se
 from stages.evaluation.reconstruction import NOISE, Inspection, inspect_picture
 from web.open_models import OpenAutoencoders
 from web.option_form import optional_number, parse_number
+from web.results import command_field
 from web.studio import DRAWS, PRIVATE, Studio, with_messages
 
 LARGEST_SIZE = 2048  # pixels of the side of a picture
@@ -95,13 +96,7 @@ class AutoencoderTab:
         self.noisy = gr.Gallery(label="From latents with noise", columns=3, **gallery)
         self.curve = gr.HTML()
         self.table = gr.HTML()
-        self.command = gr.Code(
-            label="The same on the command line",
-            language="shell",
-            lines=2,
-            max_lines=6,
-            wrap_lines=True,
-        )
+        self.command = command_field()
 
     def show(
         self,

@@ -25,7 +25,7 @@ from web.option_form import (
     renew_seed,
     values_of,
 )
-from web.results import Results
+from web.results import Results, command_field
 from web.studio import DRAWS, PRIVATE, Studio, status_of, streamed_with_messages, with_messages
 
 REDRAW, REPAINT, EXTEND, ENLARGE, EDIT = (
@@ -184,13 +184,7 @@ class VideoForm:
                 )
                 self.film = gr.Video(visible=False, autoplay=True, loop=True, **shown)
                 self.record = gr.Code(label="How it was drawn", language="json", max_lines=12)
-                self.command = gr.Code(
-                    label="The same on the command line",
-                    language="shell",
-                    lines=2,
-                    max_lines=6,
-                    wrap_lines=True,
-                )
+                self.command = command_field()
         self.connect()
 
     def connect(self) -> None:

@@ -34,13 +34,7 @@ class Results:
             self.vary = gr.Button("Variations", visible=self.has_actions, **actions)
             self.use = gr.Button("Use as start", **actions)
         self.record = gr.Code(label="How it was drawn", language="json", visible=False)
-        self.command = gr.Code(
-            label="The same on the command line",
-            language="shell",
-            lines=2,
-            max_lines=6,
-            wrap_lines=True,
-        )
+        self.command = command_field()
         with gr.Accordion("Earlier pictures", open=False):
             self.history = gr.Gallery(
                 columns=6, height=340, format="png", show_label=False, buttons=buttons
@@ -87,3 +81,9 @@ def on_select(files: list[str], event: gr.SelectData) -> tuple[Any, ...]:
     text = json.dumps(record, ensure_ascii=False, indent=1)
     label = f"How {shown(Path(files[place]).name)} was drawn"
     return files[place], gr.Code(text, visible=True, label=label), on, on, on
+
+
+def command_field() -> gr.Code:
+    """Make the field for the command that draws the same."""
+    label = "The same on the command line"
+    return gr.Code(label=label, language="shell", lines=2, max_lines=6, wrap_lines=True)
