@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from foundation.errors import UserError
-from training.cli import parse, pick_device, run_main
+from foundation.system import open_address
+from training.cli import parse, run_main
 from training.flags import Bound, Groups
-from training.open_result import open_address
 from web.protection import LOCAL_HOSTS
 
 DEMO = Path("checkpoints/demo")
@@ -55,13 +55,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--password, or the environment variable {PASSWORD}."
         )
     try:
-        from web.page import make_server, open_port, serve
+        from web.page import make_server, open_port, serve  # slow to import
     except ModuleNotFoundError as error:
         if error.name not in ("gradio", "fastapi", "uvicorn"):
             raise
         raise UserError(
             f"the page needs {error.name}, which is not installed: pip install -e '.[page]'."
         ) from error
+    from training.device import pick_device
     from web.open_models import OpenModels
     from web.studio import Studio
 

@@ -5,7 +5,19 @@ torch, einops, safetensors, huggingface_hub and jaxtyping are needed. Of our pac
 import any but foundation and interop.
 """
 
-from autoencoder.model import PRESETS, Autoencoder, AutoencoderConfig
-from autoencoder.posterior import Posterior
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autoencoder.model import PRESETS, Autoencoder, AutoencoderConfig
+    from autoencoder.posterior import Posterior
 
 __all__ = ["PRESETS", "Autoencoder", "AutoencoderConfig", "Posterior"]
+
+
+def __getattr__(name: str):
+    """Load the model when it is used: `autoencoder.training.config` must not bring torch along."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from autoencoder import model
+
+    return getattr(model, name)

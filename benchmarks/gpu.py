@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # prefer this checkout to an
 from benchmarks.gpu_parts.job import ROOT, Job, read_records
 from benchmarks.gpu_parts.report import write_report
 from foundation.errors import UserError
-from training.cli import parse, pick_device, run_main
+from training.cli import parse, run_main
+from training.device import pick_device
 from training.flags import Positive
 
 AT_ONCE = max(1, min(10, (os.cpu_count() or 1) * 5 // 8))  # checks, which a GPU has room for

@@ -27,9 +27,9 @@ from conditioning import TextEncoder
 from conditioning.clip import PRESETS as CLIPS
 from conditioning.clip import Clip
 from conditioning.open_clip_weights import TEXT_KEYS
-from stages import autoencoder, clip, diffusion
 from stages.build_unet import build_unet
 from stages.condition import TextCondition
+from stages.flags import autoencoder, clip, diffusion
 from stages.memory import autoencoder_work, clip_work, diffusion_work
 from stages.plan import first_that_fits, smaller_steps
 from training.cli import parse, preset_config, run_main

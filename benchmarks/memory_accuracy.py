@@ -20,19 +20,20 @@ import torch
 
 from autoencoder import PRESETS as AUTOENCODERS
 from autoencoder import Autoencoder
-from autoencoder.training.loss import LossConfig
+from autoencoder.training.config import LossConfig
 from conditioning import TextEncoder
 from conditioning.clip import PRESETS as CLIPS
 from conditioning.clip import Clip
-from stages import autoencoder, diffusion
 from stages.before_training import trial_trainer
 from stages.build_unet import build_unet
 from stages.condition import TextCondition
+from stages.flags import autoencoder, diffusion
 from stages.memory import autoencoder_work, diffusion_work
 from training.cli import parse, preset_config, run_main
+from training.config import PrecisionName
 from training.memory import format_bytes
 from training.optimizer import OptimizerStep
-from training.precision import Precision, PrecisionName
+from training.precision import Precision
 from training.run import Run
 from training.tools.find_batch_size import Step
 from training.tools.memory_estimate import StepWork, estimate_memory

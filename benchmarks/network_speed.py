@@ -27,9 +27,11 @@ from benchmarks.timing import time_in_turn
 from ldm.unet import PRESETS as UNETS
 from ldm.unet import UNet
 from training.acceleration.compiled import compile_in_place, eager_mode
-from training.cli import parse, pick_device, run_main
+from training.cli import parse, run_main
+from training.config import PrecisionName
+from training.device import pick_device
 from training.flags import Positive
-from training.precision import Precision, PrecisionName, has_bf16
+from training.precision import Precision, has_bf16
 
 TOKENS = 24  # of the context
 

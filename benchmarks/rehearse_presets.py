@@ -37,9 +37,10 @@ from conditioning.clip import Clip
 from foundation.errors import UserError
 from ldm.unet import PRESETS as UNETS
 from ldm.unet import UNet
-from stages.autoencoder import PRESETS, AutoencoderTrainer
+from stages.autoencoder import AutoencoderTrainer
 from stages.clip import ClipTrainer
 from stages.diffusion import DiffusionTrainer
+from stages.flags.autoencoder import PRESETS
 from training.cli import parse, run_main
 
 NARROWER, GROUPS = 8, 4  # widths are divided by the one; of the other there are so many

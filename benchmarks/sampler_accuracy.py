@@ -18,8 +18,9 @@ import torch
 
 from benchmarks.gaussian_mixture import IdealDenoiser, exact
 from foundation.shapes import Denoise, Latents, Timesteps
+from ldm.config import ScheduleConfig
 from ldm.samplers import CALLS_PER_STEP, SAMPLERS, STOCHASTIC, NoiseLevels, unipc
-from ldm.schedule import Schedule, ScheduleConfig, make_schedule
+from ldm.schedule import Schedule, make_schedule
 from training.cli import parse, run_main
 
 STD = 0.5  # of the data

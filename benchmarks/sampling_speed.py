@@ -31,8 +31,8 @@ from benchmarks.timing import time_in_turn
 from conditioning.clip import PRESETS as CLIPS
 from conditioning.clip import Clip
 from ldm import TextToImage
+from ldm.config import ScheduleConfig
 from ldm.pipeline.io import find_pipeline
-from ldm.schedule import ScheduleConfig
 from ldm.unet import PRESETS as UNETS
 from ldm.unet import UNet
 from training.cli import parse, run_main

@@ -14,7 +14,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 
 from conditioning.clip import Clip, Embeddings
-from foundation.collectives import rank, world_size
+from foundation.ranks import rank, world_size
 from foundation.shapes import Features, Scalar
 
 MAX_LOGIT_SCALE = 100.0  # Radford et al. 2021: with larger ones training is unstable

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from foundation.errors import UserError
+
+Layout = Literal["auto", "hwc", "chw"]  # order of the axes of an array: see images/pixel_format.py
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dataset.table import TAKEN_AT_ONCE, smallest_int
 from foundation.errors import UserError
-from foundation.hashing import seed_from
+from foundation.seeds import seed_from
 
 
 class Order:

@@ -21,10 +21,11 @@ from foundation.errors import unknown_name
 from foundation.shapes import Latents, Timesteps
 from generation.video import insert_frames
 from ldm import TextToImage
+from ldm.config import ScheduleConfig
 from ldm.guidance import Guidance
 from ldm.pipeline.sampling import Sampling
 from ldm.samplers import NoiseLevels, dpmpp_2m
-from ldm.schedule import ScheduleConfig, make_schedule
+from ldm.schedule import make_schedule
 from training.cli import parse, run_main
 from training.flags import Groups
 from training.logging.image_grid import image_grid, pil_to_tensor

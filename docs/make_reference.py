@@ -27,9 +27,9 @@ import sample
 import train_clip
 import train_ldm
 import train_vae
-from stages.autoencoder import AutoencoderTrainingConfig
-from stages.clip import ClipTrainingConfig
-from stages.diffusion import DiffusionTrainingConfig
+from stages.flags.autoencoder import AutoencoderTrainingConfig
+from stages.flags.clip import ClipTrainingConfig
+from stages.flags.diffusion import DiffusionTrainingConfig
 from training.cli import field_names, parse, preset_config, run_main
 from training.flags import Groups, flag_name, help_sections, summary_of
 from training.foreign_flags import NOT_NEEDED, OTHER_NAMES
@@ -50,7 +50,7 @@ LIBRARIES = {  # page -> its modules; of a package what its __all__ names, of a 
     "conditioning": ("conditioning", "conditioning.clip", "conditioning.prompt_syntax"),
     "ldm": (
         *("ldm", "ldm.pipeline.sampling", "ldm.tasks", "ldm.samplers", "ldm.guidance"),
-        *("ldm.unet", "ldm.denoiser", "ldm.schedule", "ldm.timesteps", "ldm.loss"),
+        *("ldm.unet", "ldm.config", "ldm.denoiser", "ldm.schedule", "ldm.timesteps", "ldm.loss"),
     ),
     "errors": ("foundation.errors",),
 }

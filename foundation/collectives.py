@@ -1,13 +1,11 @@
-"""The rank of this process in a distributed training, and operations over all ranks.
+"""Operations over all ranks of a distributed training; which rank this is: foundation/ranks.py.
 
-torchrun starts the processes and passes each its rank in environment variables. Without torchrun
-there is one process, and the functions here return their input.
+Without torchrun there is one process, and the functions here return their input.
 
 Rank r of n works on the images r, r + n, r + 2n, ... of a batch (`rank_share`). Of the rows of an
 evaluation it works on the r-th of n consecutive blocks (`rank_rows`).
 """
 
-import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
@@ -16,26 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from foundation.normalization import at_least_float32
-
-
-def is_initialized() -> bool:
-    """Return whether a process group exists, which means that torchrun started this process."""
-    return dist.is_available() and dist.is_initialized()
-
-
-def rank() -> int:
-    """Return the number of this process, in 0 ... world_size() - 1."""
-    return dist.get_rank() if is_initialized() else 0
-
-
-def world_size() -> int:
-    """Return the number of processes."""
-    return dist.get_world_size() if is_initialized() else 1
-
-
-def local_rank() -> int:
-    """Return the number of this process on its machine, which is also the number of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+from foundation.ranks import rank, world_size
 
 
 def barrier() -> None:

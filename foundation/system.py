@@ -1,4 +1,4 @@
-"""What differs between operating systems: the C library, forks, consoles, and files in use."""
+"""What differs between systems: the C library, forks, consoles, browsers, and files in use."""
 
 import ctypes
 import errno
@@ -7,7 +7,9 @@ import io
 import os
 import sys
 import time
+import webbrowser
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 Given = ParamSpec("Given")
@@ -80,6 +82,24 @@ def print_any_character() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def open_result(file: Path) -> None:
+    """Open a file in the browser, which shows pictures and pages; print its path if there is none.
+
+    No window is opened by a command that was not asked for one.
+    """
+    open_address(file.resolve().as_uri(), str(file))
+
+
+def open_address(address: str, name: str) -> None:
+    """Open an address in the browser; say its name if there is none."""
+    try:
+        opened = webbrowser.open(address)
+    except webbrowser.Error:
+        opened = False
+    if not opened:
+        print(f"note: no browser was found to open {name} with.")
 
 
 def is_in_use(error: OSError) -> bool:

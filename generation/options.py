@@ -1,4 +1,7 @@
-"""Options of one generated image: flags of `sample.py` and entries of a JSON Lines prompt file."""
+"""Options of one generated image: flags of `sample.py` and entries of a JSON Lines prompt file.
+
+Nothing here imports torch; what the options mean to a pipeline is in generation/meaning.py.
+"""
 
 import re
 from dataclasses import dataclass, fields
@@ -6,9 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import tyro
-from PIL import Image
 
-from dataset.images.transform import load_image, to_channels
 from foundation.errors import LONGEST_VALUE, UserError, one_line, shown
 from generation.limits import (
     MAX_BATCH,
@@ -16,14 +17,8 @@ from generation.limits import (
     MAX_GUIDANCE,
     MAX_SEED,
     MAX_SIDE,
-    check_prompt,
 )
-from ldm import TextToImage, tasks
-from ldm.guidance import Guidance
-from ldm.pipeline.image_processor import check_pixel_count
-from ldm.pipeline.sampling import Sampling
-from ldm.tasks.base import TEXT_TO_IMAGE, Task
-from training.flags import Bound, Fraction, Groups, Positive, check_bounds, flag_name
+from training.flags import Bound, Fraction, Groups, Positive, flag_name
 
 SIDE = Bound(lambda x: 0 < x <= MAX_SIDE, f"from 1 to {MAX_SIDE}", on_help_page=False)
 SCALE = f"from -{MAX_GUIDANCE} to {MAX_GUIDANCE}"
@@ -113,19 +108,8 @@ class GenerationOptions:
     variation: Fraction = 0.0
     restore: Path | None = None  # damaged image, for models that were trained to restore
 
-    def check(self) -> None:
-        """Raise UserError for values out of range and for options that would have no effect."""
-        check_bounds(self, GenerationOptions)
-        check_prompt(self.negative_prompt, "the negative prompt")
-        check_prompt(self.source_prompt, "the source prompt")
-        self.sampling()  # checks the sampler and its options
-        parse_seeds(self.seed, self.count)
-        if self.times is not None and (self.is_set("steps") or self.is_set("spacing")):
-            raise UserError("--times replaces --steps and --spacing; leave those two out.")
-        self._check_guidance()
-        self._check_input_images()
-
-    def _check_guidance(self) -> None:
+    def check_guidance(self) -> None:
+        """Raise UserError for options of guidance that would have no effect."""
         if self.is_set("weak_model") and self.is_set("negative_prompt"):
             raise UserError(
                 "with --weak-model, guidance leads away from that model and not from a negative "
@@ -148,7 +132,8 @@ class GenerationOptions:
                 f"{self.guidance_scale:g} turns it off; leave out one of them."
             )
 
-    def _check_input_images(self) -> None:
+    def check_input_images(self) -> None:
+        """Raise UserError for input images and their options that do not go together."""
         for name, needed in NEEDED.items():
             if self.is_set(name) and not self.is_set(needed):
                 raise UserError(f"{flag_name(name)} needs {flag_name(needed)}, which is not given.")
@@ -177,75 +162,10 @@ class GenerationOptions:
         """Return the options that differ from their defaults, by name."""
         return {name: getattr(self, name) for name in DEFAULTS if self.is_set(name)}
 
-    def sampling(self) -> Sampling:
-        """Return the pipeline's sampling settings for these options."""
-        return Sampling(
-            sampler=self.sampler,
-            steps=self.steps,
-            spacing=self.spacing,
-            times=self.times,
-            shift=self.shift,
-            eta=self.eta,
-            order=self.order,
-            guidance=Guidance(
-                scale=self.guidance_scale,
-                rescale=self.guidance_rescale,
-                interval=self.guidance_interval,
-                parallel=self.guidance_parallel,
-                max_norm=self.guidance_max_norm,
-                momentum=self.guidance_momentum,
-            ),
-        )
-
     def input_files(self) -> dict[str, Path]:
         """Return the image files that the result depends on, by the name of the option."""
         files = {name: getattr(self, name) for name in INPUT_FILES}
         return {name: file for name, file in files.items() if file is not None}
-
-    def make_task(self, pipeline: TextToImage) -> Task:
-        """Read the input images and return the task for them.
-
-        Raises:
-            UserError: an image cannot be read, or does not suit the model or the other options.
-        """
-        strength = {} if self.strength is None else {"strength": self.strength}
-        if self.style_image is not None:
-            image = self._load_image(self.style_image, pipeline)
-            return tasks.edit(
-                pipeline,
-                image,
-                **strength,
-                source_prompt=self.source_prompt,
-                variation=self.variation,
-                window=self.window,
-            )
-        if self.restore is not None:
-            return tasks.restore(pipeline, self._load_image(self.restore, pipeline))
-        if self.init_image is None:
-            return TEXT_TO_IMAGE
-        image = self._load_image(self.init_image, pipeline)
-        if self.upscale is not None:
-            level = {} if self.noise_level is None else {"noise_level": self.noise_level}
-            return tasks.upscale(pipeline, image, self.upscale, **strength, **level)
-        if self.outpaint is not None:
-            return tasks.outpaint(
-                pipeline, image, self.outpaint, **strength, resample=self.resample
-            )
-        if self.mask is not None:
-            mask = to_channels(load_image(self.mask), 1, background=(0, 0, 0))
-            return tasks.inpaint(pipeline, image, mask, **strength, resample=self.resample)
-        return tasks.img2img(pipeline, image, **strength)
-
-    def _load_image(self, file: Path, pipeline: TextToImage) -> Image.Image:
-        """Read an image with the model's number of channels, resized to the size asked for."""
-        channels = pipeline.autoencoder.config.in_channels
-        image = to_channels(load_image(file), channels, background=(255, 255, 255))
-        width = image.width if self.width is None else self.width
-        height = image.height if self.height is None else self.height
-        check_pixel_count(width, height)
-        if (width, height) == image.size or self.is_set("upscale") or self.is_set("outpaint"):
-            return image
-        return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 DEFAULTS = {field.name: field.default for field in fields(GenerationOptions)}

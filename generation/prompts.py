@@ -18,6 +18,7 @@ from foundation.errors import UserError, did_you_mean, one_line, shown
 from foundation.files import BYTE_ORDER_MARKS, open_file
 from foundation.json_reading import convert_value, load_json
 from generation.limits import MAX_IMAGES, MAX_SEED, check_prompt
+from generation.meaning import check_options
 from generation.options import GenerationOptions, parse_seeds
 from ldm import TextToImage
 from ldm.pipeline.conditioning import is_text_conditional
@@ -212,7 +213,7 @@ def entry_from(
             if name not in OPTION_TYPES:
                 raise unknown_option(name)
         options = replace(defaults, **{name: convert(name, value) for name, value in own.items()})
-        replace(options, seed="0").check()
+        check_options(replace(options, seed="0"))
         if known is not None:
             if len(known) >= MAX_KNOWN:
                 known.clear()

@@ -17,10 +17,11 @@ from foundation.hashing import tensors_sha256
 from foundation.shapes import Latents
 from generation.autoguidance import open_weak_model
 from generation.compile import compile_unet
-from generation.limits import check_size
+from generation.meaning import make_sampling, make_task
 from generation.metadata import make_record
 from generation.options import GenerationOptions
 from generation.prompts import ImageSpec, error_location, prompt_notes
+from generation.room import check_size
 from ldm import TextToImage
 from ldm.pipeline.batching import Request
 from ldm.pipeline.io import read_model_provenance
@@ -118,7 +119,7 @@ class GenerationSession:
                 if calls is None:
                     with error_location(image.location):
                         task = self.check(options)
-                    calls = options.sampling().network_calls(task)
+                    calls = make_sampling(options).network_calls(task)
                 survey.images += 1
                 survey.network_calls += calls
             survey.has_input_files |= bool(options.input_files())
@@ -144,10 +145,10 @@ class GenerationSession:
     def _check(self, options: GenerationOptions) -> Task:
         self.pipeline.make_denoiser(options.window)
         self.weak_model(options)
-        options.sampling().timesteps(self.pipeline.denoiser.schedule)
+        make_sampling(options).timesteps(self.pipeline.denoiser.schedule)
         if not options.input_files():
             self._check_size(options, TEXT_TO_IMAGE)
-        task = options.make_task(self.pipeline)
+        task = make_task(options, self.pipeline)
         check_task(self.pipeline.unet, task)
         self._check_size(options, task)
         return task
@@ -227,7 +228,7 @@ class GenerationSession:
         draw = partial(
             self.pipeline.draw,
             requests,
-            options.sampling(),
+            make_sampling(options),
             task=task,
             height=options.height,
             width=options.width,

@@ -12,6 +12,7 @@ from PIL import Image
 
 from foundation.errors import UserError
 from generation.limits import MAX_FRAMES, MAX_KEYFRAMES, MAX_VIDEO_BYTES
+from generation.meaning import make_sampling
 from generation.metadata import import_pyav, make_video_record, metadata_texts
 from generation.prompts import ImageSpec
 from generation.session import GenerationSession, same_call
@@ -63,7 +64,7 @@ class Animation:
 
     @property
     def network_calls(self) -> int:
-        return self.frames * self.options.sampling().network_calls(self.task)
+        return self.frames * make_sampling(self.options).network_calls(self.task)
 
     def encode(
         self,

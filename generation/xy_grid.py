@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from foundation.errors import UserError, did_you_mean, one_line, shown
 from generation.limits import MAX_GRID, check_prompt
+from generation.meaning import check_options
 from generation.options import INPUT_FILES, GenerationOptions, parse_seeds
 from generation.prompts import OPTION_TYPES, PromptEntry, error_location, expand
 from generation.session import GenerationSession
@@ -192,7 +193,7 @@ class OptionGrid:
         place = ", ".join(label_of(name, value) for name, value in values.items())
         with error_location(place):
             options = replace(entry.options, **values)
-            options.check()
+            check_options(options)
         return PromptEntry(prompt, options, has_own_seed=True, location=place)
 
     def _check(self, entry: PromptEntry) -> None:

@@ -5,7 +5,6 @@ The only place that knows what the network was trained to predict.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Real
@@ -13,13 +12,8 @@ from torch import Tensor, nn
 
 from foundation.errors import UserError
 from foundation.shapes import Context, Estimates, Latents, Network, Number, Scale, Timesteps
+from ldm.config import Prediction
 from ldm.schedule import NoiseSchedule, RectifiedFlow, Schedule
-
-# noise: what was added (Ho et al. 2020, arXiv:2006.11239)
-# velocity: alpha noise - sigma z_0 (Salimans & Ho 2022, arXiv:2202.00512)
-# sample: z_0
-# flow: noise - z_0, the speed along a straight path (Liu et al. 2022, arXiv:2209.03003)
-Prediction = Literal["noise", "velocity", "sample", "flow"]
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from foundation.errors import UserError
 from foundation.shapes import Latents, Timesteps
+from ldm.config import TRAIN_TIMESTEPS
 from ldm.denoiser import BoundDenoiser, Conditioning, Denoiser
-from ldm.schedule import TRAIN_TIMESTEPS
 
 LARGEST_SCALE = 1000  # beyond it the sum overflows, which looks like broken weights
 

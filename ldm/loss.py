@@ -1,38 +1,14 @@
 """The training loss of a denoiser: which noise levels, which noise, which weights."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
-from foundation.errors import UserError
 from foundation.shapes import Latents, PerSample, Scale, Timesteps
-from ldm.denoiser import Conditioning, Denoiser, Prediction
+from ldm.config import ObjectiveConfig, Prediction
+from ldm.denoiser import Conditioning, Denoiser
 from ldm.schedule import Schedule
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig:
-    """What the network learns to predict, and how noise levels are drawn and weighted."""
-
-    prediction: Prediction = "velocity"  # what the network learns to output
-    weighting: Literal["uniform", "min_snr", "soft_min_snr"] = "uniform"  # of the noise levels
-    gamma: float = 5.0  # min_snr, soft_min_snr: the signal-to-noise ratio that weights are cut at
-    # how often each noise level is trained; uniform: whole timesteps where the schedule has a
-    # table, as in DDPM; continuous: real ones, as in score-based models
-    times: Literal["uniform", "continuous", "logit_normal"] = "uniform"
-    logit_mean: float = 0.0  # logit_normal: above 0, more often at high noise
-    logit_std: float = 1.0  # logit_normal: the smaller, the more often around the mean
-    offset_noise: float = 0.0  # std of noise common to all pixels of a channel; 0.1 is much
-
-    def __post_init__(self):
-        for name in ("gamma", "logit_std"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name}={getattr(self, name)} must be positive.")
-        if self.offset_noise < 0:
-            raise UserError(f"offset_noise={self.offset_noise} must not be negative; 0 is none.")
 
 
 def sample_timesteps(

@@ -5,8 +5,6 @@ There are two families with the same interface: variance-preserving schedules, w
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,37 +13,7 @@ from torch import Tensor, nn
 
 from foundation.errors import UserError
 from foundation.shapes import PerSample, Scale, Timesteps
-
-TRAIN_TIMESTEPS = 1000  # a U-Net is trained on the timesteps 0 ... 999, in both families
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleConfig:
-    """How noise grows with time; the names are those of diffusers where it has them."""
-
-    # how noise grows with time; flow: straight lines from images to noise
-    noise_schedule: Literal["scaled_linear", "linear", "cosine", "flow"] = "scaled_linear"
-    beta_start: float = 0.00085  # noise added by the first step; linear and scaled_linear only
-    beta_end: float = 0.012  # noise added by the last step; linear and scaled_linear only
-    zero_terminal_snr: bool = False  # rescale the schedule so that t = 999 is pure noise
-    shift: float = 1.0  # flow: above 1, samplers spend more of their steps at high noise
-
-    def __post_init__(self):
-        if self.noise_schedule == "flow" and self.zero_terminal_snr:
-            raise UserError(
-                "zero_terminal_snr rescales the table of a variance-preserving schedule; the flow "
-                "has no table, and it ends in pure noise anyway. Leave it out."
-            )
-        if self.noise_schedule != "flow" and self.shift != 1:
-            raise UserError(
-                f"shift={self.shift} is for the flow; {self.noise_schedule} has no shift."
-            )
-        if self.shift <= 0:
-            raise UserError(f"shift={self.shift} must be positive; 1 is no shift.")
-        if not 0 < self.beta_start <= self.beta_end < 1:
-            raise UserError(
-                f"beta must rise inside (0, 1), not from {self.beta_start} to {self.beta_end}."
-            )
+from ldm.config import TRAIN_TIMESTEPS, ScheduleConfig
 
 
 class NoiseSchedule(nn.Module):

@@ -14,7 +14,8 @@ from jaxtyping import Float64, Real
 from torch import Tensor
 
 from foundation.errors import UserError, unknown_name
-from ldm.schedule import TRAIN_TIMESTEPS, RectifiedFlow, Schedule, check_steps
+from ldm.config import TRAIN_TIMESTEPS
+from ldm.schedule import RectifiedFlow, Schedule, check_steps
 
 Times = Real[Tensor, " steps"]  # falling
 

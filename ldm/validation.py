@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from foundation.errors import UserError
 from foundation.hashing import generators
 from foundation.shapes import Context, Latents, PerSample, Timesteps
+from ldm.config import ObjectiveConfig
 from ldm.denoiser import NOTHING, Conditioning, Denoiser
-from ldm.loss import ObjectiveConfig, denoising_loss
+from ldm.loss import denoising_loss
 
 TIMESTEPS = 10  # from clean to noise, equally far apart
 BUCKETS = 4  # of timesteps, for which a training gives means

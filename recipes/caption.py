@@ -34,7 +34,8 @@ from dataset.parallel import map_in_threads
 from dataset.source import UnusableFile, UnusableImage, as_lines
 from foundation.errors import UserError, one_line, printable
 from foundation.files import write_text
-from training.cli import parse, pick_device, run_main
+from training.cli import parse, run_main
+from training.device import pick_device
 from training.flags import Groups, Positive
 from training.logging.progress import progress_bar
 

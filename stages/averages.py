@@ -15,15 +15,17 @@ from torch import Tensor
 from autoencoder import Autoencoder
 from dataset.loader import ImageBatches, read_pixels
 from foundation.files import read_json
-from foundation.hashing import derived_seed
+from foundation.seeds import derived_seed
 from ldm import TextToImage
 from ldm.pipeline.io import read_model_provenance
-from stages.autoencoder import EVAL_IMAGES, AutoencoderTrainingConfig, make_transform, write_model
+from stages.autoencoder import EVAL_IMAGES, make_transform, write_model
 from stages.build_unet import side_multiple
 from stages.conditioned_data import make_condition, read_conditioned_pairs
 from stages.data import read_pairs, read_shapes
-from stages.diffusion import DiffusionTrainingConfig, make_validation
+from stages.diffusion import make_validation
 from stages.evaluation.reconstruction import ReconstructionEvaluator
+from stages.flags.autoencoder import AutoencoderTrainingConfig
+from stages.flags.diffusion import DiffusionTrainingConfig
 from stages.latents import encoder_hashes, open_latent_cache, open_pixels
 from stages.tasks.choice import choose_task
 from training.config_json import from_json

@@ -22,13 +22,15 @@ from dataset.loader import ImageBatches
 from dataset.order import BucketOrder
 from dataset.table import Pair
 from ldm.unet import UNet
-from stages.autoencoder import AutoencoderTrainingConfig
-from stages.clip import ClipTrainer, ClipTrainingConfig
+from stages.clip import ClipTrainer
 from stages.condition import Condition
-from stages.diffusion import DiffusionTrainer, DiffusionTrainingConfig
+from stages.diffusion import DiffusionTrainer
+from stages.flags.autoencoder import AutoencoderTrainingConfig
+from stages.flags.clip import ClipTrainingConfig
+from stages.flags.diffusion import DiffusionTrainingConfig
 from stages.tasks.base import DRAWING, TrainingTask
-from training.cli import pick_device
 from training.config import TrainingConfig
+from training.device import pick_device
 from training.optimizer import OptimizerStep
 from training.precision import Precision
 from training.run import Run

@@ -6,12 +6,12 @@ import torch
 
 from autoencoder import Autoencoder
 from foundation.errors import UserError
-from foundation.hashing import derived_seed
+from foundation.seeds import derived_seed
 from ldm.unet import PRESETS as ARCHITECTURES
 from ldm.unet import UNet
 from stages.condition import Condition
-from stages.diffusion import DiffusionTrainingConfig
 from stages.finetune import check_noise_process, load_unet, with_inputs
+from stages.flags.diffusion import DiffusionTrainingConfig
 from stages.lora import add_adapter
 from stages.tasks.base import DRAWING, TrainingTask
 

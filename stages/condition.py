@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +26,8 @@ from dataset.table import PairList
 from foundation.errors import UserError, listed
 from ldm.denoiser import NOTHING, Conditioning
 from ldm.unet import UNetConfig
+from stages.flags.diffusion import ConditionName
 
-ConditionName = Literal["text", "class", "none"]
 SHOWN_CLASSES = 10
 
 

@@ -13,7 +13,8 @@ from stages.condition import (
     class_condition,
 )
 from stages.data import read_pairs
-from stages.diffusion import PREVIEWS, DiffusionTrainingConfig
+from stages.diffusion import PREVIEWS
+from stages.flags.diffusion import DiffusionTrainingConfig
 
 
 def read_conditioned_pairs(config: DiffusionTrainingConfig) -> tuple[PairList, PairList]:

@@ -1,17 +1,15 @@
 """Stage 2: train a U-Net on latents and captions."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from autoencoder import Autoencoder
 from dataset.latent_cache.cache import LatentCache
-from dataset.options import ReadOptions
 from dataset.order import BucketOrder
 from foundation import collectives
 from foundation.errors import UserError
@@ -19,26 +17,20 @@ from foundation.hashing import generators
 from foundation.shapes import Latents, Scalar, Timesteps
 from ldm import TextToImage
 from ldm.denoiser import Conditioning, Denoiser
-from ldm.loss import ObjectiveConfig, denoising_loss, sample_timesteps_and_noise
-from ldm.schedule import ScheduleConfig, make_schedule
+from ldm.loss import denoising_loss, sample_timesteps_and_noise
+from ldm.schedule import make_schedule
 from ldm.unet import UNet
 from ldm.validation import Validation, learning_status
-from stages.condition import (
-    Condition,
-    ConditionName,
-)
-from stages.data import Aspect, CaptionTrainingConfig
-from stages.lora import TARGETS, adapter_states, save_lora
+from stages.condition import Condition
+from stages.flags.diffusion import DiffusionTrainingConfig
+from stages.lora import adapter_states, save_lora
 from stages.previews import PromptPreviews
 from stages.tasks.base import DRAWING, TrainingTask
-from stages.tasks.options import TASK_FLAGS, TaskFlags
 from training import distributed
 from training.acceleration.captured import CapturedStep, Rate, is_recordable
 from training.acceleration.compiled import compile_and_time, compile_in_place, eager_mode
 from training.acceleration.prefetch import PrefetchedBatches
 from training.checkpoint import Stateful
-from training.config import EMATrainingConfig, extended
-from training.flags import Finite, Fraction, Groups, NonNegative, Positive, Text, flag_name
 from training.logging.image_grid import Cell, save_grid
 from training.optimizer import OptimizerStep
 from training.precision import DTYPES, Precision
@@ -52,173 +44,6 @@ BEST = Criterion(metric="val", words="held-out validation loss", higher_is_bette
 PREVIEWS = 8  # prompts of a preview, each drawn by the averaged and by the live weights
 EVAL_PAIRS = 1024  # held-out pairs of the validation loss, at most; their latents stay in memory
 TRAINING_EVAL_PAIRS = 256  # training pairs of the validation loss, if none are held out
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig, TaskFlags):
-    """Flags of train_ldm.py."""
-
-    GROUPS: ClassVar[Groups] = extended(
-        EMATrainingConfig.GROUPS,
-        {
-            "data": (
-                *ReadOptions.READ_FLAGS,
-                "size",
-                "max_aspect",
-                "allow_missing_captions",
-                "verify_cache",
-            ),
-            "model": (
-                *("vae", "condition", "text_encoder", "text_chunks", "init_from"),
-                *("lora", "lora_alpha", "lora_targets"),
-            ),
-            "training": ("weight_decay", "clip_norm", "caption_dropout"),
-            "captions": CaptionTrainingConfig.GROUPS["captions"],
-            "task": ("task", *(name for names in TASK_FLAGS.values() for name in names)),
-            "objective": ("objective",),
-            "noise schedule": ("schedule",),
-            "output": ("best_by", "preview_prompts", "preview_guidance"),
-            "machine": ("gradient_checkpointing", "shard"),
-        },
-    )
-
-    vae: Path  # autoencoder: a run of train_vae.py, any AutoencoderKL folder, or a single file
-    # text: captions, through --text-encoder; class: captions are names of classes; none: images
-    condition: ConditionName = "text"
-    # run of train_clip.py, folder of a CLIPTextModel or XLMRobertaModel, single file, or
-    # NAME:PRETRAINED of open_clip
-    text_encoder: str | None = None
-    init_from: Path | None = None  # begin with the weights of this U-Net, a folder or file
-    lora: Positive[int] | None = None  # train a LoRA of this rank on --init-from
-    lora_alpha: Positive[float] | None = None  # LoRA scale = alpha / rank; left out: scale 1
-    lora_targets: tuple[str, ...] = TARGETS  # ends of the names of the modules that get a LoRA
-    size: Positive[int] = 64  # side of the training images in pixels
-    max_aspect: Aspect = 1.0  # 1: squares; 2: also shapes up to 2:1 and 1:2, of the same area
-    batch_size: Positive[int] = 32  # images per step, over all GPUs
-    weight_decay: NonNegative[float] = 0.01  # of AdamW
-    clip_norm: Positive[float] = 1.0  # the gradient is scaled down to this norm
-    # contexts of the text encoder per caption, for long ones; left out: 1, or that of --init-from
-    text_chunks: Positive[int] | None = None
-    caption_dropout: Fraction = 0.1  # chance to train without text or class; guidance needs it
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    gradient_checkpointing: bool = False  # a third slower, much less memory
-    shard: bool = False  # spread weights and optimizer over the GPUs (FSDP), if one is too small
-    # keep the weights with the lowest validation loss of held-out pairs in best/; none: do not
-    best_by: Literal["val", "none"] = "val"
-    preview_prompts: tuple[Text, ...] = ()  # drawn at each evaluation; left out: held-out captions
-    preview_guidance: Finite = 4.0  # guidance scale of the previews
-    allow_missing_captions: bool = False  # images without a caption get the empty one
-    verify_cache: bool = False  # check that the latent cache and all images are unchanged
-
-    def check(self) -> None:
-        super().check()
-        if self.averages_every and (self.shard or self.lora):
-            other = "--shard" if self.shard else "--lora"
-            raise UserError(f"--averages-every stores whole U-Nets, which {other} does not have.")
-        if self.shard and self.lora:
-            raise UserError("--lora trains too little to be spread; leave out --shard.")
-        if self.shard and self.compile:
-            raise UserError("--shard does not go with --compile; leave one of them out.")
-
-    def check_condition(self) -> None:
-        """Refuse a text condition without a text encoder, and settings of texts without texts."""
-        self.check_task_flags(self.condition)
-        if self.condition == "text":
-            if self.text_encoder is None:
-                raise UserError(
-                    "--text-encoder is missing: the model reads captions through it. Give a run of "
-                    "train_clip.py, a folder or file with a CLIP, or NAME:PRETRAINED of open_clip. "
-                    "To train on classes or on images alone: --condition class, or none."
-                )
-            return
-        of_texts = ("text_encoder", "text_chunks", *CaptionTrainingConfig.GROUPS["captions"])
-        for name in of_texts:
-            if getattr(self, name) not in (None, False):
-                raise UserError(
-                    f"{flag_name(name)} is about texts, which a model with --condition "
-                    f"{self.condition} does not read. Leave one of both out."
-                )
-
-
-FLOW = {
-    "objective": ObjectiveConfig(prediction="flow", times="logit_normal"),
-    "schedule": ScheduleConfig(noise_schedule="flow"),
-}
-BASE = {
-    "batch_size": 256,
-    "learning_rate": 2e-4,
-    "warmup": 2000,
-    "cooldown": 0.2,
-    "evaluate_every": 5000,
-    "save_every": 2000,
-    **FLOW,
-}
-# Each preset is an architecture of the same name (ldm/unet) and defaults for it.
-PRESETS = {
-    "tiny-32": {
-        "size": 32,
-        "steps": 900,
-        "ema_halflife": 576,
-        "evaluate_every": 450,
-        "save_every": 450,
-        **FLOW,
-    },
-    "fashion-32": {
-        "size": 32,
-        "steps": 5000,
-        "cooldown": 0.7,
-        "ema_halflife": 3200,
-        "evaluate_every": 1000,
-        **FLOW,
-    },
-    "demo": {
-        "size": 48,
-        "steps": 2200,
-        "learning_rate": 1.2e-3,
-        "cooldown": 0.7,
-        "ema_halflife": 1408,
-        "evaluate_every": 550,
-        "save_every": 550,
-        **FLOW,
-    },
-    "small-64": {
-        "steps": 10_000,
-        "cooldown": 0.7,
-        "ema_halflife": 6400,
-        "evaluate_every": 1000,
-        **FLOW,
-    },
-    "small-128": {
-        "size": 128,
-        "steps": 40_000,
-        "cooldown": 0.5,
-        "ema_halflife": 25_600,
-        "evaluate_every": 2000,
-        **FLOW,
-    },
-    "base-128": {"size": 128, "steps": 200_000, "ema_halflife": 1_024_000, **BASE},
-    "base-256": {"size": 256, "steps": 300_000, "ema_halflife": 1_536_000, "accumulate": 4, **BASE},
-    "base-512": {
-        "size": 512,
-        "steps": 300_000,
-        "ema_halflife": 1_536_000,
-        "accumulate": 16,
-        **BASE,
-    },
-    "sd15": {
-        "size": 512,
-        "steps": 500_000,
-        "batch_size": 256,
-        "learning_rate": 1e-4,
-        "warmup": 10_000,
-        "cooldown": 0.1,
-        "ema_halflife": 2_560_000,
-        "objective": ObjectiveConfig(prediction="noise"),
-        "schedule": ScheduleConfig(),
-        "gradient_checkpointing": True,
-    },
-}
 
 
 class DiffusionTrainer:

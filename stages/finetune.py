@@ -17,7 +17,7 @@ from foundation.hashing import tensors_sha256
 from foundation.json_reading import check_type
 from foundation.shapes import Images
 from interop.provenance import read_facts
-from ldm.denoiser import Prediction
+from ldm.config import Prediction, ScheduleConfig
 from ldm.pipeline import scheduler_config
 from ldm.pipeline.compatibility import (
     SAME_LATENTS,
@@ -28,7 +28,6 @@ from ldm.pipeline.compatibility import (
     unet_kind,
 )
 from ldm.pipeline.io import infer_prediction
-from ldm.schedule import ScheduleConfig
 from ldm.unet import UNet, UNetConfig
 from ldm.unet.io import PROVENANCE, read_text_chunks
 from ldm.unet.io import read_provenance as read_unet_provenance

@@ -20,7 +20,7 @@ from dataset.parallel import WorkShare
 from dataset.table import PairList
 from foundation import collectives
 from stages.condition import Condition
-from stages.diffusion import DiffusionTrainingConfig
+from stages.flags.diffusion import DiffusionTrainingConfig
 from stages.tasks.base import TrainingTask
 from training.logging.progress import progress_bar
 from training.run import Run

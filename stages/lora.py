@@ -23,10 +23,10 @@ from interop.provenance import parse_provenance
 from interop.safetensors_io import read_header
 from ldm import TextToImage
 from ldm.unet.io import TEXT_CHUNKS, read_text_chunks
+from stages.flags.diffusion import LORA_TARGETS
 from training.weights.ema import EMA
 
 ADAPTER = "default"  # peft's name for the only adapter
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of every attention
 NEVER_CALLED = ("proj_in", "proj_out")  # modules whose weights are used without calling them
 USE = """## Use
 
@@ -61,7 +61,7 @@ def add_adapter(network: nn.Module, rank: int, alpha: float, targets: Sequence[s
         if not any(name.endswith(f".{target}") for name in names):
             raise UserError(
                 f"--lora-targets: no module of this U-Net is called {target}. Those of attention "
-                f"are {', '.join(TARGETS)}."
+                f"are {', '.join(LORA_TARGETS)}."
             )
     try:
         import peft

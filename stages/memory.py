@@ -16,10 +16,10 @@ from ldm.denoiser import Denoiser
 from ldm.loss import denoising_loss
 from ldm.schedule import make_schedule
 from ldm.unet import UNet
-from stages.autoencoder import AutoencoderTrainingConfig
-from stages.clip import ClipTrainingConfig
 from stages.condition import Condition
-from stages.diffusion import DiffusionTrainingConfig
+from stages.flags.autoencoder import AutoencoderTrainingConfig
+from stages.flags.clip import ClipTrainingConfig
+from stages.flags.diffusion import DiffusionTrainingConfig
 from stages.tasks.base import DRAWING, TrainingTask
 from training.config import EMATrainingConfig
 from training.tools.memory_estimate import MOST_PARTS, Context, StepWork

@@ -19,10 +19,11 @@ from dataset.table import PairList
 from foundation.errors import UserError
 from training.checkpoint import KEPT_STATES
 from training.config import EMATrainingConfig, TrainingConfig
+from training.device import total_memory
 from training.flags import with_flags
 from training.logging.metrics import read_metrics
 from training.logging.progress import format_duration
-from training.memory import format_bytes, total_memory
+from training.memory import format_bytes
 from training.precision import Precision
 from training.tools.memory_estimate import (
     GPUS,

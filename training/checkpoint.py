@@ -26,6 +26,7 @@ from foundation.errors import FileInUseError, UserError, listed
 from foundation.files import put_in_place, read_json, read_text, remove_folder, sync_names
 from foundation.hashing import file_sha256
 from foundation.json_reading import from_json, load_json
+from foundation.ranks import is_initialized
 from foundation.system import patiently
 from training.distributed import is_sharded, shard_like
 
@@ -282,7 +283,7 @@ def read_sharded(place: Path, current: dict[str, Tensor]) -> None:
     check_names(reader.read_metadata().state_dict_metadata.keys(), current.keys())
     with unwrapped_errors(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # intended on one rank
-        load(current, storage_reader=reader, no_dist=not collectives.is_initialized())
+        load(current, storage_reader=reader, no_dist=not is_initialized())
 
 
 def check_names(saved: Set[str], needed: Set[str]) -> None:

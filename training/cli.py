@@ -1,4 +1,8 @@
-"""Command lines from dataclasses: `--preset` sets the defaults, other flags override them."""
+"""Command lines from dataclasses: `--preset` sets the defaults, other flags override them.
+
+Nothing here imports torch, which takes seconds: a script reads its flags, and only then imports
+what it does with them. So help and wrong flags are answered at once.
+"""
 
 import dataclasses
 import errno
@@ -9,21 +13,20 @@ import platform
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
+from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
 
-import torch
 import tyro
 from safetensors import SafetensorError
 
 from foundation import __version__
-from foundation.collectives import is_initialized, local_rank, rank, world_size
 from foundation.errors import LONGEST_MESSAGE, UserError, printable, shortened, shown, unknown_name
+from foundation.ranks import rank, world_size
 from foundation.system import print_any_character
 from training.config_json import REMOVED
-from training.distributed import process_group
 from training.flags import (
     check_bounds,
     commands_page,
@@ -35,7 +38,7 @@ from training.flags import (
 from training.foreign_flags import names_of_others
 from training.memory import describe_failure, keep_freed_memory
 from training.signals import interruptible
-from training.watchdog import STOPPED, is_connection_error
+from training.watchdog import STOPPED, Watchdog, is_connection_error
 
 Config = TypeVar("Config")
 
@@ -217,13 +220,13 @@ def run_main(
     """
     keep_freed_memory()
     print_any_character()
-    with process_group() as watchdog:
+    with joined_processes() as watchdog:
         try:
             with interruptible():
                 return main()
         except KeyboardInterrupt as stop:
             message, status = "\n" + (str(stop) or "stopped."), STOPPED  # after the terminal's ^C
-        except (UserError, OSError, SafetensorError, MemoryError, torch.OutOfMemoryError) as error:
+        except (UserError, OSError, SafetensorError, MemoryError) as error:
             if os.environ.get("LATENTSMITH_TRACEBACK"):
                 raise
             names = field_names(config) if config else ()
@@ -233,7 +236,9 @@ def run_main(
             status = 2
         except Exception as error:
             reason = describe_failure(error)
-            if not reason or os.environ.get("LATENTSMITH_TRACEBACK"):
+            if reason and os.environ.get("LATENTSMITH_TRACEBACK"):
+                raise
+            if not reason:
                 # A connection breaks where another rank has failed, and that one says why.
                 if world_size() == 1 or not is_connection_error(error):
                     error.add_note(bug_note())
@@ -243,11 +248,21 @@ def run_main(
         watchdog.exit(message, status)
 
 
+def joined_processes() -> AbstractContextManager[Watchdog]:
+    """Join the processes that torchrun started; without torchrun there is this one alone."""
+    if "WORLD_SIZE" not in os.environ:
+        return nullcontext(Watchdog(0, 1))
+    from training.distributed import process_group
+
+    return process_group()
+
+
 def bug_note() -> str:
     """Return what stands below the traceback of a bug."""
+    torch = getattr(sys.modules.get("torch"), "__version__", None) or version("torch")
     return (
         "\nThis is a bug in Latentsmith, not a mistake of yours. Please report it: send the lines "
-        f"above, the command, and this: Latentsmith {__version__}, PyTorch {torch.__version__}, "
+        f"above, the command, and this: Latentsmith {__version__}, PyTorch {torch}, "
         f"Python {platform.python_version()}, {platform.platform()}."
     )
 
@@ -293,44 +308,3 @@ def explain(error: Exception) -> str:
         f"the disk is full, or a limit is reached ({text}). What was complete before is untouched, "
         "and nothing half-written stays. Free some space, and run the same command again."
     )
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device that `--device` names, after trying it.
-
-    `auto` is the first accelerator there is, else the CPU. Where torchrun has started a process
-    for each GPU of a machine, every process takes its own.
-
-    Raises:
-        UserError: the device cannot be used here.
-    """
-    if name == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        name = accelerator.type if accelerator else "cpu"
-    try:
-        device = torch.device(name)
-        if is_initialized() and device.type == "cuda":
-            device = own_gpu(device)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"--device {name} cannot be used here ({str(error).splitlines()[0]}). "
-            "Use --device cpu, or leave it out to take what is there."
-        ) from error
-    return device
-
-
-def own_gpu(device: torch.device) -> torch.device:
-    """Return the GPU of this process among those of its machine, and make it the current one."""
-    if device.index is not None:
-        raise UserError(
-            f"--device {device} names one GPU, and torchrun has started a process for each. "
-            "Use --device cuda; CUDA_VISIBLE_DEVICES says which GPUs there are."
-        )
-    if local_rank() >= torch.cuda.device_count():
-        raise UserError(
-            f"torchrun has started more processes on this machine than its "
-            f"{torch.cuda.device_count()} GPUs. Lower --nproc-per-node to that."
-        )
-    torch.cuda.set_device(local_rank())
-    return torch.device("cuda", local_rank())

@@ -1,20 +1,23 @@
-"""The flags that all trainings share, and what follows from them alone."""
+"""The flags that all trainings share, and what follows from them alone.
 
+Nothing here imports torch: command lines are read before it is loaded, which takes seconds.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from foundation import collectives
 from foundation.errors import UserError
+from foundation.ranks import world_size
 from training.config_json import RENAMED
 from training.flags import Fraction, FractionBelowOne, Groups, NonNegative, Positive
-from training.loop import Plan
-from training.optimizer import learning_rate
-from training.precision import PrecisionName
+from training.watchdog import RANK_TIMEOUT
 
+PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 Override = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")]
 
 
@@ -23,6 +26,43 @@ def extended(groups: Groups, more: Groups) -> Groups:
     titles = [*groups, *(title for title in more if title not in groups)]
     titles.sort(key=lambda title: title in ("output", "machine"))
     return {title: (*groups.get(title, ()), *more.get(title, ())) for title in titles}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long to train, and how many optimizer steps lie between saves, evaluations and logs."""
+
+    steps: int
+    images_per_step: int
+    save_every: int
+    evaluate_every: int  # previews and validation
+    log_every: int = 20
+    rank_timeout: float = RANK_TIMEOUT  # seconds without progress until a rank counts as hanging
+
+    def __post_init__(self):
+        for name in ("steps", "images_per_step", "save_every", "evaluate_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+def learning_rate(step: int, *, base: float, steps: int, warmup: int, cooldown: float) -> float:
+    """Compute the learning rate of a step: linear warm-up, constant, then a half-cosine to zero.
+
+    This is the "warmup-stable-decay" schedule. It is a pure function of the step, so there is no
+    scheduler state to save.
+
+    Args:
+        step: optimizer steps done so far, 0 ... steps - 1.
+        base: the rate given on the command line; it is reached exactly and never scaled.
+        warmup: steps of the warm-up; the first step already moves the weights.
+        cooldown: share of the run, at its end, in which the rate falls; 1 is a plain cosine.
+    """
+    warmup_factor = min(1.0, (step + 1) / max(1, warmup))
+    cooldown_steps = cooldown * steps
+    steps_left = steps - step
+    if steps_left >= cooldown_steps:
+        return base * warmup_factor
+    return base * warmup_factor * 0.5 * (1 - math.cos(math.pi * steps_left / cooldown_steps))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +127,7 @@ class TrainingConfig:
     @property
     def images_at_once(self) -> int:
         """Images of a batch that are in the memory of one GPU at the same time, at most."""
-        share = -(-self.batch_size // collectives.world_size())
+        share = -(-self.batch_size // world_size())
         return -(-share // self.accumulate)
 
     @property

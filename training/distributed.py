@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from foundation import collectives
 from foundation.errors import UserError
+from foundation.ranks import is_initialized
 from training.watchdog import Watchdog, reporting_to
 
 NO_TIMEOUT = timedelta(days=365)  # of a collective: the watchdog ends what hangs
@@ -28,14 +29,11 @@ NO_TIMEOUT = timedelta(days=365)  # of a collective: the watchdog ends what hang
 
 @contextmanager
 def process_group() -> Iterator[Watchdog]:
-    """Join the processes that torchrun started, if it started this one.
+    """Join the processes that torchrun started.
 
     Inside, only rank 0 prints to stdout; what the others print is dropped. If one rank fails, dies
     or hangs, all of them end, and one message names it and what it was doing.
     """
-    if "WORLD_SIZE" not in os.environ:
-        yield Watchdog(0, 1)
-        return
     dist.init_process_group(timeout=NO_TIMEOUT)  # gloo for CPU tensors, NCCL for those on GPUs
     watchdog = Watchdog(collectives.rank(), collectives.world_size())
     try:
@@ -133,7 +131,7 @@ def shard(
         register_fsdp_forward_method,
     )
 
-    if not collectives.is_initialized():
+    if not is_initialized():
         raise UserError(
             "--shard spreads a network over processes: start them with torchrun, such as torchrun "
             "--nproc-per-node 8 train_ldm.py --shard ..."
@@ -157,7 +155,7 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def local_tensor(tensor: Tensor) -> Tensor:
     """Return this rank's piece of a sharded tensor; the tensor itself if it is not sharded."""
-    if not collectives.is_initialized():
+    if not is_initialized():
         return tensor
     from torch.distributed.tensor import DTensor  # takes a second to import
 
@@ -166,7 +164,7 @@ def local_tensor(tensor: Tensor) -> Tensor:
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """Gather a sharded tensor on every rank; return the tensor itself if it is not sharded."""
-    if not collectives.is_initialized():
+    if not is_initialized():
         return tensor
     from torch.distributed.tensor import DTensor
 

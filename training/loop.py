@@ -3,40 +3,23 @@
 import math
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 
 from torch import Tensor
 
 from foundation import collectives
-from foundation.errors import NotFiniteError, UserError
+from foundation.errors import NotFiniteError
 from training.checkpoint import Stateful
+from training.config import Plan
 from training.logging.loggers import open_loggers
 from training.logging.metrics import MetricsFile, NoMetricsFile, RunningMeans
 from training.logging.progress import TrainingProgress, print_line
 from training.optimizer import SkippedSteps, divergence_message
 from training.run import Run
 from training.signals import stop_requests
-from training.watchdog import RANK_TIMEOUT, report_finished, report_progress
+from training.watchdog import report_finished, report_progress
 from training.weights.best import BestModel
 
 Metrics = dict[str, Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How long to train, and how many optimizer steps lie between saves, evaluations and logs."""
-
-    steps: int
-    images_per_step: int
-    save_every: int
-    evaluate_every: int  # previews and validation
-    log_every: int = 20
-    rank_timeout: float = RANK_TIMEOUT  # seconds without progress until a rank counts as hanging
-
-    def __post_init__(self):
-        for name in ("steps", "images_per_step", "save_every", "evaluate_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
 
 def train(
@@ -88,7 +71,8 @@ def train(
                 if best is not None:
                     report_progress("writing the best model")
                     best.offer(done, results)
-            reason = reason or stop.reason(done)  # asked once; a later signal waits one more step
+            # asked once; a later signal waits one more step
+            reason = reason or stop.reason(done, collectives.any_rank)
             if last or reason or done % plan.save_every == 0:
                 report_progress("saving the state")
                 metrics.sync()

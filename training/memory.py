@@ -14,8 +14,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from foundation.system import c_function, windows_function
 
 NO_MEMORY = re.compile(
@@ -63,15 +61,8 @@ def available_host_memory() -> int | None:
         return None
 
 
-def total_memory(device: torch.device) -> int | None:
-    """Return the bytes of memory that a device has; None where the system does not say.
-
-    Of a CPU it is the RAM, or what a container may use of it.
-    """
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[1]
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory()
+def total_host_memory() -> int | None:
+    """Return the bytes of RAM, or what a container may use of it; None if the system is silent."""
     if (status := windows_memory()) is not None:
         return status.total
     sysconf: Callable[[str], int] | None = getattr(os, "sysconf", None)  # Windows has none
@@ -130,17 +121,6 @@ def windows_peak_memory() -> int | None:
     this_process = ctypes.c_void_p(-1)
     answered = ask(this_process, ctypes.byref(counters), ctypes.sizeof(counters))
     return counters.peak if answered else None
-
-
-def peak_device_memory() -> int | None:
-    """Return the most bytes that tensors of this process took on a GPU; None without one."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-
-
-def describe_peak_memory() -> str:
-    """Return a text such as `memory 1.2 GB, GPU 5.3 GB`; "" where the system says nothing."""
-    sizes = [("memory", peak_host_memory()), ("GPU", peak_device_memory())]
-    return ", ".join(f"{name} {format_bytes(size)}" for name, size in sizes if size)
 
 
 def format_bytes(size: float) -> str:

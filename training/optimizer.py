@@ -22,26 +22,6 @@ Metrics = dict[str, Tensor]
 MAX_SKIPPED_IN_A_ROW = 10  # steps; so many show that the training has diverged
 
 
-def learning_rate(step: int, *, base: float, steps: int, warmup: int, cooldown: float) -> float:
-    """Compute the learning rate of a step: linear warm-up, constant, then a half-cosine to zero.
-
-    This is the "warmup-stable-decay" schedule. It is a pure function of the step, so there is no
-    scheduler state to save.
-
-    Args:
-        step: optimizer steps done so far, 0 ... steps - 1.
-        base: the rate given on the command line; it is reached exactly and never scaled.
-        warmup: steps of the warm-up; the first step already moves the weights.
-        cooldown: share of the run, at its end, in which the rate falls; 1 is a plain cosine.
-    """
-    warmup_factor = min(1.0, (step + 1) / max(1, warmup))
-    cooldown_steps = cooldown * steps
-    steps_left = steps - step
-    if steps_left >= cooldown_steps:
-        return base * warmup_factor
-    return base * warmup_factor * 0.5 * (1 - math.cos(math.pi * steps_left / cooldown_steps))
-
-
 class OptimizerStep:
     """One step of one or several optimizers: either all of them apply it, or none does.
 

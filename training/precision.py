@@ -4,15 +4,14 @@ Weights, optimizer state and EMA stay in float32 whatever is chosen.
 """
 
 from contextlib import ExitStack
-from typing import Literal
 
 import torch
 from torch.amp import GradScaler
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from foundation.errors import UserError
+from training.config import PrecisionName
 
-PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from foundation import collectives
+from foundation.ranks import rank
 
 # Ctrl-C; what kill, systemd and batch systems send; Ctrl-Break, and closing the window, on Windows
 NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")
@@ -19,12 +19,14 @@ class StopRequest:
     def __init__(self):
         self.requested = False
 
-    def reason(self, step: int) -> KeyboardInterrupt | None:
+    def reason(self, step: int, any_rank: Callable[[bool], bool]) -> KeyboardInterrupt | None:
         """Return what to raise once the state of this step is saved; None to go on.
 
         All ranks get the same answer, whichever of them received the signal.
+
+        any_rank: tells whether something is true on at least one rank.
         """
-        if not collectives.any_rank(self.requested):
+        if not any_rank(self.requested):
             return None
         return KeyboardInterrupt(
             f"stopped after step {step}, with the state saved. Run the same command again to go on."
@@ -38,7 +40,7 @@ def stop_requests() -> Iterator[StopRequest]:
 
     def request_stop(name: str) -> None:
         stop.requested = True
-        if not collectives.rank():
+        if not rank():
             write_to_stderr(
                 f"\n{name}: stopping after this step; once more stops at once, without saving.\n"
             )

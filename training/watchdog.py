@@ -25,9 +25,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from typing import NoReturn
-
-import torch.distributed as dist
+from typing import Any, NoReturn
 
 STOPPED = 130  # exit status after SIGINT or SIGTERM
 INTERVAL = 1.0  # seconds between heartbeats
@@ -99,8 +97,9 @@ class Watchdog:
         self.lock = threading.RLock()
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True, name="rank watchdog")
-        self.store = connect_to_store() if world_size > 1 else dist.Store()  # that is not used
+        self.store: Any = None  # what the ranks meet through; one rank needs none
         if world_size > 1:
+            self.store = connect_to_store()
             self._publish()
             self.thread.start()
 
@@ -275,11 +274,13 @@ def reporting_to(watchdog: Watchdog) -> Iterator[None]:
         _current.reset(token)
 
 
-def connect_to_store() -> dist.Store:
+def connect_to_store() -> Any:
     """Connect to the store through which the ranks met.
 
     A connection of its own: the one that PyTorch opened is blocked while a rank waits in it.
     """
+    import torch.distributed as dist  # slow to import, and one process alone needs no store
+
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=SILENCE))
     start = [os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT")]

@@ -11,7 +11,8 @@ from PIL import Image
 from foundation.errors import UserError, shown
 from stages.evaluation.autoencoder import channel_rows
 from stages.evaluation.autoencoder_report import channels_section, robustness_section
-from stages.evaluation.reconstruction import NOISE, Inspection, inspect_picture
+from stages.evaluation.reconstruction import Inspection, inspect_picture
+from stages.flags.evaluation import NOISE
 from web.open_models import OpenAutoencoders
 from web.option_form import optional_number, parse_number
 from web.results import command_field

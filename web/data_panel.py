@@ -14,13 +14,8 @@ from dataset.checking.caption_statistics import count_captions
 from dataset.editing.captions import write_captions
 from dataset.editing.new_folder import TAKEN, copy_folder, gather_files
 from foundation.errors import UserError, one_line, shown
-from stages.preparation.data_check import (
-    CheckOptions,
-    check_folder,
-    planned_runs,
-    report_lines,
-    text_room,
-)
+from stages.flags.check import CheckOptions
+from stages.preparation.data_check import check_folder, planned_runs, report_lines, text_room
 from web.data_access import (
     ALL,
     UNUSABLE,

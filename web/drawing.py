@@ -12,6 +12,7 @@ from PIL import Image
 
 from foundation.errors import UserError
 from foundation.shapes import Latents
+from generation.meaning import check_options
 from generation.metadata import SUFFIXES
 from generation.names import FileNames
 from generation.output import ImageWriter, model_pixel_format
@@ -189,5 +190,5 @@ class VideoCall(BackgroundCall):
 
 def images_of(entry: PromptEntry) -> list[ImageSpec]:
     """List the images of a prompt; raise UserError for options that are wrong for any model."""
-    entry.options.check()
+    check_options(entry.options)
     return list(expand([entry]))

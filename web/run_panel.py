@@ -12,7 +12,7 @@ from PIL import Image
 from foundation.errors import one_line
 from training.logging.progress import format_duration
 from training.tools.curves import line_chart
-from training.tools.report import group_metrics, is_warning, shown_metrics
+from training.tools.report_page import group_metrics, is_warning, shown_metrics
 from training.tools.run_list import RunSummary, compared_metrics, metrics_of, preview_files
 from web.studio import PRIVATE, with_messages
 

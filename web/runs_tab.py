@@ -10,7 +10,7 @@ import gradio as gr
 from foundation.errors import UserError, one_line, shown
 from training.tools.background import stop_training
 from training.tools.curves import COLORS
-from training.tools.report import is_warning
+from training.tools.report_page import is_warning
 from training.tools.run_list import RunSummary, summarize_runs
 from web.run_panel import RunPanel, badge, show_runs
 from web.studio import PRIVATE, Studio, with_messages

@@ -14,11 +14,9 @@ equals 2.1e-8 on a mean over latent elements, and 5.1e-12 on a sum over them.
 Nothing here calls `backward`: `autoencoder.training.step` does.
 """
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -26,40 +24,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from autoencoder.posterior import Posterior
+from autoencoder.training.config import LossConfig, Start
 from autoencoder.training.discriminator import Discriminator, hinge_loss
 from foundation.errors import UserError, shown
 from foundation.shapes import Images, PerImage, Scalar
 
 Metrics = dict[str, Tensor]  # 0-dim tensors; to read them, the host has to wait for the device
 Factor = float | Scalar
-Start = int | float  # a step; with a decimal point and below 1, a fraction of the run
 Precision = AbstractContextManager[object]  # such as torch.autocast
 
 MAX_ADAPTIVE_WEIGHT = 1e4
 LATEST_START = 10**12  # steps; far beyond the end of any run, which means never
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """Terms and weights of the loss."""
-
-    reconstruction: Literal["l1", "l2"] = "l1"  # l1 blurs less; l2 is a Gaussian likelihood
-    perceptual: Literal["vgg", "alex", "squeeze", "none"] = "vgg"  # backbone of LPIPS
-    perceptual_weight: float = 1.0  # of LPIPS, relative to the reconstruction
-    kl_weight: float = 1e-6  # of the KL per image value; the default is Stable Diffusion's
-    adversarial_weight: float = 0.5  # 0: no discriminator at all
-    adaptive: bool = True  # multiply that by ||grad reconstruction|| / ||grad adversarial||
-    discriminator_start: Start = (
-        0.2  # step or fraction of the run: the discriminator starts to learn
-    )
-    adversarial_start: Start = 0.3  # step or fraction of the run: the GAN loss is added
-    adversarial_ramp: Start = 0.1  # steps or fraction of the run until it has its full weight
-    learned_logvar: bool = False  # learn the variance of the reconstruction as well
-
-    def __post_init__(self):
-        for name in ("perceptual_weight", "kl_weight", "adversarial_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"{name} is {getattr(self, name)}; weights are 0 or more.")
 
 
 def start_step(start: Start, steps: int) -> int:

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from autoencoder.model import Autoencoder
 from autoencoder.posterior import Posterior
+from autoencoder.training.config import LossConfig
 from autoencoder.training.discriminator import Discriminator, DiscriminatorConfig, check_size
 from autoencoder.training.loss import (
     MAX_ADAPTIVE_WEIGHT,
     AutoencoderLoss,
     Factor,
-    LossConfig,
     Metrics,
     Precision,
     adaptive_weight,

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from autoencoder import Autoencoder
 from autoencoder.model import AutoencoderConfig
+from autoencoder.training.config import LossConfig
 from autoencoder.training.discriminator import Discriminator, DiscriminatorConfig, hinge_loss
-from autoencoder.training.loss import LossConfig
 from autoencoder.training.step import prepare_training
 from benchmarks.gpu_parts.job import Job
 from benchmarks.gpu_parts.stopwatch import count_tflop, fill_zeros, measure_step
 from benchmarks.gpu_parts.tiny_trainers import SameBatch
-from stages.autoencoder import AutoencoderTrainer, AutoencoderTrainingConfig
+from stages.autoencoder import AutoencoderTrainer
+from stages.flags.autoencoder import AutoencoderTrainingConfig
 from training.precision import Precision
 from training.run import Run
 

@@ -179,11 +179,11 @@ def memory(job: Job) -> None:
     )
     from autoencoder import Autoencoder
     from ldm import TextToImage
+    from ldm.config import ScheduleConfig
     from ldm.denoiser import Conditioning
     from ldm.guidance import Guidance
     from ldm.pipeline.batching import Request
     from ldm.pipeline.sampling import Sampling
-    from ldm.schedule import ScheduleConfig
     from ldm.unet import UNet
 
     count, side = (64, 512) if job.on_gpu else (8, 64)

@@ -18,10 +18,11 @@ from benchmarks.gpu_parts.stopwatch import count_tflop, fill_zeros, measure_step
 from conditioning import TextEncoder
 from dataset.latent_cache.cache import LatentCache
 from dataset.order import BucketOrder
-from ldm.loss import ObjectiveConfig
+from ldm.config import ObjectiveConfig
 from ldm.unet import PRESETS, UNet, UNetConfig
 from stages.condition import TextCondition
-from stages.diffusion import DiffusionTrainer, DiffusionTrainingConfig
+from stages.diffusion import DiffusionTrainer
+from stages.flags.diffusion import DiffusionTrainingConfig
 from training.precision import Precision
 from training.run import Run
 

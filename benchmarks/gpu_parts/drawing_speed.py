@@ -15,11 +15,11 @@ from benchmarks.gpu_parts.job import Job
 from benchmarks.gpu_parts.stopwatch import fill_zeros, measure_step, run_once
 from generation.compile import compile_unet
 from ldm import TextToImage
+from ldm.config import ScheduleConfig
 from ldm.denoiser import Conditioning
 from ldm.guidance import Guidance
 from ldm.pipeline.batching import Request
 from ldm.pipeline.sampling import Sampling
-from ldm.schedule import ScheduleConfig
 
 STEPS, SCALE = 20, 7.5
 

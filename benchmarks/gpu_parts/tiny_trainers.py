@@ -10,15 +10,17 @@ from torch import Tensor
 
 from autoencoder import PRESETS as AUTOENCODERS
 from autoencoder import Autoencoder
+from autoencoder.training.config import LossConfig
 from autoencoder.training.discriminator import DiscriminatorConfig
-from autoencoder.training.loss import LossConfig
 from autoencoder.training.step import prepare_training
 from benchmarks.gpu_parts.denoiser_speed import TINY, Workload, our_trainer
 from benchmarks.gpu_parts.job import Job
 from dataset.loader import ImageBatches
-from stages.autoencoder import AutoencoderTrainer, AutoencoderTrainingConfig
-from stages.clip import ClipTrainer, ClipTrainingConfig, build_clip
+from stages.autoencoder import AutoencoderTrainer
+from stages.clip import ClipTrainer, build_clip
 from stages.diffusion import DiffusionTrainer
+from stages.flags.autoencoder import AutoencoderTrainingConfig
+from stages.flags.clip import ClipTrainingConfig
 from training.precision import Precision
 from training.run import Run
 

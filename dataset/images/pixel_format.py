@@ -7,16 +7,16 @@ float32 has 8 million values in [-1, 1]: 16-bit numbers survive the conversion a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Shaped
 
+from dataset.options import Layout
 from dataset.source import Source, UnusableImage
 from foundation.errors import UserError
 
-Layout = Literal["auto", "hwc", "chw"]
 FULL_RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}  # used if no range is stated
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 FLOATS = ("float16", "float32", "float64")

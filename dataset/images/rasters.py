@@ -20,7 +20,8 @@ from jaxtyping import Shaped
 from PIL import Image
 
 from dataset.images.limits import check_size
-from dataset.images.pixel_format import FLOATS, INTEGERS, Layout
+from dataset.images.pixel_format import FLOATS, INTEGERS
+from dataset.options import Layout
 from dataset.source import MissingLibrary, Source, UnusableImage
 from foundation.errors import UserError
 

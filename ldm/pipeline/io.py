@@ -30,7 +30,7 @@ from interop.model_card import CARD
 from interop.provenance import read_facts, without_paths
 from interop.single_file import reader as single_file
 from interop.state_dict_check import class_hint
-from ldm.denoiser import Prediction
+from ldm.config import TRAIN_TIMESTEPS, Prediction, ScheduleConfig
 from ldm.pipeline import scheduler_config
 from ldm.pipeline.compatibility import (
     SAME_LATENTS,
@@ -42,7 +42,6 @@ from ldm.pipeline.compatibility import (
 )
 from ldm.pipeline.model_card import pipeline_card
 from ldm.pipeline.scheduler_config import INDEX, LOW_RES_SCHEDULER, SCHEDULER, LowResSchedule
-from ldm.schedule import TRAIN_TIMESTEPS, ScheduleConfig
 from ldm.unet import UNet
 from ldm.unet.io import PROVENANCE, TEXT_CHUNKS, read_text_chunks
 

@@ -10,8 +10,7 @@ from interop.model_card import (
     render_card,
     training_section,
 )
-from ldm.denoiser import Prediction
-from ldm.schedule import TRAIN_TIMESTEPS, ScheduleConfig
+from ldm.config import TRAIN_TIMESTEPS, Prediction, ScheduleConfig
 from ldm.unet.model_card import bindings_section, height_and_width, trained_size
 
 USE = """## Use

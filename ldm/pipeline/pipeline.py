@@ -18,14 +18,8 @@ from conditioning.prompt_syntax import parse_prompt, plain_prompt
 from conditioning.prompt_weighting import encode_weighted
 from foundation.errors import UserError
 from foundation.shapes import Context, Estimates, Latents, Timesteps
-from ldm.denoiser import (
-    BoundNetwork,
-    Conditioning,
-    Denoiser,
-    Prediction,
-    RepeatedNetwork,
-    concatenate,
-)
+from ldm.config import Prediction, ScheduleConfig
+from ldm.denoiser import BoundNetwork, Conditioning, Denoiser, RepeatedNetwork, concatenate
 from ldm.guidance import Guidance
 from ldm.pipeline.batching import (
     Request,
@@ -45,7 +39,7 @@ from ldm.pipeline.image_processor import check_pixel_count, image_to_tensor, ten
 from ldm.pipeline.io import PipelineComponents, load_components, save_components
 from ldm.pipeline.sampling import Sampling, sample_latents
 from ldm.pipeline.scheduler_config import LowResSchedule
-from ldm.schedule import ScheduleConfig, make_schedule
+from ldm.schedule import make_schedule
 from ldm.tasks.base import TEXT_TO_IMAGE, Task, check_task
 from ldm.tasks.multidiffusion import WindowedNetwork
 from ldm.unet import CachedUNet, UNet

@@ -15,8 +15,8 @@ from foundation.errors import UserError, shown
 from foundation.files import read_json
 from foundation.json_reading import check_type, from_json
 from interop.single_file.noise import read_noise_settings
-from ldm.denoiser import Prediction
-from ldm.schedule import TRAIN_TIMESTEPS, NoiseSchedule, ScheduleConfig, make_schedule
+from ldm.config import TRAIN_TIMESTEPS, Prediction, ScheduleConfig
+from ldm.schedule import NoiseSchedule, make_schedule
 
 SCHEDULER = Path("scheduler") / "scheduler_config.json"
 INDEX = "model_index.json"

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foundation.hashing import seed_from
+from foundation.seeds import seed_from
 from foundation.shapes import Latents, PerSample
 
 DEPTH = 16  # halvings of the interval; inside the smallest ones the path is a straight line

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from dataset.folder import Folder, read_folder
 from dataset.images.transform import ImageTransform, PixelTensor, normalize_pixels, to_uint8
 from dataset.index_files import index_folder
 from dataset.loader import read_pixels
-from dataset.options import ReadOptions
 from dataset.parallel import WorkShare
 from dataset.table import PairList, split
 from evaluation.distances import check_features
@@ -26,42 +25,13 @@ from foundation import collectives
 from foundation.errors import UserError, printable
 from foundation.hashing import generator
 from stages.evaluation.blocks import Blocks, identity_hash
-from training.flags import FractionBelowOne, Seed
+from stages.flags.evaluation import MeasuredCaptions, MeasuredImages
 from training.logging.progress import progress_bar
 
 FEATURES_FOLDER = "features"  # in the folder of the index, next to the data
 MOST_KEPT = 2000  # held-out images that are reconstructed, and whose loss is measured
 MOST_TRAINING = 50_000  # training images among which the nearest are looked for
 SEEN_CHANNELS = (1, 3)  # of images that feature spaces can look at
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredImages(ReadOptions):
-    """Flags of every evaluation: which images it measures with."""
-
-    IMAGE_FLAGS: ClassVar[tuple[str, ...]] = (
-        *("data", *ReadOptions.READ_FLAGS),
-        "held_out",
-    )
-
-    data: Path  # data folder
-    held_out: FractionBelowOne = 0.02  # fraction that the trainings held out; 0: measure with all
-    seed: Seed = 0  # of the choice of images, and of all noise
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredCaptions(MeasuredImages):
-    """Flags of the evaluation of a whole model: which captions it draws."""
-
-    IMAGE_FLAGS: ClassVar[tuple[str, ...]] = (*MeasuredImages.IMAGE_FLAGS, "held_out_split")
-
-    # split that the trainings, which read --split, did not see; left out: as held_out says
-    held_out_split: str | None = None
-
-    @property
-    def is_one_split(self) -> bool:
-        """Whether a split was named without saying which images the trainings did not see."""
-        return self.split is not None and self.held_out_split is None
 
 
 @dataclass(frozen=True)

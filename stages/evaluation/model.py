@@ -36,7 +36,6 @@ from ldm import TextToImage
 from ldm.pipeline.conditioning import reads_prompt
 from ldm.pipeline.io import read_model_provenance
 from ldm.pipeline.sampling import Sampling
-from stages.data import recorded_choice
 from stages.evaluation.blocks import Blocks, Rows, identity_hash
 from stages.evaluation.classifier import (
     Classifier,
@@ -47,7 +46,6 @@ from stages.evaluation.data import (
     SEEN_CHANNELS,
     ChosenImages,
     FeatureBatches,
-    MeasuredCaptions,
     Reference,
     chosen_pairs,
     describe_choice,
@@ -65,6 +63,8 @@ from stages.evaluation.validation_loss import (
     losses_by_timestep,
     timesteps,
 )
+from stages.flags.data import recorded_choice
+from stages.flags.evaluation import MeasuredCaptions
 from training.logging.image_grid import image_grid
 
 NEAREST_SHOWN = 12  # samples next to their nearest training image

@@ -24,6 +24,7 @@ from foundation.hashing import generators
 from foundation.shapes import Images, Latents, PerImage
 from interop.model_card import as_mapping
 from ldm.pipeline.io import read_model_provenance
+from stages.flags.evaluation import NOISE
 from training.logging.image_grid import image_grid
 
 Pixels = Real[Tensor, "n c h w"]  # 0 to 255, or in [-1, 1] where files hold more than 8 bits
@@ -34,7 +35,6 @@ BACKBONES: dict[Backbone, str] = {
     "vgg": "vgg16-*.pth",
     "squeeze": "squeezenet1_1-*.pth",
 }
-NOISE = (0.05, 0.1, 0.2, 0.4, 0.8)  # usual strengths on latents, in their standard deviations
 MIN_LPIPS_SIZE = 32  # pixels; smaller images vanish on the way through the backbones
 
 

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from foundation.shapes import Latents
 from ldm import TextToImage
+from ldm.config import ObjectiveConfig
 from ldm.denoiser import Denoiser, concatenate
-from ldm.loss import ObjectiveConfig
 from ldm.validation import (
     validation_losses,
     validation_noise,

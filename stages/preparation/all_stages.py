@@ -14,27 +14,20 @@ from dataset.report import find_problems, report_numbers
 from dataset.table import PairList, split
 from foundation.errors import UserError, unknown_name
 from foundation.files import read_json
-from stages.autoencoder import (
-    AutoencoderTrainingConfig,
-    build_networks,
-    describe_missing_backbone,
-)
+from stages.autoencoder import build_networks, describe_missing_backbone
 from stages.build_unet import build_unet
-from stages.clip import ClipTrainingConfig, build_clip
-from stages.condition import (
-    Condition,
-    ConditionName,
-    NoCondition,
-    TextCondition,
-    class_condition,
-)
-from stages.diffusion import DiffusionTrainingConfig
+from stages.clip import build_clip
+from stages.condition import Condition, NoCondition, TextCondition, class_condition
+from stages.flags.autoencoder import AutoencoderTrainingConfig
+from stages.flags.clip import ClipTrainingConfig
+from stages.flags.diffusion import ConditionName, DiffusionTrainingConfig
 from stages.latents import cache_bytes
 from stages.memory import autoencoder_work, clip_work, diffusion_work
 from stages.plan import RunPlan, planned_run, speed_of_run
 from stages.preparation.data_check import TRAININGS, for_people
-from training.cli import parse, pick_device
+from training.cli import parse
 from training.config import TrainingConfig
+from training.device import pick_device
 from training.tools.run_folders import find_runs, script_of
 
 FOLDERS = {"train_clip.py": "clip", "train_vae.py": "vae", "train_ldm.py": "ldm"}

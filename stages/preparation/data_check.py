@@ -24,18 +24,18 @@ from dataset.checking.planned_run import (
     judge_images,
 )
 from dataset.folder import Folder
-from dataset.options import ReadOptions
 from dataset.parallel import Progress, no_progress
 from dataset.report import find_problems, report, report_numbers
 from dataset.table import split
 from dataset.webdataset import is_shards
 from foundation.errors import MissingFileError, one_line, printable, unknown_name
 from foundation.run_kind import hub_hint
-from stages import autoencoder, clip, diffusion
+from stages.flags import autoencoder, clip, diffusion
+from stages.flags.check import CheckOptions
 from stages.plan import NAMED_IN_REMARKS, planned_run
 from training.cli import preset_config
 from training.config import TrainingConfig
-from training.flags import Positive, with_flags
+from training.flags import with_flags
 
 PARAMETERS = (  # of the trainings
     *("batch_size", "max_aspect", "value_range", "skip_unusable", "allow_missing_captions"),
@@ -48,21 +48,6 @@ TRAININGS: dict[str, tuple[type[TrainingConfig], dict[str, dict[str, Any]]]] = {
 }
 CLIP_TOKENS = 77  # that OpenAI's text encoders read
 SHOWN_PAIRS = 5  # of pictures that look the same
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckOptions(ReadOptions):
-    """What a folder is checked for."""
-
-    preset: str | None = None  # also check the settings of the trainings with this preset
-    text_encoder: Path | None = None  # folder of the text encoder, whose tokens are counted
-    size: Positive[int] | None = None  # side of the training images, in pixels
-    context_length: Positive[int] | None = None  # tokens that the text encoder takes
-    text_chunks: Positive[int] = 1  # contexts per caption, as in train_ldm.py
-    batch_size: Positive[int] | None = None  # images per step; left out: the preset's, or 32
-    value_range: tuple[float, float] | None = None  # as in train_vae.py
-    allow_missing_captions: bool = False  # accept images without a caption
-    near_duplicates: bool = True  # look for pictures that look the same; decodes all of them
 
 
 @dataclass(frozen=True)

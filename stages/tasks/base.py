@@ -21,7 +21,7 @@ from ldm.denoiser import Conditioning
 from ldm.pipeline.scheduler_config import LowResSchedule
 from ldm.tasks.base import TEXT_TO_IMAGE, Task
 from ldm.unet import UNetConfig
-from stages.tasks.options import TaskName
+from stages.flags.tasks import TaskName
 
 Indices = Int[Tensor, " b"]
 Generators = Sequence[torch.Generator]

@@ -7,10 +7,10 @@ from autoencoder import Autoencoder
 from autoencoder.io import read_provenance
 from dataset.images.pixel_format import recorded_format
 from foundation.errors import UserError
+from stages.flags.tasks import TaskFlags
 from stages.tasks.base import TrainingTask
 from stages.tasks.degradation import Degradation
 from stages.tasks.inpaint import InpaintingTask
-from stages.tasks.options import TaskFlags
 from stages.tasks.restore import RestoringTask
 from stages.tasks.upscale import UpscalingTask
 

@@ -14,9 +14,9 @@ from ldm.pipeline.image_processor import tensor_to_image
 from ldm.tasks import inpaint
 from ldm.tasks.base import Task
 from ldm.tasks.inpaint import mask_of_latents
+from stages.flags.tasks import TaskName
 from stages.tasks.base import Generators, Indices, TrainingTask, most_likely_latents
 from stages.tasks.masks import WHOLE, draw_mask
-from stages.tasks.options import TaskName
 
 
 class InpaintingTask(TrainingTask):

@@ -14,9 +14,9 @@ from ldm import TextToImage
 from ldm.pipeline.image_processor import tensor_to_image
 from ldm.tasks import restore
 from ldm.tasks.base import Task
+from stages.flags.tasks import TaskName
 from stages.tasks.base import Generators, Indices, TrainingTask, most_likely_latents
 from stages.tasks.degradation import Degradation
-from stages.tasks.options import TaskName
 
 
 class RestoringTask(TrainingTask):

@@ -21,8 +21,8 @@ from ldm.tasks import upscale
 from ldm.tasks.base import Task
 from ldm.tasks.upscale import DEFAULT_NOISE_LEVEL, pixels_to_channels
 from ldm.unet import UNetConfig
+from stages.flags.tasks import TaskName
 from stages.tasks.base import Generators, Indices, TrainingTask
-from stages.tasks.options import TaskName
 
 SmallPictures = UInt8[Tensor, "b c h_small w_small"]
 

@@ -21,6 +21,7 @@ import train_ldm
 import train_vae
 from autoencoder import PRESETS as AUTOENCODERS
 from autoencoder import Autoencoder
+from commands.export import DTYPES
 from conditioning import TextEncoder
 from foundation.errors import UserError
 from interop.single_file.reader import HEADER
@@ -74,7 +75,7 @@ def read_header(file: Path) -> dict:
 # Round trips
 
 
-@pytest.mark.parametrize("dtype", export.DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_second_export_has_the_same_bytes(run, format, dtype, tmp_path):
     one = exported(run, tmp_path / "one", format, "--dtype", dtype)

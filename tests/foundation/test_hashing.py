@@ -7,14 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundation.hashing import (
-    derived_seed,
-    file_sha256,
-    generator,
-    generators,
-    seed_from,
-    tensors_sha256,
-)
+from foundation.hashing import file_sha256, generator, generators, tensors_sha256
+from foundation.seeds import derived_seed, seed_from
 
 TENSORS = {
     "b.weight": torch.arange(24.0).view(2, 3, 4) / 8,  # exact in float16

@@ -9,6 +9,7 @@ from PIL import Image
 
 import sample
 from foundation.errors import UserError
+from generation.meaning import make_task
 from generation.options import GenerationOptions, parse_seeds
 from ldm import TextToImage
 from tests.helpers.images import picture
@@ -102,11 +103,11 @@ def test_input_images_that_do_not_suit_are_refused(world, tmp_path):
         ("800000x320", {"init_image": image, "width": 800000, "height": 320}),
     ):
         with pytest.raises(UserError) as refused:
-            GenerationOptions(**options).make_task(pipeline)
+            make_task(GenerationOptions(**options), pipeline)
         assert part in str(refused.value)
 
 
 def test_an_input_image_is_resized_to_the_size_asked_for(world, tmp_path):
     odd: Path = picture(tmp_path / "odd.png", size=(37, 32))
     options = GenerationOptions(init_image=odd, width=40, height=64)
-    assert options.make_task(TextToImage.load(world / "ldm")).size == (64, 40)
+    assert make_task(options, TextToImage.load(world / "ldm")).size == (64, 40)

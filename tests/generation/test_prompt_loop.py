@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import sample
+from commands import sample as program
 from tests.helpers.bad_calls import command
 
 
@@ -32,9 +33,9 @@ def typed(monkeypatch):
 
 def test_typed_prompts_are_drawn_by_one_session(world, tmp_path, capsys, monkeypatch, typed):
     opened: list[object] = []
-    open_session = sample.open_session
+    open_session = program.open_session
     monkeypatch.setattr(
-        sample, "open_session", lambda config: opened.append(0) or open_session(config)
+        program, "open_session", lambda config: opened.append(0) or open_session(config)
     )
     typed("", "red", "", "(red", "blue")
     _, *flags = command(sample, world, tmp_path / "out", "-n", 2, "--seed", 5)

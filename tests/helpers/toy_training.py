@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from foundation.hashing import generator
+from training.config import learning_rate
 from training.loop import Plan, train
-from training.optimizer import OptimizerStep, learning_rate
+from training.optimizer import OptimizerStep
 from training.run import Run
 from training.weights.ema import EMA
 

@@ -21,7 +21,7 @@ from training.checkpoint import load_state, save_state
 from training.config_json import from_json, to_json
 from training.logging.metrics import MetricsFile, read_metrics
 from training.run import Run, last_event
-from training.tools.report import report_page
+from training.tools.report_page import report_page
 
 CONFIGS = {
     "clip": ClipTrainingConfig(data=Path("d"), out=Path("o")),

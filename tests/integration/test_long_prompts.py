@@ -30,7 +30,8 @@ from ldm.unet import UNet
 from stages.data import print_long_captions
 from stages.diffusion import DiffusionTrainer
 from stages.finetune import choose_text_chunks
-from stages.lora import TARGETS, add_adapter, apply_lora, save_lora
+from stages.flags.diffusion import LORA_TARGETS
+from stages.lora import add_adapter, apply_lora, save_lora
 from tests.helpers.bad_calls import command, refusal
 from tests.helpers.images import picture, write_metadata
 from tests.helpers.prompts import AWKWARD
@@ -89,7 +90,7 @@ def trained(training, tmp_path_factory) -> tuple[Path, DiffusionTrainer]:
             trainers.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_ldm, "DiffusionTrainer", Watched)
+        patch.setattr("commands.train_ldm.DiffusionTrainer", Watched)
         train_ldm.main(training(out))
     return out, trainers[0]
 
@@ -252,7 +253,7 @@ def test_a_finetuning_uses_the_number_of_the_model_it_begins_with(
 
 def test_a_lora_sets_the_number_of_contexts(saved, tmp_path, capsys):
     unet, pipeline = UNet.load(saved), TextToImage.load(saved)
-    add_adapter(unet, rank=2, alpha=2.0, targets=TARGETS)
+    add_adapter(unet, rank=2, alpha=2.0, targets=LORA_TARGETS)
     save_lora(unet, tmp_path / "not-recorded", {"config": {}})
     apply_lora(pipeline, tmp_path / "not-recorded")
     assert pipeline.chunks == 2 and capsys.readouterr().out == ""

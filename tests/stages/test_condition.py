@@ -129,7 +129,7 @@ def test_each_image_is_trained_with_its_class_or_without(world, tmp_path):
             return super().train_on(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_ldm, "DiffusionTrainer", Watched)
+        patch.setattr("commands.train_ldm.DiffusionTrainer", Watched)
         train_ldm.main(training(world, tmp_path / "run", "class", "--caption-dropout", 0.3))
     assert len(seen) == 12 and 3 in seen and len(set(seen)) > 2
 

@@ -21,9 +21,9 @@ from ldm.pipeline.sampling import Sampling
 from stages.diffusion import DiffusionTrainer
 from stages.evaluation.task_quality import masked_psnr, seam
 from stages.finetune import with_inputs
+from stages.flags.tasks import TaskFlags
 from stages.tasks.choice import choose_task
 from stages.tasks.masks import draw_mask
-from stages.tasks.options import TaskFlags
 from tests.helpers.bad_calls import command, refusal
 from tests.helpers.images import picture
 from tests.helpers.random_models import make_pipeline, pixels, smooth_image
@@ -82,7 +82,7 @@ def test_a_training_is_resumed_exactly_and_the_network_gets_masked_pictures(worl
 
     straight = tmp_path / "straight"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_ldm, "DiffusionTrainer", Watched)
+        patch.setattr("commands.train_ldm.DiffusionTrainer", Watched)
         train_ldm.main(training(world, straight))
     masks = torch.cat([inputs[:, 0] for inputs in seen])
     assert masks.mean(dim=(1, 2)).unique().numel() > 3

@@ -20,7 +20,8 @@ from interop.lora import WEIGHTS, LowRankUpdate, read_lora
 from ldm import TextToImage
 from ldm.unet import UNet
 from stages.diffusion import DiffusionTrainer
-from stages.lora import TARGETS, add_adapter, apply_lora, low_rank_changes, save_lora
+from stages.flags.diffusion import LORA_TARGETS
+from stages.lora import add_adapter, apply_lora, low_rank_changes, save_lora
 from tests.helpers.images import captioned
 from tests.helpers.random_models import make_pipeline
 from tests.helpers.short_runs import killed_in_step
@@ -63,7 +64,7 @@ def randomize(unet: torch.nn.Module) -> None:
 def learned(base: Path, folder: Path, *more: str) -> tuple[Path, Tensor]:
     """A LoRA as it is saved, and what the U-Net gives that learned it."""
     unet = UNet.load(base).eval()
-    add_adapter(unet, rank=3, alpha=6.0, targets=(*TARGETS, *more))
+    add_adapter(unet, rank=3, alpha=6.0, targets=(*LORA_TARGETS, *more))
     randomize(unet)
     save_lora(unet, folder, {"config": {"init_sha256": "abc"}})
     return folder, output(unet)
@@ -83,11 +84,11 @@ def test_a_low_rank_change_is_a_scaled_product():
 def test_a_new_adapter_changes_nothing_and_is_trained_alone(base):
     unet = UNet.load(base).eval()
     before = output(unet)
-    add_adapter(unet, rank=2, alpha=2.0, targets=TARGETS)
+    add_adapter(unet, rank=2, alpha=2.0, targets=LORA_TARGETS)
     assert torch.equal(output(unet), before)
     learning = {name for name, weight in unet.named_parameters() if weight.requires_grad}
     assert learning and all("lora_" in name for name in learning)
-    assert len(learning) == 2 * len(low_rank_changes(unet)) == 2 * len(TARGETS) * 2 * 4
+    assert len(learning) == 2 * len(low_rank_changes(unet)) == 2 * len(LORA_TARGETS) * 2 * 4
 
 
 def test_a_saved_lora_gives_the_trained_network(base, trained):
@@ -146,7 +147,7 @@ def theirs_trained(base: Path, folder: Path, save: Callable) -> Tensor:
     import peft
 
     their = peer(base)
-    config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=list(TARGETS))
+    config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=list(LORA_TARGETS))
     their.unet.add_adapter(config)
     randomize(their.unet)
     save(their, folder)

@@ -11,13 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from training.memory import (
-    available_host_memory,
-    describe_peak_memory,
-    format_bytes,
-    peak_host_memory,
-    total_memory,
-)
+from training.device import describe_peak_memory, total_memory
+from training.memory import available_host_memory, format_bytes, peak_host_memory
 
 ROOT = Path(__file__).parents[2]
 FREED = """

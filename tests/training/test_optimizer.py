@@ -11,8 +11,9 @@ from torch.amp import GradScaler
 
 from tests.helpers.toy_training import Toy
 from training.cli import run_main
+from training.config import learning_rate
 from training.loop import Plan
-from training.optimizer import OptimizerStep, SkippedSteps, learning_rate, restore_buffers
+from training.optimizer import OptimizerStep, SkippedSteps, restore_buffers
 
 
 def with_bad_batches(toy: Toy, steps: range | list[int], value: float = math.nan) -> Toy:

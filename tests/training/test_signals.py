@@ -10,6 +10,7 @@ import pytest
 
 import train_clip
 import train_ldm
+from conditioning import TextEncoder
 from conditioning.clip import Clip
 from tests.helpers.bad_calls import command, tree
 from tests.helpers.toy_training import Toy
@@ -77,7 +78,7 @@ def test_a_signal_while_the_cache_is_built(world, tmp_path, capsys, monkeypatch)
     """What is done is kept in a folder of its own, and the same command builds the rest."""
     given = command(train_ldm, world, tmp_path / "run")
     rows = iter(range(1))
-    whole = train_ldm.TextEncoder.encode
+    whole = TextEncoder.encode
 
     def interrupted(encoder, ids):
         if next(rows, None) is not None:

@@ -16,7 +16,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from foundation import collectives
-from training.memory import describe_peak_memory
+from training.device import describe_peak_memory
 
 LINE_INTERVAL = 30.0  # seconds between lines, where there is no terminal
 COLOR = "green"  # of bars

@@ -10,7 +10,8 @@ from itertools import pairwise
 
 import torch
 
-from training.memory import available_host_memory, describe_peak_memory, format_bytes
+from training.device import describe_peak_memory
+from training.memory import available_host_memory, format_bytes
 
 LEAST_GAIN = 0.05  # in images per second, for which a doubled batch is worth it
 LEAST_SECONDS = 2.0  # for which each size is timed

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from foundation.errors import NotFiniteError, UserError
 from foundation.files import write_json, write_text
-from training.cli import parse, pick_device, run_main
+from training.cli import parse, run_main
+from training.device import pick_device
 from training.run import make_folder
 from training.tools.curves import line_chart
 from training.weights.posthoc_ema import EVALUATOR, FOLDER, reconstruct, stored_steps

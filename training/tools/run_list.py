@@ -13,7 +13,7 @@ from training.logging.metrics import read_metrics
 from training.run import last_event
 from training.run_lock import holder_of
 from training.tools.curves import COLORS, Points
-from training.tools.report import collect_verdicts, is_warning, shown_metrics
+from training.tools.report_page import collect_verdicts, is_warning, shown_metrics
 from training.tools.run_folders import find_runs, script_of
 
 KINDS = {

@@ -82,12 +82,14 @@ def kill_stages(folder: Path, world: Path) -> dict[str, object]:
     import train_clip
     import train_ldm
     import train_vae
+    from commands import train_clip as stage_0
+    from commands import train_vae as stage_1
     from tests.helpers.bad_calls import TRAINERS, command
 
     # Workers decode and augment the images.
-    augmented = functools.partial(train_vae.ImageBatches, in_memory=0, flip=True)
-    train_vae.ImageBatches = train_clip.ImageBatches = augmented
-    train_clip.ImageTransform = functools.partial(train_clip.ImageTransform, crop="random")
+    augmented = functools.partial(stage_0.ImageBatches, in_memory=0, flip=True)
+    stage_0.ImageBatches = stage_1.ImageBatches = augmented
+    stage_0.ImageTransform = functools.partial(stage_0.ImageTransform, crop="random")
     shared = ("--steps", 5, "--save-every", 2, "--evaluate-every", 3, "--log-every", 2,
               "--workers", 2)  # fmt: skip
     adversary = ("--adversarial-weight", 0.5, "--discriminator-start", 1, "--adversarial-start", 2,

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import sample
+from generation.meaning import check_options
 from generation.options import GenerationOptions
 from ldm.pipeline.sampling import Sampling
 from ldm.samplers import SAMPLERS, NoiseLevels, find_sampler
@@ -51,7 +52,7 @@ def test_an_option_is_refused_or_changes_the_result(sampler, option, kind):
         with pytest.raises(ValueError, match=f"{sampler}.*{option}|{option}.*{sampler}"):
             Sampling(sampler=sampler, **{option: GIVEN[option]})
         with pytest.raises(ValueError, match=sampler):
-            GenerationOptions(sampler=sampler, **{option: GIVEN[option]}).check()
+            check_options(GenerationOptions(sampler=sampler, **{option: GIVEN[option]}))
         return
     without, with_it = (
         Sampling(sampler=sampler),
@@ -97,8 +98,8 @@ UNGUIDED = {
 def test_guidance_options_need_guidance(option, scale):
     flag = "--" + option.replace("_", "-")
     with pytest.raises(ValueError, match=f"{flag}.*--guidance-scale {scale:g}"):
-        GenerationOptions(guidance_scale=scale, **{option: UNGUIDED[option]}).check()
-    GenerationOptions(guidance_scale=2.0, **{option: UNGUIDED[option]}).check()
+        check_options(GenerationOptions(guidance_scale=scale, **{option: UNGUIDED[option]}))
+    check_options(GenerationOptions(guidance_scale=2.0, **{option: UNGUIDED[option]}))
 
 
 def test_a_weak_model_takes_the_place_of_a_negative_prompt(refused, world):

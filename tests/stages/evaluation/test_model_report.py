@@ -9,21 +9,21 @@ import pytest
 import torch
 
 import evaluate
+from commands.flags.evaluate import ModelConfig
 from conditioning.clip import PRESETS, Clip
 from dataset.folder import read_folder
 from dataset.images.transform import ImageTransform
 from dataset.loader import read_pixels
 from dataset.table import split
-from evaluate import ModelConfig
 from foundation.errors import UserError
 from foundation.hashing import generator, generators
 from ldm import TextToImage
 from ldm.validation import TIMESTEPS
-from stages.data import recorded_choice
 from stages.evaluation.data import chosen_pairs, training_images, unseen_captions
 from stages.evaluation.drawing import alignment
 from stages.evaluation.report import HTML_FILE, JSON_FILE
 from stages.evaluation.validation_loss import losses_by_timestep, timesteps
+from stages.flags.data import recorded_choice
 from tests.helpers.random_models import make_pipeline
 
 

@@ -14,7 +14,8 @@ from training.cli import run_main
 from training.logging.image_grid import Cell, read_cells, save_grid
 from training.tools.curves import format_number, line_chart
 from training.tools.previews import step_section
-from training.tools.report import group_metrics, main, report_page
+from training.tools.report import main
+from training.tools.report_page import group_metrics, report_page
 
 SVG = "{http://www.w3.org/2000/svg}"
 

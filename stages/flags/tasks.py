@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from foundation.errors import UserError
-from ldm.schedule import TRAIN_TIMESTEPS
+from ldm.config import TRAIN_TIMESTEPS
 from training.flags import Bound, Fraction, NonNegative, flag_name
 
 TaskName = Literal["draw", "inpaint", "upscale", "restore"]

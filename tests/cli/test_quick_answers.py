@@ -1,0 +1,57 @@
+"""Help, versions, completions and wrong flags are answered before slow libraries are loaded."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from latentsmith.__main__ import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+SLOW = {  # libraries that take from a tenth of a second to several seconds to import
+    *("torch", "torchvision", "open_clip", "diffusers", "transformers", "tokenizers", "lpips"),
+    *("numpy", "scipy", "pandas", "sklearn", "skimage", "PIL", "pyarrow", "gradio", "tensorboard"),
+}
+ANSWERS = {  # words -> exit status
+    ("--help",): 0,
+    ("--version",): 0,
+    ("--tyro-print-completion", "bash"): 0,
+    ("--no-such-flag", "1"): 2,
+    (): 2,  # something is missing
+}
+WITHOUT_FLAGS = {"sample", "app"}  # these commands need none
+CALL = """
+import json, sys
+from latentsmith.__main__ import main
+
+name, *calls = json.loads(sys.argv[1])
+answers = []
+for words in calls:
+    try:
+        main([name, *words])
+    except SystemExit as end:
+        answers.append([end.code or 0, sorted({name.split(".")[0] for name in sys.modules})])
+print("\\n" + json.dumps(answers))
+"""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_slow_library_is_loaded(name):
+    """Each command as the console command runs it, which is how Python runs the script."""
+    answers = {k: status for k, status in ANSWERS.items() if k or name not in WITHOUT_FLAGS}
+    calls = [list(words) for words in answers]
+    if name == "evaluate":
+        calls = [["model", *words] if words[:1] != ["--version"] else words for words in calls]
+    done = subprocess.run(
+        [sys.executable, "-c", CALL, json.dumps([name, *calls])],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert [status for status, _ in found] == list(answers.values()), done.stdout + done.stderr
+    for words, (_, loaded) in zip(calls, found, strict=True):
+        assert not SLOW & set(loaded), f"{name} {' '.join(words)} loads {SLOW & set(loaded)}"
