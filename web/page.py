@@ -93,7 +93,8 @@ def start_from(chosen: str) -> tuple[gr.Tabs, gr.Tabs, Any, str]:
 def add_api(studio: Studio) -> None:
     """Add the endpoint "/draw" for programs."""
     prompt = gr.Textbox(visible=False, label="prompt")
-    model = gr.Textbox(studio.models.names()[0], visible=False, label="model")
+    # Empty is the first model. Its name as the default would be told without the password, too.
+    model = gr.Textbox("", visible=False, label="model")
     options = gr.JSON({}, visible=False, label="options")
     pictures = gr.Gallery(visible=False, label="pictures", format="png")
     button = gr.Button(visible=False)
@@ -105,7 +106,8 @@ def add_api(studio: Studio) -> None:
         if named := [name for name in PATHS if name in options]:
             raise UserError(f"the option {named[0]} names a file of the server, which is not read.")
         entry = entry_from({**options, "prompt": prompt}, GenerationOptions())
-        *_, (_, files, _, _) = studio.draw(request.session_hash, model, entry)
+        chosen = model or studio.models.names()[0]
+        *_, (_, files, _, _) = studio.draw(request.session_hash, chosen, entry)
         return files
 
     button.click(

@@ -1,15 +1,23 @@
-"""What protects the server: only its own page may call it, and nothing larger than allowed.
+"""What protects the server: only its own page may call it, only what it uses, nothing too large.
 
 A page of another site in the same browser can send requests to 127.0.0.1, too. Browsers say where a
 request comes from (`Origin`) and for which host (`Host`); both must be ours.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
 MAX_REQUEST = 64 * 2**20  # bytes
 UPLOAD = "/gradio_api/upload"  # path of requests that upload files
+# Routes of Gradio that the page does not use. Some change the program, fetch addresses for the
+# caller, or answer without the password.
+UNUSED = re.compile(
+    r"/(openapi\.json|docs|redoc)\b|(/gradio_api)?/(vibe-|undo-vibe|proxy=|file[=/]https?:|dev/|"
+    r"monitoring|run-history|runs\b|custom_component|deep_link)",
+    re.IGNORECASE,
+)
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 Message = MutableMapping[str, Any]
@@ -23,7 +31,7 @@ class TooLarge(Exception):
 
 
 class Protection:
-    """ASGI middleware that refuses requests of other sites, and those that are too large.
+    """ASGI middleware that refuses requests of other sites, of unused routes, and too large ones.
 
     Args:
         hosts: names by which the server may be called; None for any, where a password is asked for.
@@ -48,7 +56,10 @@ class Protection:
             return
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         limit = self.uploads if scope.get("path") == UPLOAD else self.limit
-        if reason := self.reason_to_refuse(headers, limit):
+        reason = self.reason_to_refuse(headers, limit)
+        if reason is None and UNUSED.match(scope.get("path", "")):
+            reason = 404, "this page has no such part"
+        if reason:
             await refuse(scope, send, *reason)
             return
         read = 0

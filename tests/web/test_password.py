@@ -1,5 +1,6 @@
 """The page bound to all addresses: nothing of it is reached without the password."""
 
+import http.client
 import os
 import re
 import socket
@@ -11,7 +12,10 @@ import httpx
 import pytest
 
 pytest.importorskip("gradio")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "green Teapot 7"
@@ -71,19 +75,30 @@ def test_the_page_alone_says_nothing_of_its_models(server, world):
     assert (world / "ldm").as_posix() not in text
 
 
-def test_no_route_answers_without_the_password(server, world):
-    import torch
-    from gradio.routes import App
+# Prints all paths of Gradio; routers in it have routes of their own.
+PRINT_PATHS = """
+import gradio as gr
+from gradio.routes import App
 
-    from web.open_models import OpenModels
-    from web.page import make_page
-    from web.studio import Studio
+def print_paths(routes, prefix):
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            print_paths(inner.routes, prefix + route.include_context.prefix)
+        elif hasattr(route, "path"):
+            print(prefix + route.path)
 
-    models = OpenModels([world / "ldm"], world / "runs", torch.device("cpu"))
-    page = make_page(Studio(models, server[1]))
-    routes = {route.path for route in App.create_app(page).routes if hasattr(route, "path")}
+with gr.Blocks() as page:
+    gr.Button()
+print_paths(App.create_app(page).routes, "")
+"""
+
+
+def test_no_route_answers_without_the_password(server):
+    printed = subprocess.run([sys.executable, "-c", PRINT_PATHS], stdout=subprocess.PIPE, text=True)
+    routes = set(printed.stdout.split())
     assert len(routes) > 30
-    checked = 0
+    checked, answered = 0, []
     for path in sorted(routes):
         name = re.sub(r"^/gradio_api", "", path) or "/"
         if name == "/" or name.startswith(OPEN):
@@ -91,9 +106,10 @@ def test_no_route_answers_without_the_password(server, world):
         filled = re.sub(r"\{[^}]*\}", "x", path)
         for method in ("GET", "POST"):
             answer = httpx.request(method, server[0] + filled, timeout=30)
-            assert answer.status_code in CLOSED, (method, path, answer.status_code, answer.text)
+            if answer.status_code not in CLOSED:
+                answered.append((method, path, answer.status_code, answer.text[:100]))
             checked += 1
-    assert checked > 30
+    assert checked > 30 and not answered, answered
 
 
 @pytest.mark.parametrize("route", ["/gradio_api/queue/join", "/gradio_api/run/draw"])
@@ -125,6 +141,17 @@ def test_with_the_password_the_page_and_its_endpoint_work(server, logged_in, wor
 def test_other_sites_and_large_bodies_are_refused_with_the_password_too(logged_in):
     other = {"origin": "http://other.example"}
     assert logged_in.post("/gradio_api/queue/join", json={}, headers=other).status_code == 403
-    huge = {"content-length": str(2**40)}
-    request = logged_in.build_request("POST", "/gradio_api/upload", headers=huge, content=b"x")
-    assert logged_in.send(request).status_code == 413
+    assert status_of_a_huge_upload(logged_in) == 413
+
+
+def status_of_a_huge_upload(client):
+    """Announce more bytes than are taken, and send one; clients of HTTP refuse to do that."""
+    cookies = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+    connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port, timeout=30)
+    connection.putrequest("POST", "/gradio_api/upload")
+    connection.putheader("Cookie", cookies)
+    connection.putheader("Content-Length", str(2**40))
+    connection.endheaders(b"x")
+    status = connection.getresponse().status
+    connection.close()
+    return status

@@ -59,6 +59,28 @@ def test_only_requests_of_the_page_itself_pass(headers, status):
     assert answer(headers) == status
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/", 200),
+        ("/gradio_api/info", 200),
+        ("/gradio_api/file=/home/user/samples/00000.png", 200),
+        ("/gradio_api/file=https://other.example/a.png", 404),
+        ("/gradio_api/file/HTTP://127.0.0.1:22", 404),
+        ("/gradio_api/proxy=https://other.example", 404),
+        ("/gradio_api/vibe-edit/", 404),
+        ("/gradio_api/undo-vibe-edit", 404),
+        ("/gradio_api/custom_component/x/client/component/a.py", 404),
+        ("/gradio_api/run/draw", 200),
+        ("/gradio_api/runs", 404),
+        ("/monitoring", 404),
+        ("/openapi.json", 404),
+    ],
+)
+def test_routes_that_the_page_does_not_use_are_closed(path, status):
+    assert answer({"host": OURS}, path=path) == status
+
+
 def test_with_a_password_the_server_may_have_any_name_but_not_serve_other_sites():
     named = {"host": "pictures.example"}
     assert answer(named, hosts=None) == 200
