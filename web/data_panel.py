@@ -156,7 +156,7 @@ class DataPanel:
         before: Sequence[tuple[str, tuple[str, ...]]],
         *texts: str,
     ) -> tuple[Any, ...]:
-        """Write the captions that were changed, and show this page or the one beside it."""
+        """Write the captions that were changed, and show this page or the next one."""
         path = self.folders.find(folder)
         after = {
             name: tuple(line.strip() for line in (text or "").splitlines() if line.strip())

@@ -27,9 +27,13 @@ def find_models(first: Sequence[Path], runs: Path) -> dict[str, Path]:
         runs: folder whose subfolders, or folders in these, may be runs of train_ldm.py; it need
             not exist.
     """
-    folders = sorted([*runs.glob("*"), *runs.glob("*/*")])
-    finished = [path for path in folders if (path / "model" / MODEL_FILE).is_file()]
+    finished = [path for path in folders_of(runs) if (path / "model" / MODEL_FILE).is_file()]
     return {path.as_posix(): path for path in (*first, *finished)}
+
+
+def folders_of(runs: Path) -> list[Path]:
+    """List what may be a run: the subfolders, and the folders in these."""
+    return sorted([*runs.glob("*"), *runs.glob("*/*")])
 
 
 @dataclass
@@ -71,8 +75,8 @@ class OpenModels:
 
 def find_autoencoders(first: Sequence[Path], runs: Path) -> dict[str, Path]:
     """List what holds an autoencoder by the names that the page shows; see `find_models`."""
-    folders = sorted(runs.iterdir()) if runs.is_dir() else []
-    finished = [path for path in folders if (path / "model").is_dir() and holds_autoencoder(path)]
+    folders = [path for path in folders_of(runs) if (path / "model").is_dir()]
+    finished = [path for path in folders if holds_autoencoder(path)]
     return {path.as_posix(): path for path in (*first, *finished)}
 
 

@@ -22,7 +22,7 @@ from generation.prompts import entry_from
 from generation.reproduce import PATHS
 from web.autoencoder_tab import AutoencoderTab
 from web.change_tab import PICTURE, ChangeTab, as_start
-from web.compare_tab import CompareTab
+from web.compare_tab import SAME, CompareTab
 from web.draw_tab import DrawTab
 from web.protection import LOCAL_HOSTS, Protection
 from web.results import prompt_of
@@ -57,17 +57,18 @@ def make_page(studio: Studio) -> gr.Blocks:
             gr.Markdown("# Latentsmith")
             model = gr.Dropdown(names, value=names[0], label="Model", scale=2)
         with gr.Tabs() as tabs:
-            with gr.Tab("Draw", id="draw"):
+            with gr.Tab("Draw", id="draw") as draw_tab:
                 draw = DrawTab(studio, model)
                 draw.build()
             with gr.Tab("Change", id="change"):
                 change = ChangeTab(studio, model)
                 change.build()
-            with gr.Tab("Compare", id="compare"):
+            with gr.Tab("Compare", id="compare") as compare_tab:
                 compare = CompareTab(studio, model)
                 compare.build()
-            with gr.Tab("Autoencoder", id="autoencoder"):
-                AutoencoderTab(studio).build()
+            with gr.Tab("Autoencoder", id="autoencoder") as autoencoder_tab:
+                autoencoder = AutoencoderTab(studio)
+                autoencoder.build()
             with gr.Tab("Train", id="train") as train:
                 TrainTab(studio, model).build(train, tabs)
             with gr.Tab("Runs", id="runs") as runs:
@@ -79,6 +80,16 @@ def make_page(studio: Studio) -> gr.Blocks:
         for results in panels:
             opened = [tabs, change.kinds, change.picture, change.prompt]
             results.use.click(start_from, results.chosen, opened, queue=False, **PRIVATE)
+        lists = [model, compare.right_model, autoencoder.model]
+
+        def show_names() -> list[gr.Dropdown]:
+            """List the models that are there now: a training may have ended."""
+            names = studio.models.names()
+            found = [names, [SAME, *names], autoencoder.opened.names()]
+            return [gr.Dropdown(choices=each) for each in found]
+
+        for event in (page.load, draw_tab.select, compare_tab.select, autoencoder_tab.select):
+            event(show_names, None, lists, show_progress="hidden", queue=False, **PRIVATE)
         add_api(studio)
     return page
 

@@ -1,4 +1,4 @@
-"""The panel beside a form: pictures as they are drawn, their records, and earlier pictures."""
+"""The panel of a form: pictures as they are drawn, their records, and earlier pictures."""
 
 import json
 from dataclasses import dataclass

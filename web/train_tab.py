@@ -98,7 +98,7 @@ class TrainTab:
             language="shell",
             wrap_lines=True,
         )
-        self.beside = gr.Checkbox(False, label="Do not wait for other trainings")
+        self.at_once = gr.Checkbox(False, label="Do not wait for other trainings")
         self.start = gr.Button("Start", variant="primary")
 
     @property
@@ -116,14 +116,14 @@ class TrainTab:
         outputs = [self.training, self.listed, *self.panel.outputs]
         watched = [self.training, self.listed, self.panel.files, self.panel.place]
         watch, begin = with_messages(self.watch), with_messages(self.begin)
-        started = self.start.click(begin, [*self.form, self.beside], self.training, **PRIVATE)
+        started = self.start.click(begin, [*self.form, self.at_once], self.training, **PRIVATE)
         started.success(watch, watched, outputs, **PRIVATE)
         tab.select(watch, watched, outputs, **PRIVATE)
         self.training.input(watch, watched, outputs, **PRIVATE)
         self.timer.tick(watch, watched, outputs, show_progress="hidden", **PRIVATE)
         stop, go_on = with_messages(self.stop_training), with_messages(self.resume)
         self.stop.click(stop, self.training, None, **PRIVATE)  # gr.Info needs the queue
-        self.go_on.click(go_on, [self.training, self.beside], None, **PRIVATE)
+        self.go_on.click(go_on, [self.training, self.at_once], None, **PRIVATE)
         opened = [self.model, tabs]
         draw = with_messages(self.draw_with)
         self.draw.click(draw, self.training, opened, queue=False, **PRIVATE)
@@ -185,11 +185,11 @@ class TrainTab:
 
     def begin(self, *form: Any) -> Any:
         """Start the training of the form; return the list of trainings with it chosen."""
-        *fields, beside = form
+        *fields, at_once = form
         stages = self.stages_of(*fields)
         others = find_running(self.studio.models.runs)
-        start_all_stages(stages, bool(beside))
-        if others and not beside:
+        start_all_stages(stages, bool(at_once))
+        if others and not at_once:
             gr.Info("Another training runs, so this one waits for its end.")
         return gr.Dropdown(self.names(), value=stages.out.name)
 
@@ -254,9 +254,9 @@ class TrainTab:
         stop_training(self.find(name))
         gr.Info("It ends after its step, and saves its state first.")
 
-    def resume(self, name: str | None, beside: bool) -> None:
+    def resume(self, name: str | None, at_once: bool) -> None:
         """Go on with a training that was stopped."""
-        start_sequence(self.find(name), bool(beside))
+        start_sequence(self.find(name), bool(at_once))
         gr.Info("It goes on where it was.")
 
     def draw_with(self, name: str | None) -> tuple[Any, ...]:

@@ -12,10 +12,10 @@ from training.tools.background import start_sequence, write_commands
 STARTING = threading.Lock()  # threads of a page that start trainings at the same time
 
 
-def start_all_stages(stages: AllStages, beside: bool = False) -> None:
+def start_all_stages(stages: AllStages, at_once: bool = False) -> None:
     """Start a training of all stages, or go on with it; it outlives this process.
 
-    beside: do not wait for the end of other trainings in the same folder of runs.
+    at_once: do not wait for the end of other trainings in the same folder of runs.
 
     Raises:
         UserError: the data or the settings would stop a training, the memory or the disk is too
@@ -27,7 +27,7 @@ def start_all_stages(stages: AllStages, beside: bool = False) -> None:
             raise UserError("\n".join(problems))
         check_room(stages, folder)
         write_commands(stages.out, stages.commands())
-        start_sequence(stages.out, beside)
+        start_sequence(stages.out, at_once)
 
 
 def check_room(stages: AllStages, folder: Folder) -> None:

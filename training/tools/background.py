@@ -69,10 +69,10 @@ def write_commands(folder: Path, commands: Sequence[Command]) -> None:
     write_json(folder / FILE, asdict(Commands(tuple(commands))))
 
 
-def start_sequence(folder: Path, beside: bool = False) -> None:
+def start_sequence(folder: Path, at_once: bool = False) -> None:
     """Start the trainings of a sequence, or go on with them.
 
-    beside: do not wait for the end of other trainings.
+    at_once: do not wait for the end of other trainings.
 
     Raises:
         UserError: they are running, or there are none.
@@ -93,7 +93,7 @@ def start_sequence(folder: Path, beside: bool = False) -> None:
     with (folder / LOG).open("ab") as log:
         children.append(
             subprocess.Popen(
-                [*words, "--no-wait"] if beside else words,
+                [*words, "--no-wait"] if at_once else words,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

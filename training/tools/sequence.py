@@ -126,12 +126,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("folder", type=Path, help="folder with a sequence.json")
     parser.add_argument(
-        "--no-wait", dest="beside", action="store_true", help="do not wait for other trainings"
+        "--no-wait", dest="at_once", action="store_true", help="do not wait for other trainings"
     )
     given = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        status = run_sequence(given.folder, given.beside)
+        status = run_sequence(given.folder, given.at_once)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
@@ -146,7 +146,7 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def run_sequence(folder: Path, beside: bool) -> int:
+def run_sequence(folder: Path, at_once: bool) -> int:
     """Run the commands of a sequence that have not been run to their end; return an exit status.
 
     Raises:
@@ -167,7 +167,7 @@ def run_sequence(folder: Path, beside: bool) -> int:
 
     try:
         note("waiting")
-        while not beside and (other := busy_before(folder, state.began)):
+        while not at_once and (other := busy_before(folder, state.began)):
             note("waiting", waits_for=other)
             time.sleep(WAIT)
         for stage, command in enumerate(commands):

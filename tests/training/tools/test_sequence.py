@@ -92,7 +92,7 @@ def test_the_stages_run_one_after_the_other_and_a_failure_ends_them(tmp_path, dr
     runs = tmp_path / "runs"
     good = make(runs, "good", (0, 0), (0, 0))
     assert read_state(good).name == "new"
-    assert run_sequence(good, beside=False) == 0
+    assert run_sequence(good, at_once=False) == 0
     assert read_state(good).name == "finished"
     bad = make(runs, "bad", (0, 0), (0, 2), (0, 0))
     assert drive(bad).wait() == 2
@@ -138,7 +138,7 @@ def test_a_killed_sequence_is_stopped_and_its_training_is_still_found(tmp_path, 
     assert (stage / "saved").exists()
 
 
-def test_the_second_waits_for_the_first_unless_it_is_to_run_beside(tmp_path, drive):
+def test_the_second_waits_for_the_first_unless_it_is_to_run_at_once(tmp_path, drive):
     runs = tmp_path / "runs"
     first, second, third = (make(runs, name, (60, 0)) for name in ("first", "second", "third"))
     drive(first)
@@ -190,7 +190,7 @@ def test_other_settings_under_the_same_name_are_refused(tmp_path):
 def test_only_trainings_are_run(tmp_path, command):
     (tmp_path / "sequence.json").write_text(json.dumps({"commands": [command]}))
     with pytest.raises(UserError):
-        run_sequence(tmp_path, beside=True)
+        run_sequence(tmp_path, at_once=True)
 
 
 @pytest.mark.parametrize(
