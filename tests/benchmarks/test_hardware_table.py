@@ -20,6 +20,7 @@ def assert_on_page(options: Options) -> None:
     assert printed and not missing, "python benchmarks/hardware_table.py prints these"
 
 
+@pytest.mark.slow
 def test_the_page_has_what_the_program_prints_for_a_small_preset():
     assert_on_page(Options(preset=("small-128",), stage=(1,)))
 

@@ -65,6 +65,7 @@ def test_pictures_follow_their_prompts(runs, tmp_path):
     assert right >= 27, list(zip(asked, named, strict=True))
 
 
+@pytest.mark.slow
 def test_a_picture_depends_on_its_own_seed_alone(runs, tmp_path):
     together = sample(runs, tmp_path / "together", *PROMPTS[:5], seed=10)
     alone = sample(runs, tmp_path / "alone", PROMPTS[3], seed=13)
@@ -73,6 +74,7 @@ def test_a_picture_depends_on_its_own_seed_alone(runs, tmp_path):
     assert made_by["prompt"] == PROMPTS[3] and made_by["seed"] == 13
 
 
+@pytest.mark.slow
 def test_older_pictures_are_never_overwritten(runs, tmp_path):
     first, second = sample(runs, tmp_path / "out", *PROMPTS[:2])
     first.unlink()

@@ -141,7 +141,15 @@ def test_without_held_out_images_there_is_no_best_model(world, tmp_path, capsys)
     assert "no best/ is kept" in text and "best model" not in text
 
 
-@pytest.mark.parametrize("script", [train_clip, train_vae, train_ldm], ids=lambda s: s.__name__)
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(train_clip, marks=pytest.mark.slow),
+        train_vae,
+        pytest.param(train_ldm, marks=pytest.mark.slow),
+    ],
+    ids=lambda s: s.__name__,
+)
 def test_find_batch_size_prints_a_size_and_writes_nothing(
     world, tmp_path, capsys, monkeypatch, script
 ):

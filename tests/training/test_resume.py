@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -22,6 +24,7 @@ def test_a_kill_before_any_change_of_a_file_or_at_a_random_time_changes_nothing(
     assert result["wrong"] == {}
 
 
+@pytest.mark.slow
 def test_killing_every_stage_in_a_save_and_in_a_step_changes_nothing(world, tmp_path):
     """With workers, random crops and flips, accumulation and a discriminator."""
     assert run_killer(tmp_path, world)["wrong"] == {}
