@@ -84,8 +84,8 @@ def parse_axis(text: str) -> Axis:
     if not found or name not in VARIED:
         hint = did_you_mean(name, VARIED)
         raise UserError(
-            f"an axis of a grid is OPTION=VALUE,VALUE,..., such as guidance_scale=1,4,8, and not "
-            f"{shown(text)}.{hint} Options: {', '.join(VARIED)}."
+            "an axis of a grid is OPTION=VALUE,VALUE,..., such as 'guidance_scale=1,4,8', and not "
+            f"{shown(text)}.{hint} Options: {', '.join(map(shown, VARIED))}."
         )
     check_prompt(values, f"the axis {name}")
     if name == "seed":
