@@ -27,6 +27,7 @@ from conditioning import TextEncoder
 from conditioning.clip import PRESETS as CLIPS
 from conditioning.clip import Clip
 from conditioning.open_clip_weights import TEXT_KEYS
+from stages.autoencoder import build_networks
 from stages.build_unet import build_unet
 from stages.condition import TextCondition
 from stages.flags import autoencoder, clip, diffusion
@@ -209,7 +210,7 @@ def first_stage(preset: str) -> tuple[TrainingConfig, Work]:
     kind, presets = autoencoder.AutoencoderTrainingConfig, autoencoder.PRESETS
     config = with_preset(kind, presets, preset, dry_run=True)
     with torch.device("meta"):
-        networks = autoencoder.build_networks(config, torch.device("meta"))
+        networks = build_networks(config, torch.device("meta"))
     return config, lambda config: autoencoder_work(config, networks)
 
 

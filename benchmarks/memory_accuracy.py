@@ -24,6 +24,7 @@ from autoencoder.training.config import LossConfig
 from conditioning import TextEncoder
 from conditioning.clip import PRESETS as CLIPS
 from conditioning.clip import Clip
+from stages.autoencoder import build_networks
 from stages.before_training import trial_trainer
 from stages.build_unet import build_unet
 from stages.condition import TextCondition
@@ -136,7 +137,7 @@ def prepare(case: Case, folder: Path) -> tuple[StepWork, Step]:
 
 def prepare_autoencoder(settings: dict[str, Any]) -> tuple[StepWork, Step]:
     config = with_preset(autoencoder.AutoencoderTrainingConfig, autoencoder.PRESETS, settings)
-    networks = autoencoder.build_networks(config, CPU)
+    networks = build_networks(config, CPU)
     ema = EMA(networks.autoencoder, config.ema_halflife_steps)
     if config.compile:
         networks.autoencoder.compile_for_training()

@@ -13,7 +13,11 @@ import torch.distributed as dist
 
 FORKSERVER = multiprocessing.get_context("forkserver")  # imports PyTorch once for all processes
 FORKSERVER.set_forkserver_preload(
-    ["torch._dynamo", "torch.distributed.tensor", "train_ldm", "tests.helpers.hostile"]
+    [
+        *("torch._dynamo", "torch.distributed.tensor", "tests.helpers.hostile"),
+        *("commands.check", "commands.sample", "commands.evaluate", "commands.export"),
+        *("commands.train_clip", "commands.train_vae", "commands.train_ldm"),
+    ]
 )
 
 
