@@ -56,10 +56,7 @@ class Protection:
             return
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         limit = self.uploads if scope.get("path") == UPLOAD else self.limit
-        reason = self.reason_to_refuse(headers, limit)
-        if reason is None and UNUSED.match(scope.get("path", "")):
-            reason = 404, "this page has no such part"
-        if reason:
+        if reason := self.reason_to_refuse(headers, limit, scope.get("path", "")):
             await refuse(scope, send, *reason)
             return
         read = 0
@@ -85,7 +82,9 @@ class Protection:
             if not started:
                 await refuse(scope, send, 413, "the request is too large")
 
-    def reason_to_refuse(self, headers: dict[bytes, str], limit: int) -> tuple[int, str] | None:
+    def reason_to_refuse(
+        self, headers: dict[bytes, str], limit: int, path: str
+    ) -> tuple[int, str] | None:
         """Return status and reason, or None if the request may pass."""
         host = headers.get(b"host", "")
         if self.hosts is not None and name_of(host) not in self.hosts:
@@ -100,6 +99,8 @@ class Protection:
         length = headers.get(b"content-length", "0")
         if not length.isdecimal() or int(length) > limit:
             return 413, "the request is too large"
+        if UNUSED.match(path):
+            return 404, "this page has no such part"
         return None
 
 
