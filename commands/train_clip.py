@@ -11,7 +11,7 @@ from dataset.table import Pair, PairList
 from foundation import collectives
 from foundation.files import atomic_folder
 from foundation.seeds import derived_seed
-from stages.before_training import clip_trials, overfit, print_batch_sizes
+from stages.before_training import clip_trials, print_batch_sizes, train_or_overfit
 from stages.clip import LARGEST_RETRIEVAL, ClipTrainer, build_clip, measure_recall
 from stages.data import CHECKED_PAIRS, data_identity, read_pairs
 from stages.flags.clip import ClipTrainingConfig
@@ -27,10 +27,7 @@ from training.run import Run
 
 def run(config: ClipTrainingConfig) -> None:
     """Train, or do what one of the flags asks for instead."""
-    if config.overfit:
-        overfit(config, start)
-    else:
-        start(config)
+    train_or_overfit(config, start)
 
 
 def start(config: ClipTrainingConfig) -> None:

@@ -20,7 +20,7 @@ from ldm.denoiser import check_prediction
 from ldm.schedule import make_schedule
 from ldm.unet import UNet
 from ldm.validation import check_latent_std
-from stages.before_training import diffusion_trials, overfit, print_batch_sizes
+from stages.before_training import diffusion_trials, print_batch_sizes, train_or_overfit
 from stages.build_unet import build_unet, set_up_lora, side_multiple
 from stages.condition import SHOWN_CLASSES, Condition
 from stages.conditioned_data import make_condition, preview_prompts, read_conditioned_pairs
@@ -43,10 +43,7 @@ from training.weights.best import BestModel
 
 def run(config: DiffusionTrainingConfig) -> None:
     """Train, or do what one of the flags asks for instead."""
-    if config.overfit:
-        overfit(config, start)
-    else:
-        start(config)
+    train_or_overfit(config, start)
 
 
 def start(config: DiffusionTrainingConfig) -> None:

@@ -22,7 +22,7 @@ from stages.autoencoder import (
     describe_missing_backbone,
     make_transform,
 )
-from stages.before_training import autoencoder_trials, overfit, print_batch_sizes
+from stages.before_training import autoencoder_trials, print_batch_sizes, train_or_overfit
 from stages.data import data_identity, read_pairs, read_shapes
 from stages.finetune import print_other_format
 from stages.flags.autoencoder import AutoencoderTrainingConfig
@@ -39,10 +39,7 @@ from training.weights.best import BestModel
 
 def run(config: AutoencoderTrainingConfig) -> None:
     """Train, or do what one of the flags asks for instead."""
-    if config.overfit:
-        overfit(config, start)
-    else:
-        start(config)
+    train_or_overfit(config, start)
 
 
 def start(config: AutoencoderTrainingConfig) -> None:

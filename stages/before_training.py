@@ -190,6 +190,14 @@ CLIP_TARGET = Target(
 )
 
 
+def train_or_overfit(config: Config, train: Callable[[Config], None]) -> None:
+    """Train, or only on few images if `config.overfit` asks for that; see `overfit`."""
+    if config.overfit:
+        overfit(config, train)
+    else:
+        train(config)
+
+
 def overfit(config: Config, train: Callable[[Config], None]) -> None:
     """Train on `config.overfit` images, and print whether they were memorised.
 
