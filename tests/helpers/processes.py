@@ -11,10 +11,13 @@ from typing import Any
 
 import torch.distributed as dist
 
-FORKSERVER = multiprocessing.get_context("forkserver")  # imports PyTorch once for all processes
+# It imports once what all processes need, also what commands import only when they come to it.
+FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(
     [
-        *("torch._dynamo", "torch.distributed.tensor", "tests.helpers.hostile"),
+        *("torch._dynamo", "torch.distributed.tensor", "open_clip", "pyarrow.parquet"),
+        *("PIL.Image", "tyro.constructors", "tyro._backends", "typeguard"),
+        "tests.helpers.hostile",
         *("commands.check", "commands.sample", "commands.evaluate", "commands.export"),
         *("commands.train_clip", "commands.train_vae", "commands.train_ldm"),
     ]
