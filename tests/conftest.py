@@ -1,11 +1,14 @@
 """Fixtures of several test files. They import when used, so that other files start fast."""
 
+import os
 import re
 import sys
 import time
 
 import pytest
 from hypothesis import settings
+
+import tests
 
 # Skipped on Windows and macOS. They fork, kill or limit processes, run torchrun, or read /proc.
 LINUX_ONLY = [
@@ -36,6 +39,13 @@ LONGEST = ["integration/test_end_to_end.py", "generation/test_compile.py"]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Move the longest files to the beginning; the order is otherwise kept."""
     items.sort(key=lambda item: not item.nodeid.startswith(tuple(f"tests/{n}" for n in LONGEST)))
+
+
+os.fsync = lambda descriptor: None  # nothing must outlive a power failure here
+
+
+def pytest_runtest_setup() -> None:
+    tests.Test.number += 1  # its calls are checked again
 
 
 # The same examples in every run, and no limit of time on machines that do other work as well.

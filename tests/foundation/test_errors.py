@@ -80,7 +80,8 @@ def test_shown_values_are_short_printable_lines(value):
 def test_small_values_are_shown_as_python_writes_them():
     for value in ("a", 3, 0.5, None, [1, "b"], {"a": False}):
         assert shown(value) == repr(value)
-    assert len(shown({str(k): list(range(10**5)) for k in range(1000)})) < 3 * LONGEST_VALUE
+    long = list(range(10**5))
+    assert len(shown({str(k): long for k in range(1000)})) < 3 * LONGEST_VALUE
     assert len(shown(10**5000)) < 3 * LONGEST_VALUE
 
 

@@ -102,6 +102,7 @@ def test_16_bits_through_both_stages_and_back(world, sixteen, tmp_path, monkeypa
     assert read_raster(tmp_path / "again.png").dtype == "uint16"
 
 
+@pytest.mark.slow
 def test_five_channels_of_floats_through_both_stages_and_back(world, five, tmp_path, capsys):
     vae, ldm, out = (tmp_path / name for name in ("vae", "ldm", "out"))
     flags = ("--data", five, "--out", vae, "--channels", 5, *FAST)

@@ -204,7 +204,7 @@ def sharded(demo, tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_sharded_weights_train_alike_and_resume_on_any_number_of_ranks(
     demo, sharded, tmp_path, count
 ):
