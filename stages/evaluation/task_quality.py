@@ -1,7 +1,8 @@
 """Measures models made for a task: `evaluate.py task`, compared with what else could do the task.
 
 Each held-out picture is masked, made small or damaged as in training, and drawn again; the result
-is compared with the picture.
+is compared with the picture. An ordinary model keeps a picture by its latents, and those at the rim
+of a mask contain what lies behind it. So it gets pictures with something else there.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,6 +43,7 @@ from training.logging.progress import progress_bar
 SHOWN = 8  # pictures of the grid
 MODEL, GIVEN, CEILING = "this model", "what it begins with", "autoencoder (ceiling)"
 PLAIN = "ordinary model"
+SEAM, DISTANCE = "seam", "judge's distance"  # lower values are better
 Picture = UInt8[Tensor, "1 c h w"]
 Draw = Callable[[int], tuple[Picture, Picture]]  # a picture as decoded, and finished by the task
 
@@ -51,24 +53,35 @@ class TaskResult:
     """Numbers of all ways to do the task, and their pictures."""
 
     metrics: Mapping[str, Mapping[str, Estimate]]  # way -> metric
+    differences: Mapping[str, Mapping[str, Estimate]]  # another way -> this model minus that way
     pictures: Mapping[str, UInt8[Tensor, "n c h w"]]  # way -> finished pictures
 
     def table(self) -> str:
-        """Return the numbers as a table in Markdown."""
+        """Return the numbers as a table in Markdown.
+
+        The last rows are means of differences on the same picture, whose intervals are narrower.
+        """
         names = list(next(iter(self.metrics.values())))
         rows = [["", *names], ["---"] * (len(names) + 1)]
         rows += [
             [way, *(str(found[name]) for name in names)] for way, found in self.metrics.items()
         ]
+        rows += [
+            [f"{MODEL} minus {way}", *(signed(found[name]) for name in names)]
+            for way, found in self.differences.items()
+        ]
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
     def write(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Write task.json and task.png, whose rows are the ways in the order of the table."""
-        metrics = {
-            way: {name: estimate.to_json() for name, estimate in found.items()}
-            for way, found in self.metrics.items()
+        numbers = {
+            key: {
+                way: {name: estimate.to_json() for name, estimate in found.items()}
+                for way, found in ways.items()
+            }
+            for key, ways in (("metrics", self.metrics), ("differences", self.differences))
         }
-        write_json(folder / "task.json", {"metrics": metrics, **facts})
+        write_json(folder / "task.json", {**numbers, **facts})
         rows = torch.cat([pictures[:SHOWN] for pictures in self.pictures.values()])
         save_grid(rows, len(rows) // len(self.pictures), folder / "task.png")
 
@@ -144,40 +157,43 @@ class TaskMeasurement:
 
     def measure(self) -> TaskResult:
         """Draw all pictures in all ways, and compare them with the originals."""
-        metrics: dict[str, dict[str, Estimate]] = {}
+        values: dict[str, dict[str, Float[Tensor, " n"]]] = {}
         pictures: dict[str, Tensor] = {"original": self.originals}
         for name, way in self.ways().items():
             numbers = range(len(self.captions))
             drawn = [way(k) for k in progress_bar(numbers, name, len(numbers))]
             decoded, finished = (torch.cat(column) for column in zip(*drawn, strict=True))
-            metrics[name] = self.numbers(decoded, finished)
+            values[name] = self.numbers(decoded, finished)
             pictures[name] = finished
-        return TaskResult(metrics, pictures)
+        ours = values[MODEL]
+        return TaskResult(
+            {way: estimates(found) for way, found in values.items()},
+            {
+                way: estimates({name: ours[name] - found[name] for name in found})
+                for way, found in values.items()
+                if way not in (MODEL, GIVEN, CEILING)
+            },
+            pictures,
+        )
 
     def numbers(
         self, decoded: UInt8[Tensor, "n c h w"], finished: UInt8[Tensor, "n c h w"]
-    ) -> dict[str, Estimate]:
+    ) -> dict[str, Float[Tensor, " n"]]:
         """Compare pictures with the originals."""
         found: dict[str, Float[Tensor, " n"]] = {}
-        directions: dict[str, Any] = {}
         if isinstance(self.task, InpaintingTask):
             masks = torch.cat([self.mask(k) for k in range(len(finished))])
             found["PSNR outside, as decoded"] = masked_psnr(self.originals, decoded, 1 - masks)
             found["PSNR inside"] = masked_psnr(self.originals, finished, masks)
-            found["seam"] = seam(self.originals, finished, masks)
-            directions["seam"] = "lower"
+            found[SEAM] = seam(self.originals, finished, masks)
         else:
             found["PSNR"] = psnr(self.originals, finished)
         if self.judge is not None:
             ours, theirs = (
                 self.judge.encode_images(to_rgb(x)).cpu() for x in (self.originals, finished)
             )
-            found["judge's distance"] = 1 - (ours * theirs).sum(dim=1)
-            directions["judge's distance"] = "lower"
-        return {
-            name: mean_estimate(each, directions.get(name, "higher"))
-            for name, each in found.items()
-        }
+            found[DISTANCE] = 1 - (ours * theirs).sum(dim=1)
+        return found
 
     def given(self, number: int) -> tuple[Task, Picture]:
         """Return the task of a picture, and the picture that it begins with."""
@@ -206,8 +222,10 @@ class TaskMeasurement:
         if isinstance(self.task, UpscalingTask):
             small = as_picture(self.task.shrunk(original))
             return self.draw(self.plain, tasks.upscale(self.plain, small, self.task.scale), number)
-        mask = as_picture(255 * self.mask(number))
-        task = tasks.inpaint(self.plain, as_picture(original), mask)
+        mask = self.mask(number)
+        another = self.originals[(number + 1) % len(self.originals)]
+        given = as_picture(torch.where(mask > 0, another, original))
+        task = tasks.inpaint(self.plain, given, as_picture(255 * mask))
         return self.draw(self.plain, task, number)
 
     def filtered(
@@ -236,6 +254,23 @@ def recorded_task(pipeline: TextToImage, config: Mapping[str, Any]) -> TrainingT
         f"this model was made for no task: its U-Net {UNET_KINDS[kind]}. Measure it with "
         "evaluate.py model."
     )
+
+
+def signed(difference: Estimate) -> str:
+    """Write a difference and its interval with their signs."""
+    text = f"{difference.value:+.3g}"
+    if difference.low is None or difference.high is None:
+        return text
+    return f"{text} [{difference.low:+.3g}, {difference.high:+.3g}]"
+
+
+def estimates(found: Mapping[str, Float[Tensor, " n"]]) -> dict[str, Estimate]:
+    """Return the mean of each metric over the pictures."""
+    lower = (SEAM, DISTANCE)
+    return {
+        name: mean_estimate(values, "lower" if name in lower else "higher")
+        for name, values in found.items()
+    }
 
 
 def twice(picture: Picture) -> tuple[Picture, Picture]:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 import evaluate
 import sample
 import train_ldm
+from dataset.folder import read_folder
 from foundation.files import read_json
 from foundation.hashing import generator
 from ldm import TextToImage, tasks
@@ -19,7 +20,8 @@ from ldm.denoiser import Conditioning, Denoiser
 from ldm.guidance import Guidance
 from ldm.pipeline.sampling import Sampling
 from stages.diffusion import DiffusionTrainer
-from stages.evaluation.task_quality import masked_psnr, seam
+from stages.evaluation.data import ChosenImages
+from stages.evaluation.task_quality import TaskMeasurement, masked_psnr, seam
 from stages.finetune import with_inputs
 from stages.flags.tasks import TaskFlags
 from stages.tasks.choice import choose_task
@@ -181,15 +183,34 @@ def test_models_are_measured_beside_ordinary_ones(world, run, tmp_path, capsys):
     given = ("task", run, "--plain", world / "ldm", "--data", world / "data", "--held-out", 0.2)
     given += ("--images", 2, "--steps", 1, "--device", "cpu", "--out", tmp_path / "report")
     evaluate.main(list(map(str, given)))
-    metrics = read_json(tmp_path / "report" / "task.json")["metrics"]
+    report = read_json(tmp_path / "report" / "task.json")
+    metrics, differences = report["metrics"], report["differences"]
     ways = ["this model", "ordinary model", "what it begins with", "autoencoder (ceiling)"]
     assert list(metrics) == ways and all("seam" in each for each in metrics.values())
     outside = "PSNR outside, as decoded"
     assert metrics["what it begins with"][outside]["value"] > 80
     assert metrics["this model"][outside]["value"] < 40
+    assert list(differences) == ["ordinary model"]
+    ours, other = (metrics[way]["seam"]["value"] for way in ways[:2])
+    assert differences["ordinary model"]["seam"]["value"] == pytest.approx(ours - other)
+    assert "this model minus ordinary model" in capsys.readouterr().out
     assert (tmp_path / "report" / "task.png").is_file()
     wrong = ["task", str(world / "ldm"), *map(str, given[4:])]
     assert "evaluate.py model" in refusal(capsys, evaluate, wrong)
+
+
+def test_an_ordinary_model_is_not_shown_what_it_has_to_draw(world, run):
+    """Its latents at the rim of the mask would contain it."""
+    models = TextToImage.load(run), TextToImage.load(world / "ldm")
+    pairs = read_folder(world / "data", True, lambda items, *_: items).pairs
+    images = ChosenImages(pairs, "all", 0)
+    drawn = []
+    for hidden in (0, 255):
+        measurement = TaskMeasurement(*models, None, images, Sampling(steps=1), 0, {})
+        mask = measurement.mask(0)[0] > 0
+        measurement.originals[0] = torch.where(mask, hidden, measurement.originals[0])
+        drawn.append(measurement.draw_plain(0)[1])
+    assert torch.equal(*drawn)
 
 
 def test_the_seam_counts_steps_across_the_border_of_the_mask_alone():
