@@ -14,6 +14,7 @@ from dataset.images.pixel_format import PixelFormat, recorded_format
 from foundation.errors import MissingFileError, UserError, shown
 from generation.session import GenerationSession
 from stages.evaluation.reconstruction import autoencoder_provenance
+from training.tools.run_folders import find_runs
 
 MOST_OPEN = 2  # models that stay in memory
 MODEL_FILE = "model_index.json"  # of a pipeline folder
@@ -27,13 +28,8 @@ def find_models(first: Sequence[Path], runs: Path) -> dict[str, Path]:
         runs: folder whose subfolders, or folders in these, may be runs of train_ldm.py; it need
             not exist.
     """
-    finished = [path for path in folders_of(runs) if (path / "model" / MODEL_FILE).is_file()]
+    finished = [path for path in find_runs(runs) if (path / "model" / MODEL_FILE).is_file()]
     return {path.as_posix(): path for path in (*first, *finished)}
-
-
-def folders_of(runs: Path) -> list[Path]:
-    """List what may be a run: the subfolders, and the folders in these."""
-    return sorted([*runs.glob("*"), *runs.glob("*/*")])
 
 
 @dataclass
@@ -75,7 +71,7 @@ class OpenModels:
 
 def find_autoencoders(first: Sequence[Path], runs: Path) -> dict[str, Path]:
     """List what holds an autoencoder by the names that the page shows; see `find_models`."""
-    folders = [path for path in folders_of(runs) if (path / "model").is_dir()]
+    folders = [path for path in find_runs(runs) if (path / "model").is_dir()]
     finished = [path for path in folders if holds_autoencoder(path)]
     return {path.as_posix(): path for path in (*first, *finished)}
 

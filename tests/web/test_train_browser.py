@@ -42,6 +42,12 @@ def serve(folder):
     return process, f"http://127.0.0.1:{port}"
 
 
+def stop(process):
+    process.terminate()
+    process.wait(30)
+    process.stdout.close()
+
+
 @pytest.fixture
 def folder(tmp_path):
     captioned(tmp_path / "data" / "noise", 40)
@@ -110,8 +116,7 @@ def test_from_a_folder_to_a_picture(browser, folder):
     vae = folder / "runs" / "first" / "vae"
     wait_until(lambda: (vae / "metrics.jsonl").exists() and (vae / "metrics.jsonl").stat().st_size)
     page.locator(".run-charts:visible polyline").first.wait_for()
-    process.terminate()  # the training survives the page
-    process.wait(30)
+    stop(process)  # the training survives the page
     assert find_running(folder / "runs") == [vae]
     process, address = serve(folder)
     page = open_tab(browser, address, "Train")
@@ -124,14 +129,15 @@ def test_from_a_folder_to_a_picture(browser, folder):
     wait_until(lambda: read_state(folder / "runs" / "first").name == "finished")
     page.get_by_text("Later step").wait_for()
     page.get_by_role("button", name="Draw with it").first.click()
-    page.get_by_label("Steps", exact=True).first.fill("2")
+    steps = page.get_by_label("number input for Steps").locator("visible=true")
+    steps.fill("2")
+    steps.press("Tab")
     page.get_by_role("button", name="Draw", exact=True).click()
     page.get_by_text("Ready: 4 pictures.").wait_for()
     records = [read_record(file) for file in (folder / "out").glob("*.png")]
     assert {Path(record["model"]).name for record in records} == {"ldm"}
     look_at_runs(page)
-    process.terminate()
-    process.wait(30)
+    stop(process)
 
 
 def shorten(sequence, vae):
