@@ -14,7 +14,7 @@ from dataset.images.pixel_format import PixelFormat, recorded_format
 from foundation.errors import MissingFileError, UserError, shown
 from generation.session import GenerationSession
 from stages.evaluation.reconstruction import autoencoder_provenance
-from training.tools.run_folders import find_runs
+from training.tools.run_folders import places_of_runs
 
 MOST_OPEN = 2  # models that stay in memory
 MODEL_FILE = "model_index.json"  # of a pipeline folder
@@ -28,7 +28,7 @@ def find_models(first: Sequence[Path], runs: Path) -> dict[str, Path]:
         runs: folder whose subfolders, or folders in these, may be runs of train_ldm.py; it need
             not exist.
     """
-    finished = [path for path in find_runs(runs) if (path / "model" / MODEL_FILE).is_file()]
+    finished = [path for path in places_of_runs(runs) if (path / "model" / MODEL_FILE).is_file()]
     return {path.as_posix(): path for path in (*first, *finished)}
 
 
@@ -71,7 +71,7 @@ class OpenModels:
 
 def find_autoencoders(first: Sequence[Path], runs: Path) -> dict[str, Path]:
     """List what holds an autoencoder by the names that the page shows; see `find_models`."""
-    folders = [path for path in find_runs(runs) if (path / "model").is_dir()]
+    folders = [path for path in places_of_runs(runs) if (path / "model").is_dir()]
     finished = [path for path in folders if holds_autoencoder(path)]
     return {path.as_posix(): path for path in (*first, *finished)}
 

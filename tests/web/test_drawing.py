@@ -96,6 +96,7 @@ def test_only_models_of_the_list_are_opened(world, tmp_path):
         (tmp_path / "runs" / name / "model").mkdir(parents=True)
         (tmp_path / "runs" / name / "model" / "model_index.json").write_text(json.dumps({}))
     (tmp_path / "runs" / "unfinished").mkdir()
+    (tmp_path / "runs" / "linked").symlink_to(world / "ldm")  # leads out of the folder
     names = list(find_models([world / "ldm"], tmp_path / "runs"))
     runs = [(tmp_path / "runs" / name).as_posix() for name in ("a", "b")]
     assert names == [(world / "ldm").as_posix(), *runs]

@@ -29,6 +29,12 @@ def find_runs(root: Path) -> list[Path]:
     return found
 
 
+def places_of_runs(root: Path) -> list[Path]:
+    """List the folders that `find_runs` looks at, also where no run was: a copied model, say."""
+    folders = list(folders_in(root, root))
+    return sorted([*folders, *(inner for each in folders for inner in folders_in(each, root))])
+
+
 def folders_in(folder: Path, root: Path) -> Iterator[Path]:
     """Yield the folders in a folder that really lie below `root`, in the order of their names."""
     inside = root.resolve()
