@@ -113,6 +113,7 @@ def evaluate_model(config: ModelConfig) -> None:
     sampling = Sampling(
         sampler=config.sampler,
         steps=config.steps,
+        clip_range=config.clip_range,
         guidance=Guidance(scale=config.guidance_scale),
     )
     axes = make_axes(sampling, config.sweep_guidance, config.sweep_steps, config.sweep_samplers)

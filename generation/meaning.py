@@ -39,6 +39,7 @@ def make_sampling(options: GenerationOptions) -> Sampling:
         shift=options.shift,
         eta=options.eta,
         order=options.order,
+        clip_range=options.clip_range,
         guidance=Guidance(
             scale=options.guidance_scale,
             rescale=options.guidance_rescale,

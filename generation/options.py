@@ -46,7 +46,7 @@ class GenerationOptions:
         "images": (
             *("count", "seed", "negative_prompt", "plain_prompts", "height", "width", "window"),
         ),
-        "sampling": ("steps", "sampler", "order", "eta", "spacing", "times", "shift"),
+        "sampling": ("steps", "sampler", "order", "eta", "spacing", "times", "shift", "clip_range"),
         "guidance": (
             *("guidance_scale", "guidance_rescale", "guidance_interval", "guidance_parallel"),
             *("guidance_max_norm", "guidance_momentum", "weak_model"),
@@ -80,6 +80,8 @@ class GenerationOptions:
     spacing: str = "trailing"
     times: tuple[float, ...] | None = None  # the timesteps themselves, descending from 999 (noise)
     shift: Positive[float] | None = None  # rectified flow: above 1, more steps at high noise
+    # bound of each estimate of the clean latents; for noise prediction with the cosine schedule
+    clip_range: Positive[float] | None = None
     # 0 ignores the prompt, 1 uses it without guidance, higher values follow it more closely
     guidance_scale: Scale = 4.0
     guidance_rescale: Fraction = 0.0  # reduces overexposure at high scales; typical: 0.7

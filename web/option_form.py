@@ -18,7 +18,9 @@ from ldm.samplers import SAMPLERS
 from ldm.timesteps import SPACINGS
 from training.flags import flag_name
 
-OPTIONAL_NUMBERS = (*("width", "height", "window", "order", "shift", "eta", "guidance_max_norm"),)
+OPTIONAL_NUMBERS = (
+    *("width", "height", "window", "order", "shift", "eta", "clip_range", "guidance_max_norm"),
+)
 WHOLE_NUMBERS = ("width", "height", "window", "order", "size")
 INTERVAL = ("guide_from", "guide_to")  # two fields for one option
 
@@ -60,6 +62,7 @@ def make_setting_fields() -> dict[str, Component]:
         with gr.Row():
             fields["window"] = optional_number("Side of windows (large pictures)", "none")
             fields["order"] = optional_number("Order of unipc", "as usual")
+            fields["clip_range"] = optional_number("Bound of estimates (clip range)", "none")
             fields["times"] = gr.Textbox(
                 label="Timesteps themselves", placeholder="999, 850, ..., 24", max_length=10_000
             )

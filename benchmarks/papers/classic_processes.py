@@ -23,6 +23,7 @@ from training.cli import parse, run_main
 ROWS = {  # folder of the report -> the process as its paper names it, the paper, network calls
     "ddpm": ("DDPM", "Ho et al. 2020", 1000),
     "improved-ddpm": ("Improved DDPM, cosine schedule", "Nichol & Dhariwal 2021", 1000),
+    "improved-ddpm-clipped": ("the same, estimates clipped to 4", "Nichol & Dhariwal 2021", 1000),
     "ddim": ("DDIM", "Song et al. 2021", 50),
     "dpm-solver": ("DPM-Solver-2", "Lu et al. 2022", 19),
     "dpm-solver-pp": ("DPM-Solver++ (2M)", "Lu et al. 2022", 20),

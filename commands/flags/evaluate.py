@@ -93,7 +93,7 @@ class ModelConfig(MeasuredCaptions):
     GROUPS: ClassVar[Groups] = {
         "model": ("model", "judge"),
         "data": MeasuredCaptions.IMAGE_FLAGS,
-        "sampling": ("samples", "steps", "guidance_scale", "sampler", "seed"),
+        "sampling": ("samples", "steps", "guidance_scale", "sampler", "clip_range", "seed"),
         "languages": ("language_samples",),
         "sweeps": ("sweep_guidance", "sweep_steps", "sweep_samplers", "sweep_samples"),
         "measurement": ("features", "classifier"),
@@ -108,6 +108,7 @@ class ModelConfig(MeasuredCaptions):
     steps: int = 25  # sampler steps per picture
     guidance_scale: Finite = 4.0  # as in sample.py
     sampler: str = "dpmpp_2m"  # as in sample.py
+    clip_range: Positive[float] | None = None  # as in sample.py
     # recall in each language of the captions, too, with at most so many captions of each; the
     # judge must know the languages
     language_samples: Positive[int] | None = None

@@ -1,6 +1,7 @@
 """Sampling: sampler, timesteps, guidance, noise and task put together, from requests to latents."""
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,7 @@ class Sampling:
     shift: float | None = None
     eta: float | None = None  # 0 to 1: share of fresh noise; for samplers that have this option
     order: int | None = None  # that of unipc
+    clip_range: float | None = None  # estimates of the clean latents are clipped to -this, this
     guidance: Guidance = field(default_factory=Guidance)
 
     def __post_init__(self):
@@ -47,6 +49,11 @@ class Sampling:
         for name in ("eta", "order"):
             if getattr(self, name) is not None and name not in accepted:
                 raise UserError(f"the sampler {self.sampler} has no {name}; leave it out.")
+        if self.clip_range is not None and not 0 < self.clip_range < math.inf:
+            raise UserError(
+                f"clip_range is {self.clip_range:g}; it must be a number above 0. Latents have a "
+                "standard deviation of 1; most lie within 4."
+            )
         if self.shift is not None and not self.shift > 0:
             raise UserError(f"shift is {self.shift:g}; it must be above 0, and 1 is none.")
         if self.shift is not None and (self.spacing != "trailing" or self.times is not None):
@@ -116,7 +123,7 @@ def sample_latents(
         concatenate([request.uncond for request in requests]),
         sampling.guidance,
         None if weak is None else with_task_inputs(weak, task, noise),
-        constrain=task.constrain,
+        constrain=clipped(task.constrain, sampling.clip_range),
         callback=callback,
     )
     times = last_times(sampling.timesteps(schedule), task.strength)
@@ -131,6 +138,19 @@ def sample_latents(
             "lower the guidance scale."
         )
     return latents
+
+
+def clipped(
+    constrain: Callable[[Latents], Latents], bound: float | None
+) -> Callable[[Latents], Latents]:
+    """Return `constrain`, with estimates clipped to a range before, or as it is without a range.
+
+    Ho et al. 2020 clip to the range of pixels. Where alpha is nearly 0, this bounds the estimate of
+    a network that predicts the noise, which is divided by alpha. diffusers' clip_sample_range.
+    """
+    if bound is None:
+        return constrain
+    return lambda z_0: constrain(z_0.clamp(-bound, bound))
 
 
 def join_conditionings(

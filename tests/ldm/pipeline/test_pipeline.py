@@ -47,6 +47,16 @@ def test_nor_does_it_in_batches_of_a_size_of_ones_own(pipeline, size):
     torch.testing.assert_close(alone, usual, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m"])
+def test_estimates_stay_within_their_range(pipeline, sampler):
+    """The last latents of these samplers are the last estimate."""
+    requests, found = pipeline.make_requests(PROMPTS), []
+    for bound in (None, 0.1):
+        sampling = Sampling(sampler=sampler, steps=3, clip_range=bound)
+        found.append(max(z.abs().max().item() for z in pipeline.draw(requests, sampling)))
+    assert found[0] > 0.2 and found[1] <= 0.1 + 1e-5
+
+
 def test_pictures_of_one_call_equal_pictures_of_several(pipeline):
     together = pipeline(PROMPTS * 2, steps=3, seed=5)
     alone = pipeline([PROMPTS[2]], steps=3, seed=12)

@@ -77,6 +77,7 @@ def test_values_out_of_range_are_refused():
         ({"sampler": "unipc", "order": 4}, "not 4"),
         ({"sampler": "ddim", "eta": 1.5}, "eta is 1.5"),
         ({"shift": 0.0}, "shift is 0"),
+        ({"clip_range": 0.0}, "clip_range is 0.*above 0"),
         ({"steps": 0}, "1000.*0"),
         ({"steps": 1001}, "1001"),
     ):

@@ -11,6 +11,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 
 from ldm.denoiser import Denoiser, convert
 from ldm.loss import ObjectiveConfig, sample_timesteps
+from ldm.pipeline.sampling import clipped
 from ldm.schedule import RectifiedFlow, ScheduleConfig, linear, make_schedule
 from tests.helpers.sampling import randn, sample
 
@@ -77,6 +78,21 @@ def test_ancestral_sampling_in_all_1000_steps_is_that_of_diffusers(name):
     assert (ours - theirs).abs().max() < 1e-3
     other = sample("ddpm", denoiser, randn(*SHAPE), schedule, 1000, noise_of_steps(seed=8))
     assert (other - theirs).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_estimates_are_clipped_as_by_diffusers(name):
+    """Ho et al. 2020 clip to the range of pixels; here the ideal estimates go up to about 1."""
+    schedule = make_schedule({"linear": DDPM, "cosine": COSINE}[name])
+    denoiser, clip = Denoiser(IdealNoise(schedule), schedule, "noise"), clipped(lambda z: z, 0.6)
+    ours, unclipped = (
+        sample("ddpm", denoise, randn(*SHAPE), schedule, 100, noise_of_steps())
+        for denoise in (lambda z, t: clip(denoiser(z, t)), denoiser)
+    )
+    options = {"clip_sample": True, "clip_sample_range": 0.6, "timestep_spacing": "trailing"}
+    theirs = run(DDPMScheduler(**PEERS[name], **options), schedule, 100)
+    assert (ours - theirs).abs().max() < 1e-3
+    assert (ours - unclipped).abs().max() > 0.1
 
 
 def test_ddim_of_the_linear_schedule_is_that_of_diffusers():
