@@ -1,6 +1,5 @@
 """Fixtures of several test files. They import when used, so that other files start fast."""
 
-import os
 import re
 import sys
 import time
@@ -41,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(tuple(f"tests/{n}" for n in LONGEST)))
 
 
-os.fsync = lambda descriptor: None  # nothing must outlive a power failure here
+tests.keep_writes_in_memory()
 
 
 def pytest_runtest_setup() -> None:

@@ -30,7 +30,10 @@ def find_runs(root: Path) -> list[Path]:
 
 
 def places_of_runs(root: Path) -> list[Path]:
-    """List the folders that `find_runs` looks at, also where no run was: a copied model, say."""
+    """List the folders where a run or a copied model may lie: those in `root`, and those in these.
+
+    What lies behind links that lead out of it is left out, and so are hidden folders.
+    """
     folders = list(folders_in(root, root))
     return sorted([*folders, *(inner for each in folders for inner in folders_in(each, root))])
 

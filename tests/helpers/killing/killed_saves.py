@@ -31,7 +31,8 @@ from interop.lora import LowRankUpdate, write_lora
 from ldm import TextToImage
 from ldm.schedule import ScheduleConfig
 from ldm.unet import UNet, UNetConfig
-from tests.helpers.killing.kills import forked, keep_writes_in_memory, kill_at, recorded_changes
+from tests import keep_writes_in_memory
+from tests.helpers.killing.kills import forked, kill_at, recorded_changes
 
 Save = Callable[[Path], object]
 Content = dict[str, bytes] | bytes | None  # of a folder, of a file, of nothing

@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 import torch.utils.tensorboard
 
-from tests.helpers.killing.kills import forked, keep_writes_in_memory, kill_at
+from tests import keep_writes_in_memory
+from tests.helpers.killing.kills import forked, kill_at
 from tests.helpers.toy_training import Toy
 from training.loop import Plan
 

@@ -101,8 +101,3 @@ def recorded_changes(work: Callable[[], object], folder: Path) -> list[tuple[str
     os.close(writing)
     with open(reading, "rb") as pipe:
         return [(event, path) for event, path in json.loads(pipe.read())]
-
-
-def keep_writes_in_memory() -> None:
-    """Skip fsync: what a killed process wrote is kept by the system anyway, and it costs time."""
-    os.fsync = lambda descriptor: None
