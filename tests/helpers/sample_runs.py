@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 import sample
+from examples import tasks_in_diffusers
 from tests.helpers.bad_calls import command
+from tests.helpers.random_models import smooth_image
 
 
 def run_sample(
@@ -28,3 +30,10 @@ def reproduce(capsys: pytest.CaptureFixture[str], file: Path, out: Path, *flags:
     capsys.readouterr()
     sample.main(reproduce_flags(file, out, *flags))
     return capsys.readouterr().out
+
+
+def difference_to_diffusers(run: Path, folder: Path, prompt: str) -> int:
+    """Draw with a trained model by both libraries; return the largest difference in gray levels."""
+    smooth_image().save(folder / "given.png")
+    given = ["--image", folder / "given.png", "--prompt", prompt, "--out", folder / "drawn"]
+    return tasks_in_diffusers.main([str(run), *map(str, given)])

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import diffusers
 import numpy as np
 import pytest
 import torch
@@ -20,7 +19,7 @@ from stages.condition import class_condition
 from stages.diffusion import DiffusionTrainer
 from tests.helpers.bad_calls import command, make_world, refusal
 from tests.helpers.images import picture
-from tests.helpers.random_models import pixels
+from tests.helpers.sample_runs import difference_to_diffusers
 from tests.helpers.short_runs import killed_in_step, numbers
 from training.run import config_differences
 
@@ -135,18 +134,9 @@ def test_each_image_is_trained_with_its_class_or_without(world, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
-def test_a_model_without_text_opens_in_diffusers_and_draws_the_same(runs):
-    """StableDiffusionPipeline wants a text embedding, and the U-Net does not look at it."""
-    theirs = diffusers.StableDiffusionPipeline.from_pretrained(
-        runs / "none" / "model", text_encoder=None, tokenizer=None, low_cpu_mem_usage=False
-    )
-    theirs.set_progress_bar_config(disable=True)
-    unused = {"prompt_embeds": torch.zeros(1, 1, 1), "guidance_scale": 1.0}
-    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
-    size = {"height": 32, "width": 32, "num_inference_steps": 5}
-    (drawn,) = theirs(latents=latents, **unused, **size).images
-    (ours,) = TextToImage.load(runs / "none")("", steps=5, seed=3)
-    assert np.abs(pixels(ours) - pixels(drawn)).max() <= 1
+@pytest.mark.parametrize(("condition", "prompt"), [("none", ""), ("class", "boot")])
+def test_models_without_text_draw_the_same_in_diffusers(runs, tmp_path, condition, prompt):
+    assert difference_to_diffusers(runs / condition, tmp_path, prompt) <= 1
 
 
 @pytest.mark.parametrize("condition", ["class", "none"])
