@@ -67,9 +67,7 @@ def report(
     return "\n\n".join("\n".join(section) for section in sections)
 
 
-def find_problems(
-    folder: Folder, batch_size: int, allow_missing_captions: bool = False
-) -> list[str]:
+def find_problems(folder: Folder, allow_missing_captions: bool = False) -> list[str]:
     """List what would stop a training on this folder."""
     problems: list[str] = []
     missing = folder.without_caption
@@ -88,11 +86,6 @@ def find_problems(
         )
     if folder.unusable:
         problems.append(f"{len(folder.unusable)} files cannot be used (see Left out).")
-    if len(folder.pairs) < batch_size:
-        problems.append(
-            f"{len(folder.pairs)} images are fewer than one batch of {batch_size}; "
-            f"train with batch_size {len(folder.pairs)} or smaller."
-        )
     return problems
 
 
@@ -108,7 +101,7 @@ def summarize(folder: Folder, captions: CaptionStatistics) -> list[str]:
         f"  without caption  {captions.without}",
         f"  left out         {len(folder.unusable)}",
         f"  captions         {captions.captions}, {captions.distinct} of them distinct",
-        f"  caption source   {one_line(folder.rule)}",
+        f"  caption source   {one_line(folder.rule) if captions.captions else 'none found'}",
     ]
     if captions.distinct == 1 < captions.captions:
         lines.append("  all captions are the same, so a prompt will make no difference")

@@ -101,13 +101,20 @@ def judge_settings(run: PlannedRun) -> list[str]:
     return remarks
 
 
-def judge_batch(run: PlannedRun, images: int) -> list[str]:
-    """Return a problem if there are fewer images than a batch has."""
-    if images >= run.batch_size:
+def judge_batch(training: str, batch_size: int, images: int, held_out: int = 0) -> list[str]:
+    """Return a problem if there are fewer images than a batch has.
+
+    Args:
+        training: its script, or what else to call it.
+        images: that are trained on.
+        held_out: images that are kept for validation, besides.
+    """
+    if images >= batch_size:
         return []
+    others = f" ({held_out} of {images + held_out} held out)" if held_out else ""
     return [
-        f"{images} images are fewer than one batch of {run.batch_size} of {run.training}; train "
-        f"with batch_size {images} or smaller."
+        f"{images} images to train on{others} are fewer than one batch of {batch_size} of "
+        f"{training}; train with batch_size {images} or smaller."
     ]
 
 

@@ -107,12 +107,14 @@ class AllStages:
     def problems(self, folder: Folder) -> list[str]:
         """List what would stop the trainings on a folder that was read."""
         usable = replace(folder, unusable=[]) if self.skip_unusable else folder
-        found = find_problems(usable, 0, allow_missing_captions=self.condition == "none")
+        found = find_problems(usable, allow_missing_captions=self.condition == "none")
         found += report_numbers(usable, None)[1]
         for script in self.scripts:
             config = self.config(script)
             pairs, held_out = divided(folder.pairs, config)
-            found += judge_batch(planned_run(script, config), len(pairs))
+            found += judge_batch(
+                script, planned_run(script, config).batch_size, len(pairs), len(held_out)
+            )
             if script == "train_ldm.py" and self.condition == "class" and not found:
                 try:
                     class_condition(pairs, held_out)

@@ -47,6 +47,7 @@ TRAININGS: dict[str, tuple[type[TrainingConfig], dict[str, dict[str, Any]]]] = {
     "train_ldm.py": (diffusion.DiffusionTrainingConfig, diffusion.PRESETS),
 }
 CLIP_TOKENS = 77  # that OpenAI's text encoders read
+USUAL_BATCH = 32  # where no training is planned
 SHOWN_PAIRS = 5  # of pictures that look the same
 
 
@@ -77,12 +78,14 @@ def check_folder(
     runs: the trainings that are planned on it.
     """
     size = options.size or next((run.size for run in reversed(runs) if run.size), None)
-    batch_size = 0 if runs else options.batch_size or 32
     numbers, problems = report_numbers(folder, options.value_range)
-    problems += find_problems(folder, batch_size, options.allow_missing_captions)
-    problems += [line for run in runs for line in judge_batch(run, len(folder.pairs))]
-    problems += judge_captions(captions)
+    problems += find_problems(folder, options.allow_missing_captions)
     images = len(split(folder.pairs, TrainingConfig.held_out)[0]) if len(folder.pairs) > 1 else 1
+    batches = {run.training: run.batch_size for run in runs} or {"a training": options.batch_size}
+    for training, batch_size in batches.items():
+        held_out = len(folder.pairs) - images
+        problems += judge_batch(training, batch_size or USUAL_BATCH, images, held_out)
+    problems += judge_captions(captions)
     remarks = [remark for run in runs for remark in judge(run, images)]
     if runs and size is not None:
         remarks += judge_images(folder.pairs, size)
@@ -161,8 +164,14 @@ def report_lines(found: Report) -> Iterator[str]:
         yield f"PROBLEM: {for_people(problem)}"
     if found.remarks and not found.problems:
         yield "No problems found, but read the remarks above."
-    elif not found.problems:
+    elif not found.problems and found.runs:
         yield "No problems found: ready for training."
+    elif not found.problems:
+        preset = TrainingConfig.preset
+        yield (
+            "No problems found in the data. To check the trainings as well, such as their batch "
+            f"size, give --preset, such as --preset {preset}, their default."
+        )
 
 
 def for_people(text: str) -> str:

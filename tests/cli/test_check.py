@@ -53,7 +53,8 @@ def test_problems_are_named_and_end_with_status_1(tmp_path, capsys):
     assert "lonely.png" in text
     assert "PROBLEM: 1 files" in text
     assert "cut.jpg: " in text
-    assert "PROBLEM: 4 images are fewer than one batch of 32; train with --batch-size 4" in text
+    assert "3 images to train on (1 of 4 held out) are fewer than one batch of 32" in text
+    assert "train with --batch-size 3 or smaller" in text
 
 
 def test_messages_name_its_flags(tmp_path):
@@ -68,10 +69,10 @@ def test_messages_name_its_flags(tmp_path):
 def test_missing_captions_can_be_allowed(tmp_path, capsys):
     for k in range(4):
         picture(tmp_path / f"{k}.png")
-    options = (tmp_path, "--batch-size", "4", "--allow-missing-captions")
+    options = (tmp_path, "--batch-size", "3", "--allow-missing-captions")
     status, text = run_check(*options, capsys=capsys)
     assert status == 0
-    assert "without caption  4" in text
+    assert "without caption  4" in text and "caption source   none found" in text
     assert run_check(*options[:-1], capsys=capsys)[0] == 1
 
 
@@ -111,7 +112,7 @@ def test_advice_names_flags(tmp_path, capsys):
         (tmp_path / f"{k}.txt").write_text(f"picture {k}")
     _, text = run_check(tmp_path, capsys=capsys)
     assert "--max-aspect 2" in text
-    assert "--batch-size 2" in text
+    assert "--batch-size 1" in text
 
 
 def test_a_planned_range_is_checked(tmp_path, capsys):
@@ -145,7 +146,7 @@ def test_a_preset_judges_captions_and_epochs(tmp_path, capsys):
         picture(tmp_path / f"{k:02}.png", size=(70, 70))
         (tmp_path / f"{k:02}.txt").write_text("cat " * 40 + str(k))
     status, text = run_check(tmp_path, capsys=capsys)  # CLIP reads 77 tokens
-    assert status == 0 and "ready for training" in text
+    assert status == 0 and "--preset small-64" in text and "ready" not in text
     status, text = run_check(tmp_path, "--preset", "small-64", capsys=capsys)
     assert status == 1 and "ready" not in text
     assert "PROBLEM: all 60 captions" in text and "5,424" in text

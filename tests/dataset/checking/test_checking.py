@@ -274,8 +274,9 @@ def test_a_run_of_thousands_of_epochs_is_remarked_on():
     (remark,) = judge(run, 59)
     assert "5,424" in remark and "59" in remark
     assert not judge(run, 4000)
-    assert not judge_batch(run, 32)
-    assert "31" in judge_batch(run, 31)[0] and "train_ldm.py" in judge_batch(run, 31)[0]
+    assert not judge_batch("train_ldm.py", 32, 32)
+    (problem,) = judge_batch("train_ldm.py", 32, 31, held_out=1)
+    assert "31" in problem and "train_ldm.py" in problem and "1 of 32 held out" in problem
 
 
 RUN = PlannedRun("train_ldm.py", steps=2000, batch_size=10, warmup=100, cooldown=0.5,
