@@ -17,6 +17,9 @@ from torch import nn
 from dataset.checking.planned_run import PlannedRun, judge, judge_images
 from dataset.table import PairList
 from foundation.errors import UserError
+from ldm.config import Prediction, ScheduleConfig
+from ldm.schedule import make_schedule
+from stages.flags.diffusion import DiffusionTrainingConfig
 from training.checkpoint import KEPT_STATES
 from training.config import EMATrainingConfig, TrainingConfig
 from training.device import total_memory
@@ -42,7 +45,11 @@ Config = TypeVar("Config", bound=TrainingConfig)
 # were measured. Where even that fits, nothing has to be estimated.
 SPEED = "images_per_second"  # in metrics.jsonl
 MOST_PER_PIXEL = 200_000  # bytes
-NAMED_IN_REMARKS = ("batch_size", "caption_dropout", "ema_halflife", "held_out", "save_every")
+NAMED_IN_REMARKS = (
+    *("batch_size", "caption_dropout", "ema_halflife", "held_out", "save_every"),
+    *("prediction", "clip_range"),
+)
+LEAST_ALPHA = 1e-3  # where a prediction of the noise still says something about the image
 FEW_HELD_OUT = 8  # images; figures of fewer say little
 ENOUGH_HELD_OUT = 16  # images that are suggested in their place
 MOST_HELD_OUT = 0.2  # of the images; more are missed in training
@@ -187,6 +194,8 @@ class RunPlan(Generic[Config]):
         if size := getattr(self.config, "size", None):
             remarks += judge_images(self.pairs, size)
         remarks += judge_held_out(self.held_out, len(self.pairs) + self.held_out)
+        if isinstance(self.config, DiffusionTrainingConfig):
+            remarks += judge_prediction(self.config.objective.prediction, self.config.schedule)
         for remark in remarks:
             print(f"REMARK: {with_flags(remark, NAMED_IN_REMARKS)}")
 
@@ -231,6 +240,22 @@ def judge_held_out(held_out: int, images: int) -> list[str]:
     return [
         f"only {few} held out for validation, so its figures say little. Use held_out "
         f"{fraction:g}, which takes {round(fraction * images)} of the {images}."
+    ]
+
+
+def judge_prediction(prediction: Prediction, config: ScheduleConfig) -> list[str]:
+    """Return a remark if a small error of the network becomes a large one of the image.
+
+    The clean latents that follow from a prediction of the noise are (z - sigma noise) / alpha.
+    """
+    schedule = make_schedule(config)
+    alpha, _ = schedule.exact(torch.tensor([len(schedule) - 1]))
+    if prediction != "noise" or alpha.item() > LEAST_ALPHA:
+        return []
+    return [
+        f"the network would predict the noise, and hardly anything of the image is left at the "
+        f"noisiest time (alpha {alpha.item():.1g}), so a small error there spoils the whole "
+        "picture. Use prediction='velocity', or draw with clip_range 4."
     ]
 
 

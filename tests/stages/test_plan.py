@@ -16,10 +16,18 @@ import train_ldm
 import train_vae
 from dataset.table import TableBuilder
 from foundation.errors import UserError
+from ldm.config import ScheduleConfig
 from stages import plan as module
 from stages.clip import ClipTrainingConfig
 from stages.diffusion import DiffusionTrainingConfig
-from stages.plan import RunPlan, first_that_fits, judge_held_out, smaller_steps, speed_of_run
+from stages.plan import (
+    RunPlan,
+    first_that_fits,
+    judge_held_out,
+    judge_prediction,
+    smaller_steps,
+    speed_of_run,
+)
 from tests.helpers.bad_calls import TRAININGS, command, tree
 from training.flags import with_flags
 from training.tools.memory_estimate import GIB, StepWork
@@ -184,6 +192,16 @@ def size_of(folder: Path, names: str = "*") -> float:
 def test_few_held_out_images_are_remarked_on_with_the_flag(held_out, images, words):
     text = " ".join(with_flags(remark, ["held_out"]) for remark in judge_held_out(held_out, images))
     assert all(word in text for word in words) and bool(text) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "schedule", "is_said"),
+    [("noise", "cosine", True), ("velocity", "cosine", False), ("noise", "linear", False)],
+)
+def test_predicting_the_noise_of_nearly_pure_noise_is_remarked_on(prediction, schedule, is_said):
+    found = judge_prediction(prediction, ScheduleConfig(noise_schedule=schedule))
+    text = " ".join(with_flags(remark, module.NAMED_IN_REMARKS) for remark in found)
+    assert ("--prediction velocity" in text and "--clip-range 4" in text) == is_said == bool(text)
 
 
 def test_a_full_disk_is_remarked_on(monkeypatch):
