@@ -45,7 +45,8 @@ STYLE = """
 @media (max-width: 600px) {
   .run-list thead { display: none; }
   .run-list tr { display: block; padding: 6px 0;
-                 border-bottom: 1px solid var(--border-color-primary); }
+                 border: solid var(--border-color-primary) !important;
+                 border-width: 0 0 1px !important; }
   .run-list td { display: inline-block; border: 0 !important; padding: 1px 10px 1px 0; }
 }
 .cell { text-align: center; font-size: 12px; overflow-wrap: anywhere; }

@@ -179,7 +179,7 @@ def test_every_tab_fits_on_a_phone(site, scheme):
         page.get_by_role("button", name="Draw", exact=True).wait_for()
         dark = page.evaluate("document.body.classList.contains('dark')")
         assert dark == (scheme == "dark")
-        for name in ("Draw", "Change", "Compare", "Autoencoder"):
+        for name in ("Draw", "Change", "Compare", "Autoencoder", "Train", "Runs"):
             tab = page.get_by_role("tab", name=name, exact=True)
             if not tab.is_visible():  # the last ones are in a menu
                 page.locator(".overflow-menu > button:visible").first.click()
