@@ -66,7 +66,7 @@ def train_demo(workers: int) -> None:
         script("recipes/openmoji.py", DATA)
     clip, vae, ldm = (RUNS + "/" + name for name in ("clip", "vae", "ldm"))
     common = ("--preset", "demo", "--data", DATA)
-    script("check.py", DATA, "--context-length", "24")
+    script("check.py", DATA, "--preset", "demo")
     script("train_clip.py", *common, "--out", clip)
     script("train_vae.py", *common, "--out", vae)
     script("train_ldm.py", *common, "--out", ldm, "--vae", vae, "--text-encoder", clip)
