@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from conditioning.prompt_syntax import SubPrompt, is_plain, parse_prompt, plain_prompt
 from foundation.errors import UserError, did_you_mean, listed
 from ldm.denoiser import Conditioning
 from ldm.guidance import Guidance
@@ -31,6 +32,18 @@ def reads_prompt(unet: UNet) -> bool:
     return is_text_conditional(unet) or is_class_conditional(unet)
 
 
+def compose_without_text(
+    unet: UNet, classes: Sequence[str], prompt: str, prompt_weights: bool = False
+) -> list[tuple[Conditioning, float]]:
+    """Return what a prompt means to a U-Net that is not conditional on text, with shares.
+
+    prompt_weights: whether AND joins several classes.
+    """
+    is_composed = prompt_weights and is_class_conditional(unet)
+    parts = parse_classes(classes, prompt) if is_composed else plain_prompt(prompt)
+    return [(condition_without_text(unet, classes, part.text), part.share) for part in parts]
+
+
 def condition_without_text(unet: UNet, classes: Sequence[str], prompt: str) -> Conditioning:
     """Return what a prompt means to a U-Net that is not conditional on text: a class, or nothing.
 
@@ -47,6 +60,26 @@ def condition_without_text(unet: UNet, classes: Sequence[str], prompt: str) -> C
         return Conditioning()
     label = class_label(prompt, classes, unet.config.num_class_embeds or 0)
     return Conditioning(labels=torch.tensor([label]))
+
+
+def parse_classes(classes: Sequence[str], prompt: str) -> tuple[SubPrompt, ...]:
+    """Split a prompt such as "boot AND bag" into names of classes and their shares.
+
+    The name of a class may contain the syntax of prompts; alone it is read as it is.
+
+    Raises:
+        UserError: a word has a weight, which a class cannot have.
+    """
+    if prompt in classes or is_plain(prompt):
+        return plain_prompt(prompt)
+    parts = parse_prompt(prompt)
+    if any(weight != 1 for part in parts for _, weight in part.spans):
+        raise UserError(
+            f"{prompt!r} weights words by brackets, but this model draws classes, which have no "
+            "words. Classes are blended by shares: 'one :0.7 AND another :0.3'. Brackets in the "
+            r"name of a class are written \( and \)."
+        )
+    return tuple(SubPrompt(((part.text.strip(), 1.0),), part.share) for part in parts)
 
 
 def class_label(prompt: str, classes: Sequence[str], count: int) -> int:
@@ -104,10 +137,11 @@ def check_classes_given(
     for request in requests:
         if guidance.scale != 0:
             used += [conditioning for conditioning, _ in request.conds]
-        if guidance.scale != 1 and not has_weak_model:
+        is_composed = len(request.conds) > 1  # from the difference of each to the empty prompt
+        if (guidance.scale != 1 or is_composed) and not has_weak_model:
             used.append(request.uncond)
     if any(c.labels is not None and bool((c.labels == NO_CLASS).any()) for c in used):
         raise UserError(
             'this model was not trained with "no class", which the empty prompt stands for, and '
-            "which guidance moves away from: give a class, and guidance scale 1."
+            "which guidance and AND move away from: give one class, and guidance scale 1."
         )

@@ -31,7 +31,7 @@ from ldm.pipeline.batching import (
 )
 from ldm.pipeline.compatibility import check_components
 from ldm.pipeline.conditioning import (
-    condition_without_text,
+    compose_without_text,
     effective_guidance,
     is_text_conditional,
 )
@@ -252,8 +252,8 @@ class TextToImage:
     ) -> list[tuple[Conditioning, float]]:
         """Turn a prompt into one conditioning or more, and their weights in the guidance."""
         if not is_text_conditional(self.unet):
-            conditioning = condition_without_text(self.unet, self.classes, prompt)
-            return [(conditioning.to(self.device), 1.0)]
+            named = compose_without_text(self.unet, self.classes, prompt, prompt_weights)
+            return [(conditioning.to(self.device), share) for conditioning, share in named]
         assert self.text_encoder is not None  # see check_components
         encode = partial(encode_weighted, self.text_encoder)
         parts = parse_prompt(prompt) if prompt_weights else plain_prompt(prompt)

@@ -70,6 +70,30 @@ def test_classes_are_given_by_name(tmp_path, text_encoder):
         model(["cow"], steps=1)
 
 
+def test_and_blends_classes():
+    """The estimate is the sum of those of the classes, times their shares (Liu et al. 2022)."""
+    model = make_model(CLASSES, classes=("cat", "dog"))  # of three, so there is "no class"
+
+    def draw(prompt: str, scale: float = 1.0, steps: int = 2) -> torch.Tensor:
+        requests = model.make_requests([prompt], seed=[0], prompt_weights=True)
+        sampling = Sampling(sampler="euler", steps=steps, guidance=Guidance(scale=scale))
+        return model.draw(requests, sampling)[0]
+
+    both = draw("cat AND dog", steps=1)  # one step of Euler is linear in the estimate
+    mean = (draw("cat", steps=1) + draw("dog", steps=1)) / 2
+    torch.testing.assert_close(both, mean, rtol=0, atol=1e-4)
+    assert not torch.allclose(both, draw("cat :0.9 AND dog :0.1", steps=1), atol=1e-4)
+    torch.testing.assert_close(draw("dog AND dog", 3.0), draw("dog", 3.0), rtol=0, atol=1e-4)
+    with pytest.raises(UserError, match=r"'\(cat:1.3\)' weights words .* 'one :0.7 AND another"):
+        draw("(cat:1.3)")
+    with pytest.raises(UserError, match=r"no class 'do'.*'dog'"):
+        draw("cat AND do")
+    model.classes = ("cat (old)", "dog", "cow")  # all three have a name, so there is no "no class"
+    assert torch.isfinite(draw("cat (old)")).all()
+    with pytest.raises(UserError, match="AND move away from"):
+        draw(r"cat \(old\) AND dog")
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
 def test_diffusers_draws_the_same_from_the_folder(tmp_path):
     """It needs `text_encoder=None`, and a context that the U-Net does not use."""
