@@ -174,6 +174,34 @@ def test_a_model_trained_on_two_ranks_draws(demo, tmp_path):
     assert picture.size == (32, 32)
 
 
+TEXT = ("--text-encoder", "two/clip")
+KINDS = {
+    "class": ("--condition", "class"),
+    "none": ("--condition", "none"),
+    "inpaint": ("--task", "inpaint", *TEXT),
+    "upscale": ("--task", "upscale", "--upscale-factor", "2", *TEXT),
+    "restore": ("--task", "restore", *TEXT),
+}
+
+
+def train_kind(root: Path, out: Path, kind: str) -> None:
+    """Train stage 2 without texts or for a task, on the autoencoder of the two ranks."""
+    import train_ldm
+
+    inputs = ("--vae", str(root / "two" / "vae"), "--out", str(out / "ldm"))
+    flags = [str(root / flag) if flag in TEXT[1:] else flag for flag in KINDS[kind]]
+    train_ldm.main([*runs.common_flags(root), *inputs, *flags])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_of_every_kind_are_trained_alike_by_two_ranks(demo, tmp_path, kind):
+    on_ranks(train_kind, demo, tmp_path / "two", kind)
+    train_kind(demo, tmp_path / "one", kind)
+    same_numbers(tmp_path / "two" / "ldm", tmp_path / "one" / "ldm")
+    runs.same_weights(*(tmp_path / count / "ldm" / WEIGHTS["ldm"] for count in ("two", "one")))
+
+
 def train_until_signal(root: Path, out: Path, *flags: str) -> str:
     """Train stage 2, send SIGTERM to rank 1 in its second step, and return the message."""
     from stages.diffusion import DiffusionTrainer
