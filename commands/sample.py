@@ -18,7 +18,7 @@ from generation.meaning import check_options
 from generation.metadata import SUFFIXES, encode_image, hash_input_file, last_part
 from generation.names import FileNames
 from generation.options import parse_seeds
-from generation.output import ImageWriter, Previews, model_pixel_format
+from generation.output import ImageWriter, Previews, model_pixel_format, shows_eight_bit
 from generation.prompt_loop import draw_typed_prompts, is_interactive
 from generation.prompts import ImageSpec, PromptEntry, PromptFile, check_syntax, expand
 from generation.reproduce import check_hashes, compare_pixels, entries_of_record, find_model
@@ -219,6 +219,13 @@ def generate(config: Config, session: GenerationSession, images: Images) -> Path
     """
     survey = session.survey(counted(images, "checking options"))
     session.print_warning(survey)
+    pixels = model_pixel_format(session.model)
+    channels = session.pipeline.autoencoder.config.out_channels
+    if survey.has_input_files and not shows_eight_bit(pixels, channels):
+        raise UserError(
+            "input images are read with 8 bits, and this model was trained on "
+            f"{pixels.dtype}. Generate from prompts alone."
+        )
     if config.interpolate:
         shown = first = generate_video(config, session, images)
     else:
@@ -241,11 +248,6 @@ def generate_images(
         The images of the grid, if one is to be written; and the path of the first one.
     """
     writer = open_writer(config, session)
-    if not writer.eight_bit and survey.has_input_files:
-        raise UserError(
-            "input images are read with 8 bits, and this model was trained on "
-            f"{writer.pixels.dtype}. Generate from prompts alone."
-        )
     names = FileNames(config.out, config.name, writer.suffixes)
     names.check(images.name_fields())
     open_folder(config.out)

@@ -25,6 +25,11 @@ def model_pixel_format(model: Path) -> PixelFormat:
     return recorded_format(read_model_provenance(model), read_provenance(model))
 
 
+def shows_eight_bit(pixels: PixelFormat, channels: int) -> bool:
+    """Return whether the images of a model are ordinary pictures of 8 bits."""
+    return pixels.eight_bit and channels in PIL_MODES
+
+
 class ImageWriter:
     """Decodes latents and writes the images with their records.
 
@@ -45,7 +50,7 @@ class ImageWriter:
         self.pipeline, self.pixels = pipeline, pixels
         self.file_format, self.quality, self.save_latents = file_format, quality, save_latents
         channels = pipeline.autoencoder.config.out_channels
-        self.eight_bit = pixels.eight_bit and channels in PIL_MODES
+        self.eight_bit = shows_eight_bit(pixels, channels)
         if self.eight_bit:
             check_mode(file_format, PIL_MODES[channels])
             self.suffix = SUFFIXES[file_format]

@@ -21,7 +21,11 @@ from generation.limits import MAX_IMAGES, MAX_SEED, check_prompt
 from generation.meaning import check_options
 from generation.options import GenerationOptions, parse_seeds
 from ldm import TextToImage
-from ldm.pipeline.conditioning import is_text_conditional
+from ldm.pipeline.conditioning import (
+    is_class_conditional,
+    is_text_conditional,
+    parse_classes,
+)
 
 OPTION_TYPES = get_type_hints(GenerationOptions)
 JSON_LINES = (".jsonl", ".ndjson")
@@ -286,16 +290,23 @@ def prompt_notes(pipeline: TextToImage, text: str, prompt_weights: bool) -> list
         prompt_weights: whether brackets and AND have a meaning (`conditioning.prompt_syntax`).
     """
     encoder = pipeline.text_encoder
-    if encoder is None or not is_text_conditional(pipeline.unet):
-        return []
-    notes = []
-    parts = parse_prompt(text) if prompt_weights else plain_prompt(text)
-    if prompt_weights and not is_plain(text):
+    notes: list[str] = []
+    if is_text_conditional(pipeline.unet):
+        parts = parse_prompt(text) if prompt_weights else plain_prompt(text)
+        is_composed = prompt_weights and not is_plain(text)
+    elif is_class_conditional(pipeline.unet) and prompt_weights:
+        parts, encoder = parse_classes(pipeline.classes, text), None
+        is_composed = len(parts) > 1
+    else:
+        return notes
+    if is_composed:
         described = one_line(describe_parts(parts), 2 * LONGEST_NOTE)
         notes.append(
             f"read {shown(text, LONGEST_NOTE)} as {described}; use --plain-prompts to read it as "
             "it is written."
         )
+    if encoder is None:
+        return notes
     for part in parts:
         dropped = truncated_words(encoder, part.text, pipeline.chunks)
         if dropped:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from foundation.errors import one_line
+from foundation.errors import UserError, one_line
 from foundation.hashing import tensors_sha256
 from foundation.shapes import Latents
 from generation.autoguidance import open_weak_model
@@ -24,6 +24,7 @@ from generation.prompts import ImageSpec, error_location, prompt_notes
 from generation.room import check_size
 from ldm import TextToImage
 from ldm.pipeline.batching import Request
+from ldm.pipeline.conditioning import is_text_conditional
 from ldm.pipeline.io import read_model_provenance
 from ldm.tasks.base import TEXT_TO_IMAGE, Task, check_task
 from training.logging.progress import print_line
@@ -98,6 +99,11 @@ class GenerationSession:
             self.hashes |= modify(self.pipeline)
         self.pipeline.to(device, DTYPES[dtype])
         if compiled:
+            if not is_text_conditional(self.pipeline.unet):
+                raise UserError(
+                    "--compile is made for models that read texts, and this one reads none. Leave "
+                    "it out."
+                )
             self.pipeline.cached_forward = compile_unet(self.pipeline.unet)
 
     @property

@@ -25,6 +25,7 @@ TIMESTEPS = 10  # from clean to noise, equally far apart
 BUCKETS = 4  # of timesteps, for which a training gives means
 STD_RANGE = (0.8, 1.25)  # of latents that are meant to have unit variance
 NOT_LEARNING = 0.9  # share of the loss of a network that outputs zero
+FEW_HELD_OUT = 8  # images; figures of fewer say little
 TEXT_GAIN = 0.005  # share by which the right caption or class lowers the loss if it is used
 
 
@@ -137,6 +138,7 @@ class Validation:
         self.conditioning = conditioning.map(lambda rows: rows[own])
         self.wrong_conditioning = wrong.map(lambda rows: rows[own])
         self.batch_size, self.gather = batch_size, gather
+        self.images = count  # over all processes
 
     def loss(self, denoiser: Denoiser, objective: ObjectiveConfig) -> dict[str, float]:
         """Return mean losses: in all, by bucket, and with the caption or class of another pair.
@@ -195,7 +197,10 @@ class ZeroNetwork(nn.Module):
 
 
 def learning_status(
-    losses: Mapping[str, float], baseline: float, reads: Literal["text", "class", "none"] = "text"
+    losses: Mapping[str, float],
+    baseline: float,
+    reads: Literal["text", "class", "none"] = "text",
+    held_out: int = FEW_HELD_OUT,
 ) -> str:
     """Say in one line whether the network learns and whether it uses what it reads.
 
@@ -203,6 +208,7 @@ def learning_status(
         losses: as `Validation.loss` returns them.
         baseline: as `Validation.baseline` returns it.
         reads: what the network is conditioned on.
+        held_out: images that the losses were measured on.
     """
     relative = losses["val"] / baseline
     if not relative < NOT_LEARNING:  # this is also true for NaN
@@ -216,6 +222,12 @@ def learning_status(
     if reads == "none":
         return learning
     many, wrong = ("captions", "text") if reads == "text" else ("classes", "class")
+    if held_out < FEW_HELD_OUT:
+        number = "1 image is" if held_out == 1 else f"{held_out} images are"
+        return (
+            f"{learning}; only {number} held out, too few to see whether it uses the {wrong}: "
+            "--held-out sets the fraction"
+        )
     if f"val/wrong_{wrong}" not in losses:
         return f"{learning}; hold out more {many} to see whether it uses the {wrong}"
     gain = 1 - losses["val"] / losses[f"val/wrong_{wrong}"]

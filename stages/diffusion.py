@@ -259,7 +259,9 @@ class DiffusionTrainer:
             cells = [Cell(prompt, name) for name in pictures for prompt in self.prompts]
             grid = torch.cat(list(pictures.values()))
             save_grid(grid, columns, self.run.preview(step), cells)
-        verdict = learning_status(losses, self.baseline, self.condition.reads)
+        verdict = learning_status(
+            losses, self.baseline, self.condition.reads, self.validation.images
+        )
         relative = {"val_loss_relative": losses["val"] / self.baseline}
         return {**losses, **relative, "verdict": verdict}
 

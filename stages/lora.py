@@ -155,13 +155,18 @@ def apply_lora(pipeline: TextToImage, source: Path, scale: float = 1.0) -> None:
     scale: multiplies the changes.
 
     Raises:
-        UserError: the file is no LoRA, or not one for this model.
+        UserError: the file is no LoRA, or not one for this model; then nothing is changed.
     """
     changes = read_lora(source)
-    if unet := changes.get("unet"):
-        add_lora(pipeline.unet.state_dict(), unet, scale, source, "this model's U-Net")
+    file = find_lora(source)
+    provenance = parse_provenance(read_header(file)[1].get("latentsmith", "{}"), file)
+    trained_with = as_mapping(provenance.get("config"))
+    if trained_with.get(TEXT_CHUNKS) is None:  # not recorded, or the U-Net reads no texts
+        trained_with = {TEXT_CHUNKS: pipeline.chunks}
+    chunks = read_text_chunks(trained_with, source)
+    tower: dict[str, Tensor] | None = None
+    encoder = pipeline.text_encoder
     if text := changes.get("text_encoder"):
-        encoder = pipeline.text_encoder
         if encoder is None:
             raise UserError(f"{source} changes a text encoder, and this model has none.")
         if not isinstance(encoder.config, TextTowerConfig):
@@ -171,12 +176,11 @@ def apply_lora(pipeline: TextToImage, source: Path, scale: float = 1.0) -> None:
         weights = to_hugging_face(encoder.tower.state_dict())
         weights = {name: weight.clone() for name, weight in weights.items()}
         add_lora(weights, text, scale, source, "this model's text encoder")
-        layers = encoder.config.num_hidden_layers
-        encoder.tower.load_state_dict(from_hugging_face(weights, layers))
-    file = find_lora(source)
-    provenance = parse_provenance(read_header(file)[1].get("latentsmith", "{}"), file)
-    trained_with = {TEXT_CHUNKS: pipeline.chunks, **as_mapping(provenance.get("config"))}
-    chunks = read_text_chunks(trained_with, source)
+        tower = from_hugging_face(weights, encoder.config.num_hidden_layers)
+    if unet := changes.get("unet"):
+        add_lora(pipeline.unet.state_dict(), unet, scale, source, "this model's U-Net")
+    if tower is not None and encoder is not None:
+        encoder.tower.load_state_dict(tower)
     if chunks != pipeline.chunks:
         print(f"note: {source} was trained with --text-chunks {chunks}; prompts are read so, too.")
     pipeline.chunks = chunks

@@ -19,6 +19,7 @@ from dataset.table import PairList
 from foundation.errors import UserError
 from ldm.config import Prediction, ScheduleConfig
 from ldm.schedule import make_schedule
+from ldm.validation import FEW_HELD_OUT
 from stages.flags.diffusion import DiffusionTrainingConfig
 from training.checkpoint import KEPT_STATES
 from training.config import EMATrainingConfig, TrainingConfig
@@ -50,7 +51,6 @@ NAMED_IN_REMARKS = (
     *("prediction", "clip_range"),
 )
 LEAST_ALPHA = 1e-3  # where a prediction of the noise still says something about the image
-FEW_HELD_OUT = 8  # images; figures of fewer say little
 ENOUGH_HELD_OUT = 16  # images that are suggested in their place
 MOST_HELD_OUT = 0.2  # of the images; more are missed in training
 ENCODER_SIDE = 96  # pixels, at most, of the images of stage 0, if its config names no size
@@ -190,14 +190,18 @@ class RunPlan(Generic[Config]):
 
     def print_remarks(self) -> None:
         """Print what looks like a mistake."""
+        for remark in self.remarks():
+            print(remark)
+
+    def remarks(self) -> list[str]:
+        """Return a line on each thing that looks like a mistake."""
         remarks = judge(planned_run(self.training, self.config), len(self.pairs))
         if size := getattr(self.config, "size", None):
             remarks += judge_images(self.pairs, size)
         remarks += judge_held_out(self.held_out, len(self.pairs) + self.held_out)
         if isinstance(self.config, DiffusionTrainingConfig):
             remarks += judge_prediction(self.config.objective.prediction, self.config.schedule)
-        for remark in remarks:
-            print(f"REMARK: {with_flags(remark, NAMED_IN_REMARKS)}")
+        return [f"REMARK: {with_flags(remark, NAMED_IN_REMARKS)}" for remark in remarks]
 
     def check_memory(self) -> None:
         """Raise UserError if the device has less memory than a step needs."""

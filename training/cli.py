@@ -94,6 +94,8 @@ def parse(
                 config, prog=program, args=argv, config=(tyro.conf.OmitArgPrefixes,), **options
             )
     except SystemExit:
+        if rank():
+            raise
         print(printable(shortened(messages.getvalue(), LONGEST_MESSAGE)), end="", file=sys.stderr)
         for line in names_of_others(argv, set(field_names(config))):
             print(line, file=sys.stderr)

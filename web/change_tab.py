@@ -267,6 +267,7 @@ class VideoForm:
         """Return the command that draws the same; two prompts are written into a file for it."""
         first, last = entries
         others = {name: value for name, value in video.items() if value != VIDEO_DEFAULTS.get(name)}
+        others |= self.studio.models.flags
         if first.prompt == last.prompt:
             both = replace(options, seed=f"{first.options.seed},{last.options.seed}")
             return command_line(model, first.prompt, both, **others)

@@ -156,7 +156,8 @@ class CompareTab:
         images = list(expand(grid.entries(entry)))
         axes = {name: axis.text for name, axis in grid.named_axes().items()}
         prompt = None if grid.has_prompts else entry.prompt
-        command = command_line(model, prompt, entry.options, **axes)
+        flags = axes | self.studio.models.flags
+        command = command_line(model, prompt, entry.options, **flags)
         yield None, gr.Gallery([], columns=4), [], "Opening the model ...", command
         call = DrawCall(self.studio.models.open(model), images, self.studio.folder)
         captions = [grid.caption(k) for k in range(len(images))]
@@ -175,7 +176,10 @@ class CompareTab:
         """Draw the same pictures with two settings."""
         images = [images_of(side.entry) for side in sides]
         command = "\n".join(
-            command_line(side.model, side.entry.prompt, side.entry.options) for side in sides
+            command_line(
+                side.model, side.entry.prompt, side.entry.options, **self.studio.models.flags
+            )
+            for side in sides
         )
         labels = differences(
             *({"model": side.model, **settings_of(side.entry.options)} for side in sides)

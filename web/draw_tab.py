@@ -86,6 +86,7 @@ class DrawTab:
     ) -> Iterator[tuple[Any, ...]]:
         """Draw pictures that are like one that was clicked."""
         form = dict(zip(self.fields, values, strict=True))
+        renew_seed(form)
         others: dict[str, Any] = {"negative_prompt": negative or "", "count": VARIATIONS}
         others |= {"style_image": Path(chosen), "variation": VARIATION}
         yield from self.studio.draw_form(session, model, prompt, form, **others)

@@ -51,6 +51,11 @@ class OpenModels:
         with self.lock:
             self.opened.pop(name, None)
 
+    @property
+    def flags(self) -> dict[str, str]:
+        """Flags of sample.py that all models of the page are drawn with."""
+        return {} if self.dtype == "fp32" else {"dtype": self.dtype}
+
     def open(self, name: str) -> GenerationSession:
         """Return the model of this name.
 

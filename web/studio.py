@@ -49,7 +49,7 @@ class Studio:
             UserError: an option does not suit the model, or the model cannot be opened.
         """
         images = images_of(entry)
-        command = command_line(model, entry.prompt, entry.options)
+        command = command_line(model, entry.prompt, entry.options, **self.models.flags)
         yield [], [], "Opening the model ...", command
         call = DrawCall(self.models.open(model), images, self.folder)
         seeds = [f"seed {image.seed}" for image in images]

@@ -153,7 +153,11 @@ def backbone_weights(net: PerceptualNet) -> dict[str, Tensor]:
         raise UserError(f"{path} is damaged, perhaps cut short. Delete it. {ways_out(net)}")
     try:
         with socket_timeout(DOWNLOAD_TIMEOUT):
-            return dict(weights.get_state_dict(progress=True, check_hash=True, map_location="cpu"))
+            return dict(
+                weights.get_state_dict(
+                    progress=True, check_hash=True, map_location="cpu", weights_only=True
+                )
+            )
     except (OSError, RuntimeError) as error:  # no network; a download cut short
         raise MissingFileError(
             f"the perceptual loss needs the weights of its backbone, {path}, and they could not "

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from dataset.images.limits import MOST_SCANS, MOST_TEXT_BYTES
+from dataset.images.limits import MOST_SCANS
 from dataset.source import Source, UnusableImage
 
 PNG_START = 8  # bytes of the signature
@@ -63,7 +63,7 @@ def split_png(content: bytes, path: Source) -> Parts:
     """Keep the chunks that the pixels depend on: the critical ones, and transparency.
 
     Raises:
-        UnusableImage: a checksum of these is wrong, or the texts are too large.
+        UnusableImage: a checksum of these is wrong.
     """
     kept, parts, position = [content[:PNG_START]], Parts(b""), PNG_START
     while position + 8 <= len(content):
@@ -83,8 +83,6 @@ def split_png(content: bytes, path: Source) -> Parts:
             break
         position = end
     parts.pixels = b"".join(kept)
-    if sum(len(data) for _, data in parts.texts) > MOST_TEXT_BYTES:
-        refuse_texts(path)
     return parts
 
 
@@ -98,13 +96,6 @@ def check_chunk(content: bytes, position: int, end: int, path: Source) -> None:
         raise UnusableImage(
             path, f"is damaged: the checksum of its chunk {name!r} at byte {position} is wrong"
         )
-
-
-def refuse_texts(path: Source) -> None:
-    """Raise the error for texts in a file that are too large."""
-    raise UnusableImage(
-        path, f"holds texts of more than {MOST_TEXT_BYTES >> 20} MiB; remove its metadata"
-    )
 
 
 # JPEG ---------------------------------------------------------------------------------------------

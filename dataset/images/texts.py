@@ -9,11 +9,11 @@ from io import BytesIO
 from PIL import ExifTags, Image
 
 from dataset.images.border import border, file_size, refuse_foreign
-from dataset.images.containers import refuse_texts, split_jpeg, split_png, split_webp
+from dataset.images.containers import split_jpeg, split_png, split_webp
 from dataset.images.decode import read_content
 from dataset.images.formats import recognize
 from dataset.images.limits import MOST_TEXT_BYTES
-from dataset.source import Source
+from dataset.source import Source, UnusableImage
 
 USER_COMMENT = 0x9286  # tag of EXIF
 UNICODE = b"UNICODE\0"  # says how the comment is encoded: UTF-16, big-endian
@@ -62,7 +62,11 @@ def user_comment(exif: bytes) -> dict[str, str]:
 
 
 def png_texts(chunks: list[tuple[bytes, bytes]], path: Source) -> dict[str, str]:
-    """Unpack the text chunks of a PNG; damaged ones are left out."""
+    """Unpack the text chunks of a PNG; damaged ones are left out.
+
+    Raises:
+        UnusableImage: they are too large.
+    """
     texts: dict[str, str] = {}
     left = MOST_TEXT_BYTES
     for kind, data in chunks:
@@ -81,7 +85,10 @@ def png_texts(chunks: list[tuple[bytes, bytes]], path: Source) -> dict[str, str]
                 continue
         left -= len(rest)
         if left < 0:
-            refuse_texts(path)
+            raise UnusableImage(
+                path,
+                f"holds texts of more than {MOST_TEXT_BYTES >> 20} MiB; remove its metadata",
+            )
         if separator:
             texts[name.decode("latin-1")] = rest.decode(encoding, "replace")
     return texts

@@ -49,18 +49,21 @@ def interpolate(a: Request, b: Request, share: float) -> Request:
             "two prompts that are read in different ways cannot be interpolated: both must have as "
             "many parts, of the same weights and lengths."
         )
-    conds = [
-        (mix(x, y, share), weight) for (x, weight), (y, _) in zip(a.conds, b.conds, strict=True)
-    ]
+    conds: list[tuple[Conditioning, float]] = []
+    for (x, weight), (y, _) in zip(a.conds, b.conds, strict=True):
+        if x.labels is None or y.labels is None or torch.equal(x.labels, y.labels) or share == 0:
+            conds.append((mix(x, y, share), weight))
+        elif share == 1:
+            conds.append((y, weight))
+        else:  # two classes have none between them, so both are composed, as by AND
+            conds += [(x, (1 - share) * weight), (y, share * weight)]
     return Request(conds, mix(a.uncond, b.uncond, share), a.seed, (b.seed, share))
 
 
 def mix(a: Conditioning, b: Conditioning, share: float) -> Conditioning:
-    """Interpolate texts linearly; class labels, which have no between, are rounded down."""
+    """Interpolate texts linearly; without texts it is that of a."""
     if a.text is not None and b.text is not None:
         return Conditioning(text=torch.lerp(a.text, b.text, share))
-    if a.labels is not None and b.labels is not None:
-        return Conditioning(labels=torch.lerp(a.labels.float(), b.labels.float(), share).long())
     return a
 
 

@@ -345,6 +345,7 @@ def describe_autoencoder(autoencoder: Autoencoder, provenance: dict[str, Any]) -
         "latent_channels": config.latent_channels,
         "image_channels": config.in_channels,
         "averaged_weights": averaged,
+        "weights": provenance.get("weights", "not recorded"),
         "parameters": sum(parameter.numel() for parameter in autoencoder.parameters()),
     }
 

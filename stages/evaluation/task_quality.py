@@ -111,6 +111,8 @@ class TaskMeasurement:
         self.pipeline, self.plain, self.judge = pipeline, plain, judge
         self.images, self.sampling, self.seed = images, sampling, seed
         self.task = recorded_task(pipeline, config)
+        if plain is not None and isinstance(self.task, RestoringTask):
+            raise UserError("ordinary models have no way to restore pictures: leave out --plain.")
         transform = ImageTransform(pipeline.size, pipeline.image_channels)
         self.task.pixels = PixelStore(images.pairs, transform)
         self.captions = [pair.captions[0] if pair.captions else "" for pair in images.pairs]
@@ -122,7 +124,7 @@ class TaskMeasurement:
     def ways(self) -> dict[str, Draw]:
         """Return the ways to do the task, by name."""
         ways: dict[str, Draw] = {MODEL: lambda k: self.draw(self.pipeline, self.given(k)[0], k)}
-        if self.plain is not None and not isinstance(self.task, RestoringTask):
+        if self.plain is not None:
             ways[PLAIN] = self.draw_plain
         for name, function in self.filters().items():
             ways[name] = partial(self.filtered, function)

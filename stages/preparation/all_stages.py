@@ -174,7 +174,8 @@ class AllStages:
                 f"{TITLES[plan.training]} ({plan.training}): {plan.config.steps:,} steps of "
                 f"{plan.config.batch_size} images, {images / len(plan.pairs):,.4g} epochs"
             )
-            sections.append(f"{title}\n{for_people(plan.describe())}")
+            lines = [title, for_people(plan.describe()), *plan.remarks()]
+            sections.append("\n".join(lines))
         config = cast(AutoencoderTrainingConfig, self.config("train_vae.py"))
         return "\n\n".join(filter(None, [*sections, describe_missing_backbone(config)]))
 

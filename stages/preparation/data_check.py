@@ -32,7 +32,7 @@ from foundation.errors import MissingFileError, one_line, printable, unknown_nam
 from foundation.run_kind import hub_hint
 from stages.flags import autoencoder, clip, diffusion
 from stages.flags.check import CheckOptions
-from stages.plan import NAMED_IN_REMARKS, planned_run
+from stages.plan import NAMED_IN_REMARKS, judge_held_out, planned_run
 from training.cli import preset_config
 from training.config import TrainingConfig
 from training.flags import with_flags
@@ -87,6 +87,8 @@ def check_folder(
         problems += judge_batch(training, batch_size or USUAL_BATCH, images, held_out)
     problems += judge_captions(captions)
     remarks = [remark for run in runs for remark in judge(run, images)]
+    if runs:
+        remarks += judge_held_out(len(folder.pairs) - images, len(folder.pairs))
     if runs and size is not None:
         remarks += judge_images(folder.pairs, size)
     similar = near_duplicates(folder.pairs.paths, progress) if options.near_duplicates else []

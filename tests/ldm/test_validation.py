@@ -89,6 +89,8 @@ def test_a_zero_output_has_loss_one_and_is_reported_as_not_learning():
 def test_the_status_says_whether_the_text_is_used():
     assert "ignores the text" in learning_status({"val": 0.4, "val/wrong_text": 0.4001}, 1.0)
     assert "lower it by 20.0%" in learning_status({"val": 0.4, "val/wrong_text": 0.5}, 1.0)
+    few = learning_status({"val": 0.4, "val/wrong_text": 0.4001}, 1.0, held_out=3)
+    assert "only 3 images are held out, too few" in few and "--held-out" in few
 
 
 def test_latents_that_are_not_normalized_are_refused():

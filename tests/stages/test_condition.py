@@ -17,8 +17,10 @@ from foundation.files import read_json
 from ldm import TextToImage
 from stages.condition import class_condition
 from stages.diffusion import DiffusionTrainer
+from stages.lora import apply_lora
 from tests.helpers.bad_calls import command, make_world, refusal
 from tests.helpers.images import picture
+from tests.helpers.random_models import pixels
 from tests.helpers.sample_runs import difference_to_diffusers
 from tests.helpers.short_runs import killed_in_step, numbers
 from training.run import config_differences
@@ -131,6 +133,23 @@ def test_each_image_is_trained_with_its_class_or_without(world, tmp_path):
         patch.setattr("commands.train_ldm.DiffusionTrainer", Watched)
         train_ldm.main(training(world, tmp_path / "run", "class", "--caption-dropout", 0.3))
     assert len(seen) == 12 and 3 in seen and len(set(seen)) > 2
+
+
+@pytest.mark.parametrize(("condition", "prompt"), [("none", ""), ("class", "boot")])
+def test_a_lora_of_a_model_without_text_is_applied(world, runs, tmp_path, condition, prompt):
+    given = training(world, tmp_path / "lora", condition, "--init-from", runs / condition)
+    train_ldm.main([*given, "--lora", "2", "--learning-rate", "0.1", "--warmup", "1"])
+    model = TextToImage.load(runs / condition)
+    (before,) = model(prompt, steps=2, seed=3)
+    apply_lora(model, tmp_path / "lora", scale=100)  # three steps change little
+    (after,) = model(prompt, steps=2, seed=3)
+    assert model.chunks == 1 and not np.array_equal(pixels(before), pixels(after))
+
+
+def test_compiled_code_is_refused_where_no_text_is_read(runs, tmp_path, capsys):
+    drawing = ["boot", "--model", runs / "class", "--compile", "--out", tmp_path / "out"]
+    assert "--compile" in refusal(capsys, sample, [*map(str, drawing), "--device", "cpu"])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers

@@ -53,8 +53,10 @@ def write_commands(folder: Path, commands: Sequence[Command]) -> None:
     """Write the commands of a new sequence; the same once more are no change.
 
     Raises:
-        UserError: the folder holds something else.
+        UserError: the folder holds something else, or it is a link.
     """
+    if folder.is_symlink():
+        raise UserError(f"{one_line(folder)} is a link to another folder. Choose another name.")
     if (folder / FILE).is_file():
         if read_commands(folder) != tuple(commands):
             raise UserError(

@@ -160,8 +160,7 @@ def compared_metrics(runs: Mapping[str, Path]) -> list[tuple[str, dict[str, Poin
 
 
 def preview_files(run: Path) -> list[Path]:
-    """List the previews of a run in the order of their steps."""
-    folder = run / "previews"
-    inside = folder.resolve()
-    found = sorted(folder.glob("step-*.png"))
+    """List the previews of a run in the order of their steps; links that lead outside are not."""
+    inside = run.resolve() / "previews"
+    found = sorted((run / "previews").glob("step-*.png"))
     return [file for file in found if file.resolve().parent == inside]

@@ -206,6 +206,11 @@ def test_a_text_that_unpacks_to_gigabytes_is_refused(tmp_path):
     with pytest.raises(UnusableImage, match="16 MiB"):
         read_texts(path)
     assert load_image(path).size == (11, 7)
+    many = chunk(b"tEXt", b"note\0" + b"x" * (1 << 22)) * 5
+    path = written(tmp_path, png(values(3), 8, 2, many))
+    with pytest.raises(UnusableImage, match="16 MiB"):
+        read_texts(path)
+    assert load_image(path).size == (11, 7)
 
 
 # Limits.

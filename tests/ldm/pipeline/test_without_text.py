@@ -13,8 +13,10 @@ from PIL import Image
 import export
 import sample
 from foundation.errors import UserError
+from generation.prompts import prompt_notes
 from ldm import TextToImage
 from ldm.guidance import Guidance
+from ldm.pipeline.batching import interpolate
 from ldm.pipeline.sampling import Sampling
 from ldm.pipeline.scheduler_config import LowResSchedule
 from ldm.unet import UNetConfig
@@ -88,6 +90,17 @@ def test_and_blends_classes():
         draw("(cat:1.3)")
     with pytest.raises(UserError, match=r"no class 'do'.*'dog'"):
         draw("cat AND do")
+    cat, dog = (model.make_requests([name], seed=[0])[0] for name in ("cat", "dog"))
+    between = interpolate(cat, dog, 0.25)  # not the class in the middle of their numbers
+    composed = model.make_requests(["cat :0.75 AND dog :0.25"], seed=[0], prompt_weights=True)[0]
+    assert [share for _, share in between.conds] == [share for _, share in composed.conds]
+    assert [c.labels.item() for c, _ in between.conds] == [0, 1]
+    for share, name in ((0.0, 0), (1.0, 1)):
+        ((conditioning, weight),) = interpolate(cat, dog, share).conds
+        assert (conditioning.labels.item(), weight) == (name, 1)
+    (note,) = prompt_notes(model, "cat AND dog", prompt_weights=True)
+    assert "'cat' [share 0.5] AND 'dog' [share 0.5]" in note
+    assert not prompt_notes(model, "cat", prompt_weights=True)
     model.classes = ("cat (old)", "dog", "cow")  # all three have a name, so there is no "no class"
     assert torch.isfinite(draw("cat (old)")).all()
     with pytest.raises(UserError, match="AND move away from"):

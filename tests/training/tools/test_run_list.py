@@ -67,6 +67,11 @@ def test_previews_are_files_of_the_run(tmp_path):
     own = picture(run / "previews" / "step-0000020.png")
     (run / "previews" / "step-0000040.png").symlink_to(secret)
     assert preview_files(run) == [own]
+    other = make_run(tmp_path / "runs" / "other", "loss", [])
+    (tmp_path / "elsewhere").mkdir()
+    picture(tmp_path / "elsewhere" / "step-0000020.png")
+    (other / "previews").symlink_to(tmp_path / "elsewhere")
+    assert preview_files(other) == []
 
 
 def test_a_damaged_run_is_listed_all_the_same(tmp_path):

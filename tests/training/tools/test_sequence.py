@@ -182,6 +182,11 @@ def test_other_settings_under_the_same_name_are_refused(tmp_path):
     (tmp_path / "runs" / "else" / "photo.png").touch()
     with pytest.raises(UserError, match="with other files"):
         write_commands(tmp_path / "runs" / "else", commands)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "runs" / "link").symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match="is a link"):
+        write_commands(tmp_path / "runs" / "link", commands)
+    assert not any((tmp_path / "outside").iterdir())
 
 
 @pytest.mark.parametrize(
