@@ -38,8 +38,9 @@ class Config:
     open: bool = False  # open the page in the browser
 
     host: str = "127.0.0.1"  # address to listen at; 0.0.0.0 for all of this machine
+    # number in the address of the page, after the colon
     port: Annotated[int, Bound(lambda x: 0 < x < 2**16, "from 1 to 65535")] = 7860
-    # to ask for; needed with another --host; also read from LATENTSMITH_PASSWORD
+    # that visitors must give; needed with another --host; also read from LATENTSMITH_PASSWORD
     password: str = ""
 
     device: str = "auto"  # cpu, cuda or mps; auto: a GPU if there is one

@@ -108,6 +108,11 @@ def install(workers: int) -> None:
         call(sys.executable, "-m", "venv", str(VENV))
     # Python compiles what it imports; compiling all modules takes pip two minutes.
     pip = ("pip", "install", "--disable-pip-version-check", "--no-compile", "-q")
+    print(
+        f"Installing PyTorch and the rest into {VENV.name}. On Linux PyTorch comes with CUDA, "
+        "several GB, unless that for CPUs is there already: see Installing in README.md.",
+        flush=True,
+    )
     tool(*pip, "-e", ".[train,recipes,test]")
     READY.touch()
 

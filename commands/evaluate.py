@@ -49,7 +49,16 @@ from training.watchdog import report_finished
 
 
 def run(config: Config) -> None:
-    """Do what the command asks for, which the type of its flags tells."""
+    """Do what the command asks for, which the type of its flags tells.
+
+    Raises:
+        UserError: several processes are started for a command that works in one.
+    """
+    if collectives.world_size() > 1 and not isinstance(config, AutoencoderConfig | ModelConfig):
+        raise UserError(
+            "only the commands autoencoder and model share their work among processes. Start this "
+            "one without torchrun."
+        )
     if isinstance(config, AutoencoderConfig):
         evaluate_autoencoder(config)
     elif isinstance(config, ReconstructConfig):

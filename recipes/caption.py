@@ -32,6 +32,7 @@ from dataset.folder import list_files, require_folder
 from dataset.images.transform import load_image, to_channels
 from dataset.parallel import map_in_threads
 from dataset.source import UnusableFile, UnusableImage, as_lines
+from dataset.tabular.discover import tables_of_folder
 from foundation.errors import UserError, one_line, printable
 from foundation.files import write_text
 from training.cli import parse, run_main
@@ -86,6 +87,11 @@ def find_targets(root: Path) -> tuple[dict[Path, Path], list[UnusableFile]]:
                 f"{one_line(tables[0][1])} holds the captions of this folder, and files next to "
                 "the images would not be read. Move the table away first, or add rows to it."
             )
+    if table := tables_of_folder(root, None):
+        raise UserError(
+            f"{one_line(root)} is read as a table ({one_line(table.files[0])}), so files next to "
+            "the images would not be read. Move the table away first."
+        )
     captioned = match_sidecars(files).files
     stems = Counter((root / on_disk).with_suffix("") for on_disk in files.images.values())
     targets: dict[Path, Path] = {}

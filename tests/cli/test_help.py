@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 import pytest
 import tyro
 
+import app
 import evaluate
 import train_vae
 from foundation import __version__
@@ -22,7 +23,7 @@ PAGES = {  # what is called -> the words before --help, and the dataclass of the
     f"{script.__name__} {command}".strip(): (script, command, config)
     for script, configs in CONFIGS.items()
     for command, config in (configs if isinstance(configs, dict) else {"": configs}).items()
-}
+} | {"app": (app, "", app.Config)}
 
 
 @dataclass(frozen=True, kw_only=True)

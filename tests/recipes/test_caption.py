@@ -149,6 +149,9 @@ def test_what_cannot_work_is_refused_first(tmp_path, model):
     (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": "x"}))
     with pytest.raises(UserError, match=r"metadata\.jsonl"):
         run(tmp_path, model)
+    (tmp_path / "metadata.jsonl").rename(tmp_path / "metadata.parquet")
+    with pytest.raises(UserError, match=r"read as a table.*metadata\.parquet"):
+        run(tmp_path, model)
 
 
 @pytest.mark.parametrize("save", [save_encoder_decoder, save_chat_model])
