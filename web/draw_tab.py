@@ -36,7 +36,7 @@ class DrawTab:
                 self.dropped = gr.File(
                     label="Drop a picture here to read how it was drawn",
                     file_types=[".png", ".jpg", ".webp"],
-                    height=120,
+                    height=150,
                 )
             with gr.Column(scale=3, min_width=320):
                 self.results = Results(self.studio)

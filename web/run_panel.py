@@ -37,7 +37,8 @@ STYLE = """
          color: #fff; background: #6b7280; white-space: nowrap; }
 .badge.running, .badge.starting { background: #1f6fb4; } .badge.finished { background: #2b8f3e; }
 .badge.waiting, .badge.stopping { background: #8a6d1c; } .badge.failed { background: #b91c1c; }
-.run-list { width: 100%; border-collapse: collapse; border: 0 !important; }
+.run-list { width: 100%; border-collapse: collapse; }
+.run-list, .run-list tr { border: 0 !important; }
 .run-list td, .run-list th { padding: 5px 12px 5px 0; text-align: left; vertical-align: top;
                              border-width: 0 0 1px !important;
                              border-color: var(--border-color-primary) !important; }
