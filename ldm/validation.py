@@ -225,8 +225,8 @@ def learning_status(
     if held_out < FEW_HELD_OUT:
         number = "1 image is" if held_out == 1 else f"{held_out} images are"
         return (
-            f"{learning}; only {number} held out, too few to see whether it uses the {wrong}: "
-            "--held-out sets the fraction"
+            f"{learning}; only {number} held out, too few to see whether it uses the {wrong}: the "
+            "fraction is set by held_out"
         )
     if f"val/wrong_{wrong}" not in losses:
         return f"{learning}; hold out more {many} to see whether it uses the {wrong}"

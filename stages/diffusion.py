@@ -31,6 +31,7 @@ from training.acceleration.captured import CapturedStep, Rate, is_recordable
 from training.acceleration.compiled import compile_and_time, compile_in_place, eager_mode
 from training.acceleration.prefetch import PrefetchedBatches
 from training.checkpoint import Stateful
+from training.flags import with_flags
 from training.logging.image_grid import Cell, save_grid
 from training.optimizer import OptimizerStep
 from training.precision import DTYPES, Precision
@@ -259,9 +260,10 @@ class DiffusionTrainer:
             cells = [Cell(prompt, name) for name in pictures for prompt in self.prompts]
             grid = torch.cat(list(pictures.values()))
             save_grid(grid, columns, self.run.preview(step), cells)
-        verdict = learning_status(
+        status = learning_status(
             losses, self.baseline, self.condition.reads, self.validation.images
         )
+        verdict = with_flags(status, ["held_out"])
         relative = {"val_loss_relative": losses["val"] / self.baseline}
         return {**losses, **relative, "verdict": verdict}
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from web.option_form import entry_of_picture, make_fields, renew_seed, values_of
+from foundation.errors import shown
+from web.option_form import call_of_picture, make_fields, renew_seed, values_of
 from web.results import Results
 from web.studio import DRAWS, PRIVATE, Studio, streamed_with_messages, with_messages
 
@@ -69,8 +70,9 @@ class DrawTab:
         self.stop.click(self.studio.stop, None, None, queue=False, **PRIVATE)
         filled = [*self.texts, *self.fields.values()]
         fill = with_messages(self.fill)
-        results.again.click(fill, results.chosen, filled, queue=False, **PRIVATE)
-        self.dropped.upload(fill, self.dropped, filled, queue=False, **PRIVATE)
+        chosen, dropped = [results.chosen, self.model], [self.dropped, self.model]
+        results.again.click(fill, chosen, filled, queue=False, **PRIVATE)
+        self.dropped.upload(fill, dropped, filled, queue=False, **PRIVATE)
 
     def draw(
         self, session: str | None, model: str, prompt: str, negative: str, *values: Any
@@ -91,10 +93,17 @@ class DrawTab:
         others |= {"style_image": Path(chosen), "variation": VARIATION}
         yield from self.studio.draw_form(session, model, prompt, form, **others)
 
-    def fill(self, file: str | None) -> list[Any]:
-        """Return the values of all fields with which a picture was drawn."""
+    def fill(self, file: str | None, model: str) -> list[Any]:
+        """Return the values of all fields with which a picture was drawn.
+
+        The model stays the one that is chosen; a message says so if the picture has another one.
+        """
         if not file:
             return [gr.skip() for _ in (*self.texts, *self.fields)]
-        entry = entry_of_picture(Path(file))
+        entry, call = call_of_picture(Path(file))
+        if not self.studio.models.has_drawn(model, call.model, call.hashes):
+            gr.Warning(
+                f"It was drawn by the model {shown(call.model)}, and this is {shown(model)}."
+            )
         options = entry.options
         return [entry.prompt, options.negative_prompt, *values_of(options, list(self.fields))]

@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from autoencoder import Autoencoder
 from autoencoder.io import find_model_folder
 from dataset.images.pixel_format import PixelFormat, recorded_format
 from foundation.errors import MissingFileError, UserError, shown
+from generation.metadata import last_part
 from generation.session import GenerationSession
 from stages.evaluation.reconstruction import autoencoder_provenance
 from training.tools.run_folders import places_of_runs
@@ -55,6 +56,20 @@ class OpenModels:
     def flags(self) -> dict[str, str]:
         """Flags of sample.py that all models of the page are drawn with."""
         return {} if self.dtype == "fp32" else {"dtype": self.dtype}
+
+    def has_drawn(self, name: str, recorded: str, hashes: Mapping[str, str]) -> bool:
+        """Return whether a picture may come from the model of this name.
+
+        Args:
+            recorded: the name of the model in the picture's record. It decides unless the model is
+                open, since weights are hashed when they are read.
+            hashes: sha256 of the parts of the model in that record.
+        """
+        with self.lock:
+            session = self.opened.get(name)
+        if session is None:
+            return recorded == last_part(Path(name))
+        return all(hashes.get(part) == value for part, value in session.hashes.items())
 
     def open(self, name: str) -> GenerationSession:
         """Return the model of this name.

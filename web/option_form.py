@@ -13,7 +13,7 @@ from gradio.components import Component
 from foundation.errors import UserError, shown
 from generation.options import DEFAULTS, GenerationOptions
 from generation.prompts import PromptEntry
-from generation.reproduce import entries_of_record
+from generation.reproduce import RecordedCall, entries_of_record
 from ldm.samplers import SAMPLERS
 from ldm.timesteps import SPACINGS
 from training.flags import flag_name
@@ -169,14 +169,19 @@ def values_of(options: GenerationOptions, names: list[str]) -> list[Any]:
     return [special[name] if name in special else getattr(options, name) for name in names]
 
 
-def entry_of_picture(file: Path) -> PromptEntry:
-    """Read from a picture how it was drawn.
+def call_of_picture(file: Path) -> tuple[PromptEntry, RecordedCall]:
+    """Read from a picture how it was drawn, and by which model.
 
     Raises:
         UserError: it does not say, or it was drawn from another picture, which is not at hand.
     """
-    entries, _ = entries_of_record(file, GenerationOptions())
-    return entries[0]
+    entries, call = entries_of_record(file, GenerationOptions())
+    return entries[0], call
+
+
+def entry_of_picture(file: Path) -> PromptEntry:
+    """Read the prompt and the options of a picture; see `call_of_picture`."""
+    return call_of_picture(file)[0]
 
 
 def command_line(model: str, prompt: str | None, options: GenerationOptions, **others: Any) -> str:

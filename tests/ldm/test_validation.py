@@ -90,7 +90,7 @@ def test_the_status_says_whether_the_text_is_used():
     assert "ignores the text" in learning_status({"val": 0.4, "val/wrong_text": 0.4001}, 1.0)
     assert "lower it by 20.0%" in learning_status({"val": 0.4, "val/wrong_text": 0.5}, 1.0)
     few = learning_status({"val": 0.4, "val/wrong_text": 0.4001}, 1.0, held_out=3)
-    assert "only 3 images are held out, too few" in few and "--held-out" in few
+    assert "only 3 images are held out, too few" in few and "held_out" in few
 
 
 def test_latents_that_are_not_normalized_are_refused():

@@ -148,6 +148,15 @@ def test_long_videos_are_left_to_sample_py(world, tmp_path):
         VideoCall(animation, tmp_path)
 
 
+def test_a_picture_of_another_model_is_recognized(world):
+    models = open_world(world)
+    name = models.names()[0]
+    assert models.has_drawn(name, "ldm", {}) and not models.has_drawn(name, "other", {})
+    hashes = models.open(name).hashes  # from here on they decide
+    assert models.has_drawn(name, "copy", {**hashes, "weak_model": "0"})
+    assert not models.has_drawn(name, "ldm", {**hashes, "unet": "0"})
+
+
 def test_autoencoders_of_runs_and_models_are_offered(world, tmp_path):
     models = OpenModels([world / "ldm"], world, CPU)
     opened = OpenAutoencoders(models)
