@@ -83,6 +83,7 @@ def test_older_pictures_are_never_overwritten(runs, tmp_path):
     assert second in files
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(runs):
     weights = runs / "ldm" / "model" / "unet" / "diffusion_pytorch_model.safetensors"
     before = weights.read_bytes()
