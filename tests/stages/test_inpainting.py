@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -14,8 +15,9 @@ import train_ldm
 from dataset.folder import read_folder
 from foundation.files import read_json
 from foundation.hashing import generator
-from ldm import TextToImage
+from ldm import TextToImage, tasks
 from ldm.denoiser import Conditioning, Denoiser
+from ldm.guidance import Guidance
 from ldm.pipeline.sampling import Sampling
 from stages.diffusion import DiffusionTrainer
 from stages.evaluation.data import ChosenImages
@@ -26,7 +28,7 @@ from stages.tasks.choice import choose_task
 from stages.tasks.masks import draw_mask
 from tests.helpers.bad_calls import command, refusal
 from tests.helpers.images import picture
-from tests.helpers.random_models import make_pipeline, pixels
+from tests.helpers.random_models import make_pipeline, pixels, smooth_image
 from tests.helpers.sample_runs import difference_to_diffusers
 from tests.helpers.short_runs import killed_in_step, numbers
 
@@ -136,8 +138,31 @@ def test_a_model_fills_masks_and_keeps_the_rest(run, tmp_path):
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
 @pytest.mark.slow
 def test_the_folder_of_a_run_opens_in_diffusers_and_draws_the_same(run, tmp_path):
-    index = read_json(run / "model" / "model_index.json")
-    assert index["_class_name"] == "StableDiffusionInpaintPipeline"
+    theirs = diffusers.DiffusionPipeline.from_pretrained(run / "model", low_cpu_mem_usage=False)
+    assert type(theirs) is diffusers.StableDiffusionInpaintPipeline
+    theirs.set_progress_bar_config(disable=True)
+    ours = TextToImage.load(run)
+    given = smooth_image()
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:, 4:24] = 255
+    task = tasks.inpaint(ours, given, Image.fromarray(mask))
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    drawn = theirs(
+        "red",
+        image=task.latents,
+        mask_image=Image.fromarray(mask),
+        masked_image_latents=task.inputs[:, 1:],
+        latents=latents,
+        num_inference_steps=3,
+        guidance_scale=2.0,
+        height=32,
+        width=32,
+        output_type="latent",
+    ).images
+    requests = ours.make_requests("red", seed=3)
+    sampling = Sampling(steps=3, guidance=Guidance(scale=2.0))
+    (z,) = ours.draw(requests, sampling, task=task)
+    torch.testing.assert_close(z, drawn, rtol=0, atol=1e-3 * z.std().item())
     assert difference_to_diffusers(run, tmp_path, "red") <= 1
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -13,9 +14,11 @@ import train_ldm
 from autoencoder import PRESETS, Autoencoder
 from dataset.images.transform import normalize_pixels
 from foundation.errors import UserError
-from foundation.files import read_json
 from foundation.hashing import generator, generators
 from ldm import TextToImage, tasks
+from ldm.guidance import Guidance
+from ldm.pipeline.sampling import Sampling
+from ldm.samplers.noise import SeededNoise
 from stages.diffusion import DiffusionTrainer
 from stages.tasks.degradation import Degradation
 from stages.tasks.upscale import UpscalingTask, shrink
@@ -101,9 +104,30 @@ def test_an_upscaler_of_four_draws_as_diffusers_does(world, tmp_path):
     process = ("--prediction", "velocity", "--noise-schedule", "scaled_linear")
     flags = ("--init-from", world / "ldm", *process, "--max-noise-level", 100)
     train_ldm.main(training(world, tmp_path / "run", "upscale", *flags))
-    index = read_json(tmp_path / "run" / "model" / "model_index.json")
-    assert index["_class_name"] == "StableDiffusionUpscalePipeline"
-    assert index["max_noise_level"] == 100
+    theirs = diffusers.DiffusionPipeline.from_pretrained(
+        tmp_path / "run" / "model", low_cpu_mem_usage=False
+    )
+    assert type(theirs) is diffusers.StableDiffusionUpscalePipeline
+    assert theirs.config.max_noise_level == 100
+    theirs.vae.register_to_config(scaling_factor=1.0)  # this class sets that of one model
+    theirs.set_progress_bar_config(disable=True)
+    ours, small = TextToImage.load(tmp_path / "run"), smooth_image(8, 8)
+    shape, cpu = (3, 8, 8), torch.device("cpu")
+    of_small = torch.Generator().manual_seed(SeededNoise(shape, [3], cpu).stream(0).seeds[0])
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    drawn = theirs(
+        "red",
+        small,
+        generator=of_small,
+        latents=latents,
+        num_inference_steps=2,
+        guidance_scale=1.0,
+        noise_level=20,
+    ).images[0]
+    task = tasks.upscale(ours, small, noise_level=20)
+    sampling = Sampling(sampler="ddim", steps=2, guidance=Guidance(scale=1.0))
+    (mine,) = ours("red", sampling=sampling, seed=3, task=task)
+    assert np.abs(pixels(mine) - pixels(drawn)).max() <= 1
     assert difference_to_diffusers(tmp_path / "run", tmp_path, "red") <= 1
 
 
@@ -147,8 +171,25 @@ def test_damage_is_of_its_kind_and_follows_from_the_generator(damage):
 
 @pytest.mark.slow
 def test_a_restoring_model_draws_as_instruct_pix2pix_does(runs, tmp_path):
-    index = read_json(runs / "restore" / "model" / "model_index.json")
-    assert index["_class_name"] == "StableDiffusionInstructPix2PixPipeline"
+    theirs = diffusers.DiffusionPipeline.from_pretrained(
+        runs / "restore" / "model", low_cpu_mem_usage=False
+    )
+    assert type(theirs) is diffusers.StableDiffusionInstructPix2PixPipeline
+    theirs.set_progress_bar_config(disable=True)
+    damaged = smooth_image()
+    damaged.save(tmp_path / "damaged.png")
+    drawn = theirs(
+        "red",
+        image=damaged,
+        latents=torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3)),
+        num_inference_steps=3,
+        guidance_scale=3.0,
+        image_guidance_scale=1.0,
+    ).images[0]
+    flags = ["--model", runs / "restore", "--restore", tmp_path / "damaged.png", "--steps", 3]
+    flags += ["--guidance-scale", 3, "--seed", 3, "--device", "cpu", "--out", tmp_path / "out"]
+    sample.main(list(map(str, ["red", *flags])))
+    assert np.abs(pixels(Image.open(tmp_path / "out" / "00000.png")) - pixels(drawn)).max() <= 1
     assert difference_to_diffusers(runs / "restore", tmp_path, "red") <= 1
 
 
