@@ -219,13 +219,8 @@ def generate(config: Config, session: GenerationSession, images: Images) -> Path
     """
     survey = session.survey(counted(images, "checking options"))
     session.print_warning(survey)
-    pixels = model_pixel_format(session.model)
-    channels = session.pipeline.autoencoder.config.out_channels
-    if survey.has_input_files and not shows_eight_bit(pixels, channels):
-        raise UserError(
-            "input images are read with 8 bits, and this model was trained on "
-            f"{pixels.dtype}. Generate from prompts alone."
-        )
+    if survey.has_input_files:
+        check_reads_pictures(session)
     if config.interpolate:
         shown = first = generate_video(config, session, images)
     else:
@@ -237,6 +232,16 @@ def generate(config: Config, session: GenerationSession, images: Images) -> Path
     if config.open:
         open_result(shown)
     return first
+
+
+def check_reads_pictures(session: GenerationSession) -> None:
+    """Raise UserError for input pictures where the model was trained on other values."""
+    pixels = model_pixel_format(session.model)
+    if not shows_eight_bit(pixels, session.pipeline.autoencoder.config.out_channels):
+        raise UserError(
+            "input images are read with 8 bits, and this model was trained on "
+            f"{pixels.dtype}. Generate from prompts alone."
+        )
 
 
 def generate_images(

@@ -23,7 +23,7 @@ from stages.flags.clip import ClipTrainingConfig
 from stages.flags.diffusion import ConditionName, DiffusionTrainingConfig
 from stages.latents import cache_bytes
 from stages.memory import autoencoder_work, clip_work, diffusion_work
-from stages.plan import RunPlan, planned_run, speed_of_run
+from stages.plan import RunPlan, speed_of_run
 from stages.preparation.data_check import TRAININGS, for_people
 from training.cli import parse
 from training.config import TrainingConfig
@@ -112,9 +112,7 @@ class AllStages:
         for script in self.scripts:
             config = self.config(script)
             pairs, held_out = divided(folder.pairs, config)
-            found += judge_batch(
-                script, planned_run(script, config).batch_size, len(pairs), len(held_out)
-            )
+            found += judge_batch(script, config.batch_size, len(pairs), len(held_out))
             if script == "train_ldm.py" and self.condition == "class" and not found:
                 try:
                     class_condition(pairs, held_out)

@@ -82,13 +82,13 @@ def check_folder(
     problems += find_problems(folder, options.allow_missing_captions)
     images = len(split(folder.pairs, TrainingConfig.held_out)[0]) if len(folder.pairs) > 1 else 1
     batches = {run.training: run.batch_size for run in runs} or {"a training": options.batch_size}
+    held_out = len(folder.pairs) - images
     for training, batch_size in batches.items():
-        held_out = len(folder.pairs) - images
         problems += judge_batch(training, batch_size or USUAL_BATCH, images, held_out)
     problems += judge_captions(captions)
     remarks = [remark for run in runs for remark in judge(run, images)]
     if runs:
-        remarks += judge_held_out(len(folder.pairs) - images, len(folder.pairs))
+        remarks += judge_held_out(held_out, len(folder.pairs))
     if runs and size is not None:
         remarks += judge_images(folder.pairs, size)
     similar = near_duplicates(folder.pairs.paths, progress) if options.near_duplicates else []
