@@ -1,12 +1,22 @@
-"""A server of the page with untrained models."""
+"""A server of the page with untrained models, app.py as a process, and a browser."""
 
+import os
+import shutil
+import socket
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 SECRET = "the secret of another folder"
+ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium")
+MOST_SECONDS = 300  # for one thing to happen on the page
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +42,91 @@ def address(world, tmp_path_factory):
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join(10)
+
+
+class App:
+    """app.py as a process of its own, with these flags.
+
+    Args:
+        folder: holds `data`, `runs` and `out`, which may be missing. None: the checkout's own.
+    """
+
+    def __init__(self, *flags: str, folder: Path | None = None) -> None:
+        command = [sys.executable, "app.py", "--port", str(free_port()), "--device", "cpu", *flags]
+        for name in ("data", "runs", "out") if folder else ():
+            command += [f"--{name}", f"{folder}/{name}"]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ
+        )
+        assert self.process.stdout
+        self.address = f"http://127.0.0.1:{command[3]}"
+        assert self.address in self.process.stdout.readline()
+
+    def stop(self) -> None:
+        """End the process; it may have ended already."""
+        self.process.terminate()
+        self.process.wait(30)
+        assert self.process.stdout
+        self.process.stdout.close()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def start_app() -> Iterator[Callable[..., App]]:
+    """Return a function that starts app.py (see App); all are stopped at the end of the file."""
+    if CHROMIUM is None:
+        pytest.skip("needs Debian's chromium")
+    started: list[App] = []
+
+    def start(*flags: str, folder: Path | None = None) -> App:
+        started.append(App(*flags, folder=folder))
+        return started[-1]
+
+    yield start
+    for app in started:
+        app.stop()
+
+
+@pytest.fixture
+def browser():
+    """Chromium without a window."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("needs Debian's chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Return a function that opens an address in a new window of the browser.
+
+    What is given by name goes to `browser.new_page`, such as color_scheme="dark".
+    """
+
+    def open_page(address: str, width: int = 1280, height: int = 900, **given):
+        page = browser.new_page(viewport={"width": width, "height": height}, **given)
+        page.set_default_timeout(1000 * MOST_SECONDS)
+        page.goto(address)
+        return page
+
+    return open_page
+
+
+@pytest.fixture
+def wait_until():
+    """Return a function that waits until a condition holds, which is a function, too."""
+
+    def wait_until(condition: Callable[[], object], seconds: float = MOST_SECONDS) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "it did not happen in time"
+            time.sleep(0.3)
+
+    return wait_until

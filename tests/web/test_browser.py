@@ -1,12 +1,6 @@
 """The page driven as a person would, in a browser without a window."""
 
-import os
-import shutil
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -14,41 +8,23 @@ from PIL import Image
 from generation.metadata import read_record
 
 pytest.importorskip("gradio")
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-ROOT = Path(__file__).parents[2]
-TIMEOUT = 150_000  # milliseconds
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(start_app, tmp_path_factory):
     """The address of app.py with the demo weights, and its folder of pictures."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     out = tmp_path_factory.mktemp("pictures")
-    command = [sys.executable, "app.py", "--port", str(port), "--out", str(out), "--device", "cpu"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ)
-    assert f"127.0.0.1:{port}" in process.stdout.readline()
-    yield f"http://127.0.0.1:{port}", out
-    process.terminate()
-    process.wait(20)
+    return start_app("--out", str(out)).address, out
 
 
 @pytest.fixture
-def page(site):
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(TIMEOUT)
-        page.goto(site[0])
-        yield page
-        browser.close()
+def page(site, open_page):
+    return open_page(site[0])
 
 
 def click_first_picture(page):
@@ -170,22 +146,17 @@ def test_a_video_between_two_prompts_is_drawn(page, site):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_tab_fits_on_a_phone(site, scheme):
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
-        page.set_default_timeout(TIMEOUT)
-        page.goto(site[0])
-        page.get_by_role("button", name="Draw", exact=True).wait_for()
-        dark = page.evaluate("document.body.classList.contains('dark')")
-        assert dark == (scheme == "dark")
-        for name in ("Draw", "Change", "Compare", "Autoencoder", "Train", "Runs"):
-            tab = page.get_by_role("tab", name=name, exact=True)
-            if not tab.is_visible():  # the last ones are in a menu
-                page.locator(".overflow-menu > button:visible").first.click()
-                tab = page.locator(".overflow-dropdown button", has_text=name)
-            tab.click()
-            page.wait_for_timeout(500)
-            width = page.evaluate("document.documentElement.scrollWidth")
-            assert width <= 390, f"{name} is {width} pixels wide"
-        browser.close()
+def test_every_tab_fits_on_a_phone(site, open_page, scheme):
+    page = open_page(site[0], 390, 844, color_scheme=scheme)
+    page.get_by_role("button", name="Draw", exact=True).wait_for()
+    dark = page.evaluate("document.body.classList.contains('dark')")
+    assert dark == (scheme == "dark")
+    for name in ("Draw", "Change", "Compare", "Autoencoder", "Train", "Runs"):
+        tab = page.get_by_role("tab", name=name, exact=True)
+        if not tab.is_visible():  # the last ones are in a menu
+            page.locator(".overflow-menu > button:visible").first.click()
+            tab = page.locator(".overflow-dropdown button", has_text=name)
+        tab.click()
+        page.wait_for_timeout(500)
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= 390, f"{name} is {width} pixels wide"

@@ -1,12 +1,6 @@
 """Training on the page as a person would, in a browser without a window."""
 
 import json
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,34 +12,11 @@ from training.tools.run_folders import find_running
 from training.tools.sequence import read_state
 
 pytest.importorskip("gradio")
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-ROOT = Path(__file__).parents[2]
-TIMEOUT = 300_000  # milliseconds
-
-
-def serve(folder):
-    """Start app.py with the data and the runs of a folder; return its process and address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "app.py", "--port", str(port), "--device", "cpu"]
-    for name in ("data", "runs", "out"):
-        command += [f"--{name}", str(folder / name)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ)
-    assert f"127.0.0.1:{port}" in process.stdout.readline()
-    return process, f"http://127.0.0.1:{port}"
-
-
-def stop(process):
-    process.terminate()
-    process.wait(30)
-    process.stdout.close()
 
 
 @pytest.fixture
@@ -55,29 +26,6 @@ def folder(tmp_path):
     yield tmp_path
     for run in find_running(tmp_path / "runs"):
         stop_training(run)
-
-
-@pytest.fixture
-def browser():
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-def open_tab(browser, address, tab):
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(TIMEOUT)
-    page.goto(address)
-    page.get_by_role("tab", name=tab).click()
-    return page
-
-
-def wait_until(condition, seconds=TIMEOUT / 1000):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.3)
 
 
 def fill_form(page, folder):
@@ -91,9 +39,14 @@ def fill_form(page, folder):
     page.get_by_label("Images per step: U-Net").fill("16")
 
 
-def test_from_a_folder_to_a_picture(browser, folder):
-    process, address = serve(folder)
-    page = open_tab(browser, address, "Train")
+def open_tab(page, tab):
+    page.get_by_role("tab", name=tab, exact=True).click()
+    return page
+
+
+def test_from_a_folder_to_a_picture(start_app, open_page, wait_until, folder):
+    app = start_app(folder=folder)
+    page = open_tab(open_page(app.address), "Train")
     page.get_by_label("Data folder").fill("/etc")
     page.get_by_role("button", name="Open", exact=True).click()
     page.get_by_text("does not lie in a folder").first.wait_for()
@@ -116,10 +69,9 @@ def test_from_a_folder_to_a_picture(browser, folder):
     vae = folder / "runs" / "first" / "vae"
     wait_until(lambda: (vae / "metrics.jsonl").exists() and (vae / "metrics.jsonl").stat().st_size)
     page.locator(".run-charts:visible polyline").first.wait_for()
-    stop(process)  # the training survives the page
+    app.stop()  # the training survives the page
     assert find_running(folder / "runs") == [vae]
-    process, address = serve(folder)
-    page = open_tab(browser, address, "Train")
+    page = open_tab(open_page(start_app(folder=folder).address), "Train")
     page.get_by_text("stage 2 of 3").first.wait_for()
     page.get_by_role("button", name="Stop", exact=True).last.click()
     wait_until(lambda: read_state(folder / "runs" / "first").name == "stopped")
@@ -137,7 +89,6 @@ def test_from_a_folder_to_a_picture(browser, folder):
     records = [read_record(file) for file in (folder / "out").glob("*.png")]
     assert {Path(record["model"]).name for record in records} == {"ldm"}
     look_at_runs(page)
-    stop(process)
 
 
 def shorten(sequence, vae):
