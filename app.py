@@ -64,11 +64,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"the page needs {error.name}, which is not installed: pip install -e '.[page]'."
         ) from error
     from training.device import pick_device
-    from web.open_models import OpenModels
+    from web.open_models import ModelChoice, OpenModels
     from web.studio import Studio
 
     models = OpenModels([config.model], config.runs, pick_device(config.device), config.dtype)
-    models.open(models.names()[0])  # an error is better now than at the first picture
+    models.open(ModelChoice(models.names()[0]))  # an error is better now than at the first picture
     listener = open_port(config.host, config.port)
     studio = Studio(models, config.out.absolute(), config.data)
     server = make_server(studio, config.host, config.port, password or None)

@@ -20,14 +20,11 @@ from generation.prompts import ImageSpec, PromptEntry, check_syntax, expand
 from generation.session import GenerationSession
 from generation.video import Animation
 from training.run import make_folder
+from web.line import Stopped
 
 PREVIEW_INTERVAL = 0.7  # seconds between previews, which take time to decode
 MOST_IMAGES, MOST_FRAMES = 64, 480  # of a call of the page
 FILE_NAME = "{number:05d}"
-
-
-class Stopped(Exception):
-    """Somebody pressed "Stop"."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +47,10 @@ class BackgroundCall(ABC):
 
     total: int  # network calls
 
-    def __init__(self):
-        self.stop = threading.Event()
+    def __init__(self, stop: threading.Event | None = None):
+        """stop: ends the call once it is set, also before it begins; left out, one of its own."""
+        self.stop = threading.Event() if stop is None else stop
+        self.closed = threading.Event()
         self.updates: queue.Queue[Progress | BaseException | None] = queue.Queue()
         self.files: list[Path] = []
         self.previews: list[Image.Image] = []
@@ -72,11 +71,12 @@ class BackgroundCall(ABC):
                     raise update
                 yield update
         finally:
-            self.stop.set()  # for a page that was closed
+            self.closed.set()  # for a page that was closed
             thread.join()
 
     def _run(self) -> None:
         try:
+            self._check()  # it may be stopped before it has begun
             self._draw()
         except Stopped:
             self.updates.put(self._progress())
@@ -90,7 +90,10 @@ class BackgroundCall(ABC):
 
     def _count(self, calls: int) -> None:
         self.done += calls
-        if self.stop.is_set():
+        self._check()
+
+    def _check(self) -> None:
+        if self.stop.is_set() or self.closed.is_set():
             raise Stopped
 
     def _is_preview_due(self) -> bool:
@@ -109,13 +112,19 @@ class BackgroundCall(ABC):
 class DrawCall(BackgroundCall):
     """A call that draws images and writes them to a folder."""
 
-    def __init__(self, session: GenerationSession, images: Sequence[ImageSpec], folder: Path):
+    def __init__(
+        self,
+        session: GenerationSession,
+        images: Sequence[ImageSpec],
+        folder: Path,
+        stop: threading.Event | None = None,
+    ):
         """Check everything before the first image is drawn.
 
         Raises:
             UserError: an option does not suit the model, or too many images are asked for.
         """
-        super().__init__()
+        super().__init__(stop)
         self.session, self.images, self.folder = session, images, folder
         if len(self.images) > MOST_IMAGES:
             raise UserError(
@@ -161,9 +170,9 @@ class DrawCall(BackgroundCall):
 class VideoCall(BackgroundCall):
     """A call that draws a video from one picture to another and writes it to a folder."""
 
-    def __init__(self, animation: Animation, folder: Path):
+    def __init__(self, animation: Animation, folder: Path, stop: threading.Event | None = None):
         """Raise UserError if there are too many frames."""
-        super().__init__()
+        super().__init__(stop)
         self.animation, self.folder = animation, folder
         if animation.frames > MOST_FRAMES:
             raise UserError(

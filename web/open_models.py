@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,6 +34,18 @@ def find_models(first: Sequence[Path], runs: Path) -> dict[str, Path]:
     return {path.as_posix(): path for path in (*first, *finished)}
 
 
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model of the list."""
+
+    name: str
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """Flags of sample.py for it, besides `model`."""
+        return {}
+
+
 @dataclass
 class OpenModels:
     """Opens models by name, and keeps the last ones. One thread at a time may use it."""
@@ -41,7 +54,7 @@ class OpenModels:
     runs: Path
     device: torch.device
     dtype: str = "fp32"
-    opened: OrderedDict[str, GenerationSession] = field(default_factory=OrderedDict)
+    opened: OrderedDict[ModelChoice, GenerationSession] = field(default_factory=OrderedDict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def names(self) -> list[str]:
@@ -50,7 +63,8 @@ class OpenModels:
     def forget(self, name: str) -> None:
         """Open the model anew next time: its training may have gone on."""
         with self.lock:
-            self.opened.pop(name, None)
+            for choice in [choice for choice in self.opened if choice.name == name]:
+                del self.opened[choice]
 
     @property
     def flags(self) -> dict[str, str]:
@@ -66,27 +80,29 @@ class OpenModels:
             hashes: sha256 of the parts of the model in that record.
         """
         with self.lock:
-            session = self.opened.get(name)
+            session = self.opened.get(ModelChoice(name))
         if session is None:
             return recorded == last_part(Path(name))
         return all(hashes.get(part) == value for part, value in session.hashes.items())
 
-    def open(self, name: str) -> GenerationSession:
-        """Return the model of this name.
+    def open(self, choice: ModelChoice) -> GenerationSession:
+        """Return a model.
 
         Raises:
             UserError: the page does not offer it, or it cannot be opened.
         """
         known = find_models(self.first, self.runs)
-        if name not in known:
-            raise UserError(f"there is no model {shown(name)} here. Choose one of the list.")
+        if choice.name not in known:
+            raise UserError(f"there is no model {shown(choice.name)} here. Choose one of the list.")
         with self.lock:
-            if name not in self.opened:
-                self.opened[name] = GenerationSession(known[name], self.device, dtype=self.dtype)
-            self.opened.move_to_end(name)
+            if choice not in self.opened:
+                self.opened[choice] = GenerationSession(
+                    known[choice.name], self.device, dtype=self.dtype
+                )
+            self.opened.move_to_end(choice)
             while len(self.opened) > MOST_OPEN:
                 self.opened.popitem(last=False)
-            return self.opened[name]
+            return self.opened[choice]
 
 
 def find_autoencoders(first: Sequence[Path], runs: Path) -> dict[str, Path]:

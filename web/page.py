@@ -20,15 +20,16 @@ from foundation.errors import UserError
 from generation.options import GenerationOptions
 from generation.prompts import entry_from
 from generation.reproduce import PATHS
-from web.autoencoder_tab import AutoencoderTab
-from web.change_tab import PICTURE, ChangeTab, as_start
-from web.compare_tab import SAME, CompareTab
-from web.draw_tab import DrawTab
+from web.open_models import ModelChoice
+from web.pictures.autoencoder_tab import AutoencoderTab
+from web.pictures.change_tab import PICTURE, ChangeTab, as_start
+from web.pictures.compare_tab import SAME, CompareTab
+from web.pictures.draw_tab import DrawTab
+from web.pictures.results import prompt_of
 from web.protection import LOCAL_HOSTS, Protection
-from web.results import prompt_of
 from web.run_panel import STYLE
 from web.runs_tab import RunsTab
-from web.studio import DRAWS, PRIVATE, Studio, with_messages
+from web.studio import DRAWS, PRIVATE, Studio, caller_of, with_messages
 from web.train_tab import TrainTab
 
 MAX_UPLOAD = 32 * 2**20  # bytes of a file
@@ -118,7 +119,7 @@ def add_api(studio: Studio) -> None:
             raise UserError(f"the option {named[0]} names a file of the server, which is not read.")
         entry = entry_from({**options, "prompt": prompt}, GenerationOptions())
         chosen = model or studio.models.names()[0]
-        *_, (_, files, _, _) = studio.draw(request.session_hash, chosen, entry)
+        *_, (_, files, _, _) = studio.draw(caller_of(request), ModelChoice(chosen), entry)
         return files
 
     button.click(

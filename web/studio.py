@@ -12,20 +12,24 @@ import gradio as gr
 
 from foundation.errors import UserError, listed, shown
 from foundation.files import atomic_file
+from generation.options import GenerationOptions
 from generation.prompts import PromptEntry
+from generation.session import GenerationSession
 from training.logging.progress import format_duration
 from training.run import make_folder
-from web.drawing import BackgroundCall, DrawCall, Progress, images_of
-from web.open_models import OpenModels
+from web.drawing import DrawCall, Progress, images_of
+from web.line import Caller, Line, Stopped, Turn
+from web.open_models import ModelChoice, OpenModels
 from web.option_form import command_line, for_the_page, options_of
 
+OPENING = "Opening the model ..."
+STOPPED = "Stopped. 0 pictures are finished."
 MOST_EARLIER = 60  # pictures of the history that the page shows
 KEPT = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jsonl")
-QUEUE = "model"  # calls that draw wait for each other: the models share a device
 # Only the page itself calls these events; the API has its own.
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
-DRAWS: dict[str, Any] = {"concurrency_id": QUEUE, "concurrency_limit": 1}
-Shown = tuple[list[tuple[Any, str]], list[str], str, str]  # gallery, its files, status, command
+DRAWS: dict[str, Any] = {"concurrency_limit": None}  # they wait for each other in `Studio.line`
+Shown = tuple[Any, Any, str, str]  # gallery, its files, status, command
 
 
 @dataclass
@@ -40,54 +44,80 @@ class Studio:
     models: OpenModels
     folder: Path
     data: Sequence[Path] = (Path("data"),)
-    running: dict[str, BackgroundCall] = field(default_factory=dict)  # by session of the page
+    line: Line = field(default_factory=Line)
 
-    def draw(self, session: str | None, model: str, entry: PromptEntry) -> Iterator[Shown]:
+    def draw(self, caller: Caller, model: ModelChoice, entry: PromptEntry) -> Iterator[Shown]:
         """Draw the pictures of a prompt; yield what the page shows.
 
         Raises:
             UserError: an option does not suit the model, or the model cannot be opened.
         """
         images = images_of(entry)
-        command = command_line(model, entry.prompt, entry.options, **self.models.flags)
-        yield [], [], "Opening the model ...", command
-        call = DrawCall(self.models.open(model), images, self.folder)
+        command = self.command_line(model, entry.prompt, entry.options)
         seeds = [f"seed {image.seed}" for image in images]
-        for progress in self.run(session, call):
-            pictures = [*progress.files, *progress.previews]
-            gallery = list(zip(pictures, seeds, strict=False))
-            status = status_of(progress, call.stop.is_set())
-            yield gallery, [str(file) for file in progress.files], status, command
-
-    def run(self, session: str | None, call: BackgroundCall) -> Iterator[Progress]:
-        """Run a call that this session of the page can stop; yield its progress."""
-        self.running[str(session)] = call
         try:
-            yield from call
-        finally:
-            self.running.pop(str(session), None)
+            with self.line.enter(caller) as turn:
+                for status in self.statuses(turn):
+                    yield [], [], status, command
+                call = DrawCall(self.open(model, turn), images, self.folder, turn.stop)
+                for progress in call:
+                    gallery = list(zip([*progress.files, *progress.previews], seeds, strict=False))
+                    status = status_of(progress, call.stop.is_set())
+                    yield gallery, [str(file) for file in progress.files], status, command
+        except Stopped:
+            yield [], [], STOPPED, command
+
+    def statuses(self, turn: Turn) -> Iterator[str]:
+        """Wait for the turn of a call; yield what the page says until the model is open.
+
+        Raises:
+            Stopped: it was stopped meanwhile.
+        """
+        for ahead in turn.wait():
+            yield f"Waiting: {ahead} {'call is' if ahead == 1 else 'calls are'} before this one."
+        yield OPENING
+
+    def open(self, model: ModelChoice, turn: Turn) -> GenerationSession:
+        """Open a model for a call whose turn it is.
+
+        Raises:
+            UserError: the page does not offer it, or it cannot be opened.
+            Stopped: the call was stopped meanwhile.
+        """
+        session = self.models.open(model)
+        turn.check()
+        return session
+
+    def command_line(
+        self, model: ModelChoice, prompt: str | None, options: GenerationOptions, **others: Any
+    ) -> str:
+        """Return the command of sample.py that draws the same.
+
+        Args:
+            prompt: None for none.
+            others: flags that are neither options of a picture nor of the model, by name.
+        """
+        flags = {**others, **model.flags, **self.models.flags}
+        return command_line(model.name, prompt, options, **flags)
 
     def draw_form(
-        self,
-        session: str | None,
-        model: str,
-        prompt: str,
-        form: Mapping[str, Any],
-        **others: Any,
+        self, caller: Caller, model: str, prompt: str, form: Mapping[str, Any], **others: Any
     ) -> Iterator[tuple[Any, ...]]:
         """Draw with the values of a form; yield what the page shows, and the seed.
 
         others: options that are no fields of the form.
         """
         entry = PromptEntry(prompt or "", options_of(form, **others))
-        for update in self.draw(session, model, entry):
+        for update in self.draw(caller, ModelChoice(model), entry):
             yield *update, form["seed"]
 
-    def stop(self, request: gr.Request) -> None:
-        """Stop what this session of the page draws."""
-        call = self.running.get(str(request.session_hash))
-        if call is not None:
-            call.stop.set()
+    def connect_stop(self, button: gr.Button, tab: str) -> None:
+        """Let a button stop what its tab draws, also what waits for its turn."""
+
+        def stop(request: gr.Request) -> None:
+            self.line.stop(caller_of(request, tab))
+
+        button.click(stop, None, None, queue=False, **PRIVATE)
 
     def keep(self, content: bytes, suffix: str) -> Path:
         """Write a file that others are made from, once, and return its path.
@@ -113,6 +143,11 @@ class Studio:
         pictures = [file for file in files if file.suffix in (".png", ".gif")]
         own = [file for file in pictures if file.stem.isdecimal() and not file.is_symlink()]
         return sorted(own, key=lambda file: file.stat().st_mtime_ns, reverse=True)[:MOST_EARLIER]
+
+
+def caller_of(request: gr.Request, tab: str = "") -> Caller:
+    """Return who calls: a session of the page, and the tab in it."""
+    return Caller(str(request.session_hash), tab)
 
 
 def status_of(progress: Progress, stopped: bool) -> str:

@@ -20,7 +20,20 @@ MOST_SECONDS = 300  # for one thing to happen on the page
 
 
 @pytest.fixture(scope="module")
-def address(world, tmp_path_factory):
+def page_folder(tmp_path_factory):
+    """A folder in which a server keeps runs and pictures, and where a secret lies."""
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "secret.txt").write_text(SECRET)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def picture_folder(page_folder):
+    return page_folder / "pictures"
+
+
+@pytest.fixture(scope="module")
+def address(world, page_folder):
     """The address of a server that shows the models of `world`."""
     import uvicorn
 
@@ -28,12 +41,10 @@ def address(world, tmp_path_factory):
     from web.page import make_server, open_port
     from web.studio import Studio
 
-    folder = tmp_path_factory.mktemp("page")
-    (folder / "secret.txt").write_text(SECRET)
-    models = OpenModels([world / "ldm"], folder / "runs", torch.device("cpu"))
+    models = OpenModels([world / "ldm"], page_folder / "runs", torch.device("cpu"))
     listener = open_port("127.0.0.1", 0)
     port = listener.getsockname()[1]
-    app = make_server(Studio(models, folder / "pictures"), "127.0.0.1", port, None)
+    app = make_server(Studio(models, page_folder / "pictures"), "127.0.0.1", port, None)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -15,7 +15,7 @@ from generation.prompts import PromptEntry
 from generation.video import Animation
 from tests.helpers.sample_runs import run_sample
 from web.drawing import MOST_FRAMES, MOST_IMAGES, DrawCall, VideoCall, images_of
-from web.open_models import MOST_OPEN, OpenAutoencoders, OpenModels, find_models
+from web.open_models import MOST_OPEN, ModelChoice, OpenAutoencoders, OpenModels, find_models
 
 CPU = torch.device("cpu")
 
@@ -24,9 +24,13 @@ def open_world(world):
     return OpenModels([world / "ldm"], world / "no-runs", CPU)
 
 
-def draw_call(world, folder, **options):
+def open_session(world):
     models = open_world(world)
-    session = models.open(models.names()[0])
+    return models.open(ModelChoice(models.names()[0]))
+
+
+def draw_call(world, folder, **options):
+    session = open_session(world)
     entry = PromptEntry("red", GenerationOptions(**options))
     return DrawCall(session, images_of(entry), folder)
 
@@ -101,17 +105,16 @@ def test_only_models_of_the_list_are_opened(world, tmp_path):
     runs = [(tmp_path / "runs" / name).as_posix() for name in ("a", "b")]
     assert names == [(world / "ldm").as_posix(), *runs]
     models = OpenModels([world / "ldm"], tmp_path / "runs", CPU)
-    assert models.open(names[0]) is models.open(names[0])
+    assert models.open(ModelChoice(names[0])) is models.open(ModelChoice(names[0]))
     for name in ("", "..", str(world / "vae"), f"{names[0]}/../vae", str(tmp_path / "runs")):
         with pytest.raises(ValueError, match="there is no model"):
-            models.open(name)
+            models.open(ModelChoice(name))
     assert len(models.opened) <= MOST_OPEN
 
 
 def test_a_video_is_the_one_that_sample_py_draws(world, tmp_path):
     flags = ("--steps", 2, "--seed", "3,5", "--interpolate", 2)
     [expected] = run_sample(world, tmp_path / "script", *flags, "--batch-size", 1)
-    models = open_world(world)
     images = [
         image
         for seed in ("3", "5")
@@ -119,8 +122,7 @@ def test_a_video_is_the_one_that_sample_py_draws(world, tmp_path):
             PromptEntry("red", GenerationOptions(steps=2, seed=seed), has_own_seed=True)
         )
     ]
-    session = models.open(models.names()[0])
-    call = VideoCall(Animation(session, images, 2, "gif", 12.0), tmp_path / "page")
+    call = VideoCall(Animation(open_session(world), images, 2, "gif", 12.0), tmp_path / "page")
     *_, last = call
     [file] = last.files
     assert last.done == last.total and not last.previews
@@ -131,9 +133,8 @@ def test_a_video_is_the_one_that_sample_py_draws(world, tmp_path):
 
 
 def test_a_video_that_is_stopped_writes_nothing(world, tmp_path):
-    models = open_world(world)
     images = images_of(PromptEntry("red", GenerationOptions(steps=5, seed="3,5")))
-    animation = Animation(models.open(models.names()[0]), images, 4, "gif", 12.0)
+    animation = Animation(open_session(world), images, 4, "gif", 12.0)
     call = VideoCall(animation, tmp_path)
     call.stop.set()
     *_, last = call
@@ -143,7 +144,9 @@ def test_a_video_that_is_stopped_writes_nothing(world, tmp_path):
 def test_long_videos_are_left_to_sample_py(world, tmp_path):
     models = open_world(world)
     images = images_of(PromptEntry("red", GenerationOptions(seed="3,5")))
-    animation = Animation(models.open(models.names()[0]), images, MOST_FRAMES, "gif", 12.0)
+    animation = Animation(
+        models.open(ModelChoice(models.names()[0])), images, MOST_FRAMES, "gif", 12.0
+    )
     with pytest.raises(ValueError, match=str(MOST_FRAMES)):
         VideoCall(animation, tmp_path)
 
@@ -152,7 +155,7 @@ def test_a_picture_of_another_model_is_recognized(world):
     models = open_world(world)
     name = models.names()[0]
     assert models.has_drawn(name, "ldm", {}) and not models.has_drawn(name, "other", {})
-    hashes = models.open(name).hashes  # from here on they decide
+    hashes = models.open(ModelChoice(name)).hashes  # from here on they decide
     assert models.has_drawn(name, "copy", {**hashes, "weak_model": "0"})
     assert not models.has_drawn(name, "ldm", {**hashes, "unet": "0"})
 

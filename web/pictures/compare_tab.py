@@ -23,15 +23,21 @@ from generation.xy_grid import (
     settings_of,
 )
 from web.drawing import DrawCall, images_of
-from web.option_form import (
-    command_line,
-    make_seed_fields,
-    make_setting_fields,
-    options_of,
-    renew_seed,
+from web.line import Caller, Stopped
+from web.open_models import ModelChoice
+from web.option_form import make_seed_fields, make_setting_fields, options_of, renew_seed
+from web.pictures.results import Results
+from web.studio import (
+    DRAWS,
+    PRIVATE,
+    STOPPED,
+    Studio,
+    caller_of,
+    status_of,
+    streamed_with_messages,
 )
-from web.results import Results
-from web.studio import DRAWS, PRIVATE, Studio, status_of, streamed_with_messages
+
+TAB = "compare"
 
 SIDE_BY_SIDE, GRID = "Two settings or models", "Grid over options"
 NOTHING, SAME = "(none)", "(the same)"
@@ -42,7 +48,7 @@ SUFFIX = ".png"
 class Side:
     """A model and its settings."""
 
-    model: str
+    model: ModelChoice
     entry: PromptEntry
 
 
@@ -97,11 +103,11 @@ class CompareTab:
 
         @streamed_with_messages
         def on_compare(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
-            yield from self.compare(request.session_hash, *values)
+            yield from self.compare(caller_of(request, TAB), *values)
 
         event = self.button.click(on_compare, inputs, outputs, **DRAWS, **PRIVATE)
         event.then(results.show_history, None, results.history_outputs, **PRIVATE)
-        self.stop.click(self.studio.stop, None, None, queue=False, **PRIVATE)
+        self.studio.connect_stop(self.stop, TAB)
         left, right = list(self.left.values()), list(self.right.values())
         self.copy.click(lambda *values: values, left, right, queue=False, **PRIVATE)
         shown = [self.axes, self.right_side, self.left_title, self.seeds["count"]]
@@ -109,7 +115,7 @@ class CompareTab:
 
     def compare(
         self,
-        session: str | None,
+        caller: Caller,
         model: str,
         way: str,
         prompt: str,
@@ -131,11 +137,11 @@ class CompareTab:
             del seeds["count"]
             options = options_of({**left, **seeds}, negative_prompt=negative)
             entry = PromptEntry("" if grid.has_prompts else prompt, options)
-            shown = self.draw_grid(session, model, entry, grid)
+            shown = self.draw_grid(caller, ModelChoice(model), entry, grid)
         elif way == SIDE_BY_SIDE:
             sides = [
                 Side(
-                    name,
+                    ModelChoice(name),
                     PromptEntry(prompt, options_of({**form, **seeds}, negative_prompt=negative)),
                 )
                 for name, form in (
@@ -143,65 +149,70 @@ class CompareTab:
                     (model if right_model == SAME else right_model, right),
                 )
             ]
-            shown = self.draw_sides(session, sides)
+            shown = self.draw_sides(caller, sides)
         else:
             raise UserError(f"what is compared is one of: {SIDE_BY_SIDE}, {GRID}.")
-        for each in shown:
-            yield *each, seeds["seed"]
+        try:
+            for each in shown:
+                yield *each, seeds["seed"]
+        except Stopped:
+            yield gr.skip(), gr.skip(), gr.skip(), STOPPED, gr.skip(), seeds["seed"]
 
     def draw_grid(
-        self, session: str | None, model: str, entry: PromptEntry, grid: OptionGrid
+        self, caller: Caller, model: ModelChoice, entry: PromptEntry, grid: OptionGrid
     ) -> Iterator[tuple[Any, ...]]:
         """Draw one picture for each pair of values."""
         images = list(expand(grid.entries(entry)))
         axes = {name: axis.text for name, axis in grid.named_axes().items()}
         prompt = None if grid.has_prompts else entry.prompt
-        flags = axes | self.studio.models.flags
-        command = command_line(model, prompt, entry.options, **flags)
-        yield None, gr.Gallery([], columns=4), [], "Opening the model ...", command
-        call = DrawCall(self.studio.models.open(model), images, self.studio.folder)
+        command = self.studio.command_line(model, prompt, entry.options, **axes)
         captions = [grid.caption(k) for k in range(len(images))]
         columns = grid.shape[0]
-        for progress in self.studio.run(session, call):
-            pictures = zip([*progress.files, *progress.previews], captions, strict=False)
-            status = status_of(progress, call.stop.is_set())
-            gallery = gr.Gallery(list(pictures), columns=columns)
-            yield gr.skip(), gallery, [str(file) for file in progress.files], status, command
+        with self.studio.line.enter(caller) as turn:
+            for status in self.studio.statuses(turn):
+                yield None, gr.Gallery([], columns=4), [], status, command
+            call = DrawCall(self.studio.open(model, turn), images, self.studio.folder, turn.stop)
+            for progress in call:
+                pictures = zip([*progress.files, *progress.previews], captions, strict=False)
+                status = status_of(progress, call.stop.is_set())
+                gallery = gr.Gallery(list(pictures), columns=columns)
+                yield gr.skip(), gallery, [str(file) for file in progress.files], status, command
         if len(call.pictures) == len(images):
             whole, record = grid.finish(call.session, entry, call.pictures)
             file = self.write(whole, record)
             yield str(file), gr.skip(), gr.skip(), written(call, file), command
 
-    def draw_sides(self, session: str | None, sides: list[Side]) -> Iterator[tuple[Any, ...]]:
+    def draw_sides(self, caller: Caller, sides: list[Side]) -> Iterator[tuple[Any, ...]]:
         """Draw the same pictures with two settings."""
         images = [images_of(side.entry) for side in sides]
         command = "\n".join(
-            command_line(
-                side.model, side.entry.prompt, side.entry.options, **self.studio.models.flags
-            )
+            self.studio.command_line(side.model, side.entry.prompt, side.entry.options)
             for side in sides
         )
         labels = differences(
-            *({"model": side.model, **settings_of(side.entry.options)} for side in sides)
+            *({"model": side.model.name, **settings_of(side.entry.options)} for side in sides)
         )
-        yield None, gr.Gallery([], columns=2), [], "Opening the models ...", command
-        models = self.studio.models
-        # Both are checked before one is drawn.
-        calls = [
-            DrawCall(models.open(side.model), some, self.studio.folder)
-            for side, some in zip(sides, images, strict=True)
-        ]
         captions = [
             f"{name}, seed {image.seed}" for image in images[0] for name in ("left", "right")
         ]
-        for name, call in zip(("Left", "Right"), calls, strict=True):
-            for progress in self.studio.run(session, call):
-                shown = [(each.files, progress.previews if each is call else []) for each in calls]
-                gallery, files = in_turn(shown, captions)
-                status = f"{name}: {status_of(progress, call.stop.is_set())}"
-                yield gr.skip(), gr.Gallery(gallery, columns=2), files, status, command
-            if len(call.files) < len(call.images):
-                return  # it was stopped
+        with self.studio.line.enter(caller) as turn:
+            for status in self.studio.statuses(turn):
+                yield None, gr.Gallery([], columns=2), [], status, command
+            # Both are checked before one is drawn.
+            calls = [
+                DrawCall(self.studio.open(side.model, turn), some, self.studio.folder, turn.stop)
+                for side, some in zip(sides, images, strict=True)
+            ]
+            for name, call in zip(("Left", "Right"), calls, strict=True):
+                for progress in call:
+                    shown = [
+                        (each.files, progress.previews if each is call else []) for each in calls
+                    ]
+                    gallery, files = in_turn(shown, captions)
+                    status = f"{name}: {status_of(progress, call.stop.is_set())}"
+                    yield gr.skip(), gr.Gallery(gallery, columns=2), files, status, command
+                if len(call.files) < len(call.images):
+                    return  # it was stopped
         whole, record = self.join(calls, images[0], labels)
         file = self.write(whole, record)
         yield str(file), gr.skip(), gr.skip(), written(calls[1], file, 2), command

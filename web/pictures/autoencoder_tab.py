@@ -1,6 +1,7 @@
 """The tab "Autoencoder": what one makes of a picture, and how much noise its decoder bears."""
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from stages.evaluation.autoencoder import channel_rows
 from stages.evaluation.autoencoder_report import channels_section, robustness_section
 from stages.evaluation.reconstruction import Inspection, inspect_picture
 from stages.flags.evaluation import NOISE
+from web.line import Caller, Stopped
 from web.open_models import OpenAutoencoders
 from web.option_form import optional_number, parse_number
-from web.results import command_field
-from web.studio import DRAWS, PRIVATE, Studio, with_messages
+from web.pictures.results import command_field
+from web.studio import DRAWS, PRIVATE, Studio, caller_of, streamed_with_messages
 
+TAB = "autoencoder"
 LARGEST_SIZE = 2048  # pixels of the side of a picture
 MOST_STRENGTHS, STRONGEST = 16, 100.0  # of the noise
 AMPLIFY = 4  # usual factor of the difference
@@ -44,8 +47,13 @@ class AutoencoderTab:
                 self.make_results()
         inputs = [self.model, self.picture, self.size, self.amplify, self.noise, self.seed]
         outputs = [*self.panels, self.numbers, self.latents, self.noisy, self.curve, self.table]
-        show = with_messages(self.show)
-        self.button.click(show, inputs, [*outputs, self.command], **DRAWS, **PRIVATE)
+
+        @streamed_with_messages
+        def on_show(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
+            yield from self.show(caller_of(request, TAB), *values)
+
+        self.button.click(on_show, inputs, [*outputs, self.command], **DRAWS, **PRIVATE)
+        self.studio.connect_stop(self.stop, TAB)
 
     def make_form(self) -> None:
         names = self.opened.names()
@@ -58,7 +66,9 @@ class AutoencoderTab:
             height=300,
             elem_classes="pixels",
         )
-        self.button = gr.Button("Reconstruct", variant="primary")
+        with gr.Row():
+            self.button = gr.Button("Reconstruct", variant="primary")
+            self.stop = gr.Button("Stop")
         with gr.Row():
             self.size = optional_number("Size", "as trained")
             self.seed = gr.Number(0, label="Seed of the noise", precision=0, min_width=120)
@@ -101,35 +111,56 @@ class AutoencoderTab:
 
     def show(
         self,
+        caller: Caller,
         model: str,
         picture: str | None,
         size_text: str,
         amplify: float,
         noise: str,
         seed: float | None,
-    ) -> tuple[Any, ...]:
-        """Reconstruct a picture, and return what the page shows."""
+    ) -> Iterator[tuple[Any, ...]]:
+        """Reconstruct a picture, and yield what the page shows."""
         if not picture:
             raise UserError("there is no picture. Drop one.")
-        size = parse_number("size", size_text)
-        if size is not None and not 0 < size <= LARGEST_SIZE:
-            raise UserError(f"the size is {size:g}; it must be from 1 to {LARGEST_SIZE}.")
-        if seed is None or not 0 <= seed < 2**63:
-            raise UserError("the seed of the noise must be a number, 0 or more.")
-        settings: dict[str, Any] = {
-            "size": None if size is None else int(size),
-            "noise": parse_strengths(noise),
-            "seed": int(seed),
-        }
+        settings = settings_of(size_text, noise, seed)
         file = self.studio.keep(Path(picture).read_bytes(), Path(picture).suffix)
-        autoencoder, pixels = self.opened.open(model)
-        device = self.studio.models.device
-        found = inspect_picture(autoencoder, file, pixels, device, **settings)
         words = [*COMMAND, model, str(file), "--amplify", f"{amplify:g}"]
-        if size is not None:
-            words += ["--size", f"{size:g}"]
-        words += ["--noise", *(f"{strength:g}" for strength in found.noise), "--seed", f"{seed:g}"]
-        return *results_of(found, float(amplify)), shlex.join(words)
+        if settings["size"] is not None:
+            words += ["--size", str(settings["size"])]
+        words += ["--noise", *(f"{strength:g}" for strength in settings["noise"])]
+        command = shlex.join([*words, "--seed", str(settings["seed"])])
+        unchanged = [gr.skip() for _ in self.panels]
+        rest = [gr.skip(), gr.skip(), gr.skip(), gr.skip(), command]
+        try:
+            with self.studio.line.enter(caller) as turn:
+                for status in self.studio.statuses(turn):
+                    yield *unchanged, status, *rest
+                autoencoder, pixels = self.opened.open(model)
+                turn.check()
+                device = self.studio.models.device
+                found = inspect_picture(autoencoder, file, pixels, device, **settings)
+        except Stopped:
+            yield *unchanged, "Stopped. Nothing is reconstructed.", *rest
+        else:
+            yield *results_of(found, float(amplify)), command
+
+
+def settings_of(size_text: str, noise: str, seed: float | None) -> dict[str, Any]:
+    """Read the settings of a reconstruction.
+
+    Raises:
+        UserError: one is no number, or out of bounds.
+    """
+    size = parse_number("size", size_text)
+    if size is not None and not 0 < size <= LARGEST_SIZE:
+        raise UserError(f"the size is {size:g}; it must be from 1 to {LARGEST_SIZE}.")
+    if seed is None or not 0 <= seed < 2**63:
+        raise UserError("the seed of the noise must be a number, 0 or more.")
+    return {
+        "size": None if size is None else int(size),
+        "noise": parse_strengths(noise),
+        "seed": int(seed),
+    }
 
 
 def results_of(found: Inspection, amplify: float) -> tuple[Any, ...]:

@@ -8,10 +8,19 @@ from typing import Any
 import gradio as gr
 
 from foundation.errors import shown
+from web.line import Caller
 from web.option_form import call_of_picture, make_fields, renew_seed, values_of
-from web.results import Results
-from web.studio import DRAWS, PRIVATE, Studio, streamed_with_messages, with_messages
+from web.pictures.results import Results
+from web.studio import (
+    DRAWS,
+    PRIVATE,
+    Studio,
+    caller_of,
+    streamed_with_messages,
+    with_messages,
+)
 
+TAB = "draw"
 VARIATION, VARIATIONS = 0.3, 4  # how far variations are from a picture, and how many
 
 
@@ -55,11 +64,11 @@ class DrawTab:
 
         @streamed_with_messages
         def on_draw(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
-            yield from self.draw(request.session_hash, *values)
+            yield from self.draw(caller_of(request, TAB), *values)
 
         @streamed_with_messages
         def on_vary(request: gr.Request, chosen: str, *values: Any) -> Iterator[tuple[Any, ...]]:
-            yield from self.vary(request.session_hash, chosen, *values)
+            yield from self.vary(caller_of(request, TAB), chosen, *values)
 
         for event in (
             self.button.click(on_draw, inputs, outputs, **DRAWS, **PRIVATE),
@@ -67,7 +76,7 @@ class DrawTab:
             results.vary.click(on_vary, [results.chosen, *inputs], outputs, **DRAWS, **PRIVATE),
         ):
             event.then(results.show_history, None, results.history_outputs, **PRIVATE)
-        self.stop.click(self.studio.stop, None, None, queue=False, **PRIVATE)
+        self.studio.connect_stop(self.stop, TAB)
         filled = [*self.texts, *self.fields.values()]
         fill = with_messages(self.fill)
         chosen, dropped = [results.chosen, self.model], [self.dropped, self.model]
@@ -75,23 +84,23 @@ class DrawTab:
         self.dropped.upload(fill, dropped, filled, queue=False, **PRIVATE)
 
     def draw(
-        self, session: str | None, model: str, prompt: str, negative: str, *values: Any
+        self, caller: Caller, model: str, prompt: str, negative: str, *values: Any
     ) -> Iterator[tuple[Any, ...]]:
         """Draw, first with a new seed unless it is to be kept."""
         form = dict(zip(self.fields, values, strict=True))
         renew_seed(form)
         others = {"negative_prompt": negative or ""}
-        yield from self.studio.draw_form(session, model, prompt, form, **others)
+        yield from self.studio.draw_form(caller, model, prompt, form, **others)
 
     def vary(
-        self, session: str | None, chosen: str, model: str, prompt: str, negative: str, *values: Any
+        self, caller: Caller, chosen: str, model: str, prompt: str, negative: str, *values: Any
     ) -> Iterator[tuple[Any, ...]]:
         """Draw pictures that are like one that was clicked."""
         form = dict(zip(self.fields, values, strict=True))
         renew_seed(form)
         others: dict[str, Any] = {"negative_prompt": negative or "", "count": VARIATIONS}
         others |= {"style_image": Path(chosen), "variation": VARIATION}
-        yield from self.studio.draw_form(session, model, prompt, form, **others)
+        yield from self.studio.draw_form(caller, model, prompt, form, **others)
 
     def fill(self, file: str | None, model: str) -> list[Any]:
         """Return the values of all fields with which a picture was drawn.

@@ -1,0 +1,199 @@
+"""Two users of one server at the same time: each gets pictures of their own, and "Stop" is theirs.
+
+The events are called as the page in a browser calls them, through the queue of the server.
+"""
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from generation.metadata import read_record
+
+pytest.importorskip("gradio")
+pytestmark = [
+    pytest.mark.slow,  # gradio takes many seconds to load
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+STOPPED = "Stopped. 0 pictures are finished."
+MANY = {"Steps": 100, "Pictures": 16}
+
+
+class User:
+    """A browser that shows the page: calls its events, and keeps what they send."""
+
+    def __init__(self, address, name, config):
+        self.address, self.name = address, name
+        self.components = {each["id"]: each for each in config["components"]}
+        self.events = config["dependencies"]
+        self.messages = []
+
+    def event_of(self, text, place=0):
+        """The event of a click on the button with this text, the place-th of that text."""
+        buttons = [
+            number
+            for number, each in self.components.items()
+            if each["type"] == "button" and each["props"].get("value") == text
+        ]
+        wanted = [buttons[place], "click"]
+        return next(event for event in self.events if wanted in event["targets"])
+
+    def press(self, text, place=0, listens=True, **values):
+        """Press a button; fields have their first values but for those of these labels."""
+        event = self.event_of(text, place)
+        data = []
+        for number in event["inputs"]:
+            props = self.components[number]["props"]
+            label = str(props.get("label")).replace(" ", "_")
+            data.append(values.get(label, props.get("value")))
+        body = {"fn_index": event["id"], "session_hash": self.name, "data": data}
+        route = "queue/join" if event["queue"] else "run/predict"
+        answer = httpx.post(f"{self.address}/gradio_api/{route}", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        if event["queue"] and listens:
+            self.messages = []
+            self.thread = threading.Thread(target=self._listen, daemon=True)
+            self.thread.start()
+
+    def stream(self):
+        """Context manager: what the server sends to this session."""
+        url = f"{self.address}/gradio_api/queue/data?session_hash={self.name}"
+        return httpx.stream("GET", url, timeout=120)
+
+    def _listen(self):
+        with self.stream() as stream:
+            for line in stream.iter_lines():
+                if line.startswith("data:"):
+                    self.messages.append(json.loads(line.removeprefix("data:")))
+                    if self.messages[-1]["msg"] == "process_completed":
+                        return
+
+    def texts(self):
+        """All that was sent, as text."""
+        return json.dumps(self.messages)
+
+    def wait_for(self, text):
+        for _ in range(1200):
+            if text in self.texts():
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"{self.name} was not told {text!r}: {self.texts()[-2000:]}")
+
+    def finish(self):
+        self.thread.join(120)
+        assert not self.thread.is_alive(), self.texts()[-2000:]
+        return self.texts()
+
+
+@pytest.fixture
+def users(address):
+    config = httpx.get(f"{address}/config", timeout=60).json()
+    return [User(address, f"{name}{time.time_ns()}", config) for name in ("anna", "ben")]
+
+
+@pytest.fixture
+def uploaded(address, world):
+    """A picture that was uploaded, as the browser names it."""
+    picture = next((world / "data").glob("*.png"))
+    files = {"files": (picture.name, picture.read_bytes())}
+    [path] = httpx.post(f"{address}/gradio_api/upload", files=files).json()
+    return {"path": path, "orig_name": picture.name, "meta": {"_type": "gradio.FileData"}}
+
+
+def pictures_of(folder, prompt):
+    """The pixels of the pictures of a prompt, by seed."""
+    found = {}
+    for file in Path(folder).glob("*.png"):
+        record = read_record(file)
+        if record["prompt"] == prompt:
+            found.setdefault(record["seed"], []).append(file.read_bytes())
+    return found
+
+
+def test_two_users_get_the_pictures_that_they_get_alone(address, users, picture_folder):
+    settings = [
+        {"Prompt": "two users, red", "Seed": "5", "Pictures": 3},
+        {"Prompt": "two users, blue", "Seed": "900", "Pictures": 2},
+    ]
+    common = {"Steps": 4, "Keep_seed": True}
+    for user, values in zip(users, settings, strict=True):  # one after the other
+        user.press("Draw", **values, **common)
+        assert "Ready: " in user.finish()
+    for user, values in zip(users, settings, strict=True):  # at once
+        user.press("Draw", **values, **common)
+    for user in users:
+        assert "Ready: " in user.finish()
+    for values in settings:
+        found = pictures_of(picture_folder, values["Prompt"])
+        first = int(values["Seed"])
+        assert sorted(found) == list(range(first, first + values["Pictures"]))
+        # The record, too, is the same, so the files are.
+        assert all(len(files) == 2 and files[0] == files[1] for files in found.values())
+    # Each was shown only pictures of their own seeds.
+    for user, other in (users, users[::-1]):
+        own, others = ({f"seed {n}" for n in seeds} for seeds in ((5, 6, 7), (900, 901)))
+        if user is users[1]:
+            own, others = others, own
+        text = user.texts()
+        assert all(f'"{seed}"' in text for seed in own), (user.name, other.name)
+        assert not any(f'"{seed}"' in text for seed in others)
+
+
+def test_a_call_that_waits_is_stopped_and_the_other_one_goes_on(users):
+    anna, ben = users
+    anna.press("Draw", Prompt="anna", **MANY)
+    anna.wait_for("Step ")
+    ben.press("Draw", Prompt="ben", **MANY)
+    ben.wait_for("Waiting: 1 call is before this one.")
+    ben.press("Stop")
+    assert STOPPED in ben.finish()
+    before = len(anna.messages)
+    anna.wait_for("Step ")
+    assert "Stopped" not in anna.texts() and before <= len(anna.messages)
+    anna.press("Stop", place=1)  # that of another tab does not end it
+    time.sleep(1)
+    assert anna.thread.is_alive() and "Stopped" not in anna.texts()
+    anna.press("Stop")
+    assert "Stopped. " in anna.finish()
+
+
+def test_who_is_stopped_makes_room_for_the_next(users):
+    anna, ben = users
+    anna.press("Draw", Prompt="anna", **MANY)
+    anna.wait_for("Step ")
+    ben.press("Draw", Prompt="ben", Steps=1, Pictures=1)
+    ben.wait_for("Waiting: 1 call is before this one.")
+    anna.press("Stop")
+    assert "Stopped. " in anna.finish()
+    assert "Ready: 1 picture." in ben.finish()
+
+
+@pytest.mark.parametrize(
+    ("button", "place"),
+    [("Change", 1), ("Draw the video", 2), ("Compare", 3), ("Reconstruct", 4)],
+)
+def test_every_tab_stops_what_waits(users, button, place, uploaded):
+    anna, ben = users
+    anna.press("Draw", Prompt="anna", **MANY)
+    anna.wait_for("Step ")
+    editor = {"background": uploaded, "layers": [], "composite": uploaded}
+    picture = uploaded if button == "Reconstruct" else editor
+    ben.press(button, Picture=picture, Compare="Grid over options")
+    ben.wait_for("Waiting: 1 call is before this one.")
+    ben.press("Stop", place)
+    assert "Stopped. " in ben.finish()
+    anna.press("Stop")
+    assert "Stopped. " in anna.finish()
+
+
+def test_who_closes_the_page_makes_room_for_the_next(users):
+    anna, ben = users
+    anna.press("Draw", listens=False, Prompt="anna", **MANY)
+    with anna.stream() as stream:
+        assert any("Step " in line for line in stream.iter_lines())  # up to the first of them
+    ben.press("Draw", Prompt="ben", Steps=1, Pictures=1)
+    assert "Ready: 1 picture." in ben.finish()
