@@ -43,7 +43,8 @@ from training.logging.progress import progress_bar
 SHOWN = 8  # pictures of the grid
 MODEL, GIVEN, CEILING = "this model", "what it begins with", "autoencoder (ceiling)"
 PLAIN = "ordinary model"
-SEAM, DISTANCE = "seam", "judge's distance"  # lower values are better
+SEAM, UNMATCHED, DISTANCE = "seam", "seam, colors not matched", "judge's distance"
+LOWER_IS_BETTER = (SEAM, UNMATCHED, DISTANCE)
 Picture = UInt8[Tensor, "1 c h w"]
 Draw = Callable[[int], tuple[Picture, Picture]]  # a picture as decoded, and finished by the task
 
@@ -187,7 +188,9 @@ class TaskMeasurement:
             masks = torch.cat([self.mask(k) for k in range(len(finished))])
             found["PSNR outside, as decoded"] = masked_psnr(self.originals, decoded, 1 - masks)
             found["PSNR inside"] = masked_psnr(self.originals, finished, masks)
+            pasted = torch.where(masks > 0, decoded, self.originals)
             found[SEAM] = seam(self.originals, finished, masks)
+            found[UNMATCHED] = seam(self.originals, pasted, masks)
         else:
             found["PSNR"] = psnr(self.originals, finished)
         if self.judge is not None:
@@ -268,9 +271,8 @@ def signed(difference: Estimate) -> str:
 
 def estimates(found: Mapping[str, Float[Tensor, " n"]]) -> dict[str, Estimate]:
     """Return the mean of each metric over the pictures."""
-    lower = (SEAM, DISTANCE)
     return {
-        name: mean_estimate(values, "lower" if name in lower else "higher")
+        name: mean_estimate(values, "lower" if name in LOWER_IS_BETTER else "higher")
         for name, values in found.items()
     }
 

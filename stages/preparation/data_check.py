@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -140,13 +142,20 @@ def text_room(options: CheckOptions) -> tuple[int, Callable[[str], int] | None]:
 
 
 def token_counter() -> Callable[[str], int] | None:
-    """Return CLIP's count of tokens with start and end mark; None if open_clip is missing."""
-    try:
-        from open_clip.tokenizer import SimpleTokenizer
-    except ModuleNotFoundError:
+    """Return CLIP's count of tokens with start and end mark; None if open_clip is missing.
+
+    Its first call imports open_clip, which takes seconds.
+    """
+    if find_spec("open_clip") is None:
         return None
-    tokenizer = SimpleTokenizer()
-    return lambda text: len(tokenizer.encode(text)) + 2
+
+    @cache
+    def tokenizer() -> Any:
+        from open_clip.tokenizer import SimpleTokenizer
+
+        return SimpleTokenizer()
+
+    return lambda text: len(tokenizer().encode(text)) + 2
 
 
 def report_lines(found: Report) -> Iterator[str]:

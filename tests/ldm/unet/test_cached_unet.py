@@ -154,6 +154,7 @@ assert len(graphs) == 1, len(graphs)
 """
 
 
+@pytest.mark.slow
 def test_forward_cached_compiles_to_one_graph():
     """One graph serves all steps and prompts.
 
