@@ -140,10 +140,8 @@ def flags(stage: str, preset: str, data: Path, out: Path) -> list[object]:
     settings: dict[str, Any] = module_presets(STAGES[stage])[name]
     if settings.get("accumulate", 1) > 1:
         words += ["--accumulate", 2]
-    if stage == "vae":
-        words += ["--discriminator-width", 16]
-        if "loss" not in settings:  # that with LPIPS
-            words += ["--perceptual", "squeeze"]
+    if stage == "vae" and "loss" not in settings:  # that with discriminator and LPIPS
+        words += ["--discriminator-width", 16, "--perceptual", "squeeze"]
     if stage == "ldm":
         words += ["--vae", out / "vae", "--text-encoder", out / "clip"]
         words += ["--preview-prompts", "a red square"]

@@ -210,16 +210,11 @@ def check_sweep_samples(config: ModelConfig) -> int:
     """Return how many samples each value of a sweep gets.
 
     Raises:
-        UserError: more than the measurement has, whose pictures a sweep uses, or without a sweep.
+        UserError: more than the measurement has, whose pictures a sweep uses.
     """
     count = config.sweep_samples
     if count is None:
         return config.samples
-    if not (config.sweep_guidance or config.sweep_steps or config.sweep_samplers):
-        raise UserError(
-            f"--sweep-samples {count} needs a sweep: --sweep-guidance, --sweep-steps or "
-            "--sweep-samplers with values."
-        )
     if count > config.samples:
         raise UserError(
             f"--sweep-samples {count} is more than --samples {config.samples}: a sweep uses the "

@@ -60,8 +60,6 @@ def check_flags(config: Config) -> None:
             f"--format diffusers writes a folder, and {config.out.name} is the name of a file. "
             "Name a folder, or use --format single-file."
         )
-    if config.ema and config.part not in ("all", "unet"):
-        raise UserError("--ema chooses between two U-Nets; leave it out for another part.")
 
 
 def load(config: Config) -> Model:

@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import tyro
 from PIL import Image
 
 from commands.flags.sample import Config
@@ -31,13 +32,12 @@ from ldm.pipeline.image_processor import MAX_PIXELS
 from stages.lora import apply_lora
 from training.cli import field_names
 from training.device import pick_device
-from training.flags import flag_name
+from training.flags import check_needs
 from training.logging.image_grid import image_grid, pil_to_tensor
 from training.logging.progress import counted, progress_counter
 from training.run import make_folder
 
 DEMO = Path("checkpoints/demo")
-NEEDED = {"video": "interpolate", "fps": "interpolate", "lora_scale": "lora"}
 RECORDED = (
     *("interpolate", "video", "fps", "batch_size", "compile", "ema", "dtype"),
     *("grid_x", "grid_y"),
@@ -47,7 +47,6 @@ RECORDED = (
 def run(config: Config) -> None:
     """Generate what the flags ask for."""
     check_options(config.options)
-    check(config)
     if config.reproduce is not None:
         reproduce(config, config.reproduce)
         return
@@ -119,20 +118,6 @@ class Images:
         return (image.name_fields() for image in self)
 
 
-def check(config: Config) -> None:
-    """Raise UserError for flags that would have no effect."""
-    for name, needed in NEEDED.items():
-        given, needed_given = (getattr(config, x) != getattr(Config, x) for x in (name, needed))
-        if given and not needed_given:
-            raise UserError(f"{flag_name(name)} needs {flag_name(needed)}, which is not given.")
-    if config.quality != Config.quality and (config.format == "png" or config.interpolate):
-        raise UserError("--quality is for --format jpeg and webp.")
-    if (config.grid_x or config.grid_y) and (config.interpolate or not config.grid):
-        raise UserError("--grid-x and --grid-y do not work with --interpolate and --no-grid.")
-    if config.interpolate and (config.save_latents or config.preview_every):
-        raise UserError("--save-latents and --preview-every do not work with --interpolate.")
-
-
 def read_entries(config: Config, grid: OptionGrid | None) -> list[PromptEntry | PromptFile]:
     """Return the prompts of the command line, and the prompt file.
 
@@ -189,8 +174,6 @@ def reproduce(config: Config, file: Path) -> None:
     """Generate the image or video of a file again, and compare the pixels."""
     if config.prompt or config.prompts is not None:
         raise UserError("--reproduce takes the prompt from the file; give no prompts.")
-    if config.interpolate:
-        raise UserError("--reproduce takes --interpolate from the file; leave it out.")
     entries, call = entries_of_record(file, config.options)
     settings = {name: getattr(call, name) for name in RECORDED}
     if call.lora is not None and config.lora is None:
@@ -198,12 +181,14 @@ def reproduce(config: Config, file: Path) -> None:
             f"{one_line(file)} was generated with the LoRA {shown(call.lora)} (sha256 "
             f"{shown(call.hashes.get('lora'))}). Say where it is by --lora PATH."
         )
+    if call.lora is None and config.lora is not None:
+        raise UserError(f"{one_line(file)} was generated without a LoRA; leave out --lora.")
     if config.lora is not None:
         settings["lora_scale"] = call.lora_scale
     if config.model is None:
         settings["model"] = find_model(call, file)
     config = replace(config, options=entries[0].options, **settings)
-    check(config)
+    check_needs(replace(config, reproduce=None), tyro.MISSING)
     images = Images(entries, parse_grid(config.grid_x, config.grid_y))
     images.check()
     session = open_session(config)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+import tyro
 from PIL import Image
 
 from dataset.images.transform import load_image, to_channels
-from foundation.errors import UserError
 from generation.limits import check_prompt
 from generation.options import GenerationOptions, parse_seeds
 from ldm import TextToImage, tasks
@@ -13,18 +13,17 @@ from ldm.guidance import Guidance
 from ldm.pipeline.image_processor import check_pixel_count
 from ldm.pipeline.sampling import Sampling
 from ldm.tasks.base import TEXT_TO_IMAGE, Task
-from training.flags import check_bounds
+from training.flags import check_bounds, check_needs
 
 
 def check_options(options: GenerationOptions) -> None:
     """Raise UserError for values out of range and for options that would have no effect."""
     check_bounds(options, GenerationOptions)
+    check_needs(options, tyro.MISSING)
     check_prompt(options.negative_prompt, "the negative prompt")
     check_prompt(options.source_prompt, "the source prompt")
     make_sampling(options)  # checks the sampler and its options
     parse_seeds(options.seed, options.count)
-    if options.times is not None and (options.is_set("steps") or options.is_set("spacing")):
-        raise UserError("--times replaces --steps and --spacing; leave those two out.")
     options.check_guidance()
     options.check_input_images()
 

@@ -18,7 +18,7 @@ from generation.limits import (
     MAX_SEED,
     MAX_SIDE,
 )
-from training.flags import Bound, Fraction, Groups, Positive, flag_name
+from training.flags import Bound, Fraction, Groups, Needs, Positive, flag_name, needs
 
 SIDE = Bound(lambda x: 0 < x <= MAX_SIDE, f"from 1 to {MAX_SIDE}", on_help_page=False)
 SCALE = f"from -{MAX_GUIDANCE} to {MAX_GUIDANCE}"
@@ -28,14 +28,6 @@ BATCH = f"from 1 to {MAX_BATCH}"
 BatchSize = Annotated[int, Bound(lambda x: 0 < x <= MAX_BATCH, BATCH, on_help_page=False)]
 INPUT_FILES = ("init_image", "mask", "style_image", "restore")
 BEGINNINGS = ("init_image", "style_image", "restore")  # pictures of which one can be given
-NEEDED = {  # option -> the option without which it has no effect
-    "mask": "init_image",
-    "outpaint": "init_image",
-    "upscale": "init_image",
-    "noise_level": "upscale",
-    "source_prompt": "style_image",
-    "variation": "style_image",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +48,15 @@ class GenerationOptions:
             *("style_image", "source_prompt", "variation", "restore"),
         ),
     }
+
+    NEEDS: ClassVar[Needs] = (
+        needs("steps", "spacing", times=False),
+        needs("mask", "outpaint", "upscale", init_image=True),
+        needs("strength", init_image=True, style_image=True),
+        needs("noise_level", upscale=True),
+        needs("resample", mask=True, outpaint=True),
+        needs("source_prompt", "variation", style_image=True),
+    )
 
     # images per prompt
     count: Annotated[
@@ -135,10 +136,7 @@ class GenerationOptions:
             )
 
     def check_input_images(self) -> None:
-        """Raise UserError for input images and their options that do not go together."""
-        for name, needed in NEEDED.items():
-            if self.is_set(name) and not self.is_set(needed):
-                raise UserError(f"{flag_name(name)} needs {flag_name(needed)}, which is not given.")
+        """Raise UserError for input images that cannot be combined."""
         exclusive = [name for name in ("mask", "outpaint", "upscale") if self.is_set(name)]
         beginnings = [name for name in BEGINNINGS if self.is_set(name)]
         if len(beginnings) > 1:
@@ -146,10 +144,6 @@ class GenerationOptions:
         if len(exclusive) > 1:
             flags = " and ".join(map(flag_name, exclusive))
             raise UserError(f"{flags} cannot be combined; choose one.")
-        if self.is_set("strength") and not (self.init_image or self.style_image):
-            raise UserError("--strength needs --init-image or --style-image; neither is given.")
-        if self.resample > 1 and not (self.is_set("mask") or self.is_set("outpaint")):
-            raise UserError("--resample needs --mask or --outpaint; neither is given.")
         if self.resample > 1 and self.sampler != "ddpm":
             raise UserError(
                 "--resample works only with the sampler ddpm, whose steps can be reversed, not "

@@ -29,6 +29,7 @@ from foundation.system import print_any_character
 from training.config_json import REMOVED
 from training.flags import (
     check_bounds,
+    check_needs,
     commands_page,
     default_of,
     flag_name,
@@ -54,17 +55,19 @@ def parse(
     `--help` and `--version` print and end the program.
 
     Args:
-        config: its class variable GROUPS orders the help page (training/flags.py); RENAMED maps
-            old names of fields to those of today, which stay valid as flags. Of a script with
-            commands (`evaluate.py model ...`): command -> dataclass, whose docstring is the
-            description of that command; its type tells which one was given.
+        config: its class variable GROUPS orders the help page, NEEDS says which flags need others
+            (both in training/flags.py); RENAMED maps old names of fields to those of today, which
+            stay valid as flags. Of a script with commands (`evaluate.py model ...`): command ->
+            dataclass, whose docstring is the description of that command; its type tells which
+            one was given.
         argv: arguments without the program's name; None reads those of the process.
         description: docstring of the script; the first line is an example to copy.
         presets: name -> values of the fields it sets; the default of `config.preset` names the
             one that is used if none is asked for.
 
     Raises:
-        UserError: a number is out of bounds, or there is no such preset.
+        UserError: a number is out of bounds, a flag does nothing without another one, or there is
+            no such preset.
         SystemExit: status 2 for a flag that is missing, unknown or of another type.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -101,6 +104,7 @@ def parse(
             print(line, file=sys.stderr)
         raise
     check_bounds(given, config if presets is None else default)
+    check_needs(given, default)
     return given
 
 

@@ -14,7 +14,15 @@ import tyro
 from foundation.errors import UserError
 from foundation.ranks import world_size
 from training.config_json import RENAMED
-from training.flags import Fraction, FractionBelowOne, Groups, NonNegative, Positive
+from training.flags import (
+    Fraction,
+    FractionBelowOne,
+    Groups,
+    Needs,
+    NonNegative,
+    Positive,
+    needs,
+)
 from training.watchdog import RANK_TIMEOUT
 
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
@@ -87,6 +95,12 @@ class TrainingConfig:
         "output": ("out", "override", "evaluate_every", "save_every", "log_every", "wandb"),
         "machine": (*("device", "precision", "compile", "workers", "rank_timeout"),),
     }
+
+    NEEDS: ClassVar[Needs] = (
+        needs("images_per_second", dry_run=True),
+        needs("find_batch_size", dry_run=False),
+        needs("dry_run", "find_batch_size", overfit=False),
+    )
 
     data: Path  # folder of captioned images, or shards: 'shards/{000..099}.tar'
     out: Path  # run folder; the same command again resumes the run
@@ -165,6 +179,8 @@ class EMATrainingConfig(TrainingConfig):
         TrainingConfig.GROUPS,
         {"averaged weights": ("ema_halflife", "averages_every", "averages_half")},
     )
+
+    NEEDS: ClassVar[Needs] = (needs("averages_half", averages_every=True),)
 
     ema_halflife: Positive[int] = 6400  # of the averaged weights (EMA), in images
     averages_every: NonNegative[int] = 0  # steps between averages stored for training.tools.posthoc

@@ -29,7 +29,7 @@ from typing import (
 
 import tyro
 
-from foundation.errors import UserError, shown
+from foundation.errors import LONGEST_VALUE, UserError, one_line, shown
 
 Number = TypeVar("Number", int, float)
 
@@ -130,6 +130,129 @@ def bounds_of(kind: Any) -> Iterator[Bound]:
     yield from (mark for mark in getattr(kind, "__metadata__", ()) if isinstance(mark, Bound))
     for part in get_args(kind):
         yield from bounds_of(part)
+
+
+# Flags that have a meaning only together with another one.
+
+NOT_GIVEN = (None, False, 0, "", ())
+
+
+@dataclass(frozen=True)
+class Need:
+    """Flags that do nothing unless another one has a certain value.
+
+    Args:
+        names: of their fields.
+        ways: name of another field -> the values with which they have a meaning; True for any that
+            switches something on, False for none of these. One way is enough.
+    """
+
+    names: tuple[str, ...]
+    ways: Mapping[str, tuple[Any, ...] | bool]
+
+    def is_met(self, values: Mapping[str, Any]) -> bool:
+        """Return whether the flags have a meaning. values: of all fields."""
+        return any(
+            values[name] in wanted
+            if isinstance(wanted, tuple)
+            else (values[name] not in NOT_GIVEN) == wanted
+            for name, wanted in self.ways.items()
+        )
+
+    def error(self, name: str, values: Mapping[str, Any], usual: Mapping[str, Any]) -> UserError:
+        """Return the error for a flag that does nothing. usual: as in `check_needs`."""
+        found = [words_of_way(other, wanted, values, usual) for other, wanted in self.ways.items()]
+        ways, states, advice = zip(*found, strict=True)
+        return UserError(
+            f"{as_given(name, values[name])} does nothing here: it has a meaning only "
+            f"{' or '.join(ways)}, and {' and '.join(dict.fromkeys(states))}. Leave it out, or "
+            f"{' or '.join(advice)}."
+        )
+
+
+Needs = Sequence[Need]
+
+
+def needs(*names: str, **ways: tuple[Any, ...] | bool) -> Need:
+    """Return a line of the table of a dataclass of flags: what has a meaning only together."""
+    return Need(names, ways)
+
+
+def words_of_way(
+    name: str, wanted: tuple[Any, ...] | bool, values: Mapping[str, Any], usual: Mapping[str, Any]
+) -> tuple[str, str, str]:
+    """Return which value of a flag is wanted, which it has, and what to do."""
+    flag, value = flag_name(name), values[name]
+    if isinstance(wanted, tuple):
+        return (
+            f"with {flag} {' or '.join(map(str, wanted))}",
+            f"{flag} is {value}",
+            f"change {flag}",
+        )
+    if wanted and usual[name] is True:
+        off = flag.replace("--", "--no-")
+        return f"without {off}", "that is given", f"leave out {off}"
+    if not wanted:
+        return f"without {flag}", "that is given", f"leave out {flag}"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"with {flag} above 0", f"{flag} is {value:g}", f"change {flag}"
+    return f"with {flag}", "that is not given", f"add {flag}"
+
+
+def as_given(name: str, value: Any) -> str:
+    """Return a flag with its value as on the command line; a long one is shortened."""
+    if isinstance(value, bool):
+        return flag_name(name) if value else flag_name(name).replace("--", "--no-")
+    text = f"{value:g}" if isinstance(value, float) else default_text(value)
+    return f"{flag_name(name)} {one_line(text, LONGEST_VALUE)}"
+
+
+def check_needs(config: Any, default: Any) -> None:
+    """Refuse flags that do nothing because another one is missing, or has another value.
+
+    Which need which is in the class variable NEEDS of the dataclasses. A flag with the value that
+    holds when it is left out, such as that of the preset, is not refused.
+
+    Args:
+        config: the dataclass, as the user gave it.
+        default: has the values that hold when a flag is left out; tyro.MISSING if the class has
+            all of them.
+
+    Raises:
+        UserError: names the flag, what it needs, and what there is.
+    """
+    values, usual = flat_values(config), flat_usual_values(type(config), default)
+    for need in needs_of(config):
+        for name in need.names:
+            if values[name] != usual[name] and not need.is_met(values):
+                raise need.error(name, values, usual)
+
+
+def needs_of(config: Any) -> Iterator[Need]:
+    """Yield the lines of the tables of a dataclass, of its parents, and of those in it."""
+    for parent in type(config).__mro__:
+        yield from vars(parent).get("NEEDS", ())
+    for field in fields(config):
+        if is_dataclass(value := getattr(config, field.name)):
+            yield from needs_of(value)
+
+
+def flat_values(config: Any) -> dict[str, Any]:
+    """Return the values of a dataclass by name, with those of the dataclasses in it."""
+    found: dict[str, Any] = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        found |= flat_values(value) if is_dataclass(value) else {field.name: value}
+    return found
+
+
+def flat_usual_values(config: type[Any], default: Any) -> dict[str, Any]:
+    """Return the values that hold when flags are left out, as `flat_values`."""
+    found: dict[str, Any] = {}
+    for field in fields(config):
+        value = default_of(field, default)
+        found |= flat_values(value) if is_dataclass(value) else {field.name: value}
+    return found
 
 
 # The help page.

@@ -9,7 +9,7 @@ import tyro
 
 from dataset.options import ReadOptions
 from stages.flags.check import CheckOptions
-from training.flags import Groups
+from training.flags import Groups, Needs, needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,13 @@ class Options(CheckOptions):
         ),
         "report": ("near_duplicates", "sheet", "json", "part"),
     }
+    NEEDS: ClassVar[Needs] = (
+        needs(
+            *("preset", "text_encoder", "size", "batch_size", "context_length", "text_chunks"),
+            *("value_range", "allow_missing_captions", "near_duplicates", "sheet", "json"),
+            part=False,
+        ),
+    )
     RENAMED: ClassVar[Mapping[str, str]] = {"tokens": "context_length"}
 
     data: tyro.conf.Positional[Path]  # data folder, or tar files: 'shards/{000..099}.tar'

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import tyro
 
 from stages.flags.evaluation import NOISE, MeasuredCaptions, MeasuredImages
-from training.flags import Bound, Finite, Groups, Positive, Seed
+from training.flags import Bound, Finite, Groups, Needs, Positive, Seed, needs
 
 Strength = Annotated[float, Bound(lambda x: 0 <= x <= 100, "from 0 to 100")]
 Model = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
@@ -33,6 +33,8 @@ class AutoencoderConfig(MeasuredImages):
         "output": ("out", "open"),
         "machine": ("batch_size", "device"),
     }
+
+    NEEDS: ClassVar[Needs] = (needs("held_out", split=False),)
 
     model: Model  # run folder, pipeline folder, folder of an AutoencoderKL, or single file
     images: Positive[int] = 1000  # at most so many, chosen at random
@@ -101,6 +103,13 @@ class ModelConfig(MeasuredCaptions):
         "machine": ("batch_size", "device"),
     }
 
+    NEEDS: ClassVar[Needs] = (
+        needs("held_out", split=False, held_out_split=True),
+        needs("held_out_split", split=True),
+        needs("language_samples", judge=True),
+        needs("sweep_samples", sweep_guidance=True, sweep_steps=True, sweep_samplers=True),
+    )
+
     model: Model  # run of train_ldm.py, pipeline folder, or single file
     # independent CLIP for scores: a run of train_clip.py --preset judge --size (as the model's)
     judge: Path | None = None
@@ -144,6 +153,8 @@ class TaskConfig(MeasuredImages):
         "output": ("out",),
         "machine": ("device",),
     }
+
+    NEEDS: ClassVar[Needs] = (needs("held_out", split=False),)
 
     model: Model  # run of train_ldm.py --task, or pipeline folder
     plain: Path | None = None  # ordinary model of the same kind of pictures, to compare with

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from training.flags import Groups
+from training.flags import Groups, Needs, needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,8 @@ class Config:
         "model": ("model", "part", "ema"),
         "output": ("out", "format", "dtype"),
     }
+
+    NEEDS: ClassVar[Needs] = (needs("ema", part=("all", "unet")),)
 
     # run folder, pipeline folder, folder of one part, or a single file
     model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]

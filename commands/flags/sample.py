@@ -9,7 +9,7 @@ import tyro
 
 from generation.limits import MAX_FPS, MAX_FRAMES
 from generation.options import BatchSize, GenerationOptions, Scale
-from training.flags import Bound, Groups, NonNegative
+from training.flags import Bound, Groups, Needs, NonNegative, needs
 
 Prompts = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[PROMPT ...]")]
 FRAMES = f"from 0 to {MAX_FRAMES}"
@@ -33,6 +33,20 @@ class Config:
         ),
         "machine": ("device", "dtype", "batch_size", "compile"),
     }
+
+    NEEDS: ClassVar[Needs] = (
+        needs("lora_scale", lora=True),
+        needs("quality", format=("jpeg", "webp")),
+        needs("video", "fps", interpolate=True),
+        needs("format", "quality", "grid", "save_latents", "preview_every", interpolate=False),
+        needs("grid_x", "grid_y", interpolate=False),
+        needs("grid_x", "grid_y", grid=True),
+        needs(
+            *("interpolate", "video", "fps", "grid_x", "grid_y", "lora_scale"),
+            *("ema", "dtype", "batch_size", "compile"),
+            reproduce=False,
+        ),
+    )
 
     prompt: Prompts = ()  # what to draw; left out in a terminal: prompts are asked for
     # file with one prompt per line; in a .jsonl file, lines may set the options of an image

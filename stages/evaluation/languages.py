@@ -60,14 +60,10 @@ class LanguageRecall:
         count: of each language, at most, of the training and of what is held out.
 
         Raises:
-            UserError: there is no judge, or no caption says its language.
+            UserError: no caption says its language.
         """
         self.measured = measured
-        if measured.judge is None:
-            raise UserError(
-                "language_samples needs a judge, which finds captions of each language: a run of "
-                "train_clip.py on captions in all of them."
-            )
+        assert measured.judge is not None, "it finds captions of each language"
         every = replace(measured.choice, languages={})
         prompts, held_out = chosen_pairs(measured.config, every, notes=False)
         languages = [name for name in count_languages(prompts) if name]

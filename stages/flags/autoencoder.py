@@ -8,7 +8,7 @@ from autoencoder.training.config import LossConfig
 from dataset.options import Layout, ReadOptions
 from stages.flags.data import Aspect, DataTrainingConfig
 from training.config import EMATrainingConfig, extended
-from training.flags import Groups, Positive
+from training.flags import Groups, Needs, Positive, needs
 
 Factor = Literal[2, 4, 8, 16, 32]
 
@@ -30,6 +30,16 @@ class AutoencoderTrainingConfig(EMATrainingConfig, DataTrainingConfig):
             "discriminator": ("discriminator_rate", "discriminator_width", "discriminator_layers"),
             "output": ("best_by",),
         },
+    )
+
+    NEEDS: ClassVar[Needs] = (
+        needs("perceptual_weight", perceptual=("vgg", "alex", "squeeze")),
+        needs(
+            *("adaptive", "discriminator_start", "adversarial_start", "adversarial_ramp"),
+            *("discriminator_rate", "discriminator_width", "discriminator_layers"),
+            adversarial_weight=True,
+        ),
+        needs("kl_weight", "statistics_images", freeze=("none",)),
     )
 
     # how many times smaller than the images the latents are; left out: the preset's

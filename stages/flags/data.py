@@ -9,7 +9,7 @@ from dataset.options import ReadOptions
 from foundation.errors import UserError
 from foundation.seeds import derived_seed
 from training.config import TrainingConfig, extended
-from training.flags import Bound, Fraction, Groups, NonNegative, Positive, Text, flag_name
+from training.flags import Bound, Fraction, Groups, Needs, NonNegative, Positive, Text, needs
 
 ASPECT_WORDS = "1 or more, the longer side by the shorter"
 Aspect = Annotated[float, Bound(lambda x: x >= 1, ASPECT_WORDS, on_help_page=False)]
@@ -37,6 +37,10 @@ class CaptionTrainingConfig(DataTrainingConfig):
         },
     )
 
+    NEEDS: ClassVar[Needs] = (
+        needs("keep_tags", "tag_separator", "tag_variants", shuffle_tags=True, tag_dropout=True),
+    )
+
     # train only on captions of these: en,de; or with the chance of each: en=3,de=1
     caption_languages: Text | None = None
     caption_prefix: Text | None = None  # words before every caption
@@ -54,13 +58,6 @@ class CaptionTrainingConfig(DataTrainingConfig):
         self.caption_choice()
         if self.tag_separator == "":
             raise UserError("--tag-separator is empty; leave it out for tags between commas.")
-        if not self.shuffle_tags and not self.tag_dropout:
-            for name in ("keep_tags", "tag_separator", "tag_variants"):
-                if getattr(self, name) is not None:
-                    raise UserError(
-                        f"{flag_name(name)} does nothing without --shuffle-tags or --tag-dropout "
-                        "above 0. Add one of them, or leave it out."
-                    )
 
     def caption_choice(self) -> CaptionChoice:
         """Return which captions are trained on."""

@@ -10,9 +10,10 @@ from ldm.config import ObjectiveConfig, ScheduleConfig
 from stages.flags.data import Aspect, CaptionTrainingConfig
 from stages.flags.tasks import TASK_FLAGS, TaskFlags
 from training.config import EMATrainingConfig, extended
-from training.flags import Finite, Fraction, Groups, NonNegative, Positive, Text, flag_name
+from training.flags import Finite, Fraction, Groups, Needs, NonNegative, Positive, Text, needs
 
 ConditionName = Literal["text", "class", "none"]
+CAPTION_FLAGS = CaptionTrainingConfig.GROUPS["captions"]
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of every attention
 
 
@@ -35,13 +36,24 @@ class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig, TaskFlag
                 *("lora", "lora_alpha", "lora_targets"),
             ),
             "training": ("weight_decay", "clip_norm", "caption_dropout"),
-            "captions": CaptionTrainingConfig.GROUPS["captions"],
+            "captions": CAPTION_FLAGS,
             "task": ("task", *(name for names in TASK_FLAGS.values() for name in names)),
             "objective": ("objective",),
             "noise schedule": ("schedule",),
             "output": ("best_by", "preview_prompts", "preview_guidance"),
             "machine": ("gradient_checkpointing", "shard"),
         },
+    )
+
+    NEEDS: ClassVar[Needs] = (
+        needs("text_encoder", "text_chunks", *CAPTION_FLAGS, condition=("text",)),
+        needs("allow_missing_captions", condition=("text",)),
+        needs("caption_dropout", "preview_guidance", condition=("text", "class")),
+        needs("lora_alpha", "lora_targets", lora=True),
+        *(needs(*names, task=(task,)) for task, names in TASK_FLAGS.items()),
+        needs("gamma", weighting=("min_snr", "soft_min_snr")),
+        needs("logit_mean", "logit_std", times=("logit_normal",)),
+        needs("beta_start", "beta_end", noise_schedule=("scaled_linear", "linear")),
     )
 
     vae: Path  # autoencoder: a run of train_vae.py, any AutoencoderKL folder, or a single file
@@ -84,23 +96,14 @@ class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig, TaskFlag
             raise UserError("--shard does not go with --compile; leave one of them out.")
 
     def check_condition(self) -> None:
-        """Refuse a text condition without a text encoder, and settings of texts without texts."""
-        self.check_task_flags(self.condition)
-        if self.condition == "text":
-            if self.text_encoder is None:
-                raise UserError(
-                    "--text-encoder is missing: the model reads captions through it. Give a run of "
-                    "train_clip.py, a folder or file with a CLIP, or NAME:PRETRAINED of open_clip. "
-                    "To train on classes or on images alone: --condition class, or none."
-                )
-            return
-        of_texts = ("text_encoder", "text_chunks", *CaptionTrainingConfig.GROUPS["captions"])
-        for name in of_texts:
-            if getattr(self, name) not in (None, False):
-                raise UserError(
-                    f"{flag_name(name)} is about texts, which a model with --condition "
-                    f"{self.condition} does not read. Leave one of both out."
-                )
+        """Refuse a condition for which something is missing, or that the task has no place for."""
+        self.check_task(self.condition)
+        if self.condition == "text" and self.text_encoder is None:
+            raise UserError(
+                "--text-encoder is missing: the model reads captions through it. Give a run of "
+                "train_clip.py, a folder or file with a CLIP, or NAME:PRETRAINED of open_clip. "
+                "To train on classes or on images alone: --condition class, or none."
+            )
 
 
 FLOW = {

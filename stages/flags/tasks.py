@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from foundation.errors import UserError
 from ldm.config import TRAIN_TIMESTEPS
-from training.flags import Bound, Fraction, NonNegative, flag_name
+from training.flags import Bound, Fraction, NonNegative
 
 TaskName = Literal["draw", "inpaint", "upscale", "restore"]
 LEVELS = f"from 0 to {TRAIN_TIMESTEPS - 1}"
@@ -40,15 +40,8 @@ class TaskFlags:
     # restore: the least share of the contrast that is left; left out: 0.5
     damage_contrast: Contrast | None = None
 
-    def check_task_flags(self, condition: str) -> None:
-        """Refuse settings of other tasks, and a condition that the task has no place for."""
-        for task, names in TASK_FLAGS.items():
-            for name in names:
-                if task != self.task and getattr(self, name) is not None:
-                    raise UserError(
-                        f"{flag_name(name)} does nothing without --task {task}, and here it is "
-                        f"--task {self.task}. Leave it out, or change the task."
-                    )
+    def check_task(self, condition: str) -> None:
+        """Refuse a condition that the task has no place for."""
         if self.task == "upscale" and condition == "class":
             raise UserError(
                 "--task upscale does not go with --condition class: the U-Net gets the noise level "

@@ -64,7 +64,7 @@ def test_options_without_effect_are_refused_before_a_model_is_opened(refused, tm
         "--source-prompt.*--style-image": ("--source-prompt", "x"),
         "1001": ("--steps", 1001),
         "dpmpp_2m.*eta": ("--eta", 0.5),
-        "--times.*--steps.*--spacing": ("--times", 999, 500),
+        "--steps 1 .*--times": ("--times", 999, 500),
         "--negative-prompt.*--guidance-scale 1": ("--guidance-scale", 1, "--negative-prompt", "x"),
         "--guidance-rescale.*scale 0": ("--guidance-scale", 0, "--guidance-rescale", 0.5),
         "--weak-model.*negative": ("--weak-model", "x", "--negative-prompt", "x"),

@@ -61,9 +61,6 @@ def test_a_training_with_options_of_captions_resumes_exactly(world, tmp_path, sc
 @pytest.mark.parametrize(
     "options",
     [
-        {"keep_tags": 1},
-        {"tag_separator": ";"},
-        {"tag_variants": 4, "tag_dropout": 0.0},
         {"tag_separator": "", "shuffle_tags": True},
         {"caption_languages": "en=3,de"},
     ],

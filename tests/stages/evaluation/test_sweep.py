@@ -83,7 +83,7 @@ def test_a_point_with_all_samples_has_the_numbers_of_the_measurement():
         ((["--sweep-guidance", "4"]), "sweep-guidance"),
         ((["--sweep-samplers", "dpm9"]), "dpm9"),
         ((["--sweep-steps", "0"]), "sweep-steps"),
-        ((["--sweep-samples", "4"]), "needs a sweep"),
+        ((["--sweep-samples", "4"]), "only with --sweep-guidance"),
         ((["--sweep-guidance", "1", "--sweep-samples", "300"]), "300"),
     ],
 )
