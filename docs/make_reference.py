@@ -27,12 +27,14 @@ import sample
 import train_clip
 import train_ldm
 import train_vae
+from latentsmith import completion
 from stages.flags.autoencoder import AutoencoderTrainingConfig
 from stages.flags.clip import ClipTrainingConfig
 from stages.flags.diffusion import DiffusionTrainingConfig
 from training.cli import field_names, parse, preset_config, run_main
 from training.flags import Groups, flag_name, help_sections, summary_of
 from training.foreign_flags import NOT_NEEDED, OTHER_NAMES
+from training.tools import posthoc, report, sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS: dict[ModuleType, Any] = {  # of a script with commands: command -> dataclass of flags
@@ -44,6 +46,12 @@ SCRIPTS: dict[ModuleType, Any] = {  # of a script with commands: command -> data
     evaluate: evaluate.COMMANDS,
     export: export.Config,
     app: app.Config,
+}
+TOOLS: dict[str, tuple[ModuleType, type[Any]]] = {  # how it is called -> module, its flags
+    "latentsmith report": (report, report.Config),
+    "latentsmith completion": (completion, completion.Config),
+    "python -m training.tools.sequence": (sequence, sequence.Config),
+    "python -m training.tools.posthoc": (posthoc, posthoc.Config),
 }
 LIBRARIES = {  # page -> its modules; of a package what its __all__ names, of a module all public
     "autoencoder": ("autoencoder",),
@@ -76,9 +84,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def pages() -> dict[str, str]:
     """Return the pages: name of the file -> text."""
     scripts = {script.__name__: script_page(script, kind) for script, kind in SCRIPTS.items()}
+    tools = {
+        module.__name__.rpartition(".")[2]: tool_page(title, module, kind)
+        for title, (module, kind) in TOOLS.items()
+    }
     others = {"presets": presets_page(), "other-names": other_names_page()}
     libraries = {name: library_page(name, modules) for name, modules in LIBRARIES.items()}
-    texts = scripts | others | {f"library-{name}": text for name, text in libraries.items()}
+    texts = scripts | tools | others | {f"library-{name}": text for name, text in libraries.items()}
     return {f"{name.replace('_', '-')}.md": text.rstrip() + "\n" for name, text in texts.items()}
 
 
@@ -102,6 +114,12 @@ def script_page(script: ModuleType, kind: Any) -> str:
         parts += [f"## {command}", indented(example), summary_of(config)]
         parts += flag_tables(config, tyro.MISSING, "###")
     return "\n\n".join(parts)
+
+
+def tool_page(title: str, module: ModuleType, flags: type[Any]) -> str:
+    """Return the page of a program that is no script: as `script_page`."""
+    parts = [f"# {title}", GENERATED, *description(module.__doc__)]
+    return "\n\n".join([*parts, *flag_tables(flags, tyro.MISSING, "##")])
 
 
 def description(docstring: str | None) -> Iterator[str]:

@@ -28,12 +28,13 @@ SCRIPTS = {  # command -> script, the name of the dataclass of its flags
     "export": ("export", "Config"),
     "app": ("app", "Config"),
     "report": ("training.tools.report", "Config"),
+    "completion": ("latentsmith.completion", "Config"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    # shell to write the script for
+    # shell to write the script for: bash or zsh
     shell: Annotated[tyro.conf.Positional[Literal["bash", "zsh"]], tyro.conf.arg(metavar="SHELL")]
 
 

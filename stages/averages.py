@@ -32,7 +32,7 @@ from training.config_json import from_json
 from training.logging.progress import progress_bar
 from training.precision import Precision
 from training.run import Run
-from training.tools.posthoc import AveragesEvaluator
+from training.tools.average_length import AveragesEvaluator
 
 HOW = "averaged by a power function of the step"
 

@@ -12,6 +12,7 @@ import pytest
 
 from latentsmith.__main__ import COMMANDS, MODULES, main
 from latentsmith.completion import SCRIPTS, completion
+from tests.helpers.images import captioned
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def test_every_script_is_a_command_and_in_the_wheel():
     names = {file.stem for file in ROOT.glob("*.py")} - {"run", "setup"}
     assert names == {name.replace("-", "_") for name in COMMANDS.keys() - MODULES.keys()}
-    assert SCRIPTS.keys() == COMMANDS.keys() - {"completion"}
+    assert SCRIPTS.keys() == COMMANDS.keys()
     (scripts,) = (
         ast.literal_eval(node.value)
         for node in ast.parse((ROOT / "setup.py").read_text()).body
@@ -50,6 +51,8 @@ def test_bash_completes_commands_flags_and_values(tmp_path):
     calls = {
         "latentsmith tra": ["train-clip", "train-ldm", "train-vae"],
         "latentsmith sample --guidance-m": ["--guidance-max-norm", "--guidance-momentum"],
+        "latentsmith comp": ["completion"],
+        "latentsmith completion --h": ["--help"],
         "latentsmith evaluate model --sweep-st": ["--sweep-steps"],
         "latentsmith train-ldm --condition ": ["class", "none", "text"],
     }
@@ -78,9 +81,7 @@ def test_a_wheel_draws_with_the_demo_weights_in_an_empty_environment(tmp_path):
     skipped = shutil.ignore_patterns(".*", "checkpoints", "data", "runs", "tests", "*.egg-info")
     shutil.copytree(ROOT, source, ignore=skipped)
     elsewhere.mkdir()
-    build = "from setuptools.build_meta import *; build_sdist('dist'); build_wheel('dist')"
-    call(sys.executable, "-c", build, cwd=source)
-    shutil.rmtree(source / "build", ignore_errors=True)
+    call(sys.executable, "-m", "build", "--no-isolation", cwd=source)
     (wheel,) = (source / "dist").glob("*.whl")
     assert list((source / "dist").glob("*.tar.gz"))
     call(sys.executable, "-m", "venv", "env", cwd=tmp_path)
@@ -91,6 +92,12 @@ def test_a_wheel_draws_with_the_demo_weights_in_an_empty_environment(tmp_path):
     where = "import ldm, sys; print(ldm.__file__)"
     assert str(site) in call(programs / "python", "-c", where, cwd=elsewhere)
     assert "train-vae" in call(programs / "latentsmith", "--help", cwd=elsewhere)
+    for shell in ("bash", "zsh"):
+        script = call(programs / "latentsmith", "completion", shell, cwd=elsewhere)
+        assert "train-vae" in script and "--kl-weight" in script
+    data = captioned(elsewhere / "data", 40)
+    checked = call(programs / "latentsmith", "check", data, "--size", 32, cwd=elsewhere)
+    assert "40" in checked and "No problems found" in checked
     words = ("sample", "red heart", "--model", ROOT / "checkpoints" / "demo", "--steps", 2)
     assert "wrote " in call(programs / "latentsmith", *words, cwd=elsewhere)
     assert (elsewhere / "samples" / "00000.png").is_file()

@@ -6,53 +6,28 @@ data of the run, and drawn as a point of RUN/posthoc/curve.svg; the best one is 
 RUN/posthoc/model. A single length is written as it is: --sigma-rel 0.08.
 """
 
-import importlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, ClassVar
 
-import torch
 import tyro
-from torch import Tensor
 
-from foundation.errors import NotFiniteError, UserError
-from foundation.files import write_json, write_text
 from training.cli import parse, run_main
-from training.device import pick_device
-from training.run import make_folder
-from training.tools.curves import line_chart
-from training.weights.posthoc_ema import EVALUATOR, FOLDER, reconstruct, stored_steps
-
-LARGE_PROFILE_ERROR = 0.1  # above it, the user is told
-
-
-@runtime_checkable
-class AveragesEvaluator(Protocol):
-    """An evaluator of averaged weights of one run, and a writer of models made of them."""
-
-    metric: str  # what `score` measures, in words
-    higher_is_better: bool
-
-    def score(self, weights: dict[str, Tensor]) -> float:
-        """Measure these weights on the held-out data."""
-        ...
-
-    def score_of_run(self) -> float:
-        """Measure the model that the training wrote."""
-        ...
-
-    def write(self, weights: dict[str, Tensor], folder: Path, provenance: dict[str, Any]) -> None:
-        """Write these weights as a model folder, atomically."""
-        ...
+from training.flags import Groups
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
+    GROUPS: ClassVar[Groups] = {
+        "averages": ("run", "sigma_rel", "step"),
+        "output": ("out",),
+        "machine": ("device",),
+    }
+
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]  # a finished run
+    # lengths to try, each the width of the average as a fraction of the run
     sigma_rel: tuple[float, ...] = (0.03, 0.04, 0.05, 0.06, 0.08, 0.10, 0.13, 0.16, 0.20)
-    """Lengths to try, each the width of the average as a fraction of the run."""
     step: int | None = None  # a stored step to average up to; the last one if left out
     out: Path | None = None  # folder for curve.svg, scores.json and model; RUN/posthoc if left out
     device: str = "auto"  # cpu, cuda, mps; auto: the first GPU there is, else the CPU
@@ -60,77 +35,15 @@ class Config:
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, __doc__)
-    step = choose_step(config)
-    out = config.out or config.run / "posthoc"
-    evaluator = open_evaluator(config.run, pick_device(config.device))
-    make_folder(out)
-    score_of_run = evaluator.score_of_run()
-    print(f"the model of the run: {evaluator.metric} {score_of_run:.5g}")
-    scores: dict[float, float] = {}
-    errors: dict[float, float] = {}
-    best, best_weights = None, {}
-    for sigma_rel in sorted(set(config.sigma_rel)):
-        weights, errors[sigma_rel] = reconstruct(config.run / FOLDER, sigma_rel, step)
-        scores[sigma_rel] = evaluator.score(weights)
-        print(describe(evaluator.metric, sigma_rel, scores[sigma_rel], errors[sigma_rel]))
-        if choose(scores, evaluator.higher_is_better) == sigma_rel:
-            best, best_weights = sigma_rel, weights
-    if best is None:
-        raise NotFiniteError("no length has a finite score: the training has diverged.")
-    facts = {"sigma_rel": best, "step": step, "profile_error": errors[best]}
-    evaluator.write(best_weights, out / "model", facts)
-    by_length = {str(sigma_rel): score for sigma_rel, score in scores.items()}
-    measured = {"model_of_the_run": score_of_run, "by_sigma_rel": by_length}
-    write_json(out / "scores.json", {**facts, "measure": evaluator.metric, **measured})
-    write_text(out / "curve.svg", draw_curve(evaluator.metric, scores, score_of_run, best))
-    print(f"sigma_rel {best:g} is in {out / 'model'}; the curve is {out / 'curve.svg'}")
+    from training.tools.average_length import choose_length  # after parsing: it imports torch
 
-
-def choose_step(config: Config) -> int:
-    """Return the step to average up to.
-
-    Raises:
-        UserError: no averages are stored, or none at that step.
-    """
-    steps = stored_steps(config.run / FOLDER)
-    if not steps:
-        raise UserError(
-            f"{config.run} has no stored averages in {FOLDER}/. A training stores them with "
-            "--averages-every STEPS."
-        )
-    if config.step is not None and config.step not in steps:
-        raise UserError(f"--step {config.step} is not stored. There are: {steps}.")
-    return config.step or steps[-1]
-
-
-def open_evaluator(run: Path, device: torch.device) -> AveragesEvaluator:
-    """Open the evaluator of the stage that trained the run.
-
-    It is imported by name, because stages/ is built on training/ and not the other way round.
-    """
-    return importlib.import_module(EVALUATOR).open_evaluator(run, device)
-
-
-def describe(metric: str, sigma_rel: float, score: float, profile_error: float) -> str:
-    """Return the line that reports one length."""
-    text = f"sigma_rel {sigma_rel:g}: {metric} {score:.5g}"
-    if profile_error > LARGE_PROFILE_ERROR:
-        text += f"; its profile is approximated with an error of {profile_error:.0%}"
-    return text
-
-
-def choose(scores: dict[float, float], higher_is_better: bool) -> float | None:
-    """Return the length with the best score; None if no score is finite."""
-    finite = {length: score for length, score in scores.items() if math.isfinite(score)}
-    return (max if higher_is_better else min)(finite, key=finite.__getitem__, default=None)
-
-
-def draw_curve(metric: str, scores: dict[float, float], score_of_run: float, best: float) -> str:
-    """Draw the scores over the length of the average, as SVG."""
-    title = f"{metric} by length of the average; best at {best:g}"
-    references = {"the model of the run": score_of_run}
-    points = {metric: sorted(scores.items())}
-    return line_chart(title, points, x_label="sigma_rel", references=references, dots=True)
+    choose_length(
+        config.run,
+        config.sigma_rel,
+        step=config.step,
+        out=config.out or config.run / "posthoc",
+        device=config.device,
+    )
 
 
 if __name__ == "__main__":

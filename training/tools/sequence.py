@@ -5,9 +5,7 @@ no other training runs in runs/; with --no-wait it does not wait. If it is stopp
 same command goes on.
 """
 
-# Without training.cli, which loads PyTorch: this process lives as long as the trainings, and leaves
-# the memory to them.
-import argparse
+# Without PyTorch: this process lives as long as the trainings, and leaves the memory to them.
 import signal
 import subprocess
 import sys
@@ -16,11 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from foundation.errors import UserError, listed, shown
 from foundation.files import read_json, write_json
 from foundation.json_reading import from_json
+from training.cli import parse
 from training.run_lock import RunLock, holder_of
 from training.tools.run_folders import find_running, folders_in
 
@@ -120,18 +121,18 @@ def busy_before(folder: Path, began: float) -> str:
 # The process --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    # folder with a sequence.json
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    wait: bool = True  # wait until no other training runs
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path, help="folder with a sequence.json")
-    parser.add_argument(
-        "--no-wait", dest="at_once", action="store_true", help="do not wait for other trainings"
-    )
-    given = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        status = run_sequence(given.folder, given.at_once)
+        config = parse(Config, argv, __doc__)
+        status = run_sequence(config.folder, at_once=not config.wait)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2

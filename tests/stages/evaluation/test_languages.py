@@ -67,7 +67,7 @@ def test_recall_of_trained_and_of_held_out_captions(world, data, tmp_path):
 
 
 def test_what_the_table_needs_is_said(world, data, tmp_path):
-    with pytest.raises(UserError, match="--language-samples 2 .*--judge"):
+    with pytest.raises(UserError, match=r"--language-samples 2 .*--judge"):
         features = ["--features", world / "clip", "--language-samples", 2]
         evaluate.main(words(world, data, tmp_path / "out", *features))
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ from scipy.integrate import quad
 from torch import nn
 
 from foundation.errors import UserError
-from training.tools.posthoc import choose, draw_curve
+from training.tools.average_length import choose, draw_curve
 from training.weights.posthoc_ema import (
     SIGMA_RELS,
     PowerAverages,
