@@ -10,6 +10,7 @@ import sample
 import train_clip
 import train_ldm
 import train_vae
+from foundation.errors import UserError
 from tests.helpers.bad_calls import TRAININGS, command, refusal
 from tests.helpers.images import captioned, picture, truncated, write_metadata
 
@@ -181,3 +182,13 @@ def test_no_prompt_at_all(world, tmp_path, capsys):
     arguments = command(sample, world, tmp_path / "out")
     arguments.remove("red")
     assert 'python sample.py "' in refusal(capsys, sample, arguments)
+
+
+@pytest.mark.parametrize("words", [["task", "m", "--data", "d"], ["reconstruct", "m", "p"],
+                                   ["compare", "a", "b"]])  # fmt: skip
+def test_evaluations_of_one_process_refuse_several(words, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("foundation.collectives.world_size", lambda: 2)
+    with pytest.raises(UserError, match="without torchrun"):
+        evaluate.main(words)
+    assert not any(tmp_path.iterdir())

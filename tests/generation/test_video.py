@@ -9,10 +9,13 @@ from jaxtyping import Int
 from PIL import Image
 
 import sample
+from dataset.images.pixel_format import PIXELS_KEY, PixelFormat
 from foundation.errors import UserError
 from generation.metadata import read_record
 from generation.video import encode_gif, encode_mp4
+from ldm import TextToImage
 from tests.helpers.bad_calls import refusal
+from tests.helpers.random_models import smooth_image
 from tests.helpers.sample_runs import reproduce, reproduce_flags, run_sample
 
 VIDEO = ("--steps", 2, "--interpolate", 3, "--seed", "1,2")
@@ -104,3 +107,14 @@ def test_flags_that_the_record_sets_are_refused(world, tmp_path, capsys):
     flags = reproduce_flags(file, tmp_path / "again", "--model", world / "ldm")
     assert "--interpolate" in refusal(capsys, sample, [*flags, "--interpolate", "2"])
     assert "--save-latents" in refusal(capsys, sample, [*flags, "--save-latents"])
+
+
+def test_a_video_from_a_picture_needs_a_model_of_8_bits(world, tmp_path_factory, refused):
+    """Input pictures are read with 8 bits. A model of 16 bits would see them as black."""
+    folder = tmp_path_factory.mktemp("deep")
+    provenance = {PIXELS_KEY: PixelFormat("uint16", 0, 65535).describe()}
+    TextToImage.load(world / "ldm").save(folder / "model", provenance)
+    smooth_image().save(folder / "picture.png")
+    flags = ("--model", folder / "model", "--init-image", folder / "picture.png", "-n", 2)
+    refused(sample, "8 bits.*uint16", *flags, "--interpolate", 2)
+    refused(sample, "8 bits.*uint16", *flags)

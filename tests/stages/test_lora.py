@@ -14,6 +14,7 @@ from torch import Tensor
 
 import sample
 import train_ldm
+from conditioning.clip import PRESETS as CLIPS
 from foundation.errors import MissingFileError
 from foundation.files import read_json
 from interop.lora import WEIGHTS, LowRankUpdate, read_lora
@@ -201,6 +202,22 @@ def test_files_of_kohyas_scripts_change_unet_and_text_encoder_alike(base, traine
     assert (after - before).abs().max() > 100 * TOLERANCE
 
 
+def change_of_text_encoder(module: str) -> dict[str, Tensor]:
+    """A change of one matrix, which fits for the modules that there are."""
+    width = CLIPS["tiny-32"]["text_cfg"]["width"]
+    place = f"text_encoder.text_model.encoder.layers.0.mlp.{module}"
+    down, up = torch.ones(1, width), torch.ones(4 * width, 1)
+    return {f"{place}.lora_A.weight": down, f"{place}.lora_B.weight": up}
+
+
+def test_a_change_of_the_text_encoder_alone_is_applied(base, tmp_path):
+    save_file(change_of_text_encoder("fc1"), tmp_path / WEIGHTS)
+    pipeline = TextToImage.load(base)
+    before = pipeline.text_encoder(["a cat"])
+    apply_lora(pipeline, tmp_path)
+    assert not torch.equal(pipeline.text_encoder(["a cat"]), before)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -211,6 +228,9 @@ def test_files_of_kohyas_scripts_change_unet_and_text_encoder_alike(base, traine
         ({"unet.time_embedding.linear_1.lora_A.weight": torch.ones(1, 2),
           "unet.time_embedding.linear_1.lora_B.weight": torch.ones(2, 1)},
          r"\(2, 2\).*time_embedding\.linear_1\b.*\(128, 32\)"),
+        (change_of_text_encoder("fc1") | {"unet.nowhere.lora_A.weight": torch.ones(1, 2),
+          "unet.nowhere.lora_B.weight": torch.ones(2, 1)}, r"\bnowhere\b"),
+        (change_of_text_encoder("fc1") | change_of_text_encoder("fc9"), r"\bfc9\b"),
     ],
 )  # fmt: skip
 def test_a_lora_that_does_not_fit_is_refused_and_changes_nothing(
@@ -218,10 +238,11 @@ def test_a_lora_that_does_not_fit_is_refused_and_changes_nothing(
 ):
     save_file(load_file(trained[0] / WEIGHTS) | change, tmp_path / WEIGHTS)
     pipeline = TextToImage.load(base)
-    before = output(pipeline.unet)
+    before, read = output(pipeline.unet), pipeline.text_encoder(["a cat"])
     with pytest.raises(ValueError, match=message):
         apply_lora(pipeline, tmp_path)
     assert torch.equal(output(pipeline.unet), before)
+    assert torch.equal(pipeline.text_encoder(["a cat"]), read)
     with pytest.raises(MissingFileError, match=str(base)):
         apply_lora(pipeline, base)
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import evaluate
 import sample
 import train_ldm
 from autoencoder import PRESETS, Autoencoder
@@ -23,7 +24,7 @@ from stages.diffusion import DiffusionTrainer
 from stages.tasks.degradation import Degradation
 from stages.tasks.upscale import UpscalingTask, shrink
 from tests.helpers.bad_calls import command, refusal
-from tests.helpers.random_models import pixels, smooth_image
+from tests.helpers.random_models import make_pipeline, pixels, smooth_image, with_unet
 from tests.helpers.sample_runs import difference_to_diffusers
 from tests.helpers.short_runs import killed_in_step, numbers
 
@@ -215,3 +216,12 @@ def test_a_model_of_another_task_or_factor_is_refused(world, runs, tmp_path, cap
         tasks.restore(TextToImage.load(runs / "upscale"), smooth_image())
     drawing = ["", "--model", str(runs / "restore"), "--out", str(tmp_path / "out")]
     assert "restores" in refusal(capsys, sample, drawing)
+
+
+def test_ordinary_models_are_not_compared_in_restoring(world, tmp_path):
+    with_unet(make_pipeline(), in_channels=8).save(tmp_path / "restore")
+    given = ["task", tmp_path / "restore", "--data", world / "data", "--held-out", 0]
+    given += ["--plain", world / "ldm", "--device", "cpu", "--out", tmp_path / "out"]
+    with pytest.raises(UserError, match="no way to restore pictures: leave out --plain"):
+        evaluate.main([str(word) for word in given])
+    assert not (tmp_path / "out").exists()

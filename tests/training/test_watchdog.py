@@ -7,12 +7,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
+import train_vae
 from foundation import collectives
 from foundation.errors import UserError
 from tests.helpers.processes import exit_statuses
@@ -126,3 +127,22 @@ def refuse(folder: Path) -> None:
 def test_an_error_of_all_ranks_is_printed_once(tmp_path):
     assert all(status in (1, 2) for status in exit_statuses(refuse, tmp_path))
     assert stderr_of_both(tmp_path).count("sd99") == 1
+
+
+def give_unknown_flags(folder: Path) -> None:
+    run_with_output_in(folder, lambda: train_vae.main(["--data", "d", "--out", "o", "--lr", "1"]))
+
+
+def ask_for_help(folder: Path) -> None:
+    with (folder / f"stdout-{os.environ['RANK']}").open("w") as file, redirect_stdout(file):
+        run_with_output_in(folder, lambda: train_vae.main(["--help"]))
+
+
+def test_usage_errors_and_help_are_printed_by_one_rank(tmp_path):
+    assert exit_statuses(give_unknown_flags, tmp_path) == [2, 2]
+    first, second = ((tmp_path / f"stderr-{rank}").read_text() for rank in range(2))
+    assert "--lr" in first and first.count("is called --learning-rate here") == 1
+    assert not second
+    assert exit_statuses(ask_for_help, tmp_path) == [0, 0]
+    first, second = ((tmp_path / f"stdout-{rank}").read_text() for rank in range(2))
+    assert first.startswith("python train_vae.py") and not second
