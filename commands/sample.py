@@ -16,7 +16,7 @@ from foundation.errors import UserError, one_line, shown
 from foundation.system import open_result
 from generation.limits import MAX_GRID, check_prompt
 from generation.meaning import check_options
-from generation.metadata import SUFFIXES, encode_image, hash_input_file, last_part
+from generation.metadata import SUFFIXES, encode_image, lora_record
 from generation.names import FileNames
 from generation.options import parse_seeds
 from generation.output import ImageWriter, Previews, model_pixel_format, shows_eight_bit
@@ -26,8 +26,6 @@ from generation.reproduce import check_hashes, compare_pixels, entries_of_record
 from generation.session import GenerationSession, Survey
 from generation.video import Animation
 from generation.xy_grid import GRID_NAME, OptionGrid, parse_grid
-from interop.lora import find_lora
-from ldm import TextToImage
 from ldm.pipeline.image_processor import MAX_PIXELS
 from stages.lora import apply_lora
 from training.cli import field_names
@@ -151,7 +149,6 @@ def open_session(config: Config) -> GenerationSession:
                 "folder: start the command where the checkout is, or give the path of a model."
             )
         print(f"no --model given, so the demo is used: {DEMO}")
-    lora_record = {"lora": lora and last_part(lora), "lora_scale": config.lora_scale}
     return GenerationSession(
         model,
         pick_device(config.device),
@@ -159,15 +156,9 @@ def open_session(config: Config) -> GenerationSession:
         dtype=config.dtype,
         compiled=config.compile,
         batch_size=config.batch_size,
-        modify=None if lora is None else partial(add_lora, lora, config.lora_scale),
-        extra_record=None if lora is None else lora_record,
+        modify=None if lora is None else partial(apply_lora, source=lora, scale=config.lora_scale),
+        extra_record=None if lora is None else lora_record(lora, config.lora_scale),
     )
-
-
-def add_lora(source: Path, scale: float, pipeline: TextToImage) -> dict[str, str]:
-    """Add a LoRA to the U-Net's weights; return its sha256."""
-    apply_lora(pipeline, source, scale)
-    return {"lora": hash_input_file(find_lora(source))}
 
 
 def reproduce(config: Config, file: Path) -> None:

@@ -59,6 +59,11 @@ def make_record(
     return record
 
 
+def lora_record(source: Path, scale: float) -> dict[str, Any]:
+    """Return the entries of a record about the LoRA that was added to the model."""
+    return {"lora": last_part(source), "lora_scale": scale}
+
+
 def last_part(path: Path) -> str:
     """Return the name of a file or folder; that of a run for the model in it."""
     path = Path(os.path.abspath(path))

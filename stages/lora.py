@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from conditioning.text_model import TextTowerConfig, from_hugging_face, to_hugging_face
 from foundation.errors import UserError
+from foundation.hashing import file_sha256
 from interop.lora import LowRankUpdate, add_lora, find_lora, read_lora, write_lora
 from interop.model_card import (
     as_mapping,
@@ -26,6 +27,7 @@ from ldm.unet.io import TEXT_CHUNKS, read_text_chunks
 from stages.flags.diffusion import LORA_TARGETS
 from training.weights.ema import EMA
 
+LORA = "lora"  # name in records
 ADAPTER = "default"  # peft's name for the only adapter
 NEVER_CALLED = ("proj_in", "proj_out")  # modules whose weights are used without calling them
 USE = """## Use
@@ -146,13 +148,16 @@ def save_lora(network: nn.Module, folder: Path, provenance: Mapping[str, Any]) -
     write_lora(folder, {"unet": changes}, provenance, card)
 
 
-def apply_lora(pipeline: TextToImage, source: Path, scale: float = 1.0) -> None:
+def apply_lora(pipeline: TextToImage, source: Path, scale: float = 1.0) -> dict[str, str]:
     """Add a LoRA to the weights of the U-Net and the text encoder, whatever program trained it.
 
     If it records how many contexts captions filled when it was trained, prompts fill as many from
     here on.
 
     scale: multiplies the changes.
+
+    Returns:
+        The sha256 of its file, by the name that records of pictures have for it.
 
     Raises:
         UserError: the file is no LoRA, or not one for this model; then nothing is changed.
@@ -184,3 +189,4 @@ def apply_lora(pipeline: TextToImage, source: Path, scale: float = 1.0) -> None:
     if chunks != pipeline.chunks:
         print(f"note: {source} was trained with --text-chunks {chunks}; prompts are read so, too.")
     pipeline.chunks = chunks
+    return {LORA: file_sha256(file)}

@@ -3,7 +3,7 @@
 import random
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +11,26 @@ import gradio as gr
 from gradio.components import Component
 
 from foundation.errors import UserError, shown
+from generation.metadata import last_part, read_record
 from generation.options import DEFAULTS, GenerationOptions
 from generation.prompts import PromptEntry
 from generation.reproduce import RecordedCall, entries_of_record
 from ldm.samplers import SAMPLERS
 from ldm.timesteps import SPACINGS
 from training.flags import flag_name
+from web.open_models import ModelChoice, OpenModels
 
 OPTIONAL_NUMBERS = (
     *("width", "height", "window", "order", "shift", "eta", "clip_range", "guidance_max_norm"),
 )
-WHOLE_NUMBERS = ("width", "height", "window", "order", "size")
+WHOLE_NUMBERS = ("width", "height", "window", "order", "size", "noise_level")
+NOTHING = "(none)"
 INTERVAL = ("guide_from", "guide_to")  # two fields for one option
 
 
-def make_fields() -> dict[str, Component]:
+def make_fields(models: OpenModels) -> dict[str, Component]:
     """Make the fields of the options that every way of drawing has, by name of the option."""
-    return {**make_seed_fields(), **make_setting_fields()}
+    return {**make_seed_fields(), **make_setting_fields(models)}
 
 
 def make_seed_fields() -> dict[str, Component]:
@@ -41,7 +44,7 @@ def make_seed_fields() -> dict[str, Component]:
     return {"seed": seed, "locked": locked, "count": count}
 
 
-def make_setting_fields() -> dict[str, Component]:
+def make_setting_fields(models: OpenModels) -> dict[str, Component]:
     """Make the fields that say how they are drawn."""
     with gr.Row():
         steps = gr.Slider(1, 100, 25, step=1, label="Steps")
@@ -74,15 +77,30 @@ def make_setting_fields() -> dict[str, Component]:
             fields["guidance_parallel"] = gr.Slider(0, 1, 1, label="APG: parallel component")
             fields["guidance_max_norm"] = optional_number("APG: largest norm", "none")
             fields["guidance_momentum"] = gr.Number(0.0, label="APG: momentum")
+        with gr.Row():
+            lists = weight_lists(models)
+            fields["lora"] = gr.Dropdown(lists[0], value="", label="LoRA", min_width=160)
+            fields["lora_scale"] = gr.Number(1.0, label="Scale of the LoRA", min_width=120)
+            fields["weak_model"] = gr.Dropdown(
+                lists[1], value="", label="Weak model (autoguidance)", min_width=160
+            )
         fields["plain_prompts"] = gr.Checkbox(
             False, label="Read (red:1.3), [red] and AND as ordinary text"
         )
     return fields
 
 
-def optional_number(label: str, placeholder: str) -> gr.Textbox:
+def weight_lists(models: OpenModels) -> list[list[tuple[str, str]]]:
+    """Return what the fields of LoRA and weak model offer: texts and values."""
+    lists = (models.lora_names(), models.weak_names())
+    return [[(NOTHING, ""), *((name, name) for name in names)] for names in lists]
+
+
+def optional_number(label: str, placeholder: str, visible: bool = True) -> gr.Textbox:
     """Make a field that may be empty, which a field of numbers shows as 0."""
-    return gr.Textbox("", label=label, placeholder=placeholder, max_length=30, min_width=120)
+    return gr.Textbox(
+        "", label=label, placeholder=placeholder, max_length=30, min_width=120, visible=visible
+    )
 
 
 def new_seed() -> str:
@@ -98,10 +116,14 @@ def renew_seed(form: dict[str, Any]) -> None:
 def options_of(values: Mapping[str, Any], **others: Any) -> GenerationOptions:
     """Return the options for the values of the form.
 
+    others: options that are no fields of the form, or whose values are not those of the fields.
+
     Raises:
         UserError: a field that needs a number is empty.
     """
-    found = {name: value for name, value in values.items() if name in DEFAULTS}
+    found = {
+        name: value for name, value in values.items() if name in DEFAULTS and name not in others
+    }
     for name, value in found.items():
         if name in OPTIONAL_NUMBERS:
             found[name] = parse_number(name, value)
@@ -158,30 +180,57 @@ def label_of(name: str) -> str:
     return f'"{name.replace("_", " ")}"'
 
 
-def values_of(options: GenerationOptions, names: list[str]) -> list[Any]:
-    """Return the values of the fields of these names for given options; "locked" becomes true."""
+def values_of(
+    options: GenerationOptions, names: Sequence[str], choice: ModelChoice | None = None
+) -> list[Any]:
+    """Return the values of the fields of these names for given options; "locked" becomes true.
+
+    choice: has the LoRA; left out, there is none.
+    """
     low, high = options.guidance_interval
     times = ", ".join(map(str, options.times or ()))
     special: dict[str, Any] = {"locked": True, "guide_from": low, "guide_to": high, "times": times}
+    weak = options.weak_model
+    special["weak_model"] = "" if weak is None else weak.as_posix()
+    special["lora"] = "" if choice is None else choice.lora
+    special["lora_scale"] = 1.0 if choice is None else choice.lora_scale
     for name in OPTIONAL_NUMBERS:
         value = getattr(options, name)
         special[name] = "" if value is None else str(value)
     return [special[name] if name in special else getattr(options, name) for name in names]
 
 
-def call_of_picture(file: Path) -> tuple[PromptEntry, RecordedCall]:
+def call_of_picture(file: Path, models: OpenModels) -> tuple[PromptEntry, RecordedCall]:
     """Read from a picture how it was drawn, and by which model.
 
     Raises:
-        UserError: it does not say, or it was drawn from another picture, which is not at hand.
+        UserError: it does not say; or it was drawn from another picture, which is not at hand, or
+            with a weak model that the page does not offer or cannot tell from another.
     """
-    entries, call = entries_of_record(file, GenerationOptions())
+    given = GenerationOptions()
+    if recorded := read_record(file).get("weak_model"):
+        found = named(models.weak_names(), recorded)
+        if len(found) != 1:
+            raise UserError(
+                f"it was drawn with the weak model {shown(recorded)}, and the list has "
+                f"{len(found)} of this name. Choose the options yourself."
+            )
+        given = GenerationOptions(weak_model=models.weak_model(found[0]))
+    entries, call = entries_of_record(file, given)
     return entries[0], call
 
 
-def entry_of_picture(file: Path) -> PromptEntry:
-    """Read the prompt and the options of a picture; see `call_of_picture`."""
-    return call_of_picture(file)[0]
+def lora_of(call: RecordedCall, models: OpenModels) -> ModelChoice:
+    """Return the LoRA that a picture was drawn with, if the page offers it, else none."""
+    found = named(models.lora_names(), call.lora) if call.lora else []
+    if not found:
+        return ModelChoice("")
+    return ModelChoice.of("", found[0], call.lora_scale)
+
+
+def named(names: Sequence[str], recorded: Any) -> list[str]:
+    """Return the names of a list that a record has in this short form."""
+    return [name for name in names if last_part(Path(name)) == recorded]
 
 
 def command_line(model: str, prompt: str | None, options: GenerationOptions, **others: Any) -> str:

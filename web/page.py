@@ -17,10 +17,8 @@ from gradio.themes import Default
 from PIL import Image
 
 from foundation.errors import UserError
-from generation.options import GenerationOptions
-from generation.prompts import entry_from
-from generation.reproduce import PATHS
-from web.open_models import ModelChoice
+from web.endpoints import Endpoints
+from web.option_form import weight_lists
 from web.pictures.autoencoder_tab import AutoencoderTab
 from web.pictures.change_tab import PICTURE, ChangeTab, as_start
 from web.pictures.compare_tab import SAME, CompareTab
@@ -29,7 +27,7 @@ from web.pictures.results import prompt_of
 from web.protection import LOCAL_HOSTS, Protection
 from web.run_panel import STYLE
 from web.runs_tab import RunsTab
-from web.studio import DRAWS, PRIVATE, Studio, caller_of, with_messages
+from web.studio import PRIVATE, Studio, with_messages
 from web.train_tab import TrainTab
 
 MAX_UPLOAD = 32 * 2**20  # bytes of a file
@@ -57,6 +55,7 @@ def make_page(studio: Studio) -> gr.Blocks:
         with gr.Row():
             gr.Markdown("# Latentsmith")
             model = gr.Dropdown(names, value=names[0], label="Model", scale=2)
+        note = gr.Markdown(studio.models.facts(names[0]).note)
         with gr.Tabs() as tabs:
             with gr.Tab("Draw", id="draw") as draw_tab:
                 draw = DrawTab(studio, model)
@@ -82,16 +81,40 @@ def make_page(studio: Studio) -> gr.Blocks:
             opened = [tabs, change.kinds, change.picture, change.prompt]
             results.use.click(start_from, results.chosen, opened, queue=False, **PRIVATE)
         lists = [model, compare.right_model, autoencoder.model]
+        forms = (draw.fields, change.fields, change.video.fields, compare.left, compare.right)
+        weights = [form[name] for name in ("lora", "weak_model") for form in forms]
 
         def show_names() -> list[gr.Dropdown]:
             """List the models that are there now: a training may have ended."""
             names = studio.models.names()
-            found = [names, [SAME, *names], autoencoder.opened.names()]
+            found: list[Any] = [names, [SAME, *names], autoencoder.opened.names()]
+            found += [each for each in weight_lists(studio.models) for _ in forms]
             return [gr.Dropdown(choices=each) for each in found]
 
         for event in (page.load, draw_tab.select, compare_tab.select, autoencoder_tab.select):
-            event(show_names, None, lists, show_progress="hidden", queue=False, **PRIVATE)
-        add_api(studio)
+            event(
+                show_names,
+                None,
+                [*lists, *weights],
+                show_progress="hidden",
+                queue=False,
+                **PRIVATE,
+            )
+
+        def show_note(name: str) -> str:
+            return studio.models.facts(name).note
+
+        for event in (page.load, model.change):
+            event(show_note, model, note, show_progress="hidden", queue=False, **PRIVATE)
+        page.load(
+            change.show_model,
+            [change.way, model],
+            change.shown,
+            show_progress="hidden",
+            queue=False,
+            **PRIVATE,
+        )
+        Endpoints(studio, autoencoder.opened).build()
     return page
 
 
@@ -100,37 +123,6 @@ def start_from(chosen: str) -> tuple[gr.Tabs, gr.Tabs, Any, str]:
     """Go to the tab "Change" with the picture that was clicked, and its prompt."""
     opened = gr.Tabs(selected="change"), gr.Tabs(selected=PICTURE)
     return *opened, as_start(Path(chosen)), prompt_of(chosen)
-
-
-def add_api(studio: Studio) -> None:
-    """Add the endpoint "/draw" for programs."""
-    prompt = gr.Textbox(visible=False, label="prompt")
-    # Empty is the first model. Its name as the default would be told without the password, too.
-    model = gr.Textbox("", visible=False, label="model")
-    options = gr.JSON({}, visible=False, label="options")
-    pictures = gr.Gallery(visible=False, label="pictures", format="png")
-    button = gr.Button(visible=False)
-
-    @with_messages
-    def draw(request: gr.Request, prompt: str, model: str, options: dict[str, Any]) -> list[str]:
-        if not isinstance(options, dict) or not isinstance(prompt, str):
-            raise UserError("the prompt is a text, and the options are an object of JSON.")
-        if named := [name for name in PATHS if name in options]:
-            raise UserError(f"the option {named[0]} names a file of the server, which is not read.")
-        entry = entry_from({**options, "prompt": prompt}, GenerationOptions())
-        chosen = model or studio.models.names()[0]
-        *_, (_, files, _, _) = studio.draw(caller_of(request), ModelChoice(chosen), entry)
-        return files
-
-    button.click(
-        draw,
-        [prompt, model, options],
-        pictures,
-        api_name="draw",
-        api_description="Draw pictures of a prompt. Options have the names of the flags of "
-        'sample.py, such as {"steps": 10, "seed": 7, "count": 2}.',
-        **DRAWS,
-    )
 
 
 def make_server(studio: Studio, host: str, port: int, password: str | None) -> Protection:

@@ -1,5 +1,6 @@
 """What the tabs share: the models, the folder of the pictures, and the calls that run."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from web.option_form import command_line, for_the_page, options_of
 OPENING = "Opening the model ..."
 STOPPED = "Stopped. 0 pictures are finished."
 MOST_EARLIER = 60  # pictures of the history that the page shows
+EARLIER = re.compile(r"(grid-)?\d+\.(png|jpg|webp|gif|mp4)")  # names of what the page shows
 KEPT = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jsonl")
 # Only the page itself calls these events; the API has its own.
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
@@ -107,17 +109,26 @@ class Studio:
 
         others: options that are no fields of the form.
         """
-        entry = PromptEntry(prompt or "", options_of(form, **others))
-        for update in self.draw(caller, ModelChoice(model), entry):
+        entry = PromptEntry(prompt or "", self.options(form, **others))
+        for update in self.draw(caller, self.choice(model, form), entry):
             yield *update, form["seed"]
+
+    def options(self, form: Mapping[str, Any], **others: Any) -> GenerationOptions:
+        """Return the options for the values of a form; see `options_of`."""
+        weak_model = self.models.weak_model(form.get("weak_model"))
+        return options_of(form, weak_model=weak_model, **others)
+
+    def choice(self, model: str, form: Mapping[str, Any]) -> ModelChoice:
+        """Return the model with the LoRA that is chosen in a form."""
+        return ModelChoice.of(model, form.get("lora"), form.get("lora_scale"))
 
     def connect_stop(self, button: gr.Button, tab: str) -> None:
         """Let a button stop what its tab draws, also what waits for its turn."""
 
-        def stop(request: gr.Request) -> None:
+        def on_stop(request: gr.Request) -> None:
             self.line.stop(caller_of(request, tab))
 
-        button.click(stop, None, None, queue=False, **PRIVATE)
+        button.click(on_stop, None, None, queue=False, **PRIVATE)
 
     def keep(self, content: bytes, suffix: str) -> Path:
         """Write a file that others are made from, once, and return its path.
@@ -138,10 +149,9 @@ class Studio:
         return file
 
     def earlier(self) -> list[Path]:
-        """List the newest pictures and animations of the folder, the newest first."""
+        """List the newest pictures, videos and grids of the folder, the newest first."""
         files = self.folder.iterdir() if self.folder.is_dir() else ()
-        pictures = [file for file in files if file.suffix in (".png", ".gif")]
-        own = [file for file in pictures if file.stem.isdecimal() and not file.is_symlink()]
+        own = [file for file in files if EARLIER.fullmatch(file.name) and not file.is_symlink()]
         return sorted(own, key=lambda file: file.stat().st_mtime_ns, reverse=True)[:MOST_EARLIER]
 
 

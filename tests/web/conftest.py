@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.helpers.page_runs import make_page_runs
+
 SECRET = "the secret of another folder"
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
@@ -33,7 +35,14 @@ def picture_folder(page_folder):
 
 
 @pytest.fixture(scope="module")
-def address(world, page_folder):
+def page_runs(world, page_folder):
+    """The folder of the server's runs, with a LoRA, weak models, and models of every kind."""
+    make_page_runs(world, page_folder / "runs", page_folder / "outside")
+    return page_folder / "runs"
+
+
+@pytest.fixture(scope="module")
+def address(world, page_folder, page_runs):
     """The address of a server that shows the models of `world`."""
     import uvicorn
 
@@ -41,7 +50,7 @@ def address(world, page_folder):
     from web.page import make_server, open_port
     from web.studio import Studio
 
-    models = OpenModels([world / "ldm"], page_folder / "runs", torch.device("cpu"))
+    models = OpenModels([world / "ldm"], page_runs, torch.device("cpu"))
     listener = open_port("127.0.0.1", 0)
     port = listener.getsockname()[1]
     app = make_server(Studio(models, page_folder / "pictures"), "127.0.0.1", port, None)

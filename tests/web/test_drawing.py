@@ -15,7 +15,8 @@ from generation.prompts import PromptEntry
 from generation.video import Animation
 from tests.helpers.sample_runs import run_sample
 from web.drawing import MOST_FRAMES, MOST_IMAGES, DrawCall, VideoCall, images_of
-from web.open_models import MOST_OPEN, ModelChoice, OpenAutoencoders, OpenModels, find_models
+from web.model_lists import find_models
+from web.open_models import MOST_OPEN, ModelChoice, OpenAutoencoders, OpenModels
 
 CPU = torch.device("cpu")
 

@@ -39,7 +39,7 @@ def test_the_endpoint_draws_with_the_options_of_sample_py(client, world):
     [
         ("../vae", {}, "no model"),
         (None, {"init_image": "/etc/passwd"}, "init_image"),
-        (None, {"weak_model": "/etc"}, "weak_model"),
+        (None, {"weak_model": "/etc"}, "weak model"),
         (None, {"steps": 0}, "steps"),
         (None, {"nonsense": 1}, "nonsense"),
         (None, {"count": 65}, "65"),
@@ -50,11 +50,11 @@ def test_the_endpoint_refuses_what_it_must_not_do(client, world, model, options,
         client.predict("red", model or (world / "ldm").as_posix(), options, api_name="/draw")
 
 
-def test_no_file_but_the_pictures_can_be_read(address, client, world):
+def test_no_file_but_the_pictures_can_be_read(address, client, world, page_folder):
     picture = client.predict("red", (world / "ldm").as_posix(), {"steps": 1}, api_name="/draw")
     assert picture
-    secret = next(Path(world).parent.glob("page*/secret.txt"), None)
-    assert secret is not None and secret.read_text() == SECRET
+    secret = page_folder / "secret.txt"
+    assert secret.read_text() == SECRET
     names = [str(secret), "/etc/passwd", "../secret.txt", "setup.cfg", str(world / "ldm")]
     names += [quote(name, safe="") for name in names]
     names += [quote(quote("../../secret.txt", safe=""), safe=""), "%2e%2e/%2e%2e/etc/passwd"]
@@ -63,6 +63,21 @@ def test_no_file_but_the_pictures_can_be_read(address, client, world):
             found = httpx.get(address + route + name)
             assert found.status_code in (403, 404, 405, 400, 307), (route, name, found.status_code)
             assert SECRET not in found.text and "root:" not in found.text
+
+
+def test_links_in_the_folder_of_the_pictures_lead_nowhere(address, client, picture_folder):
+    assert client.predict("red", "", {"steps": 1}, api_name="/draw")
+    secret = picture_folder.parent / "secret.txt"
+    targets = {"00099.png": secret, "grid-0099.png": secret, "inside": secret.parent}
+    for name, target in targets.items():
+        (picture_folder / name).symlink_to(target)
+    names = ["00099.png", "grid-0099.png", "inside/secret.txt", "inside/../../secret.txt"]
+    picture = next(picture_folder.glob("00000.png"))
+    assert httpx.get(f"{address}/gradio_api/file={picture}").status_code == 200
+    for name in names:
+        for route in ("/gradio_api/file=", "/gradio_api/file/"):
+            found = httpx.get(f"{address}{route}{picture_folder}/{name}")
+            assert found.status_code == 403 and SECRET not in found.text, (route, name)
 
 
 def test_a_port_that_is_taken_is_named():

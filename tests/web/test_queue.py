@@ -3,8 +3,6 @@
 The events are called as the page in a browser calls them, through the queue of the server.
 """
 
-import json
-import threading
 import time
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import httpx
 import pytest
 
 from generation.metadata import read_record
+from tests.helpers.page_user import User, in_editor, upload
 
 pytest.importorskip("gradio")
 pytestmark = [
@@ -23,85 +22,10 @@ STOPPED = "Stopped. 0 pictures are finished."
 MANY = {"Steps": 100, "Pictures": 16}
 
 
-class User:
-    """A browser that shows the page: calls its events, and keeps what they send."""
-
-    def __init__(self, address, name, config):
-        self.address, self.name = address, name
-        self.components = {each["id"]: each for each in config["components"]}
-        self.events = config["dependencies"]
-        self.messages = []
-
-    def event_of(self, text, place=0):
-        """The event of a click on the button with this text, the place-th of that text."""
-        buttons = [
-            number
-            for number, each in self.components.items()
-            if each["type"] == "button" and each["props"].get("value") == text
-        ]
-        wanted = [buttons[place], "click"]
-        return next(event for event in self.events if wanted in event["targets"])
-
-    def press(self, text, place=0, listens=True, **values):
-        """Press a button; fields have their first values but for those of these labels."""
-        event = self.event_of(text, place)
-        data = []
-        for number in event["inputs"]:
-            props = self.components[number]["props"]
-            label = str(props.get("label")).replace(" ", "_")
-            data.append(values.get(label, props.get("value")))
-        body = {"fn_index": event["id"], "session_hash": self.name, "data": data}
-        route = "queue/join" if event["queue"] else "run/predict"
-        answer = httpx.post(f"{self.address}/gradio_api/{route}", json=body, timeout=60)
-        assert answer.status_code == 200, answer.text
-        if event["queue"] and listens:
-            self.messages = []
-            self.thread = threading.Thread(target=self._listen, daemon=True)
-            self.thread.start()
-
-    def stream(self):
-        """Context manager: what the server sends to this session."""
-        url = f"{self.address}/gradio_api/queue/data?session_hash={self.name}"
-        return httpx.stream("GET", url, timeout=120)
-
-    def _listen(self):
-        with self.stream() as stream:
-            for line in stream.iter_lines():
-                if line.startswith("data:"):
-                    self.messages.append(json.loads(line.removeprefix("data:")))
-                    if self.messages[-1]["msg"] == "process_completed":
-                        return
-
-    def texts(self):
-        """All that was sent, as text."""
-        return json.dumps(self.messages)
-
-    def wait_for(self, text):
-        for _ in range(1200):
-            if text in self.texts():
-                return
-            time.sleep(0.05)
-        raise AssertionError(f"{self.name} was not told {text!r}: {self.texts()[-2000:]}")
-
-    def finish(self):
-        self.thread.join(120)
-        assert not self.thread.is_alive(), self.texts()[-2000:]
-        return self.texts()
-
-
 @pytest.fixture
 def users(address):
     config = httpx.get(f"{address}/config", timeout=60).json()
     return [User(address, f"{name}{time.time_ns()}", config) for name in ("anna", "ben")]
-
-
-@pytest.fixture
-def uploaded(address, world):
-    """A picture that was uploaded, as the browser names it."""
-    picture = next((world / "data").glob("*.png"))
-    files = {"files": (picture.name, picture.read_bytes())}
-    [path] = httpx.post(f"{address}/gradio_api/upload", files=files).json()
-    return {"path": path, "orig_name": picture.name, "meta": {"_type": "gradio.FileData"}}
 
 
 def pictures_of(folder, prompt):
@@ -176,12 +100,12 @@ def test_who_is_stopped_makes_room_for_the_next(users):
     ("button", "place"),
     [("Change", 1), ("Draw the video", 2), ("Compare", 3), ("Reconstruct", 4)],
 )
-def test_every_tab_stops_what_waits(users, button, place, uploaded):
+def test_every_tab_stops_what_waits(address, world, users, button, place):
     anna, ben = users
     anna.press("Draw", Prompt="anna", **MANY)
     anna.wait_for("Step ")
-    editor = {"background": uploaded, "layers": [], "composite": uploaded}
-    picture = uploaded if button == "Reconstruct" else editor
+    uploaded = upload(address, next((world / "data").glob("*.png")))
+    picture = uploaded if button == "Reconstruct" else in_editor(uploaded)
     ben.press(button, Picture=picture, Compare="Grid over options")
     ben.wait_for("Waiting: 1 call is before this one.")
     ben.press("Stop", place)

@@ -1,7 +1,7 @@
 """The tab "Autoencoder": what one makes of a picture, and how much noise its decoder bears."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ class AutoencoderTab:
         """Reconstruct a picture, and yield what the page shows."""
         if not picture:
             raise UserError("there is no picture. Drop one.")
-        settings = settings_of(size_text, noise, seed)
+        settings = checked_settings(parse_number("size", size_text), parse_strengths(noise), seed)
         file = self.studio.keep(Path(picture).read_bytes(), Path(picture).suffix)
         words = [*COMMAND, model, str(file), "--amplify", f"{amplify:g}"]
         if settings["size"] is not None:
@@ -145,20 +145,26 @@ class AutoencoderTab:
             yield *results_of(found, float(amplify)), command
 
 
-def settings_of(size_text: str, noise: str, seed: float | None) -> dict[str, Any]:
-    """Read the settings of a reconstruction.
+def checked_settings(
+    size: float | None, noise: Sequence[float], seed: float | None
+) -> dict[str, Any]:
+    """Return the settings of a reconstruction as `inspect_picture` takes them.
 
     Raises:
-        UserError: one is no number, or out of bounds.
+        UserError: one is out of bounds.
     """
-    size = parse_number("size", size_text)
     if size is not None and not 0 < size <= LARGEST_SIZE:
         raise UserError(f"the size is {size:g}; it must be from 1 to {LARGEST_SIZE}.")
+    if not 0 < len(noise) <= MOST_STRENGTHS or not all(0 < x <= STRONGEST for x in noise):
+        raise UserError(
+            f"the strengths of the noise are {shown(noise)}; they must be 1 to {MOST_STRENGTHS} "
+            f"numbers above 0, {STRONGEST:g} at most, such as 0.1, 0.2, 0.4."
+        )
     if seed is None or not 0 <= seed < 2**63:
         raise UserError("the seed of the noise must be a number, 0 or more.")
     return {
         "size": None if size is None else int(size),
-        "noise": parse_strengths(noise),
+        "noise": tuple(noise),
         "seed": int(seed),
     }
 
@@ -201,17 +207,13 @@ def parse_strengths(text: str) -> tuple[float, ...]:
     """Read the strengths of the noise.
 
     Raises:
-        UserError: one is no number or out of bounds, or there are too many.
+        UserError: one is no number.
     """
     try:
-        found = tuple(
-            dict.fromkeys(float(part) for part in (text or "").split(",") if part.strip())
-        )
+        found = [float(part) for part in (text or "").split(",") if part.strip()]
     except ValueError:
-        found = (-1.0,)
-    if not 0 < len(found) <= MOST_STRENGTHS or not all(0 < x <= STRONGEST for x in found):
         raise UserError(
-            f"the strengths of the noise are {shown(text)}; they must be 1 to {MOST_STRENGTHS} "
-            f"numbers above 0, {STRONGEST:g} at most, such as 0.1, 0.2, 0.4."
-        )
-    return found
+            f"the strengths of the noise are {shown(text)}; they must be numbers with commas "
+            "between them."
+        ) from None
+    return tuple(dict.fromkeys(found))

@@ -10,19 +10,21 @@ import gradio as gr
 from PIL import Image, ImageChops
 
 from foundation.errors import UserError
+from ldm.pipeline.compatibility import UNetKind
 from web.line import Caller
-from web.option_form import make_fields, renew_seed
+from web.option_form import make_fields, optional_number, parse_number, renew_seed
 from web.pictures.results import Results
 from web.pictures.video_form import VideoForm
 from web.studio import DRAWS, PRIVATE, Studio, caller_of, streamed_with_messages
 
 TAB = "change"
-REDRAW, REPAINT, EXTEND, ENLARGE, EDIT = (
+REDRAW, REPAINT, EXTEND, ENLARGE, EDIT, RESTORE = (
     "Draw it anew",
     "Repaint what is painted",
     "Extend",
     "Enlarge",
     "Edit by description",
+    "Restore",
 )
 HINTS = {
     REDRAW: "Strength says how much changes: 0 nothing, 1 all.",
@@ -30,9 +32,18 @@ HINTS = {
     EXTEND: "How many pixels are added on each side.",
     ENLARGE: "The prompt helps with the details.",
     EDIT: "Say what the picture shows, and in the prompt what it should show.",
+    RESTORE: "Removes noise, blur and what compression left. For models trained to restore.",
+}
+WAYS: dict[UNetKind, list[str]] = {  # that a kind of model can go
+    "draw": [REDRAW, REPAINT, EXTEND, ENLARGE, EDIT],
+    "inpaint": [REPAINT, EXTEND],
+    "upscale": [ENLARGE],
+    "restore": [RESTORE],
+    "unknown": list(HINTS),
 }
 PICTURE = "picture"  # name of the inner tab
 STRENGTH = {REDRAW: 0.6, ENLARGE: 0.3, EDIT: 1.0}  # where there is a choice, its usual value
+FACTORS = (2, 4)  # of enlarging, unless the model has one of its own
 
 
 @dataclass
@@ -48,7 +59,8 @@ class ChangeTab:
             with gr.Tab("A picture", id=PICTURE):
                 self.build_form()
             with gr.Tab("A video between two", id="video"):
-                VideoForm(self.studio, self.model).build()
+                self.video = VideoForm(self.studio, self.model)
+                self.video.build()
         self.connect()
 
     def build_form(self) -> None:
@@ -75,11 +87,26 @@ class ChangeTab:
                         gr.Number(0, label=side, precision=0, minimum=0, min_width=70)
                         for side in ("Left", "Top", "Right", "Bottom")
                     ]
-                self.factor = gr.Dropdown([2, 4], value=2, label="Times as large", visible=False)
+                with gr.Row():
+                    self.factor = gr.Dropdown(
+                        list(FACTORS), value=2, label="Times as large", visible=False
+                    )
+                    self.noise_level = optional_number(
+                        "Noise level (models for upscaling)", "as usual", visible=False
+                    )
+                    self.resample = gr.Slider(
+                        1,
+                        50,
+                        1,
+                        step=1,
+                        label="Repeats of each step (RePaint)",
+                        info="Above 1 only with the sampler ddpm.",
+                        visible=False,
+                    )
                 with gr.Row():
                     self.button = gr.Button("Change", variant="primary")
                     self.stop = gr.Button("Stop")
-                self.fields = make_fields()
+                self.fields = make_fields(self.studio.models)
             with gr.Column(scale=3, min_width=320):
                 self.results = Results(self.studio, has_actions=False)
                 self.results.build()
@@ -88,17 +115,52 @@ class ChangeTab:
         results = self.results
 
         @streamed_with_messages
-        def change(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
+        def on_change(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
             yield from self.change(caller_of(request, TAB), *values)
 
         own = [self.picture, self.way, self.prompt, self.negative, self.source, self.strength]
-        inputs = [self.model, *own, *self.added, self.factor, *self.fields.values()]
+        more = [*self.added, self.factor, self.noise_level, self.resample]
+        inputs = [self.model, *own, *more, *self.fields.values()]
         outputs = [*results.outputs, self.fields["seed"]]
-        event = self.button.click(change, inputs, outputs, **DRAWS, **PRIVATE)
+        event = self.button.click(on_change, inputs, outputs, **DRAWS, **PRIVATE)
         event.then(results.show_history, None, results.history_outputs, **PRIVATE)
         self.studio.connect_stop(self.stop, TAB)
-        shown = [self.hint, self.source, self.strength, self.sides, self.factor]
-        self.way.change(show_way, self.way, shown, queue=False, **PRIVATE)
+        hidden: dict[str, Any] = {"queue": False, "show_progress": "hidden", **PRIVATE}
+        self.way.change(self.show_way, [self.way, self.model], self.shown, **hidden)
+        self.model.change(self.show_model, [self.way, self.model], self.shown, **hidden)
+
+    @property
+    def shown(self) -> list[Any]:
+        """The fields that `show_way` shows or hides."""
+        texts = [self.way, self.hint, self.source, self.strength, self.sides]
+        return [*texts, self.factor, self.noise_level, self.resample]
+
+    def show_way(self, way: str, model: str, *, begins: bool = True) -> tuple[Any, ...]:
+        """Show the fields that this way of changing needs with a model, and hide the others.
+
+        begins: the fields get their usual values.
+        """
+        facts = self.studio.models.facts(model)
+        ways = WAYS[facts.kind]
+        begins, way = begins or way not in ways, way if way in ways else ways[0]
+        factors = list(FACTORS) if facts.factor is None else [facts.factor]
+        has_strength = way in STRENGTH and (way != ENLARGE or facts.kind != "upscale")
+        strength: dict[str, Any] = {"value": STRENGTH.get(way, 1.0)} if begins else {}
+        factor: dict[str, Any] = {"value": factors[0]} if begins or facts.factor else {}
+        return (
+            gr.Radio(ways, value=way),
+            HINTS[way],
+            gr.Textbox(visible=way == EDIT),
+            gr.Slider(visible=has_strength, **strength),
+            gr.Row(visible=way == EXTEND),
+            gr.Dropdown(factors, visible=way == ENLARGE, **factor),
+            gr.Textbox(visible=way == ENLARGE and facts.kind != "draw"),
+            gr.Slider(visible=way in (REPAINT, EXTEND) and facts.kind != "inpaint"),
+        )
+
+    def show_model(self, way: str, model: str) -> tuple[Any, ...]:
+        """Show the fields that suit a model that was chosen."""
+        return self.show_way(way, model, begins=False)
 
     def change(
         self,
@@ -113,15 +175,22 @@ class ChangeTab:
         *values: Any,
     ) -> Iterator[tuple[Any, ...]]:
         """Draw from the picture."""
-        added, factor = values[: len(self.added)], values[len(self.added)]
-        form = dict(zip(self.fields, values[len(self.added) + 1 :], strict=True))
+        count = len(self.added)
+        added, (factor, noise_level, resample) = values[:count], values[count : count + 3]
+        form = dict(zip(self.fields, values[count + 3 :], strict=True))
         renew_seed(form)
         if way not in HINTS:
             raise UserError(f"what is to be done is one of: {', '.join(HINTS)}.")
+        kind = self.studio.models.facts(model).kind
         image, mask = image_and_mask(picture)
         others: dict[str, Any] = {"negative_prompt": negative or ""}
-        others["style_image" if way == EDIT else "init_image"] = self.keep(image)
-        if way in STRENGTH:
+        beginnings = {EDIT: "style_image", RESTORE: "restore"}
+        others[beginnings.get(way, "init_image")] = self.keep(image)
+        level = None if kind == "draw" else parse_number("noise_level", noise_level)
+        if way == ENLARGE:
+            others["upscale"] = int(factor)
+            others["noise_level"] = level
+        if way in STRENGTH and not (way == ENLARGE and (kind == "upscale" or level is not None)):
             others["strength"] = float(strength)
         if way == REPAINT:
             if mask is None:
@@ -129,8 +198,8 @@ class ChangeTab:
             others["mask"] = self.keep(mask)
         if way == EXTEND:
             others["outpaint"] = tuple(int(pixels or 0) for pixels in added)
-        if way == ENLARGE:
-            others["upscale"] = int(factor)
+        if way in (REPAINT, EXTEND) and kind != "inpaint":
+            others["resample"] = int(resample)
         if way == EDIT:
             others["source_prompt"] = source or ""
         yield from self.studio.draw_form(caller, model, prompt, form, **others)
@@ -165,14 +234,3 @@ def image_and_mask(
 def as_start(file: Path) -> dict[str, Any]:
     """Return the editor's value for a picture of this project."""
     return {"background": str(file), "layers": [], "composite": str(file)}
-
-
-def show_way(way: str) -> tuple[Any, ...]:
-    """Show the fields that this way of changing needs, and hide the others."""
-    return (
-        HINTS.get(way, ""),
-        gr.Textbox(visible=way == EDIT),
-        gr.Slider(value=STRENGTH.get(way, 1.0), visible=way in STRENGTH),
-        gr.Row(visible=way == EXTEND),
-        gr.Dropdown(visible=way == ENLARGE),
-    )

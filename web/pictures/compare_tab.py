@@ -25,7 +25,7 @@ from generation.xy_grid import (
 from web.drawing import DrawCall, images_of
 from web.line import Caller, Stopped
 from web.open_models import ModelChoice
-from web.option_form import make_seed_fields, make_setting_fields, options_of, renew_seed
+from web.option_form import NOTHING, make_seed_fields, make_setting_fields, renew_seed
 from web.pictures.results import Results
 from web.studio import (
     DRAWS,
@@ -40,7 +40,7 @@ from web.studio import (
 TAB = "compare"
 
 SIDE_BY_SIDE, GRID = "Two settings or models", "Grid over options"
-NOTHING, SAME = "(none)", "(the same)"
+SAME = "(the same)"
 SUFFIX = ".png"
 
 
@@ -74,12 +74,12 @@ class CompareTab:
                     self.x = make_axis_fields("From left to right", "guidance_scale", "1, 4, 8")
                     self.y = make_axis_fields("From top to bottom", "steps", "5, 10, 25")
                 self.left_title = gr.Markdown("**Left:** the model above")
-                self.left = make_setting_fields()
+                self.left = make_setting_fields(self.studio.models)
                 with gr.Column(visible=True) as self.right_side:
                     gr.Markdown("**Right**")
                     choices = [SAME, *self.studio.models.names()]
                     self.right_model = gr.Dropdown(choices, value=SAME, label="Model")
-                    self.right = make_setting_fields()
+                    self.right = make_setting_fields(self.studio.models)
                     self.copy = gr.Button("Set as on the left", size="sm")
             with gr.Column(scale=3, min_width=320):
                 self.whole = gr.Image(
@@ -135,19 +135,20 @@ class CompareTab:
             if grid is None:
                 raise UserError("choose an option for one of the two axes, and type its values.")
             del seeds["count"]
-            options = options_of({**left, **seeds}, negative_prompt=negative)
+            options = self.studio.options({**left, **seeds}, negative_prompt=negative)
             entry = PromptEntry("" if grid.has_prompts else prompt, options)
-            shown = self.draw_grid(caller, ModelChoice(model), entry, grid)
+            shown = self.draw_grid(caller, self.studio.choice(model, left), entry, grid)
         elif way == SIDE_BY_SIDE:
+            models = (model, model if right_model == SAME else right_model)
             sides = [
                 Side(
-                    ModelChoice(name),
-                    PromptEntry(prompt, options_of({**form, **seeds}, negative_prompt=negative)),
+                    self.studio.choice(name, form),
+                    PromptEntry(
+                        prompt,
+                        self.studio.options({**form, **seeds}, negative_prompt=negative),
+                    ),
                 )
-                for name, form in (
-                    (model, left),
-                    (model if right_model == SAME else right_model, right),
-                )
+                for name, form in zip(models, (left, right), strict=True)
             ]
             shown = self.draw_sides(caller, sides)
         else:
@@ -190,7 +191,15 @@ class CompareTab:
             for side in sides
         )
         labels = differences(
-            *({"model": side.model.name, **settings_of(side.entry.options)} for side in sides)
+            *(
+                {
+                    "model": side.model.name,
+                    "lora": side.model.lora,
+                    "lora_scale": side.model.lora_scale,
+                    **settings_of(side.entry.options),
+                }
+                for side in sides
+            )
         )
         captions = [
             f"{name}, seed {image.seed}" for image in images[0] for name in ("left", "right")

@@ -9,7 +9,7 @@ import gradio as gr
 
 from foundation.errors import shown
 from web.line import Caller
-from web.option_form import call_of_picture, make_fields, renew_seed, values_of
+from web.option_form import call_of_picture, lora_of, make_fields, renew_seed, values_of
 from web.pictures.results import Results
 from web.studio import (
     DRAWS,
@@ -42,7 +42,7 @@ class DrawTab:
                 with gr.Row():
                     self.button = gr.Button("Draw", variant="primary")
                     self.stop = gr.Button("Stop")
-                self.fields = make_fields()
+                self.fields = make_fields(self.studio.models)
                 self.dropped = gr.File(
                     label="Drop a picture here to read how it was drawn",
                     file_types=[".png", ".jpg", ".webp"],
@@ -109,10 +109,14 @@ class DrawTab:
         """
         if not file:
             return [gr.skip() for _ in (*self.texts, *self.fields)]
-        entry, call = call_of_picture(Path(file))
-        if not self.studio.models.has_drawn(model, call.model, call.hashes):
+        models = self.studio.models
+        entry, call = call_of_picture(Path(file), models)
+        if not models.has_drawn(model, call.model, call.hashes):
             gr.Warning(
                 f"It was drawn by the model {shown(call.model)}, and this is {shown(model)}."
             )
-        options = entry.options
-        return [entry.prompt, options.negative_prompt, *values_of(options, list(self.fields))]
+        lora, options = lora_of(call, models), entry.options
+        if call.lora and not lora.lora:
+            gr.Warning(f"It was drawn with the LoRA {shown(call.lora)}, which is not in the list.")
+        values = values_of(options, list(self.fields), lora)
+        return [entry.prompt, options.negative_prompt, *values]

@@ -1,6 +1,7 @@
 """The panel of a form: pictures as they are drawn, their records, and earlier pictures."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ import gradio as gr
 
 from foundation.errors import UserError, shown
 from generation.metadata import read_record
+from generation.reproduce import SIDES
 from web.studio import PRIVATE, Studio, with_messages
 
+GRID = {"grid_x", "grid_y", SIDES}  # entries of the record of a grid
 CAPTION = 60  # characters of a prompt below an earlier picture
 
 
@@ -76,11 +79,23 @@ def on_select(files: list[str], event: gr.SelectData) -> tuple[Any, ...]:
     if not 0 <= place < len(files) or not files[place]:  # a preview of one that is not finished
         off = gr.Button(interactive=False)
         return "", gr.Code(visible=False), off, off, off
-    record = read_record(Path(files[place]))
-    on = gr.Button(interactive=True)
+    file = Path(files[place])
+    try:
+        record = read_record(file)
+    except UserError as error:  # a grid of sample.py has none, and PyAV may be missing
+        off, code = gr.Button(interactive=False), gr.Code(str(error), visible=True)
+        return files[place], code, off, off, gr.Button(interactive=is_picture(file, {}))
     text = json.dumps(record, ensure_ascii=False, indent=1)
-    label = f"How {shown(Path(files[place]).name)} was drawn"
-    return files[place], gr.Code(text, visible=True, label=label), on, on, on
+    label = f"How {shown(file.name)} was drawn"
+    is_one = gr.Button(interactive=is_picture(file, record))
+    again = gr.Button(interactive=SIDES not in record)
+    return files[place], gr.Code(text, visible=True, label=label), again, is_one, is_one
+
+
+def is_picture(file: Path, record: Mapping[str, Any]) -> bool:
+    """Return whether a file is one picture, and no video and no grid of several."""
+    is_grid = file.name.startswith("grid-") or not GRID.isdisjoint(record)
+    return file.suffix not in (".gif", ".mp4") and not is_grid
 
 
 def command_field() -> gr.Code:

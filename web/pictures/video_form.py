@@ -16,7 +16,7 @@ from generation.video import ENCODERS, Animation
 from web.drawing import VideoCall, images_of
 from web.line import Caller, Stopped
 from web.open_models import ModelChoice
-from web.option_form import entry_of_picture, make_setting_fields, options_of, values_of
+from web.option_form import call_of_picture, lora_of, make_setting_fields, values_of
 from web.pictures.results import command_field
 from web.studio import (
     DRAWS,
@@ -53,7 +53,7 @@ class VideoForm:
                     self.frames = gr.Slider(2, 240, 24, step=1, label="Frames between the two")
                     self.fps = gr.Slider(1, 50, 12, step=1, label="Frames per second")
                 self.kind = gr.Radio(list(ENCODERS), value="gif", label="Format")
-                self.fields = make_setting_fields()
+                self.fields = make_setting_fields(self.studio.models)
             with gr.Column(scale=3, min_width=320):
                 self.status = gr.Markdown("Nothing is drawn yet.")
                 shown: dict[str, Any] = {"show_label": False, "interactive": False, "height": 440}
@@ -82,16 +82,21 @@ class VideoForm:
         filled = [prompt, seed, self.negative, *self.fields.values()]
         fill = with_messages(self.fill)
         dropped.upload(fill, dropped, filled, queue=False, **PRIVATE)
-        fill_end = with_messages(end_of)
+        fill_end = with_messages(self.fill_end)
         last_dropped.upload(
             fill_end, last_dropped, [last_prompt, last_seed], queue=False, **PRIVATE
         )
 
+    def fill_end(self, file: str) -> list[str]:
+        """Return prompt and seed of a picture."""
+        return end_of(call_of_picture(Path(file), self.studio.models)[0])
+
     def fill(self, file: str) -> list[Any]:
         """Return prompt, seed and all settings with which a picture was drawn."""
-        options = entry_of_picture(Path(file)).options
-        settings = values_of(options, list(self.fields))
-        return [*end_of(file), options.negative_prompt, *settings]
+        entry, call = call_of_picture(Path(file), self.studio.models)
+        lora = lora_of(call, self.studio.models)
+        settings = values_of(entry.options, list(self.fields), lora)
+        return [*end_of(entry), entry.options.negative_prompt, *settings]
 
     def draw(
         self,
@@ -111,14 +116,14 @@ class VideoForm:
         if kind not in ENCODERS:
             raise UserError(f"the format is one of: {', '.join(ENCODERS)}.")
         form = dict(zip(self.fields, values, strict=True))
-        options = options_of(form, negative_prompt=negative or "")
+        options = self.studio.options(form, negative_prompt=negative or "")
         entries = [
             PromptEntry(prompt or "", replace(options, seed=seed), has_own_seed=True)
             for prompt, seed in ((first_prompt, first_seed), (last_prompt, last_seed))
         ]
         images = [image for entry in entries for image in images_of(entry)]
         video: dict[str, Any] = {"interpolate": int(frames), "video": kind, "fps": float(fps)}
-        choice = ModelChoice(model)
+        choice = self.studio.choice(model, form)
         command = self.command_for(choice, entries, options, video)
         moving, film = gr.Image(None, visible=True), gr.Video(None, visible=False)
         try:
@@ -178,7 +183,6 @@ def make_end(title: str) -> tuple[gr.Textbox, gr.Textbox, gr.File]:
     return prompt, seed, dropped
 
 
-def end_of(file: str) -> list[str]:
-    """Return prompt and seed of a picture."""
-    entry = entry_of_picture(Path(file))
+def end_of(entry: PromptEntry) -> list[str]:
+    """Return prompt and seed of what was drawn."""
     return [entry.prompt, entry.options.seed]
