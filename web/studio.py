@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import wraps
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import gradio as gr
@@ -156,8 +157,8 @@ class Studio:
 
 
 def caller_of(request: gr.Request, tab: str = "") -> Caller:
-    """Return who calls: a session of the page, and the tab in it."""
-    return Caller(str(request.session_hash), tab)
+    """Return who calls: a session of the page, and the tab in it; nobody else if it has none."""
+    return Caller(request.session_hash or token_hex(8), tab)
 
 
 def status_of(progress: Progress, stopped: bool) -> str:
