@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.page_runs import make_page_runs
+from tests.helpers.page.runs import make_page_runs
 
 SECRET = "the secret of another folder"
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dataset.images.decode import read_frames
 from generation.metadata import read_record
-from tests.helpers.page_user import User, in_editor, upload
+from tests.helpers.page.user import User, in_editor, upload
 from tests.helpers.sample_runs import run_sample
 
 pytest.importorskip("gradio")

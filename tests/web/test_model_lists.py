@@ -9,7 +9,7 @@ from PIL import Image
 from generation.metadata import read_record
 from generation.options import GenerationOptions
 from generation.prompts import PromptEntry
-from tests.helpers.page_runs import make_page_runs
+from tests.helpers.page.runs import make_page_runs
 from tests.helpers.sample_runs import run_sample
 from web.drawing import DrawCall, images_of
 from web.model_facts import ModelFacts, look_at

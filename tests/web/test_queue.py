@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from generation.metadata import read_record
-from tests.helpers.page_user import User, in_editor, upload
+from tests.helpers.page.user import User, in_editor, upload
 
 pytest.importorskip("gradio")
 pytestmark = [
