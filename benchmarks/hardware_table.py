@@ -17,9 +17,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # prefer this checkout to an
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from autoencoder import PRESETS as AUTOENCODERS
 from autoencoder import Autoencoder
@@ -42,14 +39,13 @@ from training.tools.memory_estimate import (
     MemoryEstimate,
     StepWork,
     estimate_memory,
-    without_data,
 )
+from training.tools.operations import SHARES, count_operations
 
 CPU = torch.device("cpu")
 PRESETS = ("small-128", "base-128", "base-256", "base-512", "sd15")
 LIGHT = ("small-128",)
 STAGES = {0: ("base-256",), 1: PRESETS, 2: PRESETS}
-SHARE = 0.2  # of the peak, which a training is assumed to reach
 OPENAI_TEXT = (77, 768, 123_060_480)  # tokens, width, weights of the text encoder of SD 1.x
 # Products of bf16 matrices with fp32 sums, without sparsity, in 10^12 operations per second, from
 # NVIDIA's white papers and data sheets. One card of each size of memory.
@@ -121,7 +117,7 @@ def speed_row(training: "Training") -> str:
     images, tflop = training.config.steps * training.config.batch_size, training.tflop
     cells: list[str] = []
     for gpu, (_, peak) in CARDS.items():
-        speed = SHARE * peak / tflop
+        speed = SHARES["cuda"] * peak / tflop
         fits = training.fits_somehow(gpu)
         cells.append(
             f"{describe_rate(speed)}/s, {describe_hours(images / speed / 3600)}" if fits else "no"
@@ -169,30 +165,7 @@ class Training:
         """Operations of a step per image: forward and backward pass, in 10^12."""
         images = 1 if self.config.divides_batches else 2
         work = self.work(replace(self.config, batch_size=images, accumulate=1))
-        counter = FlopCount()
-        with FakeTensorMode(allow_non_fake_inputs=True), counter:
-            copies = [without_data(module) for module in (*work.trained, *work.frozen)]
-            work.add_gradients(copies, images, 1, Precision(CPU, "bf16"))
-        return counter.total / images / 1e12
-
-
-class FlopCount(TorchDispatchMode):
-    """Counts operations by the formulas of PyTorch.
-
-    PyTorch's own counter also follows modules, which does not go with the gradients of pixels that
-    stage 1 computes.
-    """
-
-    total = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func.overloadpacket in flop_registry:
-            count = flop_registry[func.overloadpacket]
-            self.total += count(*args, **(kwargs or {}), out_val=result)
-        return result
+        return count_operations(work, images, Precision(CPU, "bf16")) / 1e12
 
 
 Work = Callable[[Any], StepWork]

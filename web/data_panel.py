@@ -12,7 +12,7 @@ from PIL import Image
 
 from dataset.checking.caption_statistics import count_captions
 from dataset.editing.captions import write_captions
-from dataset.editing.new_folder import TAKEN, copy_folder, gather_files
+from dataset.editing.new_folder import copy_folder, gather_files, without_common_folder
 from foundation.errors import UserError, one_line, shown
 from stages.flags.check import CheckOptions
 from stages.preparation.data_check import check_folder, planned_runs, report_lines, text_room
@@ -28,10 +28,15 @@ from web.data_access import (
     usual_limits,
 )
 from web.studio import PRIVATE, with_messages
+from web.training.drop_zone import MOST_BYTES, make_drop_zone, read_dropped
 
 CELLS, COLUMNS = 12, 4  # images of a page
 MOST_PIXELS = 64 * 2**20  # of an image that is dropped
-MOST_BYTES = 1024 * 2**20  # of all files that are dropped
+TAKEN_FILES = (
+    "Images; captions in `.txt` files of the same names, a `metadata.jsonl`, `metadata.csv` or "
+    "`captions.json`; names of folders as classes. Folders keep their names and places. Empty "
+    "folders, hidden files and files of other kinds are left out."
+)
 # Folders are read one after the other: the first reading decodes all images.
 READS: dict[str, Any] = {"concurrency_id": "data", "concurrency_limit": 1, **PRIVATE}
 
@@ -55,17 +60,13 @@ class DataPanel:
                 min_width=200,
             )
             self.open = gr.Button("Open", min_width=90)
-        with gr.Accordion("Drop files", open=False):
-            self.dropped = gr.File(
-                label="Images, and .txt files or a metadata.jsonl with their captions",
-                file_count="multiple",
-                file_types=[*TAKEN, ".jsonl", ".csv", ".json"],
-                height=140,
-            )
+        with gr.Accordion("Drop files or a folder", open=False):
+            self.dropped = make_drop_zone()
+            gr.Markdown(TAKEN_FILES, elem_classes="small")
             with gr.Row():
                 self.name = gr.Textbox(label="Name of the new data folder", scale=3, min_width=160)
                 self.make = gr.Button("Make a data folder", min_width=120)
-        self.summary = gr.HTML("Choose a data folder, or drop files.")
+        self.summary = gr.HTML("Choose a data folder, or drop one.")
         with gr.Row(visible=False) as self.copying:
             self.copy_name = gr.Textbox(label="Name of the copy", scale=3, min_width=160)
             self.copy = gr.Button("Copy into a new data folder", min_width=120)
@@ -108,7 +109,10 @@ class DataPanel:
             self.open.click(open_folder, [self.folder, self.which], outputs, **READS),
             self.folder.input(open_folder, [self.folder, self.which], outputs, **READS),
             self.make.click(
-                with_messages(self.make_folder), [self.dropped, self.name], outputs, **READS
+                with_messages(self.make_folder),
+                [self.dropped, self.name],
+                [*outputs, self.dropped],
+                **READS,
             ),
             self.copy.click(
                 with_messages(self.copy_data), [self.folder, self.copy_name], outputs, **READS
@@ -123,23 +127,25 @@ class DataPanel:
             if not turn:
                 event.success(report, reported, self.report, **PRIVATE)
         self.which.input(open_folder, [self.folder, self.which], outputs, **READS)
+        suggest, named = with_messages(suggest_name), [self.dropped, self.name]
+        self.dropped.upload(suggest, named, self.name, queue=False, **PRIVATE)
 
     def open_folder(self, folder: str | None, which: str) -> tuple[Any, ...]:
         """Read a data folder and show its first images."""
         return self.show(self.folders.find(folder), which, 0)
 
-    def make_folder(self, files: Sequence[str] | None, name: str) -> tuple[Any, ...]:
-        """Make a data folder of files that were dropped."""
-        paths = [Path(file) for file in files or ()]
-        if not paths:
-            raise UserError("no files are dropped. Drop images first.")
+    def make_folder(self, dropped: object, name: str) -> tuple[Any, ...]:
+        """Make a data folder of what was dropped, and empty the zone."""
+        files = read_dropped(dropped)
         target = self.folders.new(name)
-        for path in paths:
-            check_pixels(path)
-        gather_files(paths, target, MOST_BYTES)
+        for given, path in files:
+            check_pixels(path, given)
+        _, names = without_common_folder([given for given, _ in files])
+        paths = [path for _, path in files]
+        gather_files(list(zip(names, paths, strict=True)), target, MOST_BYTES)
         for path in paths:
             path.unlink(missing_ok=True)  # the server's own copies
-        return self.show(target, ALL, 0)
+        return *self.show(target, ALL, 0), None
 
     def copy_data(self, folder: str | None, name: str) -> tuple[Any, ...]:
         """Copy a data folder into a new one, whose captions can be corrected."""
@@ -208,8 +214,17 @@ class DataPanel:
         )
 
 
-def check_pixels(path: Path) -> None:
-    """Refuse an image of more pixels than are taken; what is no image is for others to refuse."""
+def suggest_name(dropped: object, name: str) -> str:
+    """Return the name of the new data folder: that of the folder that was dropped, unless given."""
+    folder, _ = without_common_folder([given for given, _ in read_dropped(dropped)])
+    return (name or "").strip() or folder
+
+
+def check_pixels(path: Path, name: str) -> None:
+    """Refuse an image of more pixels than are taken; what is no image is for others to refuse.
+
+    name: that it had where it comes from.
+    """
     size = "too many"
     with usual_limits():
         try:
@@ -222,7 +237,7 @@ def check_pixels(path: Path) -> None:
         except (OSError, ValueError, SyntaxError):
             return
     raise UserError(
-        f"{shown(path.name)} has {size} pixels, and at most {MOST_PIXELS:,} are taken. Scale it "
+        f"{shown(name)} has {size} pixels, and at most {MOST_PIXELS:,} are taken. Scale it "
         "down, or put it into a folder of the server."
     )
 

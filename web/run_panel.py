@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from foundation.errors import one_line
 from training.logging.progress import format_duration
 from training.tools.curves import line_chart
+from training.tools.previews import step_of, step_section
 from training.tools.report_page import group_metrics, is_warning, shown_metrics
 from training.tools.run_list import RunSummary, compared_metrics, metrics_of, preview_files
 from web.studio import PRIVATE, with_messages
 
 SPEED = "images_per_second"  # shown as a number
-SHOWN_SIDE = 480  # pixels; smaller previews are enlarged up to this
 STYLE = """
 .run-charts { display: grid; gap: 10px;
               grid-template-columns: repeat(auto-fill, minmax(min(100%, 380px), 1fr)); }
@@ -50,6 +49,14 @@ STYLE = """
                  border-width: 0 0 1px !important; }
   .run-list td { display: inline-block; border: 0 !important; padding: 1px 10px 1px 0; }
 }
+.run-previews .previews { display: flex; flex-wrap: wrap; gap: 14px; }
+.run-previews p { margin: 2px 0 8px; opacity: 0.8; }
+.run-previews figure { margin: 0; display: table; max-width: 100%; }
+.run-previews figure img { display: inline; max-width: 100%; height: auto; margin: 0 3px 0 0;
+                           image-rendering: pixelated; }
+.run-previews figcaption { display: table-caption; caption-side: bottom; font-size: 13px;
+                           overflow-wrap: anywhere; opacity: 0.85; margin: 0; }
+.note { font-size: 13px; opacity: 0.85; margin: 4px 0; }
 .cell { text-align: center; font-size: 12px; overflow-wrap: anywhere; }
 .cell img { width: 100%; height: 130px; object-fit: contain; border-radius: 6px; }
 .cell .empty { height: 130px; display: flex; align-items: center; justify-content: center;
@@ -75,15 +82,13 @@ class RunPanel:
                     1, 2, 1, step=1, label="Preview", buttons=[], scale=3, min_width=140
                 )
                 self.forth = gr.Button("Later step ▶", size="sm", min_width=90)
-            self.picture = gr.Image(
-                label="Preview", format="png", interactive=False, buttons=["download", "fullscreen"]
-            )
+            self.pictures = gr.HTML(elem_classes="run-previews")
         self.files = gr.State([])  # of the previews that the slider counts
 
     @property
     def outputs(self) -> list[Any]:
         """The fields that `show` fills."""
-        return [self.facts, self.charts, self.previews, self.place, self.picture, self.files]
+        return [self.facts, self.charts, self.previews, self.place, self.pictures, self.files]
 
     def connect(self) -> None:
         """Let the buttons and the slider choose a preview."""
@@ -96,7 +101,7 @@ class RunPanel:
                 **PRIVATE,
             )
         shown = [self.place, self.files]
-        self.place.change(with_messages(open_preview), shown, self.picture, queue=False, **PRIVATE)
+        self.place.change(with_messages(open_preview), shown, self.pictures, queue=False, **PRIVATE)
 
 
 def show_runs(
@@ -111,7 +116,7 @@ def show_runs(
     """
     if len(runs) != 1:
         charts = compare(runs) if runs else ""
-        return facts, charts, gr.Column(visible=False), gr.skip(), None, []
+        return facts, charts, gr.Column(visible=False), gr.skip(), "", []
     run = runs[0]
     files = [str(file) for file in preview_files(run.path)]
     shown = facts or facts_of(run)
@@ -120,21 +125,16 @@ def show_runs(
     follows = place >= len(before) or files[: len(before)] != list(before)
     chosen = len(files) if follows else place
     slider = gr.Slider(maximum=max(len(files), 2), value=max(chosen, 1), visible=len(files) > 1)
-    picture = open_preview(chosen, files)
-    return shown, charts_of(run), gr.Column(visible=bool(files)), slider, picture, files
+    pictures = open_preview(chosen, files)
+    return shown, charts_of(run), gr.Column(visible=bool(files)), slider, pictures, files
 
 
-def open_preview(place: float, files: Sequence[str]) -> Any:
-    """Return the preview of this place, counted from 1, with its step as label."""
+def open_preview(place: float, files: Sequence[str]) -> str:
+    """Return HTML of the preview of this place, counted from 1: each picture with its prompt."""
     if not 1 <= place <= len(files):
-        return None
+        return ""
     file = Path(files[int(place) - 1])
-    step = int(file.stem.removeprefix("step-"))
-    with Image.open(file) as picture:
-        times = max(SHOWN_SIDE // max(picture.size), 1)  # small pictures stay sharp
-        size = picture.width * times, picture.height * times
-        picture = picture.convert("RGB").resize(size, Image.Resampling.NEAREST)
-    return gr.Image(picture, label=f"Step {step:,}")
+    return f"<div><b>Step {step_of(file):,}</b></div>{step_section(file)}"
 
 
 def facts_of(run: RunSummary) -> str:

@@ -1,8 +1,8 @@
 """The tab "Train": from a folder of images to a model that draws."""
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,18 @@ from web.data_panel import DataPanel
 from web.option_form import for_the_page
 from web.run_panel import RunPanel, badge, show_runs
 from web.runs_tab import choose_model
-from web.studio import PRIVATE, Studio, with_messages
+from web.studio import PRIVATE, Studio, streamed_with_messages, with_messages
+from web.training.kinds import CONDITIONS, TASKS, condition_of, describe_kind, task_of
+from web.training.preset_costs import all_costs, chosen_costs
 
 INTERVAL = 3.0  # seconds between looks at a training
-CONDITIONS = {
-    "Captions": "text",
-    "Class: the names of the folders, or short captions": "class",
-    "Nothing: images alone": "none",
+# Networks are counted one after the other, and only the last choice matters.
+COSTS: dict[str, Any] = {
+    "concurrency_id": "costs",
+    "concurrency_limit": 1,
+    "trigger_mode": "always_last",
+    "show_progress": "minimal",
+    **PRIVATE,
 }
 
 
@@ -70,10 +75,15 @@ class TrainTab:
         """Make the fields of a new training."""
         self.name = gr.Textbox(label="Name", placeholder="that of the data folder", max_length=60)
         with gr.Row():
-            self.preset = gr.Dropdown(list(ALL_PRESETS), value="small-64", label="Preset")
+            self.task = gr.Dropdown(list(TASKS), value=next(iter(TASKS)), label="The model")
             self.condition = gr.Dropdown(
-                list(CONDITIONS), value=next(iter(CONDITIONS)), label="The model reads"
+                list(CONDITIONS), value=next(iter(CONDITIONS)), label="It reads"
             )
+        self.kind = gr.HTML(describe_kind(next(iter(CONDITIONS)), next(iter(TASKS))))
+        self.preset = gr.Dropdown(list(ALL_PRESETS), value="small-64", label="Preset")
+        self.costs = gr.HTML(elem_id="costs")
+        with gr.Accordion("Compare the presets", open=False) as self.compared:
+            self.table = gr.HTML(elem_id="presets")
         with gr.Accordion("More options", open=False):
             self.numbers: dict[tuple[str, str], gr.Number] = {}
             for title, name in (("Steps", "steps"), ("Images per step", "batch_size")):
@@ -103,7 +113,12 @@ class TrainTab:
 
     @property
     def form(self) -> list[Any]:
-        chosen = [self.name, self.data.folder, self.preset, self.condition, self.seed, self.skip]
+        return [self.name, self.data.folder, *self.kinds]
+
+    @property
+    def kinds(self) -> list[Any]:
+        """The fields that memory and time depend on."""
+        chosen = [self.preset, self.condition, self.task, self.seed, self.skip]
         return [*chosen, *self.numbers.values()]
 
     def connect(self, tab: gr.Tab, tabs: gr.Tabs) -> None:
@@ -111,6 +126,13 @@ class TrainTab:
         self.panel.connect()
         for field in self.form:
             field.change(self.show_command, self.form, self.command, queue=False, **PRIVATE)
+        kind = [self.condition, self.task]
+        for field in kind:
+            field.change(describe_kind, kind, self.kind, queue=False, **PRIVATE)
+        changed = [field.change for field in (*kind, self.preset, *self.numbers.values())]
+        costs, table = with_messages(self.show_costs), streamed_with_messages(self.compare)
+        gr.on([tab.select, *changed], costs, self.kinds, self.costs, **COSTS)
+        self.compared.expand(table, self.kinds, self.table, **COSTS)
         estimate = with_messages(self.show_needs)
         self.estimate.click(estimate, self.form, self.needs, **PRIVATE)
         outputs = [self.training, self.listed, *self.panel.outputs]
@@ -130,39 +152,50 @@ class TrainTab:
 
     # A new training.
 
-    def stages_of(
-        self,
-        name: str,
-        folder: str | None,
-        preset: str,
-        condition: str,
-        seed: float | None,
-        skip: bool,
-        *numbers: float | None,
-    ) -> AllStages:
+    def stages_of(self, name: str, folder: str | None, *kinds: Any) -> AllStages:
         """Return the training that the form describes.
 
         Raises:
             UserError: a field cannot be used.
         """
-        if condition not in CONDITIONS:
-            raise UserError(f"what the model reads is one of: {', '.join(CONDITIONS)}.")
+        data = self.folders.find(folder)
+        out = self.studio.models.runs / check_run_name((name or "").strip() or data.name)
+        return replace(self.kind_of(*kinds), data=data, out=out)
+
+    def kind_of(
+        self,
+        preset: str,
+        condition: str,
+        task: str,
+        seed: float | None,
+        skip: bool,
+        *numbers: float | None,
+    ) -> AllStages:
+        """Return the training that the form describes, with no data yet."""
         given: Mapping[str, dict[str, int]] = {"steps": {}, "batch_size": {}}
         for (field, script), number in zip(self.numbers, numbers, strict=True):
             if number:  # an empty field may come as 0
                 given[field][script] = int(number)
-        data = self.folders.find(folder)
         return AllStages(
-            data=data,
-            out=self.studio.models.runs / check_run_name((name or "").strip() or data.name),
+            data=Path("data"),
+            out=self.studio.models.runs / "new",
             preset=preset,
-            condition=CONDITIONS[condition],  # type: ignore[arg-type]
+            condition=condition_of(condition),
+            task=task_of(task),
             steps=given["steps"],
             batch_size=given["batch_size"],
             seed=int(seed or 0),
             device=self.studio.models.device.type,
             skip_unusable=bool(skip),
         )
+
+    def show_costs(self, *kinds: Any) -> str:
+        """Return the memory and the time of each stage, as HTML."""
+        return chosen_costs(self.kind_of(*kinds), self.studio.models.runs)
+
+    def compare(self, *kinds: Any) -> Iterator[str]:
+        """Yield a table of the presets with memory and time, as HTML."""
+        yield from all_costs(self.kind_of(*kinds), self.studio.models.runs)
 
     def show_command(self, *form: Any) -> str:
         """Return the commands that do the same as the form, or what it lacks."""

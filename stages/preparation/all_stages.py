@@ -1,6 +1,6 @@
 """All stages together: from a data folder to a model that draws, as commands and as a plan."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 
+from autoencoder import Autoencoder
 from dataset.checking.planned_run import judge_batch
 from dataset.folder import Folder
 from dataset.report import find_problems, report_numbers
@@ -17,17 +18,26 @@ from foundation.files import read_json
 from stages.autoencoder import build_networks, describe_missing_backbone
 from stages.build_unet import build_unet
 from stages.clip import build_clip
-from stages.condition import Condition, NoCondition, TextCondition, class_condition
+from stages.condition import (
+    ClassCondition,
+    Condition,
+    NoCondition,
+    TextCondition,
+    class_condition,
+)
 from stages.flags.autoencoder import AutoencoderTrainingConfig
 from stages.flags.clip import ClipTrainingConfig
 from stages.flags.diffusion import ConditionName, DiffusionTrainingConfig
+from stages.flags.tasks import TaskName
 from stages.latents import cache_bytes
 from stages.memory import autoencoder_work, clip_work, diffusion_work
 from stages.plan import RunPlan, speed_of_run
 from stages.preparation.data_check import TRAININGS, for_people
+from stages.tasks.choice import make_task
 from training.cli import parse
 from training.config import TrainingConfig
 from training.device import pick_device
+from training.tools.memory_estimate import StepWork
 from training.tools.run_folders import find_runs, script_of
 
 FOLDERS = {"train_clip.py": "clip", "train_vae.py": "vae", "train_ldm.py": "ldm"}
@@ -39,6 +49,17 @@ ALL_PRESETS = tuple(
 )
 
 
+@dataclass(frozen=True)
+class StageWork:
+    """What a training computes. work: returns that of a step with other settings."""
+
+    script: str
+    config: TrainingConfig
+    work: Callable[[Any], StepWork]
+    condition: Condition
+    vae: Autoencoder | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class AllStages:
     """A training of all stages.
@@ -47,6 +68,7 @@ class AllStages:
         data: data folder.
         out: folder in which each stage gets a run folder.
         condition: what the model reads; a text encoder is trained for "text" alone.
+        task: what the model draws from.
         steps, batch_size: script -> number; the others have those of the preset.
         skip_unusable: leave out images that cannot be read.
     """
@@ -55,6 +77,7 @@ class AllStages:
     out: Path
     preset: str = "small-64"
     condition: ConditionName = "text"
+    task: TaskName = "draw"
     steps: Mapping[str, int] = field(default_factory=dict[str, int])
     batch_size: Mapping[str, int] = field(default_factory=dict[str, int])
     seed: int = 0
@@ -86,6 +109,7 @@ class AllStages:
                 words += ["--text-encoder", self.run_folder("train_clip.py").as_posix()]
             else:
                 words += ["--condition", self.condition]
+            words += ["--task", self.task] if self.task != "draw" else []
         for flag, values in (("--steps", self.steps), ("--batch-size", self.batch_size)):
             words += [flag, str(values[script])] if script in values else []
         words += ["--seed", str(self.seed)] if self.seed else []
@@ -102,6 +126,8 @@ class AllStages:
         kind, presets = TRAININGS[script]
         config: TrainingConfig = parse(kind, self.arguments(script), None, presets)
         config.check()
+        if isinstance(config, DiffusionTrainingConfig):
+            config.check_condition()
         return config
 
     def problems(self, folder: Folder) -> list[str]:
@@ -120,44 +146,60 @@ class AllStages:
                     found.append(str(error))
         return [for_people(problem) for problem in found]
 
-    def plans(self, folder: Folder, runs: Path | None = None) -> Iterator[RunPlan[Any]]:
-        """Yield the plan of each training, with networks of random weights.
+    def works(self, classes: Condition | None = None) -> Iterator[StageWork]:
+        """Yield what each training computes in a step. The networks have no data.
 
-        runs: folder of runs; the speed of one with the same script and preset is taken for that of
-            the training.
+        classes: of a data folder; None: any two, which changes next to nothing.
         """
-        device = pick_device(self.device)
-
-        def common(script: str, config: TrainingConfig) -> dict[str, Any]:
-            pairs, held_out = divided(folder.pairs, config)
-            similar = None if runs is None else similar_run(runs, script, config)
-            facts = {"device": device, "pairs": pairs, "held_out": len(held_out)}
-            return {"training": script, "config": config, "similar": similar, **facts}
-
         condition: Condition = NoCondition()
         if self.condition == "text":
             config = cast(ClipTrainingConfig, self.config("train_clip.py"))
             clip = build_clip(config)
             condition = TextCondition(clip.text_encoder())
-            work = partial(clip_work, clip=clip)
-            yield RunPlan(work=work, **common("train_clip.py", config))
+            yield StageWork("train_clip.py", config, partial(clip_work, clip=clip), condition)
+        elif self.condition == "class":
+            condition = classes or ClassCondition(("a", "b"), torch.tensor([2, 0, 1]))
         config = cast(AutoencoderTrainingConfig, self.config("train_vae.py"))
-        # As for a dry run: LPIPS has random weights, and nothing is downloaded.
-        networks = build_networks(replace(config, dry_run=True), torch.device("cpu"))
-        work = partial(autoencoder_work, networks=networks)
-        facts = common("train_vae.py", config)
-        yield RunPlan(work=work, keeps_best=facts["held_out"] > 0, **facts)
+        with torch.device("meta"):
+            # As for a dry run: LPIPS has random weights, and nothing is downloaded.
+            networks = build_networks(replace(config, dry_run=True), torch.device("meta"))
+        work, vae = partial(autoencoder_work, networks=networks), networks.autoencoder
+        yield StageWork("train_vae.py", config, work, condition, vae)
         config = cast(DiffusionTrainingConfig, self.config("train_ldm.py"))
-        facts, vae = common("train_ldm.py", config), networks.autoencoder
+        task = make_task(config, vae)
+        with torch.device("meta"):
+            unet = build_unet(config, vae, condition, task)
+        work = partial(diffusion_work, unet=unet, vae=vae, condition=condition, task=task)
+        yield StageWork("train_ldm.py", config, work, condition, vae)
+
+    def plans(self, folder: Folder, runs: Path | None = None) -> Iterator[RunPlan[Any]]:
+        """Yield the plan of each training, with networks that have no data.
+
+        runs: folder of runs; the speed of one with the same script and preset is taken for that of
+            the training.
+        """
+        classes = None
         if self.condition == "class":
-            condition = class_condition(*divided(folder.pairs, config))
-        unet = build_unet(config, vae, condition)
-        yield RunPlan(
-            work=partial(diffusion_work, unet=unet, vae=vae, condition=condition),
-            cache=cache_bytes(config, folder.pairs, vae, condition),
-            keeps_best=facts["held_out"] > 0,
-            **facts,
-        )
+            classes = class_condition(*divided(folder.pairs, self.config("train_ldm.py")))
+        for stage in self.works(classes):
+            pairs, held_out = divided(folder.pairs, stage.config)
+            facts: dict[str, Any] = {}
+            if stage.script == "train_ldm.py":
+                assert stage.vae is not None
+                config = cast(DiffusionTrainingConfig, stage.config)
+                cached = cache_bytes(config, folder.pairs, stage.vae, stage.condition)
+                facts["cache"] = cached
+            yield RunPlan(
+                training=stage.script,
+                config=stage.config,
+                device=pick_device(self.device),
+                work=stage.work,
+                pairs=pairs,
+                held_out=len(held_out),
+                keeps_best=len(held_out) > 0 and stage.script != "train_clip.py",
+                similar=None if runs is None else similar_run(runs, stage.script, stage.config),
+                **facts,
+            )
 
     def describe(self, folder: Folder, runs: Path | None = None) -> str:
         """Return what the trainings will need: memory, time and disk.

@@ -37,6 +37,13 @@ def choose_task(flags: TaskFlags, autoencoder: Autoencoder, source: Path) -> Tra
             f"--task {flags.task} is for gray and RGB pictures, and this autoencoder takes "
             f"{channels} channels. With such images: --task draw, or inpaint."
         )
+    return make_task(flags, autoencoder)
+
+
+def make_task(flags: TaskFlags, autoencoder: Autoencoder) -> TrainingTask:
+    """Return the task, whatever pixels the autoencoder was trained on."""
+    if flags.task == "draw":
+        return TrainingTask()
     if flags.task == "inpaint":
         return InpaintingTask(autoencoder, flags.whole_masks)
     if flags.task == "upscale":

@@ -85,7 +85,7 @@ class App:
     def stop(self) -> None:
         """End the process; it may have ended already."""
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(MOST_SECONDS)  # a thread of it may have begun something
         assert self.process.stdout
         self.process.stdout.close()
 
@@ -150,3 +150,24 @@ def wait_until():
             time.sleep(0.3)
 
     return wait_until
+
+
+@pytest.fixture
+def drop():
+    """Return a function that drops files and folders of the disk on a part of a page.
+
+    The browser gets them as from its system, so it can read folders; scripts cannot make such.
+    """
+
+    def drop(page, place, *paths: Path) -> None:
+        place.scroll_into_view_if_needed()
+        box = place.bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + 12
+        data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+        session = page.context.new_cdp_session(page)
+        for kind in ("dragEnter", "dragOver", "drop"):
+            event = {"type": kind, "x": x, "y": y, "data": data}
+            session.send("Input.dispatchDragEvent", event)
+        session.detach()
+
+    return drop

@@ -28,15 +28,15 @@ def folder(tmp_path):
         stop_training(run)
 
 
-def fill_form(page, folder):
-    page.get_by_label("Name", exact=True).fill("first")
+def fill_form(page, *steps, name="first"):
+    page.get_by_label("Name", exact=True).fill(name)
     page.get_by_label("Preset").click()
     page.get_by_role("option", name="tiny-32").click()
     page.get_by_text("More options").last.click()
-    for stage, steps in (("text encoder", 20), ("autoencoder", 2000), ("U-Net", 20)):
-        page.get_by_label(f"Steps: {stage}").fill(str(steps))
-    page.get_by_label("Images per step: text encoder").fill("16")
-    page.get_by_label("Images per step: U-Net").fill("16")
+    for stage, count in steps:
+        page.get_by_label(f"Steps: {stage}").fill(str(count))
+        if stage != "autoencoder":
+            page.get_by_label(f"Images per step: {stage}").fill("16")
 
 
 def open_tab(page, tab):
@@ -53,7 +53,7 @@ def test_from_a_folder_to_a_picture(start_app, open_page, wait_until, folder):
     page.get_by_label("Data folder").fill(str(folder / "data" / "noise"))
     page.get_by_role("button", name="Open", exact=True).click()
     page.get_by_text("without caption").first.wait_for()
-    fill_form(page, folder)
+    fill_form(page, ("text encoder", 20), ("autoencoder", 2000), ("U-Net", 20))
     page.get_by_role("button", name="Start", exact=True).click()
     page.get_by_text("1 images have no caption").first.wait_for()  # refused, and nothing is written
     assert not (folder / "runs").exists()
@@ -80,6 +80,10 @@ def test_from_a_folder_to_a_picture(start_app, open_page, wait_until, folder):
     page.get_by_role("button", name="Go on").click()
     wait_until(lambda: read_state(folder / "runs" / "first").name == "finished")
     page.get_by_text("Later step").wait_for()
+    page.get_by_text("From left to right: averaged weights, weights of this step.").wait_for()
+    assert (
+        page.locator(".run-previews:visible figure").count() >= 4
+    )  # each prompt with its pictures
     page.get_by_role("button", name="Draw with it").first.click()
     steps = page.get_by_label("number input for Steps").locator("visible=true")
     steps.fill("2")
@@ -89,6 +93,59 @@ def test_from_a_folder_to_a_picture(start_app, open_page, wait_until, folder):
     records = [read_record(file) for file in (folder / "out").glob("*.png")]
     assert {Path(record["model"]).name for record in records} == {"ldm"}
     look_at_runs(page)
+
+
+def test_a_folder_is_dropped_and_trained_by_class(start_app, open_page, wait_until, drop, folder):
+    shapes = folder / "shapes"
+    for k in range(40):
+        picture(shapes / ("round", "square")[k % 2] / f"{k}.png", seed=k)
+    (shapes / "readme.md").write_text("no data")
+    page = open_tab(open_page(start_app(folder=folder).address), "Train")
+    page.get_by_text("Drop files or a folder").click()
+    drop(page, page.locator(".drop-zone"), shapes)
+    page.get_by_text("40 files in 2 folders").wait_for()
+    page.get_by_text("1 left out, of other kinds or hidden: shapes/readme.md").wait_for()
+    extra = [picture(folder / "shapes" / "round" / f"{k}.png", seed=k) for k in (98, 99)]
+    page.locator(".drop-clear").click()
+    page.locator(".drop-input-folder").set_input_files(shapes)  # chosen, not dropped
+    page.get_by_text("42 files in 2 folders").wait_for()
+    name = page.get_by_label("Name of the new data folder")
+    wait_until(lambda: name.input_value() == "shapes")
+    page.get_by_role("button", name="Make a data folder").click()
+    page.get_by_text("captions from").first.wait_for()
+    made = {
+        file.relative_to(folder / "data") for file in (folder / "data" / "shapes").rglob("*.png")
+    }
+    assert len(made) == 42 and Path("shapes/round", extra[0].name) in made
+    page.get_by_label("It reads").click()
+    page.get_by_role("option", name="Class").click()
+    page.get_by_text("You draw by the name of a class").wait_for()
+    fill_form(page, ("autoencoder", 2000), ("U-Net", 20), name="classes")
+    page.locator("#costs").get_by_text("together").wait_for()
+    assert "text encoder" not in page.locator("#costs").inner_text()
+    page.get_by_role("button", name="Start", exact=True).click()
+    page.get_by_text("stage 1 of 2").first.wait_for()
+    vae = folder / "runs" / "classes" / "vae"
+    wait_until(lambda: (vae / "metrics.jsonl").exists())
+    page.get_by_text("Compare the presets").click()
+    page.locator("#presets").get_by_text("tiny-32").wait_for()
+
+
+def test_files_are_chosen_and_become_a_data_folder(start_app, open_page, folder):
+    files = [picture(folder / "files" / f"{k}.png", seed=k) for k in range(3)]
+    (folder / "files" / "1.txt").write_text("number one")
+    page = open_tab(open_page(start_app(folder=folder).address), "Train")
+    page.get_by_text("Drop files or a folder").click()
+    page.locator(".drop-input-files").set_input_files([*files, folder / "files" / "1.txt"])
+    page.get_by_text("4 files, ").wait_for()
+    page.get_by_label("Name of the new data folder").fill("../mine")
+    page.get_by_role("button", name="Make a data folder").click()
+    page.get_by_text("cannot be the name of a data folder").first.wait_for()
+    page.get_by_label("Name of the new data folder").fill("mine")
+    page.get_by_role("button", name="Make a data folder").click()
+    page.get_by_text("3 images").first.wait_for()
+    assert (folder / "data" / "mine" / "1.txt").read_text() == "number one"
+    assert page.locator(".drop-said").inner_text() == ""
 
 
 def shorten(sequence, vae):

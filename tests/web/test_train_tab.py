@@ -1,8 +1,10 @@
 """What the form of the tab Train does with names, paths and files that it must not use."""
 
 import asyncio
+import os
 import struct
 import zlib
+from functools import partial
 
 import pytest
 import torch
@@ -40,9 +42,12 @@ def tab(tmp_path):
     asyncio.set_event_loop(None)
 
 
-def form(tab, folder, name="", preset="tiny-32", condition="Captions", **numbers):
+DRAWS = "Draws pictures"
+
+
+def form(tab, folder, name="", preset="tiny-32", condition="Captions", task=DRAWS, **numbers):
     given = [numbers.get("_".join(key).removesuffix(".py")) for key in tab.numbers]
-    return [name, str(folder), preset, condition, 0, False, *given]
+    return [name, str(folder), preset, condition, task, 0, False, *given]
 
 
 def test_the_form_becomes_the_commands(tab, tmp_path):
@@ -51,6 +56,33 @@ def test_the_form_becomes_the_commands(tab, tmp_path):
     assert clip.startswith("python train_clip.py") and "--steps" not in clip
     assert "--steps 7" in vae and "--steps" not in ldm
     assert tab.stages_of(*form(tab, noise)).out == tmp_path / "runs" / "noise"
+
+
+def test_models_without_text_need_no_text_encoder(tab, tmp_path):
+    noise = tmp_path / "data" / "noise"
+    vae, ldm = tab.show_command(*form(tab, noise, condition="Nothing: images alone")).splitlines()
+    assert vae.startswith("python train_vae.py") and "--condition none" in ldm
+    task = "Fills what a mask covers"
+    *_, ldm = tab.show_command(*form(tab, noise, task=task)).splitlines()
+    assert "--task inpaint" in ldm and "--text-encoder" in ldm
+    by_class = "Class: the names of the folders, or short captions"
+    enlarges = form(tab, noise, condition=by_class, task="Enlarges small pictures")
+    for action in (partial(tab.begin, *enlarges, False), partial(tab.show_costs, *enlarges[2:])):
+        with pytest.raises(UserError, match="does not go with"):
+            action()
+    for wrong in ({"condition": "x"}, {"task": "x"}, {"preset": "x"}):
+        with pytest.raises(UserError):
+            tab.begin(*form(tab, noise, **wrong), False)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_memory_and_time_are_shown_before_the_start(tab, tmp_path):
+    kinds = form(tab, "", condition="Nothing: images alone")[2:]
+    text = tab.show_costs(*kinds)
+    assert "autoencoder" in text and "U-Net" in text and "text encoder" not in text
+    assert "estimated" in text and "factor of two" in text
+    first = next(tab.compare(*kinds))
+    assert "tiny-32" in first and "small-64" not in first and "MB" in first
 
 
 @pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/b", ".x", "--help", "a\0b", "%2e%2e/x\n"])
@@ -82,10 +114,24 @@ def test_too_few_images_are_said_before_the_start(tab, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_files_are_dropped_and_captions_corrected(tab, tmp_path):
-    files = [picture(tmp_path / "drop" / f"{k}.png", seed=k) for k in range(3)]
-    (tmp_path / "drop" / "1.txt").write_text("one")
-    tab.data.make_folder([*map(str, files), str(tmp_path / "drop" / "1.txt")], "mine")
+@pytest.fixture
+def uploads(tmp_path, monkeypatch):
+    """The folder into which the server puts what is sent to it."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    return tmp_path / "uploads"
+
+
+def dropped(*files, names=()):
+    names = names or [file.name for file in files]
+    sent = [{"name": n, "path": str(f)} for n, f in zip(names, files, strict=True)]
+    return {"files": sent}
+
+
+def test_files_are_dropped_and_captions_corrected(tab, tmp_path, uploads):
+    files = [picture(uploads / f"{k}.png", seed=k) for k in range(3)]
+    (uploads / "1.txt").write_text("one")
+    *_, zone = tab.data.make_folder(dropped(*files, uploads / "1.txt"), "mine")
+    assert zone is None and not list(uploads.iterdir())
     target = tmp_path / "data" / "mine"
     before = [("0.png", ()), ("1.png", ("one",)), ("2.png", ())]
     import gradio as gr
@@ -98,14 +144,44 @@ def test_files_are_dropped_and_captions_corrected(tab, tmp_path):
     assert not (target / "2.txt").exists()
 
 
-def test_an_image_of_too_many_pixels_is_refused(tab, tmp_path):
+def test_a_folder_is_dropped_with_its_folders(tab, tmp_path, uploads):
+    from web.data_panel import suggest_name
+
+    files = [picture(uploads / str(k) / "1.png", seed=k) for k in range(2)]
+    value = dropped(*files, names=["birds/red/1.png", "birds/blue/1.png"])
+    assert suggest_name(value, "") == "birds" and suggest_name(value, "mine") == "mine"
+    tab.data.make_folder(value, "mine")
+    target = tmp_path / "data" / "mine"
+    found = sorted(file.relative_to(target).as_posix() for file in target.rglob("*.png"))
+    assert found == ["blue/1.png", "red/1.png"]
+
+
+def test_only_files_that_were_sent_are_taken(tab, tmp_path, uploads):
+    sent = picture(uploads / "a.png")
+    other = picture(tmp_path / "outside" / "secret.png")
+    (uploads / "link.png").symlink_to(other)
+    inside = os.path.relpath(sent)
+    for path in (other, uploads / "link.png", f"{uploads}/../outside/secret.png", uploads, inside):
+        with pytest.raises(UserError, match="none that was sent"):
+            tab.data.make_folder(dropped(path, names=["a.png"]), "mine")
+    for name in ("../a.png", "/etc/a.png", "%2e%2e/a.png", "x/../../a.png", ".x/a.png"):
+        with pytest.raises(UserError, match="cannot be taken"):
+            tab.data.make_folder(dropped(sent, sent, names=[name, "b.png"]), "mine")
+    for value in (None, {}, {"files": []}, [], "x", ["x"], {"files": ["x"]}, {"files": [{}]}):
+        with pytest.raises(UserError):
+            tab.data.make_folder(value, "mine")
+    assert not (tmp_path / "data" / "mine").exists() and other.is_file() and sent.is_file()
+
+
+def test_an_image_of_too_many_pixels_is_refused(tab, tmp_path, uploads):
     def chunk(kind, content):
         body = kind + content
         return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0))
-    bomb = tmp_path / "bomb.png"
+    uploads.mkdir()
+    bomb = uploads / "bomb.png"
     bomb.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
     with pytest.raises(UserError, match="pixels"):
-        tab.data.make_folder([str(bomb)], "mine")
+        tab.data.make_folder(dropped(bomb), "mine")
     assert not (tmp_path / "data" / "mine").exists()

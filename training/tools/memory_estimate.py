@@ -8,7 +8,7 @@ gradient checkpointing are all included, and nothing is computed.
 import copy
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
@@ -85,7 +85,9 @@ class MemoryEstimate:
         return gib * GIB * USABLE >= self.total + RESERVE
 
 
-def estimate_memory(work: StepWork, images: int, parts: int, precision: Context) -> MemoryEstimate:
+def estimate_memory(
+    work: StepWork, images: int, parts: int, precision: Context, watching: Context | None = None
+) -> MemoryEstimate:
     """Estimate the memory of a training step without computing anything.
 
     What kernels allocate for themselves cannot be seen; it is copies of weights and of activations
@@ -98,8 +100,10 @@ def estimate_memory(work: StepWork, images: int, parts: int, precision: Context)
             gradients are there before the activations.
         precision: context of the forward pass: on a CPU that of the training, for a GPU, which
             need not be there, `GPUPrecision`.
+        watching: a context around all operations, which may count them.
     """
     with FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as stack:
+        stack.enter_context(watching or nullcontext())
         if isinstance(precision, GPUPrecision) and precision.is_half:
             stack.enter_context(float32_norms())
         copies = [without_data(module) for module in (*work.trained, *work.frozen)]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dataset.editing.captions import SIDECARS, editable_source, write_captions
-from dataset.editing.new_folder import copy_folder, gather_files
+from dataset.editing.new_folder import copy_folder, gather_files, without_common_folder
 from dataset.folder import read_folder
 from foundation.errors import UserError
 from tests.helpers.images import captioned, picture, write_metadata
@@ -141,7 +141,7 @@ def test_class_folders_are_copied_before_captions_can_be_corrected(tmp_path):
 
 def test_files_are_gathered_in_a_new_folder(tmp_path):
     source = captioned(tmp_path / "source", 3)
-    files = sorted(source.iterdir())
+    files = [(file.name, file) for file in sorted(source.iterdir())]
     target = tmp_path / "new"
     assert gather_files(files, target, 10**6) == 3
     assert captions_of(target)["001.png"] == ("picture number 1",)
@@ -159,20 +159,56 @@ def test_files_are_gathered_in_a_new_folder(tmp_path):
         (["a.png", "con.png"], "device"),
         (["a.txt"], "no image"),
         ([], "no image"),
+        (["red/a.png", "Red/A.png"], "two files"),
+        (["a.png", "a.png/b.png"], "a file and a folder"),
+        (["a.png", ".git/b.png"], "hidden folder"),
+        (["a.png", "red/.b.png"], "hidden file"),
+        (["../a.png"], "ends with a dot"),
+        (["red/../../a.png"], "ends with a dot"),
+        (["/etc/a.png"], "is empty"),
+        (["red//a.png"], "is empty"),
+        (["C:/a.png"], "has the character ':'"),
+        (["red\\a.png"], "has the character"),
+        (["%2e%2e/a.png"], "ends with a dot"),
+        (["red/%2e%2e%2fa.png"], "has the character '/'"),
+        (["a\0.png"], "has the character"),
+        (["/".join("abcdefgh") + "/a.png"], "7 folders"),
+        (["a" * 200 + ".png"], "200 characters"),
     ],
 )
 def test_files_that_are_no_data_are_refused(tmp_path, names, words):
     files = []
     for k, name in enumerate(names):
-        files.append(picture(tmp_path / str(k) / name) if name.endswith("g") else tmp_path / name)
-        files[-1].touch()
+        own = tmp_path / str(k)
+        files.append((name, picture(own.with_suffix(".png")) if name.endswith("g") else own))
+        files[-1][1].touch()
     with pytest.raises(UserError, match=words):
         gather_files(files, tmp_path / "new", 10**6)
     assert not (tmp_path / "new").exists()
 
 
+def test_folders_keep_their_names_and_places(tmp_path):
+    names = ["birds/red/1.png", "birds/blue/1.png", "birds/blue/1.txt"]
+    files = [picture(tmp_path / f"{k}.png", seed=k) for k in range(2)]
+    files.append(tmp_path / "2.txt")
+    files[-1].write_text("a blue bird")
+    folder, inside = without_common_folder(names)
+    assert (folder, inside) == ("birds", ["red/1.png", "blue/1.png", "blue/1.txt"])
+    assert gather_files(list(zip(inside, files, strict=True)), tmp_path / "new", 10**6) == 2
+    found = read_folder(tmp_path / "new", allow_missing_captions=True).pairs
+    captions = {str(pair.path)[-10:]: pair.captions for pair in found}
+    assert captions["blue/1.png"] == ("a blue bird",)
+
+
+@pytest.mark.parametrize(
+    "names", [["a.png"], ["a.png", "red/b.png"], ["red/a.png", "blue/a.png"], []]
+)
+def test_only_a_folder_of_all_files_is_taken_off_their_names(names):
+    assert without_common_folder(names) == ("", names)
+
+
 def test_more_bytes_than_are_taken_are_refused(tmp_path, monkeypatch):
-    file = picture(tmp_path / "a.png", size=(64, 64))
+    file = "a.png", picture(tmp_path / "a.png", size=(64, 64))
     with pytest.raises(UserError, match="at most"):
         gather_files([file], tmp_path / "new", 100)
     monkeypatch.setattr("dataset.editing.new_folder.SPARE", 2**60)

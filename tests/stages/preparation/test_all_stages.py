@@ -7,7 +7,7 @@ import torch
 
 from dataset.folder import read_folder
 from foundation.errors import UserError
-from stages.preparation import start
+from stages.preparation import costs, start
 from stages.preparation.all_stages import ALL_PRESETS, AllStages, similar_run
 from stages.preparation.data_check import TRAININGS
 from tests.helpers.images import captioned, picture
@@ -49,6 +49,20 @@ def test_without_text_there_is_no_text_encoder(data, condition):
     *_, last = commands = stages_of(data, condition=condition).commands()
     assert [command[0] for command in commands] == ["train_vae.py", "train_ldm.py"]
     assert last[last.index("--condition") + 1] == condition and "--text-encoder" not in last
+
+
+def test_a_task_is_part_of_the_last_command_and_of_its_plan(data):
+    folder, widths = read_folder(data), []
+    for task in ("draw", "inpaint"):
+        stages = stages_of(data, condition="none", task=task)
+        *_, plan = stages.plans(folder)
+        (unet,) = plan.work(plan.config).trained
+        widths.append(unet.config.in_channels)
+        assert ("--task" in stages.arguments("train_ldm.py")) == (task != "draw")
+        assert "--task" not in stages.arguments("train_vae.py")
+    assert widths == [4, 9]
+    with pytest.raises(UserError, match="does not go with"):
+        stages_of(data, condition="class", task="upscale").config("train_ldm.py")
 
 
 def test_problems_are_named_before_the_start(data):
@@ -114,3 +128,30 @@ def test_the_speed_of_a_run_with_the_same_settings_is_taken(data):
         (runs / name / "metrics.jsonl").write_text('{"step": 1, "images_per_second": 5.0}\n')
     assert similar_run(runs, "train_vae.py", config) == runs / "same"
     assert similar_run(runs, "train_ldm.py", stages_of(data).config("train_ldm.py")) is None
+
+
+def test_costs_are_those_of_the_plans_and_times_come_from_runs_or_operations(data, monkeypatch):
+    monkeypatch.setattr(costs, "counted", {})
+    monkeypatch.setattr(costs, "estimate_speed", lambda operations, device, dtype: operations)
+    stages, runs = stages_of(data, condition="none"), data.parent / "runs"
+    found = list(costs.stage_costs(stages, runs))
+    assert [cost.script for cost in found] == ["train_vae.py", "train_ldm.py"]
+    for cost, plan in zip(found, stages.plans(read_folder(data)), strict=True):
+        assert cost.memory == plan.memory().total and cost.source == "estimated"
+        batch_size = cost.config.batch_size
+        _, operations = costs.counted[cost.script, "tiny-32", "none", "draw", "cpu", batch_size]
+        assert cost.seconds == pytest.approx(cost.config.steps * batch_size / operations)
+        assert operations > 1e7
+    (runs / "same").mkdir(parents=True)
+    batch_size = found[0].config.batch_size
+    settings = {"loss": {}, "preset": "tiny-32", "batch_size": batch_size, "size": 32}
+    (runs / "same" / "config.json").write_text(json.dumps(settings))
+    (runs / "same" / "metrics.jsonl").write_text('{"step": 1, "images_per_second": 5.0}\n')
+    vae, ldm = costs.stage_costs(stages, runs)
+    assert (vae.run, ldm.run) == (runs / "same", None)
+    assert vae.seconds == pytest.approx(vae.config.steps * batch_size / 5)
+
+
+def test_a_step_that_needs_more_than_the_device_has_does_not_fit(data, monkeypatch):
+    monkeypatch.setattr(costs, "total_memory", lambda device: 10**9)
+    assert costs.fits(stages_of(data), 10**8) and not costs.fits(stages_of(data), 2 * 10**9)
