@@ -132,11 +132,17 @@ class GenerationSession:
             survey.is_guided |= options.guidance_scale != 1
         return survey
 
-    def plan(self, images: Iterable[ImageSpec]) -> Iterator[ImageGroup]:
-        """Group consecutive images with the same options."""
+    def plan(self, images: Iterable[ImageSpec], *, by_batch: bool = False) -> Iterator[ImageGroup]:
+        """Group consecutive images with the same options.
+
+        by_batch: make one group of each batch, so that its images can be written before the next.
+        """
         for options, members in groupby(images, same_call):
-            task = self.check(options)
-            while group := list(islice(members, MAX_GROUP)):
+            task, size = self.check(options), MAX_GROUP
+            if by_batch:
+                shape = self.pipeline.task_shape(task, options.height, options.width)
+                size = self.batch_size or self.pipeline.usual_batch_size(shape)
+            while group := list(islice(members, size)):
                 yield ImageGroup(group, task)
 
     def check(self, options: GenerationOptions) -> Task:

@@ -140,7 +140,7 @@ class DrawCall(BackgroundCall):
     def _draw(self) -> None:
         make_folder(self.folder)
         names = FileNames(self.folder, FILE_NAME, self.writer.suffixes)
-        for group in self.session.plan(self.images):
+        for group in self.session.plan(self.images, by_batch=True):
             requests = self.session.requests(group.images)
             self.previews = []
             latents = self.session.generate(

@@ -302,8 +302,12 @@ class TextToImage:
             weak=None if weak is None else weak.make_denoiser(window),
         )
         is_cpu = self.device.type == "cpu"
-        size = batch_size or (cpu_batch_size(shape) if is_cpu else GPU_BATCH_SIZE)
+        size = batch_size or self.usual_batch_size(shape)
         return draw_in_batches(draw_batch, requests, size, is_cpu, progress, preview)
+
+    def usual_batch_size(self, shape: tuple[int, int, int]) -> int:
+        """Return how many latents of a shape are drawn at once, unless somebody says otherwise."""
+        return cpu_batch_size(shape) if self.device.type == "cpu" else GPU_BATCH_SIZE
 
     def make_denoiser(self, window: int | None = None) -> Denoiser:
         """Return what samplers call; with a window's side in pixels, it sees one after another."""

@@ -62,6 +62,22 @@ def test_a_call_that_is_stopped_ends_before_its_last_step(world, tmp_path):
     assert len(seen) == 2 and not last.files and last.done < last.total
 
 
+def test_batches_that_are_finished_stay_when_a_call_is_stopped(world, tmp_path):
+    call = draw_call(world, tmp_path, steps=2, count=12)  # a batch of 8, and one of 4
+    real, done = call._count, []
+
+    def count(calls):
+        done.append(calls)
+        if len(done) == 3:
+            call.stop.set()
+        real(calls)
+
+    call._count = count
+    *_, last = call
+    assert done == [8, 8, 4] and last.done < last.total
+    assert [read_record(file)["seed"] for file in last.files] == list(range(8))
+
+
 def test_previews_come_in_the_order_of_the_images(world, tmp_path, monkeypatch):
     monkeypatch.setattr("web.drawing.PREVIEW_INTERVAL", 0.0)
     updates = list(draw_call(world, tmp_path, steps=2, count=2))

@@ -41,6 +41,7 @@ WAYS: dict[UNetKind, list[str]] = {  # that a kind of model can go
     "restore": [RESTORE],
     "unknown": list(HINTS),
 }
+BRUSH = 6  # radius in pixels of the picture; gradio's is as large as half of a small picture
 PICTURE = "picture"  # name of the inner tab
 STRENGTH = {REDRAW: 0.6, ENLARGE: 0.3, EDIT: 1.0}  # where there is a choice, its usual value
 FACTORS = (2, 4)  # of enlarging, unless the model has one of its own
@@ -70,7 +71,7 @@ class ChangeTab:
                     label="Picture",
                     type="pil",
                     sources=("upload", "clipboard"),
-                    brush=gr.Brush(colors=["#ff2d55"], color_mode="fixed"),
+                    brush=gr.Brush(BRUSH, colors=["#ff2d55"], color_mode="fixed"),
                     transforms=(),
                     layers=False,
                     format="png",

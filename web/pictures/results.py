@@ -29,7 +29,12 @@ class Results:
         self.status = gr.Markdown("Nothing is drawn yet.", elem_classes="status")
         buttons: list[Any] = ["download", "fullscreen"]
         self.gallery = gr.Gallery(
-            label="Pictures", columns=2, height=440, format="png", buttons=buttons
+            label="Pictures",
+            columns=2,
+            height=440,
+            object_fit="contain",
+            format="png",
+            buttons=buttons,
         )
         with gr.Row():
             actions: dict[str, Any] = {"size": "sm", "interactive": False}
