@@ -8,7 +8,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +20,6 @@ from tests.helpers.page.runs import make_page_runs
 
 SECRET = "the secret of another folder"
 ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium")
 MOST_SECONDS = 300  # for one thing to happen on the page
 
 
@@ -90,6 +92,34 @@ class App:
         self.process.stdout.close()
 
 
+@lru_cache
+def find_chromium() -> str:
+    """Return the path of the system's Chromium, or of the one that playwright has installed.
+
+    Skips the test if there is none.
+    """
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium")
+    if path is None:
+        with playwright.sync_playwright() as started:
+            path = started.chromium.executable_path
+    if not Path(path).exists():
+        pytest.skip("needs Chromium, from the system or by: playwright install chromium")
+    return path
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """Context manager: Chromium without a window."""
+    path = find_chromium()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         return free.getsockname()[1]
@@ -98,8 +128,7 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def start_app() -> Iterator[Callable[..., App]]:
     """Return a function that starts app.py (see App); all are stopped at the end of the file."""
-    if CHROMIUM is None:
-        pytest.skip("needs Debian's chromium")
+    find_chromium()
     started: list[App] = []
 
     def start(*flags: str, folder: Path | None = None) -> App:
@@ -114,13 +143,8 @@ def start_app() -> Iterator[Callable[..., App]]:
 @pytest.fixture
 def browser():
     """Chromium without a window."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("needs Debian's chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture
