@@ -19,29 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # prefer this checkout to an installed version
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor, nn
-
-from dataset.folder import read_folder
-from dataset.images.transform import ImageTransform
-from dataset.loader import read_pixels
-from evaluation.estimates import share_estimate
 from foundation.errors import UserError, listed, shown
-from foundation.files import atomic_file, write_json
-from training.cli import parse, run_main
+from training.cli import answer_early, parse, run_main
 from training.flags import Positive, Seed
-from training.logging.progress import progress_bar
-
-MOST_CLASSES = 1000  # more different captions are no classes
-WIDTHS = (32, 64, 128)  # channels
-HALVED = 8  # how many times smaller the last feature maps are than the images
-FEATURES = 256
-WEIGHT_DECAY = 0.05
-
-Pictures = UInt8[Tensor, "b 3 h w"]
-Labels = Int[Tensor, " b"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +34,32 @@ class Config:
     batch_size: Positive[int] = 128  # images per step
     learning_rate: Positive[float] = 3e-3  # of AdamW, at its highest
     seed: Seed = 0  # of the weights, the order and the shifts
+
+
+if __name__ == "__main__":
+    answer_early(Config, __doc__)  # the imports below take seconds
+
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from dataset.folder import read_folder
+from dataset.images.transform import ImageTransform
+from dataset.loader import read_pixels
+from evaluation.estimates import share_estimate
+from foundation.files import atomic_file, write_json
+from training.logging.progress import progress_bar
+
+MOST_CLASSES = 1000  # more different captions are no classes
+WIDTHS = (32, 64, 128)  # channels
+HALVED = 8  # how many times smaller the last feature maps are than the images
+FEATURES = 256
+WEIGHT_DECAY = 0.05
+
+Pictures = UInt8[Tensor, "b 3 h w"]
+Labels = Int[Tensor, " b"]
 
 
 class CaptionClassifier(nn.Module):

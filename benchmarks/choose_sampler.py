@@ -14,38 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # prefer this checkout to an installed version
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from benchmarks.sampler_accuracy import steps_for_calls
-from conditioning.clip import Clip
-from dataset.folder import read_folder
-from dataset.images.transform import ImageTransform
-from dataset.loader import read_pixels
-from dataset.table import split
-from foundation.hashing import generator
-from ldm import TextToImage
-from ldm.guidance import Guidance
-from ldm.pipeline.sampling import Sampling
-from training.cli import parse, run_main
+from training.cli import answer_early, parse, run_main
 from training.flags import Finite, Positive, Seed
-from training.logging.image_grid import pil_to_tensor
-
-# With their orders. euler computes the same as ddim, and euler_a the same as ddpm.
-SAMPLERS = (
-    ("dpmpp_2m", None),
-    ("ddim", None),
-    ("unipc", 2),
-    ("unipc", 3),
-    ("plms", None),
-    ("heun", None),
-    ("dpmpp_2s", None),
-    ("dpmpp_2m_sde", None),
-    ("dpmpp_3m_sde", None),
-    ("ddpm", None),
-    ("lcm", None),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +32,42 @@ class Config:
     spacing: str = "trailing"  # as in sample.py
     bf16: bool = False  # use bf16 for the U-Net
     seed: Seed = 0  # seed of the captions and of the images
+
+
+if __name__ == "__main__":
+    answer_early(Config, __doc__)  # the imports below take seconds
+
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.sampler_accuracy import steps_for_calls
+from conditioning.clip import Clip
+from dataset.folder import read_folder
+from dataset.images.transform import ImageTransform
+from dataset.loader import read_pixels
+from dataset.table import split
+from foundation.hashing import generator
+from ldm import TextToImage
+from ldm.guidance import Guidance
+from ldm.pipeline.sampling import Sampling
+from training.logging.image_grid import pil_to_tensor
+
+# With their orders. euler computes the same as ddim, and euler_a the same as ddpm.
+SAMPLERS = (
+    ("dpmpp_2m", None),
+    ("ddim", None),
+    ("unipc", 2),
+    ("unipc", 3),
+    ("plms", None),
+    ("heun", None),
+    ("dpmpp_2s", None),
+    ("dpmpp_2m_sde", None),
+    ("dpmpp_3m_sde", None),
+    ("ddpm", None),
+    ("lcm", None),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

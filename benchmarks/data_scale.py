@@ -23,6 +23,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run from a checkout, whatever is installed
 
+from training.cli import answer_early, parse, run_main
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    entries: tuple[int, ...] = (1_000_000, 10_000_000)
+    where: Path | None = None  # folder for the files, which are removed; else a temporary one
+
+
+if __name__ == "__main__":
+    answer_early(Config, __doc__)  # the imports below take seconds
+
+
 import numpy as np
 import torch
 
@@ -35,7 +48,6 @@ from dataset.latent_cache.rows import assign_rows
 from dataset.order import BucketOrder
 from dataset.table import ImageFacts, Table, TableBuilder, split
 from stages.data import data_identity
-from training.cli import parse, run_main
 
 PER_SHARD, SHARDS_PER_PART, BATCH, RANKS = 10_000, 10, 2048, 64
 PLANNED = 100_000_000
@@ -44,12 +56,6 @@ TEXT = (
     "two people on a bench and a dog that looks at the water"
 )
 WORDS = TEXT.split()  # of captions of 60 to 120 characters
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    entries: tuple[int, ...] = (1_000_000, 10_000_000)
-    where: Path | None = None  # folder for the files, which are removed; else a temporary one
 
 
 @dataclass

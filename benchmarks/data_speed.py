@@ -6,7 +6,6 @@ prints images per second and their ratio to the local folder. `first` is the fir
 caches, `again` the second, which finds all blocks on the disk.
 """
 
-import argparse
 import io
 import os
 import shutil
@@ -17,13 +16,28 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from the checkout, uninstalled
+
+from training.cli import answer_early, parse, run_main
+from training.flags import Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    images: Positive[int] = 1024
+    side: Positive[int] = 256  # of the pictures, in pixels
+
+
+if __name__ == "__main__":
+    answer_early(Config, __doc__)  # the imports below take seconds
+
+
 import numpy as np
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from the checkout, uninstalled
 
 from dataset.folder import read_folder
 from dataset.images.transform import ImageTransform
@@ -37,24 +51,21 @@ BUCKET = "speed"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[1])
-    parser.add_argument("--images", type=int, default=1024)
-    parser.add_argument("--side", type=int, default=256, help="of the pictures, in pixels")
-    given = parser.parse_args(argv)
+    config = parse(Config, argv, __doc__)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         os.environ["LATENTSMITH_CACHE"] = str(root / "cache")
         os.environ["LATENTSMITH_INDEX"] = str(root / "index")
-        make_data(root, given.images, given.side)
+        make_data(root, config.images, config.side)
         with serve(root / "shards") as (web, s3):
             sources = {
                 "local folder": str(root / "folder"),
                 "local shards": f"{root}/shards/*.tar",
                 "parquet": str(root / "data.parquet"),
-                "web server": f"{web}/{{000..{(given.images - 1) // PER_SHARD:03d}}}.tar",
+                "web server": f"{web}/{{000..{(config.images - 1) // PER_SHARD:03d}}}.tar",
                 "S3": f"{s3}/*.tar",
             }
-            measure_all(sources, given.side)
+            measure_all(sources, config.side)
 
 
 def measure_all(sources: dict[str, str], side: int) -> None:
@@ -158,4 +169,4 @@ def fill_bucket(address: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main, Config)

@@ -20,6 +20,26 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # prefer this checkout to an installed version
 
+from training.cli import answer_early, parse, run_main
+from training.flags import Positive, Seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    data: Path  # data folder of gray images, as recipes/fashion_mnist.py makes it
+    clip: Path  # run folder of train_clip.py, whose text encoder conditions the U-Net
+    out: Path  # folder for the states and the model; the same command continues
+    autoencoder_minutes: Positive[float] = 16  # of CPU time
+    unet_minutes: Positive[float] = 50  # of CPU time
+    batch_size: Positive[int] = 16  # images per step
+    learning_rate: Positive[float] = 1e-4  # of AdamW
+    seed: Seed = 0  # of the weights, the order and the noise
+
+
+if __name__ == "__main__":
+    answer_early(Config, __doc__)  # the imports below take seconds
+
+
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -34,8 +54,6 @@ from dataset.loader import read_pixels
 from dataset.table import split
 from foundation.files import atomic_file
 from ldm.unet import PRESETS as UNETS
-from training.cli import parse, run_main
-from training.flags import Positive, Seed
 from training.logging.progress import progress_bar
 
 PRESET = "fashion-32"
@@ -43,18 +61,6 @@ HELD_OUT = 0.02  # as in the trainings of the preset
 KL_WEIGHT = 1e-6
 SAVE_SECONDS = 60  # of CPU time
 STATISTICS_IMAGES = 4096  # on which the scale of the latents is measured
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    data: Path  # data folder of gray images, as recipes/fashion_mnist.py makes it
-    clip: Path  # run folder of train_clip.py, whose text encoder conditions the U-Net
-    out: Path  # folder for the states and the model; the same command continues
-    autoencoder_minutes: Positive[float] = 16  # of CPU time
-    unet_minutes: Positive[float] = 50  # of CPU time
-    batch_size: Positive[int] = 16  # images per step
-    learning_rate: Positive[float] = 1e-4  # of AdamW
-    seed: Seed = 0  # of the weights, the order and the noise
 
 
 class Training:

@@ -22,12 +22,30 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # prefer this checkout to an installed version
 
+from foundation.errors import UserError
+from training.cli import answer_early, parse, run_main
+from training.flags import Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    out: Path  # folder for gpu.json, gpu.md, gpu.log and the demo model
+    minutes: Positive[float] = 9.0  # from start to end
+    only: tuple[str, ...] = ()  # parts whose names contain one of these words; left out: all
+    without: tuple[str, ...] = ()  # parts that are left out: names contain one of these words
+    demo_minutes: float = 0.0  # of the time, kept for the demo model
+    data: Path = Path("data/openmoji")  # for the demo model; made by recipes/openmoji.py
+    device: str = "auto"  # cuda, or cpu for a rehearsal
+    rehearse: bool = False  # tiny sizes, to see that every part runs
+
+
+if __name__ == "__main__":
+    answer_early(Config, __doc__)  # the imports below take seconds
+
+
 from benchmarks.gpu_parts.job import ROOT, Job, read_records
 from benchmarks.gpu_parts.report import write_report
-from foundation.errors import UserError
-from training.cli import parse, run_main
 from training.device import pick_device
-from training.flags import Positive
 
 AT_ONCE = max(1, min(10, (os.cpu_count() or 1) * 5 // 8))  # checks, which a GPU has room for
 SHORTEST = 20.0  # seconds; with less left, a part is not begun
@@ -89,18 +107,6 @@ SPEED = (
 )
 DEMO = BenchmarkPart("demo model", "demo_recipe:train", 3600)
 PARTS = (*CHECKS, *SPEED, DEMO)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    out: Path  # folder for gpu.json, gpu.md, gpu.log and the demo model
-    minutes: Positive[float] = 9.0  # from start to end
-    only: tuple[str, ...] = ()  # parts whose names contain one of these words; left out: all
-    without: tuple[str, ...] = ()  # parts that are left out: names contain one of these words
-    demo_minutes: float = 0.0  # of the time, kept for the demo model
-    data: Path = Path("data/openmoji")  # for the demo model; made by recipes/openmoji.py
-    device: str = "auto"  # cuda, or cpu for a rehearsal
-    rehearse: bool = False  # tiny sizes, to see that every part runs
 
 
 def main(argv: Sequence[str] | None = None) -> None:

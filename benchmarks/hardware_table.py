@@ -15,6 +15,23 @@ from typing import Any, TypeVar, cast
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # prefer this checkout to an installed version
 
+from stages.flags import autoencoder, clip, diffusion
+from training.cli import answer_early, parse, preset_config, run_main
+from training.config import TrainingConfig
+
+PRESETS = ("small-128", "base-128", "base-256", "base-512", "sd15")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    preset: tuple[str, ...] = PRESETS  # rows to print
+    stage: tuple[int, ...] = (0, 1, 2)  # tables to print
+
+
+if __name__ == "__main__":
+    answer_early(Options, __doc__)  # the imports below take seconds
+
+
 import torch
 from torch import nn
 
@@ -27,11 +44,8 @@ from conditioning.open_clip_weights import TEXT_KEYS
 from stages.autoencoder import build_networks
 from stages.build_unet import build_unet
 from stages.condition import TextCondition
-from stages.flags import autoencoder, clip, diffusion
 from stages.memory import autoencoder_work, clip_work, diffusion_work
 from stages.plan import first_that_fits, smaller_steps
-from training.cli import parse, preset_config, run_main
-from training.config import TrainingConfig
 from training.precision import Precision
 from training.tools.memory_estimate import (
     GPUS,
@@ -43,7 +57,6 @@ from training.tools.memory_estimate import (
 from training.tools.operations import SHARES, count_operations
 
 CPU = torch.device("cpu")
-PRESETS = ("small-128", "base-128", "base-256", "base-512", "sd15")
 LIGHT = ("small-128",)
 STAGES = {0: ("base-256",), 1: PRESETS, 2: PRESETS}
 OPENAI_TEXT = (77, 768, 123_060_480)  # tokens, width, weights of the text encoder of SD 1.x
@@ -58,12 +71,6 @@ CARDS = {
     48: ("L40S", 362.0),
     80: ("H100 SXM", 989.0),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    preset: tuple[str, ...] = PRESETS  # rows to print
-    stage: tuple[int, ...] = (0, 1, 2)  # tables to print
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,6 +16,20 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # prefer this checkout to an installed version
 
+from stages.flags import autoencoder, diffusion
+from training.cli import answer_early, parse, preset_config, run_main
+from training.config import PrecisionName
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    compile: bool = False  # also measure compiled steps
+
+
+if __name__ == "__main__":
+    answer_early(Options, __doc__)  # the imports below take seconds
+
+
 import torch
 
 from autoencoder import PRESETS as AUTOENCODERS
@@ -28,10 +42,7 @@ from stages.autoencoder import build_networks
 from stages.before_training import trial_trainer
 from stages.build_unet import build_unet
 from stages.condition import TextCondition
-from stages.flags import autoencoder, diffusion
 from stages.memory import autoencoder_work, diffusion_work
-from training.cli import parse, preset_config, run_main
-from training.config import PrecisionName
 from training.memory import format_bytes
 from training.optimizer import OptimizerStep
 from training.precision import Precision
@@ -43,11 +54,6 @@ from training.weights.ema import EMA
 CPU = torch.device("cpu")
 WITHOUT_ADVERSARY = LossConfig(perceptual="none", adversarial_weight=0.0)
 ADVERSARY = LossConfig(perceptual="none", discriminator_start=0, adversarial_start=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    compile: bool = False  # also measure compiled steps
 
 
 @dataclass(frozen=True, kw_only=True)

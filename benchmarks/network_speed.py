@@ -16,24 +16,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # prefer this checkout to an installed version
 
-import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Tensor, nn
-
-from autoencoder import Autoencoder
-from autoencoder.model import PRESETS as AUTOENCODERS
-from benchmarks.timing import time_in_turn
-from ldm.unet import PRESETS as UNETS
-from ldm.unet import UNet
-from training.acceleration.compiled import compile_in_place, eager_mode
-from training.cli import parse, run_main
+from training.cli import answer_early, parse, run_main
 from training.config import PrecisionName
-from training.device import pick_device
 from training.flags import Positive
-from training.precision import Precision, has_bf16
-
-TOKENS = 24  # of the context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +30,27 @@ class Config:
     repeats: Positive[int] = 7  # measurements of each call, of which the best counts
     compile: bool = False  # measure training steps of our networks as compiled code
     device: str = "auto"  # cpu, cuda or mps; auto: a GPU if there is one
+
+
+if __name__ == "__main__":
+    answer_early(Config, __doc__)  # the imports below take seconds
+
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+
+from autoencoder import Autoencoder
+from autoencoder.model import PRESETS as AUTOENCODERS
+from benchmarks.timing import time_in_turn
+from ldm.unet import PRESETS as UNETS
+from ldm.unet import UNet
+from training.acceleration.compiled import compile_in_place, eager_mode
+from training.device import pick_device
+from training.precision import Precision, has_bf16
+
+TOKENS = 24  # of the context
 
 
 def main(argv: Sequence[str] | None = None) -> None:

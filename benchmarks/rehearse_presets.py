@@ -22,6 +22,21 @@ from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # prefer this checkout to an installed version
 
+from foundation.errors import UserError
+from stages.flags.autoencoder import PRESETS
+from training.cli import answer_early, parse, run_main
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    out: Path  # folder of the runs; it must not exist
+    presets: tuple[str, ...] = tuple(PRESETS)  # those to rehearse
+
+
+if __name__ == "__main__":
+    answer_early(Config, __doc__)  # the imports below take seconds
+
+
 import torch
 from PIL import Image
 
@@ -34,14 +49,11 @@ from autoencoder.model import Autoencoder
 from benchmarks.gpu_parts.small_data import make_squares
 from conditioning.clip import PRESETS as CLIPS
 from conditioning.clip import Clip
-from foundation.errors import UserError
 from ldm.unet import PRESETS as UNETS
 from ldm.unet import UNet
 from stages.autoencoder import AutoencoderTrainer
 from stages.clip import ClipTrainer
 from stages.diffusion import DiffusionTrainer
-from stages.flags.autoencoder import PRESETS
-from training.cli import parse, run_main
 
 NARROWER, GROUPS = 8, 4  # widths are divided by the one; of the other there are so many
 STEPS, SAVED = 3, 2  # of each training, and those after which it is killed
@@ -49,12 +61,6 @@ STAGES = {"clip": train_clip, "vae": train_vae, "ldm": train_ldm}
 TRAINERS = {"clip": ClipTrainer, "vae": AutoencoderTrainer, "ldm": DiffusionTrainer}
 CLIP_OF = {"sd15": "base-512"}  # presets without a stage 0 of their own
 ROW = "| {:9} | {:11} | {:>6} | {:>8} | {:>7} | {}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    out: Path  # folder of the runs; it must not exist
-    presets: tuple[str, ...] = tuple(PRESETS)  # those to rehearse
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,6 +14,19 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # prefer this checkout to an installed version
 
+from training.cli import answer_early, parse, run_main
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    data: Literal["gaussian", "mixture"] = "gaussian"  # distribution of the data
+    calls: tuple[int, ...] = (10, 20, 50)  # numbers of network calls
+
+
+if __name__ == "__main__":
+    answer_early(Config, __doc__)  # the imports below take seconds
+
+
 import torch
 
 from benchmarks.gaussian_mixture import IdealDenoiser, exact
@@ -21,7 +34,6 @@ from foundation.shapes import Denoise, Latents, Timesteps
 from ldm.config import ScheduleConfig
 from ldm.samplers import CALLS_PER_STEP, SAMPLERS, STOCHASTIC, NoiseLevels, unipc
 from ldm.schedule import Schedule, make_schedule
-from training.cli import parse, run_main
 
 STD = 0.5  # of the data
 SCHEDULES = {
@@ -29,12 +41,6 @@ SCHEDULES = {
     "zero SNR": ScheduleConfig(zero_terminal_snr=True),
     "flow": ScheduleConfig(noise_schedule="flow"),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    data: Literal["gaussian", "mixture"] = "gaussian"  # distribution of the data
-    calls: tuple[int, ...] = (10, 20, 50)  # numbers of network calls
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -20,6 +20,26 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # prefer this checkout to an installed version
 
+from training.cli import answer_early, parse, run_main
+from training.flags import Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    model: Path | None = None  # run folder or pipeline folder; left out: random weights
+    preset: str = "demo"  # architectures of a model with random weights
+    steps: Positive[int] = 25  # number of sampling steps
+    batch_size: Positive[int] = 4  # images generated at once, each of its own prompt
+    guidance_scale: float = 4.0  # as in sample.py
+    rounds: Positive[int] = 7  # measurements of each side
+    bf16: bool = True  # also in bf16: the U-Net of ours, all networks of diffusers
+    compile: bool = False  # also ours with a compiled U-Net, in each precision
+
+
+if __name__ == "__main__":
+    answer_early(Config, __doc__)  # the imports below take seconds
+
+
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -35,20 +55,6 @@ from ldm.config import ScheduleConfig
 from ldm.pipeline.io import find_pipeline
 from ldm.unet import PRESETS as UNETS
 from ldm.unet import UNet
-from training.cli import parse, run_main
-from training.flags import Positive
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    model: Path | None = None  # run folder or pipeline folder; left out: random weights
-    preset: str = "demo"  # architectures of a model with random weights
-    steps: Positive[int] = 25  # number of sampling steps
-    batch_size: Positive[int] = 4  # images generated at once, each of its own prompt
-    guidance_scale: float = 4.0  # as in sample.py
-    rounds: Positive[int] = 7  # measurements of each side
-    bf16: bool = True  # also in bf16: the U-Net of ours, all networks of diffusers
-    compile: bool = False  # also ours with a compiled U-Net, in each precision
 
 
 def main(argv: Sequence[str] | None = None) -> None:

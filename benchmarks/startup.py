@@ -18,6 +18,24 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run from a checkout, whatever is installed
 
+from training.cli import answer_early, parse, run_main
+from training.flags import Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    where: Path  # folder for the synthetic data
+    images: Positive[int] = 100_000
+    kind: Literal["folder", "shards"] = "folder"  # a file per image, or 1000 images per tar file
+    batch_size: Positive[int] = 256  # images in the first batch
+    max_aspect: float = 1.0  # as in train_ldm.py
+    measure: bool = False  # measure in this process; the benchmark itself uses it
+
+
+if __name__ == "__main__":
+    answer_early(Config, __doc__)  # the imports below take seconds
+
+
 import numpy as np
 import torch
 
@@ -30,23 +48,11 @@ from dataset.latent_cache.rows import assign_rows
 from dataset.order import BucketOrder
 from dataset.table import ImageFacts, TableBuilder, split
 from dataset.webdataset import expand_shards, shard_names_hash, shards_fingerprint
-from training.cli import parse, run_main
-from training.flags import Positive
 
 IDENTITY = {"made": "up"}
 MOMENTS, CONTEXT = (8, 64, 64), (77, 768)  # of 512-pixel images, and of CLIP ViT-L/14
 PER_FOLDER = 1000
 WORDS = "a photo of one small red wooden toy house beside an old tree under the morning sky"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    where: Path  # folder for the synthetic data
-    images: Positive[int] = 100_000
-    kind: Literal["folder", "shards"] = "folder"  # a file per image, or 1000 images per tar file
-    batch_size: Positive[int] = 256  # images in the first batch
-    max_aspect: float = 1.0  # as in train_ldm.py
-    measure: bool = False  # measure in this process; the benchmark itself uses it
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,6 +12,7 @@ from dataset.checking.caption_statistics import count_captions
 from dataset.checking.contact_sheet import write_contact_sheet
 from dataset.checking.planned_run import size_loss
 from dataset.folder import check_part, read_folder
+from dataset.report import SHOWN_CAPTION, pixel_kinds, sample_pairs
 from foundation.errors import UserError, one_line, shown
 from stages.preparation.data_check import (
     Report,
@@ -86,6 +87,14 @@ def facts(found: Report) -> dict[str, Any]:
             for name in ("width", "height")
             for values in [images.column(name)]
         },
+        "kinds": pixel_kinds(folder),
+        "samples": [
+            {
+                "path": one_line(pair.path),
+                "captions": [one_line(caption, SHOWN_CAPTION) for caption in pair.captions],
+            }
+            for pair in sample_pairs(folder)
+        ],
         "planned_size": found.size,
         "size_loss": {
             "cropped": {f"{aspect:g}": value for aspect, value in loss.cropped.items()},

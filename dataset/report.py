@@ -20,6 +20,7 @@ from dataset.images.rasters import Raster
 from dataset.images.transform import parse_mode
 from dataset.parallel import map_in_threads
 from dataset.source import Source, as_lines
+from dataset.table import Pair
 from foundation.errors import UserError, one_line
 
 BAR = 30  # characters of the longest bar of a histogram
@@ -119,11 +120,17 @@ def summarize_sizes(folder: Folder, size: int | None) -> list[str]:
         for sides, count in exact.items():
             shorter_sides[min(sides)] += count
         lines = ["Shorter side, in pixels", *draw_bars(histogram(shorter_sides))]
+    kinds = pixel_kinds(folder)
+    lines.append("  " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
+    return lines + describe_loss(size_loss(folder, size), size)
+
+
+def pixel_kinds(folder: Folder) -> dict[str, int]:
+    """Return how many images are gray, RGB, and so on, the most frequent first."""
     kinds: Counter[str] = Counter()
     for mode, count in folder.modes.items():
         kinds[MODE_NAMES.get(mode, mode)] += count
-    lines.append("  " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
-    return lines + describe_loss(size_loss(folder, size), size)
+    return dict(kinds.most_common())
 
 
 def summarize_captions(captions: CaptionStatistics) -> list[str]:
@@ -142,15 +149,22 @@ def summarize_captions(captions: CaptionStatistics) -> list[str]:
 
 def show_samples(folder: Folder) -> list[str]:
     """Show pairs from the whole folder: does each caption describe its image?"""
-    pairs = folder.with_caption
-    chosen = [pairs[k * (len(pairs) - 1) // max(SAMPLES - 1, 1)] for k in range(SAMPLES)]
     return [
         "Samples",
         *(
             f"  {one_line(pair.path)}: {one_line(' | '.join(pair.captions), SHOWN_CAPTION)}"
-            for pair in dict.fromkeys(chosen)
+            for pair in sample_pairs(folder)
         ),
     ]
+
+
+def sample_pairs(folder: Folder) -> list[Pair]:
+    """Return a few pairs with captions, the first and the last among them; none if none has one."""
+    pairs = folder.with_caption
+    if not pairs:
+        return []
+    chosen = [pairs[k * (len(pairs) - 1) // max(SAMPLES - 1, 1)] for k in range(SAMPLES)]
+    return list(dict.fromkeys(chosen))
 
 
 def histogram(counts: Mapping[int, int]) -> list[tuple[str, int]]:

@@ -98,7 +98,7 @@ def check_pair(features: Features, reference: Features, metric: str) -> None:
 
 
 def small_sample_note(images: int, width: int) -> str:
-    """Return what a distance of few images must be labelled with; "" if there are enough."""
+    """Return what a distance of few images must be labeled with; "" if there are enough."""
     if images >= MANY_IMAGES:
         return ""
     note = f"small sample: {images:,} images, so it is higher than that of more images would be"

@@ -1,4 +1,4 @@
-"""Pictures side by side: grids over one or two options, and the labelled picture of them.
+"""Pictures side by side: grids over one or two options, and the labeled picture of them.
 
 An axis is an option and its values, written as OPTION=VALUE,VALUE. A value that contains a comma
 stands in double quotes, as in a table: prompt="red heart, small",blue heart.
@@ -257,7 +257,7 @@ def settings_of(options: GenerationOptions) -> dict[str, Any]:
     return {name: getattr(options, name) for name in OPTION_TYPES if name not in ("seed", "count")}
 
 
-# The labelled picture.
+# The labeled picture.
 
 
 def labelled_grid(

@@ -196,6 +196,11 @@ class ZeroNetwork(nn.Module):
         return torch.zeros_like(z_t)
 
 
+def only_held_out(images: int) -> str:
+    """Return how few images are held out, as the beginning of a sentence on what follows."""
+    return f"only {'1 image is' if images == 1 else f'{images} images are'} held out"
+
+
 def learning_status(
     losses: Mapping[str, float],
     baseline: float,
@@ -223,10 +228,9 @@ def learning_status(
         return learning
     many, wrong = ("captions", "text") if reads == "text" else ("classes", "class")
     if held_out < FEW_HELD_OUT:
-        number = "1 image is" if held_out == 1 else f"{held_out} images are"
         return (
-            f"{learning}; only {number} held out, too few to see whether it uses the {wrong}: the "
-            "fraction is set by held_out"
+            f"{learning}; {only_held_out(held_out)}, too few to see whether it uses the {wrong}: "
+            "the fraction is set by held_out"
         )
     if f"val/wrong_{wrong}" not in losses:
         return f"{learning}; hold out more {many} to see whether it uses the {wrong}"

@@ -20,29 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 import tyro
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from the checkout, uninstalled
 
-from dataset.captions.rules import CAPTION_FILES
-from dataset.captions.sidecars import match_sidecars
-from dataset.folder import list_files, require_folder
-from dataset.images.transform import load_image, to_channels
-from dataset.parallel import map_in_threads
-from dataset.source import UnusableFile, UnusableImage, as_lines
-from dataset.tabular.discover import tables_of_folder
 from foundation.errors import UserError, one_line, printable
-from foundation.files import write_text
-from training.cli import parse, run_main
-from training.device import pick_device
+from training.cli import answer_early, parse, run_main
 from training.flags import Groups, Positive
-from training.logging.progress import progress_bar
-
-WHITE = (255, 255, 255)  # seen through transparent pixels, as in the trainings
-QUESTION = "Describe this picture in one short sentence."  # to a model that chats
-Caption = Callable[[list[Image.Image]], list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +42,29 @@ class Options:
     max_tokens: Positive[int] = 64  # of a caption
     beams: Positive[int] = 1  # captions that the search keeps at a time; 1: the likeliest word
     device: str = "auto"  # cpu, cuda, mps; auto: the first GPU there is, else the CPU
+
+
+if __name__ == "__main__":
+    answer_early(Options, __doc__)  # the imports below take seconds
+
+
+import torch
+from PIL import Image
+
+from dataset.captions.rules import CAPTION_FILES
+from dataset.captions.sidecars import match_sidecars
+from dataset.folder import list_files, require_folder
+from dataset.images.transform import load_image, to_channels
+from dataset.parallel import map_in_threads
+from dataset.source import UnusableFile, UnusableImage, as_lines
+from dataset.tabular.discover import tables_of_folder
+from foundation.files import write_text
+from training.device import pick_device
+from training.logging.progress import progress_bar
+
+WHITE = (255, 255, 255)  # seen through transparent pixels, as in the trainings
+QUESTION = "Describe this picture in one short sentence."  # to a model that chats
+Caption = Callable[[list[Image.Image]], list[str]]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -19,25 +19,32 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import tyro
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from the checkout, uninstalled
 
-from dataset.tar import DamagedTar, walk_tar
-from dataset.webdataset import expand_braces
 from foundation.errors import UserError
-from foundation.files import atomic_file
-from training.cli import parse, run_main
-
-TAR_NAME = re.compile(r"[^/\s=]+\.tar\b")
-
-OpenURL = Callable[[str], AbstractContextManager[BinaryIO]]
+from training.cli import answer_early, parse, run_main
 
 
 @dataclass(frozen=True)
 class Options:
     url: tyro.conf.Positional[str]  # URL of the shards, with {000..099} for their numbers
     out: tyro.conf.Positional[Path]  # folder to write them to
+
+
+if __name__ == "__main__":
+    answer_early(Options, __doc__)  # the imports below take seconds
+
+
+from tqdm import tqdm
+
+from dataset.tar import DamagedTar, walk_tar
+from dataset.webdataset import expand_braces
+from foundation.files import atomic_file
+
+TAR_NAME = re.compile(r"[^/\s=]+\.tar\b")
+
+OpenURL = Callable[[str], AbstractContextManager[BinaryIO]]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What a training can try before it begins: batch sizes, and memorising a few images.
+"""What a training can try before it begins: batch sizes, and memorizing a few images.
 
 These are the flags --find-batch-size and --overfit. Nothing that they train is kept.
 """
@@ -199,7 +199,7 @@ def train_or_overfit(config: Config, train: Callable[[Config], None]) -> None:
 
 
 def overfit(config: Config, train: Callable[[Config], None]) -> None:
-    """Train on `config.overfit` images, and print whether they were memorised.
+    """Train on `config.overfit` images, and print whether they were memorized.
 
     train: the rest of the script; called with a config for these images.
 

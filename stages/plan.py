@@ -19,7 +19,7 @@ from dataset.table import PairList
 from foundation.errors import UserError
 from ldm.config import Prediction, ScheduleConfig
 from ldm.schedule import make_schedule
-from ldm.validation import FEW_HELD_OUT
+from ldm.validation import FEW_HELD_OUT, only_held_out
 from stages.flags.diffusion import DiffusionTrainingConfig
 from training.checkpoint import KEPT_STATES
 from training.config import EMATrainingConfig, TrainingConfig
@@ -240,9 +240,8 @@ def judge_held_out(held_out: int, images: int) -> list[str]:
     fraction = min(math.ceil(100 * ENOUGH_HELD_OUT / images) / 100, MOST_HELD_OUT)
     if not 0 < held_out < min(FEW_HELD_OUT, int(fraction * images)):
         return []
-    few = "1 image is" if held_out == 1 else f"{held_out} images are"
     return [
-        f"only {few} held out for validation, so its figures say little. Use held_out "
+        f"{only_held_out(held_out)} for validation, so its figures say little. Use held_out "
         f"{fraction:g}, which takes {round(fraction * images)} of the {images}."
     ]
 

@@ -254,6 +254,22 @@ def run_main(
         watchdog.exit(message, status)
 
 
+def answer_early(config: type[Any], description: str | None) -> None:
+    """Answer `--help` and wrong flags of a program that is one file, before its slow imports.
+
+    Call it between the dataclass of the flags and these imports, where the program is started. Its
+    main function reads the flags again.
+
+    Args:
+        config, description: as in `parse`.
+    """
+
+    def read() -> None:
+        parse(config, None, description)
+
+    run_main(read, config)
+
+
 def joined_processes() -> AbstractContextManager[Watchdog]:
     """Join the processes that torchrun started; without torchrun there is this one alone."""
     if "WORLD_SIZE" not in os.environ:

@@ -15,10 +15,21 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # prefer this checkout to an installed version
 
-from evaluation.estimates import Estimate
 from foundation.errors import UserError
+from training.cli import answer_early, parse, run_main
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    reports: tyro.conf.Positional[Path]  # folder that holds the folders of the reports
+
+
+if __name__ == "__main__":
+    answer_early(Config, __doc__)  # the imports below take seconds
+
+
+from evaluation.estimates import Estimate
 from stages.evaluation.report import JSON_FILE, Report, read_report
-from training.cli import parse, run_main
 
 ROWS = {  # folder of the report -> the process as its paper names it, the paper, network calls
     "ddpm": ("DDPM", "Ho et al. 2020", 1000),
@@ -32,11 +43,6 @@ ROWS = {  # folder of the report -> the process as its paper names it, the paper
 }
 METRICS = {"class_accuracy": "class accuracy", "frechet": "Fréchet distance", "kid": "KID"}
 NOT_YET = "not measured yet"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    reports: tyro.conf.Positional[Path]  # folder that holds the folders of the reports
 
 
 def main(argv: Sequence[str] | None = None) -> None:

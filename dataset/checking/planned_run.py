@@ -10,7 +10,7 @@ from dataset.checking.caption_statistics import CaptionStatistics
 from dataset.folder import Folder
 from dataset.table import PairList
 
-MOST_EPOCHS = 1000  # beyond it a model memorises its pictures
+MOST_EPOCHS = 1000  # beyond it a model memorizes its pictures
 LONG_RUN = 1000  # steps; who loses fewer has lost little
 MUCH_DROPOUT = 0.5  # of captions
 ASPECTS = (1.0, 1.5, 2.0, 3.0)  # values of max_aspect that are compared
@@ -63,7 +63,7 @@ def judge_epochs(run: PlannedRun, images: int) -> list[str]:
     steps = max(MOST_EPOCHS * images // run.batch_size // 2, 1)
     return [
         f"{run.training} would see each of {images} images {epochs:,.0f} times ({run.steps:,} "
-        f"steps of {run.batch_size}), and memorise them instead of what they have in common. "
+        f"steps of {run.batch_size}), and memorize them instead of what they have in common. "
         f"Add images, or train for fewer steps, such as {steps:,}."
     ]
 

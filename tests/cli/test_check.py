@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import check
 from foundation.errors import UserError
@@ -138,6 +139,19 @@ def test_the_whole_report_as_json(tmp_path, capsys):
     assert facts["files"]["used"] + len(facts["files"]["duplicates"]) == 40
     assert not facts["ready"] and len(facts["problems"]) == 1
     assert facts["unusable"][0]["path"].endswith("cut.jpg")
+    assert facts["kinds"] == {"RGB": 40}
+    first, middle, last = facts["samples"]
+    assert first["path"].endswith("000.png") and last["path"].endswith("039.png")
+    _, text = run_check(tmp_path / "data", capsys=capsys)
+    assert "40 RGB" in text
+    for sample in (first, middle, last):
+        assert f"{sample['path']}: {' | '.join(sample['captions'])}" in text
+
+
+def test_a_folder_without_captions_has_no_samples(tmp_path, capsys):
+    Image.new("L", (40, 40)).save(tmp_path / "a.png")
+    facts = check_json(tmp_path, "--allow-missing-captions", capsys=capsys)
+    assert facts["samples"] == [] and facts["kinds"] == {"gray": 1}
     assert (tmp_path / "sheet.png").is_file()
 
 

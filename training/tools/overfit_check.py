@@ -1,4 +1,4 @@
-"""Overfit check: train on a handful of images, which every working training memorises.
+"""Overfit check: train on a handful of images, which every working training memorizes.
 
 A training that works reaches a stated metric on them within minutes. One that does not has a fault
 that a long run would only hide, and its loss curve shows of which kind.
@@ -75,8 +75,8 @@ def describe_outcome(
         f"{required} is what a training that works reaches"
     )
     if target.reached(value):
-        return f"memorised: {result}."
-    raise UserError(f"not memorised: {result}. {likely_cause(losses, target)}")
+        return f"memorized: {result}."
+    raise UserError(f"not memorized: {result}. {likely_cause(losses, target)}")
 
 
 def likely_cause(losses: Sequence[float | None], target: Target) -> str:

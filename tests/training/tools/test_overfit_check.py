@@ -1,4 +1,4 @@
-"""--overfit: a handful of images is memorised, or the loss curve says what is wrong."""
+"""--overfit: a handful of images is memorized, or the loss curve says what is wrong."""
 
 import re
 from dataclasses import replace
@@ -35,8 +35,8 @@ def test_the_loss_curve_names_the_likely_cause(losses, words):
 
 def test_the_outcome_states_the_target_and_the_value():
     text = describe_outcome(TARGET, 24.5, FALLING, images=8)
-    assert "memorised: PSNR on 8 images is 24.5 after 100 steps; at least 20" in text
-    with pytest.raises(ValueError, match="not memorised: PSNR on 8 images is 12"):
+    assert "memorized: PSNR on 8 images is 24.5 after 100 steps; at least 20" in text
+    with pytest.raises(ValueError, match="not memorized: PSNR on 8 images is 12"):
         describe_outcome(TARGET, 12.0, FALLING, images=8)
     with pytest.raises(ValueError, match="is nan"):
         describe_outcome(TARGET, float("nan"), [None], images=8)
@@ -55,7 +55,7 @@ def test_an_autoencoder_learns_a_few_images_and_leaves_no_file(
     shortened(monkeypatch, "AUTOENCODER_TARGET", steps=40, bound=13.0)
     train_vae.main(command(train_vae, world, tmp_path / "out", "--overfit", 4))
     text = capsys.readouterr().out
-    assert re.fullmatch(r"memorised: PSNR in dB on 4 images is [\d.]+ after 40 .*\n", text)
+    assert re.fullmatch(r"memorized: PSNR in dB on 4 images is [\d.]+ after 40 .*\n", text)
     assert not tree(tmp_path)
 
 
@@ -63,7 +63,7 @@ def test_an_autoencoder_that_cannot_learn_says_why(world, tmp_path, capsys, monk
     shortened(monkeypatch, "AUTOENCODER_TARGET", steps=8)
     given = command(train_vae, world, tmp_path / "out", "--overfit", 4, "--learning-rate", 1e-9)
     message = refusal(capsys, train_vae, given)
-    assert "not memorised" in message and "hardly moved" in message
+    assert "not memorized" in message and "hardly moved" in message
     assert not tree(tmp_path)
 
 
@@ -74,7 +74,7 @@ def test_an_autoencoder_that_cannot_learn_says_why(world, tmp_path, capsys, monk
 def test_the_other_stages_have_it(world, tmp_path, capsys, monkeypatch, script, name, bound):
     shortened(monkeypatch, name, steps=4, bound=bound)
     script.main(command(script, world, tmp_path / "out", "--overfit", 4))
-    assert "memorised" in capsys.readouterr().out
+    assert "memorized" in capsys.readouterr().out
     assert not tree(tmp_path)
 
 
