@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"the page is at {address}; Ctrl-C ends it.", flush=True)
     if config.open:
         open_address(address, address)
-    serve(server, listener)
+    serve(server, listener, studio.line)
 
 
 if __name__ == "__main__":

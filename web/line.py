@@ -57,6 +57,7 @@ class Line:
 
     def __init__(self):
         self.turns: list[Turn] = []
+        self.is_closed = False
         self.changed = threading.Condition()
 
     @contextmanager
@@ -73,6 +74,8 @@ class Line:
                     f"{MOST_WAITING} calls wait already, and more are not taken. Try again later."
                 )
             self.turns.append(turn)
+            if self.is_closed:
+                turn.stop.set()
         try:
             yield turn
         finally:
@@ -86,6 +89,14 @@ class Line:
             for turn in self.turns:
                 if caller in (turn.caller, Caller(turn.caller.session)):
                     turn.stop.set()
+            self.changed.notify_all()
+
+    def close(self) -> None:
+        """Stop all calls, also those that come later: the server ends."""
+        with self.changed:
+            self.is_closed = True
+            for turn in self.turns:
+                turn.stop.set()
             self.changed.notify_all()
 
     def calls_before(self, turn: Turn) -> int:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from foundation.errors import UserError
 from web.endpoints import Endpoints
+from web.line import Line
 from web.option_form import weight_lists
 from web.pictures.autoencoder_tab import AutoencoderTab
 from web.pictures.change_tab import PICTURE, ChangeTab, as_start
@@ -179,12 +180,27 @@ def open_port(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(server: Protection, listener: socket.socket) -> None:
-    """Serve until the process is interrupted."""
+class PageServer(uvicorn.Server):
+    """A server whose calls end with it; else the process would wait until all have drawn."""
+
+    def __init__(self, config: uvicorn.Config, line: Line):
+        super().__init__(config)
+        self.line = line
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.line.close()
+        await super().shutdown(sockets)
+
+
+def serve(server: Protection, listener: socket.socket, line: Line) -> None:
+    """Serve until the process is interrupted.
+
+    line: of the calls that draw.
+    """
     config = uvicorn.Config(
         server,  # type: ignore[arg-type]
         log_level="warning",
         ws_max_size=MAX_UPLOAD,
         timeout_graceful_shutdown=SECONDS_TO_STOP,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    PageServer(config, line).run(sockets=[listener])

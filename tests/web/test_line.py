@@ -1,5 +1,6 @@
 """Calls wait for each other, in their order, and "Stop" ends them wherever they are."""
 
+import asyncio
 import threading
 
 import pytest
@@ -80,6 +81,19 @@ def test_a_long_line_takes_no_more_calls():
     assert not line.turns
 
 
+def test_a_server_that_ends_stops_all_calls_and_those_that_still_come():
+    line = Line()
+    with line.enter(ONE) as first, line.enter(TWO) as second:
+        list(first.wait())
+        line.close()
+        with line.enter(ONE) as third:
+            for turn in (second, third):
+                with pytest.raises(Stopped):
+                    list(turn.wait())
+        with pytest.raises(Stopped):
+            first.check()
+
+
 @pytest.fixture
 def studio(world, tmp_path):
     pytest.importorskip("gradio")
@@ -152,3 +166,21 @@ def test_a_page_that_is_closed_leaves_the_line(studio):
     assert not studio.line.turns
     *_, last = draw(studio)
     assert status(last) == "Ready: 1 picture."
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_server_ends_its_calls_before_it_waits_for_them(monkeypatch):
+    pytest.importorskip("gradio")
+    import uvicorn
+
+    from web.page import PageServer
+
+    line, closed = Line(), []
+
+    async def shutdown(server, sockets=None):
+        closed.append(line.is_closed)
+
+    monkeypatch.setattr(uvicorn.Server, "shutdown", shutdown)
+    asyncio.run(PageServer(uvicorn.Config(lambda: None), line).shutdown())
+    assert closed == [True]
