@@ -139,6 +139,7 @@ def test_the_whole_report_as_json(tmp_path, capsys):
     assert facts["files"]["used"] + len(facts["files"]["duplicates"]) == 40
     assert not facts["ready"] and len(facts["problems"]) == 1
     assert facts["unusable"][0]["path"].endswith("cut.jpg")
+    assert (tmp_path / "sheet.png").is_file()
     assert facts["kinds"] == {"RGB": 40}
     first, middle, last = facts["samples"]
     assert first["path"].endswith("000.png") and last["path"].endswith("039.png")
@@ -152,7 +153,6 @@ def test_a_folder_without_captions_has_no_samples(tmp_path, capsys):
     Image.new("L", (40, 40)).save(tmp_path / "IMG_2034.png")
     facts = check_json(tmp_path, "--allow-missing-captions", capsys=capsys)
     assert facts["samples"] == [] and facts["kinds"] == {"gray": 1}
-    assert (tmp_path / "sheet.png").is_file()
 
 
 def test_a_preset_judges_captions_and_epochs(tmp_path, capsys):
