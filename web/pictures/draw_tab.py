@@ -80,8 +80,10 @@ class DrawTab:
         filled = [*self.texts, *self.fields.values()]
         fill = with_messages(self.fill)
         chosen, dropped = [results.chosen, self.model], [self.dropped, self.model]
-        results.again.click(fill, chosen, filled, queue=False, **PRIVATE)
-        self.dropped.upload(fill, dropped, filled, queue=False, **PRIVATE)
+        # Shown progress would cover the whole form when there is an error.
+        hidden: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
+        results.again.click(fill, chosen, filled, **hidden)
+        self.dropped.upload(fill, dropped, filled, **hidden)
 
     def draw(
         self, caller: Caller, model: str, prompt: str, negative: str, *values: Any
