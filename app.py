@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"the page is at {address}; Ctrl-C ends it.", flush=True)
     if config.open:
         open_address(address, address)
-    serve(server, listener, studio.line)
+    serve(server, listener, studio.queue)
 
 
 if __name__ == "__main__":

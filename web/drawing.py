@@ -20,7 +20,7 @@ from generation.prompts import ImageSpec, PromptEntry, check_syntax, expand
 from generation.session import GenerationSession
 from generation.video import Animation
 from training.run import make_folder
-from web.line import Stopped
+from web.call_queue import Stopped
 
 PREVIEW_INTERVAL = 0.7  # seconds between previews, which take time to decode
 MOST_IMAGES, MOST_FRAMES = 64, 480  # of a call of the page

@@ -15,8 +15,8 @@ from generation.prompts import PromptEntry, entry_from
 from generation.video import ENCODERS, Animation
 from stages.evaluation.reconstruction import inspect_picture
 from stages.flags.evaluation import NOISE
+from web.call_queue import Caller, Stopped, Turn
 from web.drawing import BackgroundCall, DrawCall, VideoCall, images_of
-from web.line import Caller, Stopped, Turn
 from web.model_facts import look_at
 from web.open_models import ModelChoice, OpenAutoencoders
 from web.pictures.autoencoder_tab import AMPLIFY, checked_settings
@@ -198,7 +198,7 @@ class Endpoints:
         settings = checked_settings(size or None, strengths, seed)
         file = self.keep(picture)
         try:
-            with self.studio.line.enter(caller_of(request)) as turn:
+            with self.studio.queue.enter(caller_of(request)) as turn:
                 wait(turn)
                 autoencoder, pixels = self.autoencoders.open(model or self.autoencoders.names()[0])
                 turn.check()
@@ -222,7 +222,7 @@ class Endpoints:
 
     def stop(self, request: gr.Request) -> None:
         """End all that this client draws; what is finished is returned."""
-        self.studio.line.stop(caller_of(request))
+        self.studio.queue.stop(caller_of(request))
 
     def read(
         self, prompt: str, model: str, options: dict[str, Any], **files: Path
@@ -269,7 +269,7 @@ class Endpoints:
     def finish(self, caller: Caller, make: Callable[[Turn], BackgroundCall]) -> list[str]:
         """Wait for the turn of a call, draw, and return the paths of what was written."""
         try:
-            with self.studio.line.enter(caller) as turn:
+            with self.studio.queue.enter(caller) as turn:
                 wait(turn)
                 call = make(turn)
                 for _ in call:

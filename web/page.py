@@ -17,8 +17,8 @@ from gradio.themes import Default
 from PIL import Image
 
 from foundation.errors import UserError
+from web.call_queue import CallQueue
 from web.endpoints import Endpoints
-from web.line import Line
 from web.option_form import weight_lists
 from web.pictures.autoencoder_tab import AutoencoderTab
 from web.pictures.change_tab import PICTURE, ChangeTab, as_start
@@ -183,19 +183,19 @@ def open_port(host: str, port: int) -> socket.socket:
 class PageServer(uvicorn.Server):
     """A server whose calls end with it; else the process would wait until all have drawn."""
 
-    def __init__(self, config: uvicorn.Config, line: Line):
+    def __init__(self, config: uvicorn.Config, queue: CallQueue):
         super().__init__(config)
-        self.line = line
+        self.queue = queue
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.line.close()
+        self.queue.close()
         await super().shutdown(sockets)
 
 
-def serve(server: Protection, listener: socket.socket, line: Line) -> None:
+def serve(server: Protection, listener: socket.socket, queue: CallQueue) -> None:
     """Serve until the process is interrupted.
 
-    line: of the calls that draw.
+    queue: of the calls that draw.
     """
     config = uvicorn.Config(
         server,  # type: ignore[arg-type]
@@ -203,4 +203,4 @@ def serve(server: Protection, listener: socket.socket, line: Line) -> None:
         ws_max_size=MAX_UPLOAD,
         timeout_graceful_shutdown=SECONDS_TO_STOP,
     )
-    PageServer(config, line).run(sockets=[listener])
+    PageServer(config, queue).run(sockets=[listener])

@@ -19,8 +19,8 @@ from generation.prompts import PromptEntry
 from generation.session import GenerationSession
 from training.logging.progress import format_duration
 from training.run import make_folder
+from web.call_queue import Caller, CallQueue, Stopped, Turn
 from web.drawing import DrawCall, Progress, images_of
-from web.line import Caller, Line, Stopped, Turn
 from web.open_models import ModelChoice, OpenModels
 from web.option_form import command_line, for_the_page, options_of
 
@@ -31,7 +31,7 @@ EARLIER = re.compile(r"(grid-)?\d+\.(png|jpg|webp|gif|mp4)")  # names of what th
 KEPT = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jsonl")
 # Only the page itself calls these events; the API has its own.
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
-DRAWS: dict[str, Any] = {"concurrency_limit": None}  # they wait for each other in `Studio.line`
+DRAWS: dict[str, Any] = {"concurrency_limit": None}  # they wait for each other in `Studio.queue`
 Shown = tuple[Any, Any, str, str]  # gallery, its files, status, command
 
 
@@ -47,7 +47,7 @@ class Studio:
     models: OpenModels
     folder: Path
     data: Sequence[Path] = (Path("data"),)
-    line: Line = field(default_factory=Line)
+    queue: CallQueue = field(default_factory=CallQueue)
 
     def draw(self, caller: Caller, model: ModelChoice, entry: PromptEntry) -> Iterator[Shown]:
         """Draw the pictures of a prompt; yield what the page shows.
@@ -59,7 +59,7 @@ class Studio:
         command = self.command_line(model, entry.prompt, entry.options)
         seeds = [f"seed {image.seed}" for image in images]
         try:
-            with self.line.enter(caller) as turn:
+            with self.queue.enter(caller) as turn:
                 for status in self.statuses(turn):
                     yield [], [], status, command
                 call = DrawCall(self.open(model, turn), images, self.folder, turn.stop)
@@ -127,7 +127,7 @@ class Studio:
         """Let a button stop what its tab draws, also what waits for its turn."""
 
         def on_stop(request: gr.Request) -> None:
-            self.line.stop(caller_of(request, tab))
+            self.queue.stop(caller_of(request, tab))
 
         button.click(on_stop, None, None, queue=False, **PRIVATE)
 

@@ -14,7 +14,7 @@ from stages.evaluation.autoencoder import channel_rows
 from stages.evaluation.autoencoder_report import channels_section, robustness_section
 from stages.evaluation.reconstruction import Inspection, inspect_picture
 from stages.flags.evaluation import NOISE
-from web.line import Caller, Stopped
+from web.call_queue import Caller, Stopped
 from web.open_models import OpenAutoencoders
 from web.option_form import optional_number, parse_number
 from web.pictures.results import command_field
@@ -132,7 +132,7 @@ class AutoencoderTab:
         unchanged = [gr.skip() for _ in self.panels]
         rest = [gr.skip(), gr.skip(), gr.skip(), gr.skip(), command]
         try:
-            with self.studio.line.enter(caller) as turn:
+            with self.studio.queue.enter(caller) as turn:
                 for status in self.studio.statuses(turn):
                     yield *unchanged, status, *rest
                 autoencoder, pixels = self.opened.open(model)

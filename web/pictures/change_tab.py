@@ -11,7 +11,7 @@ from PIL import Image, ImageChops
 
 from foundation.errors import UserError
 from ldm.pipeline.compatibility import UNetKind
-from web.line import Caller
+from web.call_queue import Caller
 from web.option_form import make_fields, optional_number, parse_number, renew_seed
 from web.pictures.results import Results
 from web.pictures.video_form import VideoForm

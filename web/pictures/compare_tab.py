@@ -22,8 +22,8 @@ from generation.xy_grid import (
     parse_grid,
     settings_of,
 )
+from web.call_queue import Caller, Stopped
 from web.drawing import DrawCall, images_of
-from web.line import Caller, Stopped
 from web.open_models import ModelChoice
 from web.option_form import NOTHING, make_seed_fields, make_setting_fields, renew_seed
 from web.pictures.results import Results
@@ -169,7 +169,7 @@ class CompareTab:
         command = self.studio.command_line(model, prompt, entry.options, **axes)
         captions = [grid.caption(k) for k in range(len(images))]
         columns = grid.shape[0]
-        with self.studio.line.enter(caller) as turn:
+        with self.studio.queue.enter(caller) as turn:
             for status in self.studio.statuses(turn):
                 yield None, gr.Gallery([], columns=4), [], status, command
             call = DrawCall(self.studio.open(model, turn), images, self.studio.folder, turn.stop)
@@ -204,7 +204,7 @@ class CompareTab:
         captions = [
             f"{name}, seed {image.seed}" for image in images[0] for name in ("left", "right")
         ]
-        with self.studio.line.enter(caller) as turn:
+        with self.studio.queue.enter(caller) as turn:
             for status in self.studio.statuses(turn):
                 yield None, gr.Gallery([], columns=2), [], status, command
             # Both are checked before one is drawn.

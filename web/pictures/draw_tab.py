@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from foundation.errors import shown
-from web.line import Caller
+from web.call_queue import Caller
 from web.option_form import call_of_picture, lora_of, make_fields, renew_seed, values_of
 from web.pictures.results import Results
 from web.studio import (

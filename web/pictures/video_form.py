@@ -13,8 +13,8 @@ from generation.metadata import SUFFIXES, read_record
 from generation.options import GenerationOptions
 from generation.prompts import PromptEntry
 from generation.video import ENCODERS, Animation
+from web.call_queue import Caller, Stopped
 from web.drawing import VideoCall, images_of
-from web.line import Caller, Stopped
 from web.open_models import ModelChoice
 from web.option_form import call_of_picture, lora_of, make_setting_fields, values_of
 from web.pictures.results import command_field
@@ -127,7 +127,7 @@ class VideoForm:
         command = self.command_for(choice, entries, options, video)
         moving, film = gr.Image(None, visible=True), gr.Video(None, visible=False)
         try:
-            with self.studio.line.enter(caller) as turn:
+            with self.studio.queue.enter(caller) as turn:
                 for status in self.studio.statuses(turn):
                     yield status, moving, film, "", command
                 animation = Animation(self.studio.open(choice, turn), images, **video)

@@ -1,7 +1,7 @@
-"""The line of the calls that use a model: they share a device, so one draws while others wait.
+"""The queue of the calls that use a model: they share a device, so one draws while others wait.
 
-Gradio has a queue, too. Here a call can be stopped while it waits, and its page says how long the
-line is.
+Gradio has one, too. Here a call can be stopped while it waits, and its page says how many calls are
+before it.
 """
 
 import threading
@@ -28,10 +28,10 @@ class Caller:
 
 
 class Turn:
-    """The place of one call in the line, and whether it is to end."""
+    """The place of one call in the queue, and whether it is to end."""
 
-    def __init__(self, line: "Line", caller: Caller):
-        self.line, self.caller = line, caller
+    def __init__(self, queue: "CallQueue", caller: Caller):
+        self.queue, self.caller = queue, caller
         self.stop = threading.Event()
 
     def wait(self) -> Iterator[int]:
@@ -40,9 +40,9 @@ class Turn:
         Raises:
             Stopped: it was stopped meanwhile.
         """
-        while ahead := self.line.calls_before(self):
+        while ahead := self.queue.calls_before(self):
             yield ahead
-            self.line.wait_for_change(self, ahead)
+            self.queue.wait_for_change(self, ahead)
             self.check()
         self.check()
 
@@ -52,7 +52,7 @@ class Turn:
             raise Stopped
 
 
-class Line:
+class CallQueue:
     """Calls in the order in which they came; the first of them draws."""
 
     def __init__(self):
@@ -62,7 +62,7 @@ class Line:
 
     @contextmanager
     def enter(self, caller: Caller) -> Iterator[Turn]:
-        """Context manager: stand in the line; the call must `wait` before it uses a model.
+        """Context manager: join the queue; the call must `wait` before it uses a model.
 
         Raises:
             UserError: too many wait.

@@ -8,14 +8,14 @@ import torch
 
 from generation.options import GenerationOptions
 from generation.prompts import PromptEntry
-from web.line import MOST_WAITING, Caller, Line, Stopped
+from web.call_queue import MOST_WAITING, Caller, CallQueue, Stopped
 
 ONE, TWO = Caller("one", "draw"), Caller("two", "draw")
 
 
 def test_calls_take_turns_in_their_order():
-    line, order = Line(), []
-    with line.enter(ONE) as first, line.enter(TWO) as second, line.enter(ONE) as third:
+    queue, order = CallQueue(), []
+    with queue.enter(ONE) as first, queue.enter(TWO) as second, queue.enter(ONE) as third:
         assert list(first.wait()) == []
         assert next(second.wait()) == 1 and next(third.wait()) == 2
 
@@ -28,23 +28,23 @@ def test_calls_take_turns_in_their_order():
         ]
         for thread in threads:
             thread.start()
-        line.turns.remove(first)  # it has ended
+        queue.turns.remove(first)  # it has ended
         threads[1].join(10)
         assert order == ["2nd"]
-        line.turns.remove(second)
+        queue.turns.remove(second)
         threads[0].join(10)
         assert order == ["2nd", "third"]
-        line.turns[:0] = [first, second]  # the context managers remove them
+        queue.turns[:0] = [first, second]  # the context managers remove them
 
 
 def test_a_call_that_waits_is_stopped_and_leaves_the_line():
-    line = Line()
-    with line.enter(ONE) as first:
-        with pytest.raises(Stopped), line.enter(TWO) as second:
+    queue = CallQueue()
+    with queue.enter(ONE) as first:
+        with pytest.raises(Stopped), queue.enter(TWO) as second:
             for ahead in second.wait():
                 assert ahead == 1
-                line.stop(TWO)
-        assert not first.stop.is_set() and line.turns == [first]
+                queue.stop(TWO)
+        assert not first.stop.is_set() and queue.turns == [first]
 
 
 @pytest.mark.parametrize(
@@ -59,34 +59,34 @@ def test_a_call_that_waits_is_stopped_and_leaves_the_line():
     ],
 )
 def test_stop_ends_the_calls_of_its_tab_or_session_alone(caller, stopped):
-    line = Line()
+    queue = CallQueue()
     callers = [Caller("a", "draw"), Caller("a", "change"), Caller("b", "draw")]
-    with line.enter(callers[0]) as x, line.enter(callers[1]) as y, line.enter(callers[2]) as z:
-        line.stop(caller)
+    with queue.enter(callers[0]) as x, queue.enter(callers[1]) as y, queue.enter(callers[2]) as z:
+        queue.stop(caller)
         assert [turn.stop.is_set() for turn in (x, y, z)] == stopped
 
 
 def test_a_long_line_takes_no_more_calls():
-    line = Line()
-    turns = [line.enter(ONE) for _ in range(MOST_WAITING + 1)]
+    queue = CallQueue()
+    turns = [queue.enter(ONE) for _ in range(MOST_WAITING + 1)]
     for turn in turns:
         turn.__enter__()
-    with pytest.raises(ValueError, match=str(MOST_WAITING)), line.enter(TWO):
+    with pytest.raises(ValueError, match=str(MOST_WAITING)), queue.enter(TWO):
         raise AssertionError("it was taken")
     turns[0].__exit__(None, None, None)
-    with line.enter(TWO):
-        assert len(line.turns) == MOST_WAITING + 1
+    with queue.enter(TWO):
+        assert len(queue.turns) == MOST_WAITING + 1
     for turn in turns[1:]:
         turn.__exit__(None, None, None)
-    assert not line.turns
+    assert not queue.turns
 
 
 def test_a_server_that_ends_stops_all_calls_and_those_that_still_come():
-    line = Line()
-    with line.enter(ONE) as first, line.enter(TWO) as second:
+    queue = CallQueue()
+    with queue.enter(ONE) as first, queue.enter(TWO) as second:
         list(first.wait())
-        line.close()
-        with line.enter(ONE) as third:
+        queue.close()
+        with queue.enter(ONE) as third:
             for turn in (second, third):
                 with pytest.raises(Stopped):
                     list(turn.wait())
@@ -118,13 +118,13 @@ def status(update):
 
 @pytest.mark.slow  # gradio takes many seconds to load
 def test_a_call_that_waits_in_the_line_is_stopped_and_draws_nothing(studio):
-    with studio.line.enter(TWO) as other:
+    with studio.queue.enter(TWO) as other:
         call = draw(studio)
         assert status(next(call)) == "Waiting: 1 call is before this one."
-        studio.line.stop(ONE)
+        studio.queue.stop(ONE)
         assert [status(update) for update in call] == ["Stopped. 0 pictures are finished."]
         assert not other.stop.is_set()
-    assert not studio.line.turns and not studio.models.opened and not studio.folder.exists()
+    assert not studio.queue.turns and not studio.models.opened and not studio.folder.exists()
 
 
 @pytest.mark.slow
@@ -132,13 +132,13 @@ def test_a_call_that_opens_its_model_is_stopped_and_draws_nothing(studio, monkey
     real = studio.models.open
 
     def open_slowly(choice):
-        studio.line.stop(ONE)  # somebody presses "Stop" meanwhile
+        studio.queue.stop(ONE)  # somebody presses "Stop" meanwhile
         return real(choice)
 
     monkeypatch.setattr(studio.models, "open", open_slowly)
     found = [status(update) for update in draw(studio)]
     assert found == ["Opening the model ...", "Stopped. 0 pictures are finished."]
-    assert not studio.line.turns and not studio.folder.exists()
+    assert not studio.queue.turns and not studio.folder.exists()
 
 
 @pytest.mark.slow
@@ -148,7 +148,7 @@ def test_a_call_that_is_stopped_before_its_first_step_draws_nothing(studio, monk
 
     def open_then_stop(model, turn):
         session = real(model, turn)
-        studio.line.stop(ONE)
+        studio.queue.stop(ONE)
         return session
 
     monkeypatch.setattr(studio, "open", open_then_stop)
@@ -163,7 +163,7 @@ def test_a_page_that_is_closed_leaves_the_line(studio):
         if update[0]:  # a preview or a picture
             break
     call.close()
-    assert not studio.line.turns
+    assert not studio.queue.turns
     *_, last = draw(studio)
     assert status(last) == "Ready: 1 picture."
 
@@ -176,11 +176,11 @@ def test_the_server_ends_its_calls_before_it_waits_for_them(monkeypatch):
 
     from web.page import PageServer
 
-    line, closed = Line(), []
+    queue, closed = CallQueue(), []
 
     async def shutdown(server, sockets=None):
-        closed.append(line.is_closed)
+        closed.append(queue.is_closed)
 
     monkeypatch.setattr(uvicorn.Server, "shutdown", shutdown)
-    asyncio.run(PageServer(uvicorn.Config(lambda: None), line).shutdown())
+    asyncio.run(PageServer(uvicorn.Config(lambda: None), queue).shutdown())
     assert closed == [True]
