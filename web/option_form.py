@@ -40,7 +40,10 @@ def make_seed_fields() -> dict[str, Component]:
         dice = gr.Button("New seed", scale=1, min_width=90)
         locked = gr.Checkbox(False, label="Keep seed", scale=1, min_width=90)
         count = gr.Slider(1, 16, 4, step=1, label="Pictures", scale=2)
-    dice.click(new_seed, None, seed, queue=False, api_visibility="private")
+    private: dict[str, Any] = {"queue": False, "api_visibility": "private"}
+    dice.click(new_seed, None, seed, **private)
+    for event in (dice.click, seed.input):  # a seed that somebody chose is not replaced
+        event(None, None, locked, js="() => true", **private)
     return {"seed": seed, "locked": locked, "count": count}
 
 

@@ -15,7 +15,7 @@ from web.call_queue import Caller
 from web.option_form import make_fields, optional_number, parse_number, renew_seed
 from web.pictures.results import Results
 from web.pictures.video_form import VideoForm
-from web.studio import DRAWS, PRIVATE, Studio, caller_of, streamed_with_messages
+from web.studio import PRIVATE, Studio, caller_of, streamed_with_messages
 
 TAB = "change"
 REDRAW, REPAINT, EXTEND, ENLARGE, EDIT, RESTORE = (
@@ -123,8 +123,7 @@ class ChangeTab:
         more = [*self.added, self.factor, self.noise_level, self.resample]
         inputs = [self.model, *own, *more, *self.fields.values()]
         outputs = [*results.outputs, self.fields["seed"]]
-        event = self.button.click(on_change, inputs, outputs, **DRAWS, **PRIVATE)
-        event.then(results.show_history, None, results.history_outputs, **PRIVATE)
+        results.connect(self.button.click, on_change, inputs, outputs)
         self.studio.connect_stop(self.stop, TAB)
         hidden: dict[str, Any] = {"queue": False, "show_progress": "hidden", **PRIVATE}
         self.way.change(self.show_way, [self.way, self.model], self.shown, **hidden)

@@ -28,7 +28,6 @@ from web.open_models import ModelChoice
 from web.option_form import NOTHING, make_seed_fields, make_setting_fields, renew_seed
 from web.pictures.results import Results
 from web.studio import (
-    DRAWS,
     PRIVATE,
     STOPPED,
     Studio,
@@ -105,8 +104,7 @@ class CompareTab:
         def on_compare(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
             yield from self.compare(caller_of(request, TAB), *values)
 
-        event = self.button.click(on_compare, inputs, outputs, **DRAWS, **PRIVATE)
-        event.then(results.show_history, None, results.history_outputs, **PRIVATE)
+        results.connect(self.button.click, on_compare, inputs, outputs)
         self.studio.connect_stop(self.stop, TAB)
         left, right = list(self.left.values()), list(self.right.values())
         self.copy.click(lambda *values: values, left, right, queue=False, **PRIVATE)

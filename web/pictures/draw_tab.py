@@ -12,7 +12,6 @@ from web.call_queue import Caller
 from web.option_form import call_of_picture, lora_of, make_fields, renew_seed, values_of
 from web.pictures.results import Results
 from web.studio import (
-    DRAWS,
     PRIVATE,
     Studio,
     caller_of,
@@ -36,7 +35,11 @@ class DrawTab:
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 self.prompt = gr.Textbox(
-                    label="Prompt", lines=2, autofocus=True, placeholder="red heart"
+                    label="Prompt",
+                    lines=2,
+                    autofocus=True,
+                    placeholder="red heart",
+                    info="Shift+Enter draws.",
                 )
                 self.negative = gr.Textbox(label="Negative prompt")
                 with gr.Row():
@@ -70,12 +73,9 @@ class DrawTab:
         def on_vary(request: gr.Request, chosen: str, *values: Any) -> Iterator[tuple[Any, ...]]:
             yield from self.vary(caller_of(request, TAB), chosen, *values)
 
-        for event in (
-            self.button.click(on_draw, inputs, outputs, **DRAWS, **PRIVATE),
-            self.prompt.submit(on_draw, inputs, outputs, **DRAWS, **PRIVATE),
-            results.vary.click(on_vary, [results.chosen, *inputs], outputs, **DRAWS, **PRIVATE),
-        ):
-            event.then(results.show_history, None, results.history_outputs, **PRIVATE)
+        results.connect(self.button.click, on_draw, inputs, outputs)
+        results.connect(self.prompt.submit, on_draw, inputs, outputs)
+        results.connect(results.vary.click, on_vary, [results.chosen, *inputs], outputs)
         self.studio.connect_stop(self.stop, TAB)
         filled = [*self.texts, *self.fields.values()]
         fill = with_messages(self.fill)

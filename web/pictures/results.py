@@ -1,19 +1,21 @@
 """The panel of a form: pictures as they are drawn, their records, and earlier pictures."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
 from foundation.errors import UserError, shown
 from generation.metadata import read_record
 from generation.reproduce import SIDES
-from web.studio import PRIVATE, Studio, with_messages
+from web.studio import DRAWS, PRIVATE, Studio, with_messages
 
 GRID = {"grid_x", "grid_y", SIDES}  # entries of the record of a grid
+FAILED = "Nothing more was drawn: see the message."
 CAPTION = 60  # characters of a prompt below an earlier picture
 
 
@@ -62,6 +64,21 @@ class Results:
     @property
     def history_outputs(self) -> list[Any]:
         return [self.history, self.earlier]
+
+    def connect(
+        self,
+        trigger: Callable[..., Dependency],
+        draw: Callable[..., Any],
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+    ) -> None:
+        """Let an event of the tab draw, then show the history; progress covers the gallery alone.
+
+        An error, too, is marked on all that shows progress.
+        """
+        event = trigger(draw, inputs, outputs, show_progress_on=self.gallery, **DRAWS, **PRIVATE)
+        event.failure(lambda: FAILED, None, self.status, queue=False, **PRIVATE)
+        event.then(self.show_history, None, self.history_outputs, **PRIVATE)
 
     def show_history(self) -> tuple[list[tuple[str, str]], list[str]]:
         """Return the earlier pictures with their prompts, and their paths."""

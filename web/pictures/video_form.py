@@ -17,7 +17,7 @@ from web.call_queue import Caller, Stopped
 from web.drawing import VideoCall, images_of
 from web.open_models import ModelChoice
 from web.option_form import call_of_picture, lora_of, make_setting_fields, values_of
-from web.pictures.results import command_field
+from web.pictures.results import FAILED, command_field
 from web.studio import (
     DRAWS,
     PRIVATE,
@@ -76,7 +76,11 @@ class VideoForm:
         def on_draw(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
             yield from self.draw(caller_of(request, TAB), *values)
 
-        self.button.click(on_draw, inputs, outputs, **DRAWS, **PRIVATE)
+        covered = [self.moving, self.film]
+        event = self.button.click(
+            on_draw, inputs, outputs, show_progress_on=covered, **DRAWS, **PRIVATE
+        )
+        event.failure(lambda: FAILED, None, self.status, queue=False, **PRIVATE)
         self.studio.connect_stop(self.stop, TAB)
         (prompt, seed, dropped), (last_prompt, last_seed, last_dropped) = self.ends
         filled = [prompt, seed, self.negative, *self.fields.values()]

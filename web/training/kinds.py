@@ -32,8 +32,8 @@ USES: dict[TaskName, str] = {
     "and Extend.",
     "upscale": "Small pictures are made from the images. Use it in the tab Change, Enlarge. It "
     "does not read classes.",
-    "restore": "Blur, noise, JPEG and low contrast are added to the images. Use it with sample.py "
-    "--restore PICTURE.",
+    "restore": "Blur, noise, JPEG and low contrast are added to the images. Use it in the tab "
+    "Change, Restore.",
 }
 
 

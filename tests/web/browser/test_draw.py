@@ -68,6 +68,7 @@ def test_a_new_seed_for_each_call_unless_it_is_kept(visitor):
     [kept] = visitor.run("Draw")
     assert visitor.field("Seed").input_value() == rolled
     assert read_record(kept)["seed"] == int(rolled)
+    assert visitor.field("Keep seed").is_checked()
     visitor.field("Keep seed").uncheck()
     [new] = visitor.run("Draw")
     assert read_record(new)["seed"] != int(rolled)
