@@ -200,7 +200,11 @@ def test_what_does_not_go_with_these_tasks_is_refused(world, tmp_path, capsys):
 
     printed = refused("upscale", "--upscale-factor", 3)
     assert "3 times" in printed and "--upscale-factor" in printed and "2, 4" in printed
-    assert "--condition class" in refused("upscale", "--condition", "class")
+    classes = training(world, tmp_path / "run", "upscale", "--condition", "class")
+    place = classes.index("--text-encoder")
+    del classes[place : place + 2]
+    printed = refusal(capsys, train_ldm, classes)
+    assert "--condition class" in printed and "upscale" in printed
     assert "--damage-jpeg" in refused("upscale", "--damage-jpeg", 10)
     nothing = ("--damage-blur", 0, "--damage-noise", 0, "--damage-jpeg", 100)
     assert "nothing to learn" in refused("restore", *nothing, "--damage-contrast", 1)
