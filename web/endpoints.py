@@ -1,7 +1,7 @@
 """The endpoints for programs: typed, with names of their own; the page itself calls others."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from web.drawing import BackgroundCall, DrawCall, VideoCall, images_of
 from web.model_facts import look_at
 from web.open_models import ModelChoice, OpenAutoencoders
 from web.pictures.autoencoder_tab import AMPLIFY, checked_settings
-from web.pictures.video_form import VIDEO_DEFAULTS
+from web.pictures.video_form import VIDEO_DEFAULTS, entries_of
 from web.studio import DRAWS, Studio, caller_of, with_messages
 
 # Task -> the option that the picture is, and another one without which it is not possible.
@@ -171,10 +171,8 @@ class Endpoints:
         options: dict[str, Any],
     ) -> str | None:
         choice, entry = self.read(first_prompt, model, options)
-        entries = [
-            PromptEntry(prompt, replace(entry.options, seed=seed), has_own_seed=True)
-            for prompt, seed in ((first_prompt, first_seed), (last_prompt, last_seed))
-        ]
+        ends = [(first_prompt, first_seed), (last_prompt, last_seed)]
+        entries = entries_of(ends, entry.options)
         images = [image for each in entries for image in images_of(each)]
 
         def make(turn: Turn) -> BackgroundCall:

@@ -121,10 +121,7 @@ class VideoForm:
             raise UserError(f"the format is one of: {', '.join(ENCODERS)}.")
         form = dict(zip(self.fields, values, strict=True))
         options = self.studio.options(form, negative_prompt=negative or "")
-        entries = [
-            PromptEntry(prompt or "", replace(options, seed=seed), has_own_seed=True)
-            for prompt, seed in ((first_prompt, first_seed), (last_prompt, last_seed))
-        ]
+        entries = entries_of([(first_prompt, first_seed), (last_prompt, last_seed)], options)
         images = [image for entry in entries for image in images_of(entry)]
         video: dict[str, Any] = {"interpolate": int(frames), "video": kind, "fps": float(fps)}
         choice = self.studio.choice(model, form)
@@ -185,6 +182,16 @@ def make_end(title: str) -> tuple[gr.Textbox, gr.Textbox, gr.File]:
             height=120,
         )
     return prompt, seed, dropped
+
+
+def entries_of(
+    ends: Sequence[tuple[str | None, str]], options: GenerationOptions
+) -> list[PromptEntry]:
+    """Return what is drawn at the ends of a video, each with a prompt and a seed."""
+    return [
+        PromptEntry(prompt or "", replace(options, seed=seed), has_own_seed=True)
+        for prompt, seed in ends
+    ]
 
 
 def end_of(entry: PromptEntry) -> list[str]:
