@@ -25,7 +25,6 @@ from web.open_models import ModelChoice, OpenModels
 from web.option_form import command_line, for_the_page, options_of
 
 OPENING = "Opening the model ..."
-STOPPED = "Stopped. 0 pictures are finished."
 MOST_EARLIER = 60  # pictures of the history that the page shows
 EARLIER = re.compile(r"(grid-)?\d+\.(png|jpg|webp|gif|mp4)")  # names of what the page shows
 KEPT = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jsonl")
@@ -167,10 +166,18 @@ def status_of(progress: Progress, stopped: bool) -> str:
     if progress.done >= progress.total and not progress.previews:
         return f"Ready: {count} {'picture' if count == 1 else 'pictures'}."
     if stopped:
-        return f"Stopped. {count} {'picture is' if count == 1 else 'pictures are'} finished."
+        return stopped_with(count)
     seconds = progress.seconds_left
     left = "" if seconds is None else f", {format_duration(seconds)} left"
     return f"Step {progress.done} of {progress.total}{left}"
+
+
+def stopped_with(count: int) -> str:
+    """Say that a call was stopped, and how many pictures it finished."""
+    return f"Stopped. {count} {'picture is' if count == 1 else 'pictures are'} finished."
+
+
+STOPPED = stopped_with(0)  # of a call that had not begun
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from stages.flags.evaluation import NOISE
 from web.call_queue import Caller, Stopped
 from web.open_models import OpenAutoencoders
 from web.option_form import optional_number, parse_number
-from web.pictures.results import command_field
+from web.pictures.results import command_field, make_buttons
 from web.studio import DRAWS, PRIVATE, Studio, caller_of, streamed_with_messages
 
 TAB = "autoencoder"
@@ -66,9 +66,7 @@ class AutoencoderTab:
             height=300,
             elem_classes="pixels",
         )
-        with gr.Row():
-            self.button = gr.Button("Reconstruct", variant="primary")
-            self.stop = gr.Button("Stop")
+        self.button, self.stop = make_buttons("Reconstruct")
         with gr.Row():
             self.size = optional_number("Size", "as trained")
             self.seed = gr.Number(0, label="Seed of the noise", precision=0, min_width=120)

@@ -13,7 +13,7 @@ from foundation.errors import UserError
 from ldm.pipeline.compatibility import UNetKind
 from web.call_queue import Caller
 from web.option_form import make_fields, optional_number, parse_number, renew_seed
-from web.pictures.results import Results
+from web.pictures.results import Results, make_buttons
 from web.pictures.video_form import VideoForm
 from web.studio import PRIVATE, Studio, caller_of, streamed_with_messages
 
@@ -104,9 +104,7 @@ class ChangeTab:
                         info="Above 1 only with the sampler ddpm.",
                         visible=False,
                     )
-                with gr.Row():
-                    self.button = gr.Button("Change", variant="primary")
-                    self.stop = gr.Button("Stop")
+                self.button, self.stop = make_buttons("Change")
                 self.fields = make_fields(self.studio.models)
             with gr.Column(scale=3, min_width=320):
                 self.results = Results(self.studio, has_actions=False)

@@ -26,7 +26,7 @@ from web.call_queue import Caller, Stopped
 from web.drawing import DrawCall, images_of
 from web.open_models import ModelChoice
 from web.option_form import NOTHING, make_seed_fields, make_setting_fields, renew_seed
-from web.pictures.results import Results
+from web.pictures.results import Results, make_buttons
 from web.studio import (
     PRIVATE,
     STOPPED,
@@ -65,9 +65,7 @@ class CompareTab:
                 self.way = gr.Radio([SIDE_BY_SIDE, GRID], value=SIDE_BY_SIDE, label="Compare")
                 self.prompt = gr.Textbox(label="Prompt", lines=2, placeholder="red heart")
                 self.negative = gr.Textbox(label="Negative prompt")
-                with gr.Row():
-                    self.button = gr.Button("Compare", variant="primary")
-                    self.stop = gr.Button("Stop")
+                self.button, self.stop = make_buttons("Compare")
                 self.seeds = make_seed_fields()
                 with gr.Group(visible=False) as self.axes:
                     self.x = make_axis_fields("From left to right", "guidance_scale", "1, 4, 8")

@@ -10,7 +10,7 @@ import gradio as gr
 from foundation.errors import shown
 from web.call_queue import Caller
 from web.option_form import call_of_picture, lora_of, make_fields, renew_seed, values_of
-from web.pictures.results import Results
+from web.pictures.results import Results, make_buttons
 from web.studio import (
     PRIVATE,
     Studio,
@@ -42,9 +42,7 @@ class DrawTab:
                     info="Shift+Enter draws.",
                 )
                 self.negative = gr.Textbox(label="Negative prompt")
-                with gr.Row():
-                    self.button = gr.Button("Draw", variant="primary")
-                    self.stop = gr.Button("Stop")
+                self.button, self.stop = make_buttons("Draw")
                 self.fields = make_fields(self.studio.models)
                 self.dropped = gr.File(
                     label="Drop a picture here to read how it was drawn",

@@ -120,6 +120,12 @@ def is_picture(file: Path, record: Mapping[str, Any]) -> bool:
     return file.suffix not in (".gif", ".mp4") and not is_grid
 
 
+def make_buttons(label: str) -> tuple[gr.Button, gr.Button]:
+    """Make the button that begins what a tab does, and the one that stops it."""
+    with gr.Row():
+        return gr.Button(label, variant="primary"), gr.Button("Stop")
+
+
 def command_field() -> gr.Code:
     """Make the field for the command that draws the same."""
     label = "The same on the command line"

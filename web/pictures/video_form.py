@@ -17,7 +17,7 @@ from web.call_queue import Caller, Stopped
 from web.drawing import VideoCall, images_of
 from web.open_models import ModelChoice
 from web.option_form import call_of_picture, lora_of, make_setting_fields, values_of
-from web.pictures.results import FAILED, command_field
+from web.pictures.results import FAILED, command_field, make_buttons
 from web.studio import (
     DRAWS,
     PRIVATE,
@@ -46,9 +46,7 @@ class VideoForm:
             with gr.Column(scale=2, min_width=320):
                 self.ends = [make_end("From"), make_end("To")]
                 self.negative = gr.Textbox(label="Negative prompt")
-                with gr.Row():
-                    self.button = gr.Button("Draw the video", variant="primary")
-                    self.stop = gr.Button("Stop")
+                self.button, self.stop = make_buttons("Draw the video")
                 with gr.Row():
                     self.frames = gr.Slider(2, 240, 24, step=1, label="Frames between the two")
                     self.fps = gr.Slider(1, 50, 12, step=1, label="Frames per second")

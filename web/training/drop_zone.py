@@ -192,11 +192,9 @@ def read_dropped(value: object) -> Sequence[tuple[str, Path]]:
     Raises:
         UserError: there are none or too many, or a path is none that this server gave to an upload.
     """
-    if not value:
-        raise UserError("no files are dropped. Drop images or a folder first.")
-    if not isinstance(value, Mapping):
+    if value and not isinstance(value, Mapping):
         raise UserError("the files of the page have another form. Load the page again.")
-    files = from_json(DropZoneValue, value, "the list of files").files
+    files = from_json(DropZoneValue, value, "the list of files").files if value else ()
     if not files:
         raise UserError("no files are dropped. Drop images or a folder first.")
     if len(files) > MOST_FILES:
