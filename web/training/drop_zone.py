@@ -192,9 +192,10 @@ def read_dropped(value: object) -> Sequence[tuple[str, Path]]:
     Raises:
         UserError: there are none or too many, or a path is none that this server gave to an upload.
     """
-    if value and not isinstance(value, Mapping):
+    value = value or {}
+    if not isinstance(value, Mapping):
         raise UserError("the files of the page have another form. Load the page again.")
-    files = from_json(DropZoneValue, value, "the list of files").files if value else ()
+    files = from_json(DropZoneValue, value, "the list of files").files
     if not files:
         raise UserError("no files are dropped. Drop images or a folder first.")
     if len(files) > MOST_FILES:
