@@ -27,7 +27,7 @@ from web.data_access import (
     thumbnail,
     usual_limits,
 )
-from web.studio import PRIVATE, with_messages
+from web.studio import FILLS, PRIVATE, with_messages
 from web.training.drop_zone import MOST_BYTES, make_drop_zone, read_dropped
 
 CELLS, COLUMNS = 12, 4  # images of a page
@@ -103,19 +103,20 @@ class DataPanel:
     def connect(self, preset: gr.Dropdown) -> None:
         """Connect the fields. preset: for which the report is made."""
         open_folder, outputs = with_messages(self.open_folder), self.outputs
+        reads: dict[str, Any] = {"show_progress_on": self.summary, **READS}
         reported = [self.folder, preset]
         report = with_messages(self.make_report)
         made = [
-            self.open.click(open_folder, [self.folder, self.which], outputs, **READS),
-            self.folder.input(open_folder, [self.folder, self.which], outputs, **READS),
+            self.open.click(open_folder, [self.folder, self.which], outputs, **reads),
+            self.folder.input(open_folder, [self.folder, self.which], outputs, **reads),
             self.make.click(
                 with_messages(self.make_folder),
                 [self.dropped, self.name],
                 [*outputs, self.dropped],
-                **READS,
+                **reads,
             ),
             self.copy.click(
-                with_messages(self.copy_data), [self.folder, self.copy_name], outputs, **READS
+                with_messages(self.copy_data), [self.folder, self.copy_name], outputs, **reads
             ),
         ]
         for event in made:
@@ -123,12 +124,12 @@ class DataPanel:
         edited = [self.folder, self.which, self.page, self.before, *self.texts]
         for button, turn in ((self.back, -1), (self.save, 0), (self.forth, 1)):
             save = with_messages(partial(self.save_captions, turn))
-            event = button.click(save, edited, outputs, **READS)
+            event = button.click(save, edited, outputs, **reads)
             if not turn:
                 event.success(report, reported, self.report, **PRIVATE)
-        self.which.input(open_folder, [self.folder, self.which], outputs, **READS)
+        self.which.input(open_folder, [self.folder, self.which], outputs, **reads)
         suggest, named = with_messages(suggest_name), [self.dropped, self.name]
-        self.dropped.upload(suggest, named, self.name, queue=False, **PRIVATE)
+        self.dropped.upload(suggest, named, self.name, **FILLS)
 
     def open_folder(self, folder: str | None, which: str) -> tuple[Any, ...]:
         """Read a data folder and show its first images."""

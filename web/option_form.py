@@ -37,7 +37,7 @@ def make_seed_fields() -> dict[str, Component]:
     """Make the fields that say which pictures are drawn, and how many."""
     with gr.Row():
         seed = gr.Textbox("0", label="Seed", max_length=100, scale=2)
-        dice = gr.Button("New seed", scale=1, min_width=90)
+        dice = gr.Button("New seed", scale=1, min_width=90, elem_classes="dice")
         locked = gr.Checkbox(False, label="Keep seed", scale=1, min_width=90)
         count = gr.Slider(1, 16, 4, step=1, label="Pictures", scale=2)
     private: dict[str, Any] = {"queue": False, "api_visibility": "private"}

@@ -28,7 +28,7 @@ from web.pictures.results import prompt_of
 from web.protection import LOCAL_HOSTS, Protection
 from web.run_panel import STYLE
 from web.runs_tab import RunsTab
-from web.studio import PRIVATE, Studio, with_messages
+from web.studio import FILLS, PRIVATE, Studio, with_messages
 from web.train_tab import TrainTab
 
 MAX_UPLOAD = 32 * 2**20  # bytes of a file
@@ -41,6 +41,10 @@ THEME = Default(
 CSS = """
 .pixels img, .moving img { image-rendering: pixelated; }
 .moving img { width: 100%; height: 100%; object-fit: contain; }
+.pixels .grid-wrap, .pixels .gallery-container { min-height: 0; height: auto; }
+.cm-scroller { min-height: 3em !important; }
+.command .empty { min-height: 6em !important; }
+.dice { align-self: center; }
 .charts svg { max-width: 100%; height: auto; }
 .wide { overflow-x: auto; }
 .dark svg[role="img"] > rect[fill="white"] { fill: #1f2226; }
@@ -80,7 +84,7 @@ def make_page(studio: Studio) -> gr.Blocks:
         page.load(lambda: draw.results.show_history() * len(panels), None, histories, **PRIVATE)
         for results in panels:
             opened = [tabs, change.kinds, change.picture, change.prompt]
-            results.use.click(start_from, results.chosen, opened, queue=False, **PRIVATE)
+            results.use.click(start_from, results.chosen, opened, **FILLS)
         lists = [model, compare.right_model, autoencoder.model]
         forms = (draw.fields, change.fields, change.video.fields, compare.left, compare.right)
         weights = [form[name] for name in ("lora", "weak_model") for form in forms]

@@ -14,7 +14,7 @@ from training.tools.curves import line_chart
 from training.tools.previews import step_of, step_section
 from training.tools.report_page import group_metrics, is_warning, shown_metrics
 from training.tools.run_list import RunSummary, compared_metrics, metrics_of, preview_files
-from web.studio import PRIVATE, with_messages
+from web.studio import FILLS, PRIVATE, with_messages
 
 SPEED = "images_per_second"  # shown as a number
 STYLE = """
@@ -101,7 +101,7 @@ class RunPanel:
                 **PRIVATE,
             )
         shown = [self.place, self.files]
-        self.place.change(with_messages(open_preview), shown, self.pictures, queue=False, **PRIVATE)
+        self.place.change(with_messages(open_preview), shown, self.pictures, **FILLS)
 
 
 def show_runs(

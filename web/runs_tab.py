@@ -13,7 +13,7 @@ from training.tools.curves import COLORS
 from training.tools.report_page import is_warning
 from training.tools.run_list import RunSummary, summarize_runs
 from web.run_panel import RunPanel, badge, show_runs
-from web.studio import PRIVATE, Studio, with_messages
+from web.studio import FILLS, Studio, with_messages
 
 
 @dataclass
@@ -48,13 +48,11 @@ class RunsTab:
                 with_messages(self.refresh),
                 inputs,
                 [self.list, self.chosen, *panel.outputs],
-                **PRIVATE,
+                **FILLS,
             )
-        self.chosen.change(with_messages(self.show), inputs, panel.outputs, **PRIVATE)
-        self.draw.click(
-            with_messages(self.draw_with), self.chosen, [self.model, tabs], queue=False, **PRIVATE
-        )
-        self.stop.click(with_messages(self.stop_run), self.chosen, None, **PRIVATE)
+        self.chosen.change(with_messages(self.show), inputs, panel.outputs, **FILLS)
+        self.draw.click(with_messages(self.draw_with), self.chosen, [self.model, tabs], **FILLS)
+        self.stop.click(with_messages(self.stop_run), self.chosen, None, **FILLS)
 
     def runs(self) -> dict[str, RunSummary]:
         return {run.name: run for run in summarize_runs(self.studio.models.runs)}

@@ -30,6 +30,9 @@ EARLIER = re.compile(r"(grid-)?\d+\.(png|jpg|webp|gif|mp4)")  # names of what th
 KEPT = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jsonl")
 # Only the page itself calls these events; the API has its own.
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+# Of an event that may raise an error and fills fields, which a mark of the error would cover. The
+# error is a message of its own, if the event waits in gradio's queue.
+FILLS: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 DRAWS: dict[str, Any] = {"concurrency_limit": None}  # they wait for each other in `Studio.queue`
 Shown = tuple[Any, Any, str, str]  # gallery, its files, status, command
 

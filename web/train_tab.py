@@ -26,7 +26,7 @@ from web.data_panel import DataPanel
 from web.option_form import for_the_page
 from web.run_panel import RunPanel, badge, show_runs
 from web.runs_tab import choose_model
-from web.studio import PRIVATE, Studio, streamed_with_messages, with_messages
+from web.studio import FILLS, PRIVATE, Studio, streamed_with_messages, with_messages
 from web.training.kinds import CONDITIONS, TASKS, condition_of, describe_kind, task_of
 from web.training.preset_costs import all_costs, chosen_costs
 
@@ -138,17 +138,15 @@ class TrainTab:
         outputs = [self.training, self.listed, *self.panel.outputs]
         watched = [self.training, self.listed, self.panel.files, self.panel.place]
         watch, begin = with_messages(self.watch), with_messages(self.begin)
-        started = self.start.click(begin, [*self.form, self.at_once], self.training, **PRIVATE)
-        started.success(watch, watched, outputs, **PRIVATE)
-        tab.select(watch, watched, outputs, **PRIVATE)
-        self.training.input(watch, watched, outputs, **PRIVATE)
-        self.timer.tick(watch, watched, outputs, show_progress="hidden", **PRIVATE)
+        started = self.start.click(begin, [*self.form, self.at_once], self.training, **FILLS)
+        for event in (started.success, tab.select, self.training.input, self.timer.tick):
+            event(watch, watched, outputs, **FILLS)
         stop, go_on = with_messages(self.stop_training), with_messages(self.resume)
-        self.stop.click(stop, self.training, None, **PRIVATE)  # gr.Info needs the queue
-        self.go_on.click(go_on, [self.training, self.at_once], None, **PRIVATE)
+        self.stop.click(stop, self.training, None, **FILLS)
+        self.go_on.click(go_on, [self.training, self.at_once], None, **FILLS)
         opened = [self.model, tabs]
         draw = with_messages(self.draw_with)
-        self.draw.click(draw, self.training, opened, queue=False, **PRIVATE)
+        self.draw.click(draw, self.training, opened, **FILLS)
 
     # A new training.
 

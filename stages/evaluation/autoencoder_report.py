@@ -115,12 +115,11 @@ def baseline_verdict(measured: AutoencoderMeasurement, name: str) -> str:
 
 def channels_section(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the table of the latent channels."""
-    head = ["channel", "KL in nats", "mean", "deviation", "kurtosis", "signal / noise", ""]
+    head = ["channel", "KL in nats", "mean", "deviation", "kurtosis", "signal / noise"]
     cells = [
         [
-            str(row["channel"]),
+            f"{row['channel']}{' (no information)' if row['dead'] else ''}",
             *(f"{row[key]:.4g}" for key in ("kl", "mean", "std", "kurtosis", "signal")),
-            "no information" if row["dead"] else "",
         ]
         for row in rows
     ]

@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+import torch
 
 from generation.metadata import read_record
 from tests.web.conftest import SECRET
@@ -87,3 +88,27 @@ def test_a_port_that_is_taken_is_named():
         port = taken.getsockname()[1]
         with pytest.raises(ValueError, match=str(port)):
             open_port("127.0.0.1", port)
+
+
+def test_an_error_is_a_message_and_covers_no_field(world, page_runs, tmp_path):
+    import gradio as gr
+    from gradio.components.base import FormComponent
+
+    from web.open_models import OpenModels
+    from web.page import make_page
+    from web.studio import Studio
+
+    models = OpenModels([world / "ldm"], page_runs, torch.device("cpu"))
+    page = make_page(Studio(models, tmp_path / "pictures"))
+    fallible = [
+        event
+        for event in page.fns.values()
+        if hasattr(event.fn, "__wrapped__") and event.api_visibility == "private"
+    ]
+    assert len(fallible) > 20
+    for event in fallible:
+        assert event.queue is not False, f"{event.fn}: errors outside of the queue are not shown"
+        if event.show_progress != "hidden":
+            marked = event.show_progress_on or event.outputs
+            fields = (FormComponent, gr.Tabs, gr.Column, gr.Button)
+            assert not any(isinstance(field, fields) for field in marked), event.fn

@@ -52,7 +52,14 @@ class AutoencoderTab:
         def on_show(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
             yield from self.show(caller_of(request, TAB), *values)
 
-        self.button.click(on_show, inputs, [*outputs, self.command], **DRAWS, **PRIVATE)
+        self.button.click(
+            on_show,
+            inputs,
+            [*outputs, self.command],
+            show_progress_on=self.panels,
+            **DRAWS,
+            **PRIVATE,
+        )
         self.studio.connect_stop(self.stop, TAB)
 
     def make_form(self) -> None:

@@ -12,7 +12,7 @@ from web.call_queue import Caller
 from web.option_form import call_of_picture, lora_of, make_fields, renew_seed, values_of
 from web.pictures.results import Results, make_buttons
 from web.studio import (
-    PRIVATE,
+    FILLS,
     Studio,
     caller_of,
     streamed_with_messages,
@@ -38,8 +38,7 @@ class DrawTab:
                     label="Prompt",
                     lines=2,
                     autofocus=True,
-                    placeholder="red heart",
-                    info="Shift+Enter draws.",
+                    placeholder="red heart (Shift+Enter draws)",
                 )
                 self.negative = gr.Textbox(label="Negative prompt")
                 self.button, self.stop = make_buttons("Draw")
@@ -78,10 +77,8 @@ class DrawTab:
         filled = [*self.texts, *self.fields.values()]
         fill = with_messages(self.fill)
         chosen, dropped = [results.chosen, self.model], [self.dropped, self.model]
-        # Shown progress would cover the whole form when there is an error.
-        hidden: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
-        results.again.click(fill, chosen, filled, **hidden)
-        self.dropped.upload(fill, dropped, filled, **hidden)
+        results.again.click(fill, chosen, filled, **FILLS)
+        self.dropped.upload(fill, dropped, filled, **FILLS)
 
     def draw(
         self, caller: Caller, model: str, prompt: str, negative: str, *values: Any

@@ -12,7 +12,7 @@ from gradio.events import Dependency
 from foundation.errors import UserError, shown
 from generation.metadata import read_record
 from generation.reproduce import SIDES
-from web.studio import DRAWS, PRIVATE, Studio, with_messages
+from web.studio import DRAWS, FILLS, PRIVATE, Studio, with_messages
 
 GRID = {"grid_x", "grid_y", SIDES}  # entries of the record of a grid
 FAILED = "Nothing more was drawn: see the message."
@@ -33,7 +33,7 @@ class Results:
         self.gallery = gr.Gallery(
             label="Pictures",
             columns=2,
-            height=440,
+            height=720,
             object_fit="contain",
             format="png",
             buttons=buttons,
@@ -54,7 +54,7 @@ class Results:
         self.chosen = gr.State("")  # path of the picture that was clicked
         outputs = [self.chosen, self.record, self.again, self.vary, self.use]
         for gallery, files in ((self.gallery, self.files), (self.history, self.earlier)):
-            gallery.select(on_select, files, outputs, queue=False, **PRIVATE)
+            gallery.select(on_select, files, outputs, **FILLS)
 
     @property
     def outputs(self) -> list[Any]:
@@ -129,4 +129,5 @@ def make_buttons(label: str) -> tuple[gr.Button, gr.Button]:
 def command_field() -> gr.Code:
     """Make the field for the command that draws the same."""
     label = "The same on the command line"
-    return gr.Code(label=label, language="shell", lines=2, max_lines=6, wrap_lines=True)
+    looks: dict[str, Any] = {"lines": 2, "max_lines": 6, "wrap_lines": True}
+    return gr.Code(label=label, language="shell", elem_classes="command", **looks)

@@ -20,6 +20,7 @@ from web.option_form import call_of_picture, lora_of, make_setting_fields, value
 from web.pictures.results import FAILED, command_field, make_buttons
 from web.studio import (
     DRAWS,
+    FILLS,
     PRIVATE,
     STOPPED,
     Studio,
@@ -83,11 +84,9 @@ class VideoForm:
         (prompt, seed, dropped), (last_prompt, last_seed, last_dropped) = self.ends
         filled = [prompt, seed, self.negative, *self.fields.values()]
         fill = with_messages(self.fill)
-        dropped.upload(fill, dropped, filled, queue=False, **PRIVATE)
+        dropped.upload(fill, dropped, filled, **FILLS)
         fill_end = with_messages(self.fill_end)
-        last_dropped.upload(
-            fill_end, last_dropped, [last_prompt, last_seed], queue=False, **PRIVATE
-        )
+        last_dropped.upload(fill_end, last_dropped, [last_prompt, last_seed], **FILLS)
 
     def fill_end(self, file: str) -> list[str]:
         """Return prompt and seed of a picture."""

@@ -24,8 +24,8 @@ def tester(visitor):
 
 @pytest.fixture
 def disk(tmp_path):
-    """An orange disk on blue, larger than the demo's pictures."""
-    picture = Image.new("RGB", (96, 80), (30, 60, 200))
+    """An orange disk on white, larger than the demo's pictures."""
+    picture = Image.new("RGB", (96, 80), "white")
     ImageDraw.Draw(picture).ellipse((30, 20, 66, 56), fill=(240, 150, 20))
     picture.save(tmp_path / "disk.png")
     return tmp_path / "disk.png"
@@ -102,7 +102,7 @@ def test_bad_input_is_a_message(tester, disk):
         tester.panel.get_by_label("Clear")
     ).first.wait_for()
     for label, text, words in (
-        (NOISE, "much", "numbers above 0"),
+        (NOISE, "much", "numbers with commas"),
         ("Size", "0", "must be from 1"),
     ):
         field = tester.panel.get_by_label(label).first

@@ -12,7 +12,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-SIDE = 64  # pixels of the demo's pictures
+ENLARGED = 3  # times, in pictures with labels
+SIDE = 64 * ENLARGED  # pixels there of the demo's pictures
 
 
 @pytest.fixture
@@ -29,8 +30,9 @@ def split(files):
 
 
 def contains(whole, file):
-    """Return whether a picture is a part of another, pixel by pixel."""
+    """Return whether a picture, three times as large, is a part of another, pixel by pixel."""
     large, small = (np.asarray(Image.open(each).convert("RGB")) for each in (whole, file))
+    small = small.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
     height, width = small.shape[:2]
     windows = np.lib.stride_tricks.sliding_window_view(large[..., 0], (height, width))
     places = np.argwhere((windows[..., ::7, ::7] == small[::7, ::7, 0]).all(axis=(-2, -1)))

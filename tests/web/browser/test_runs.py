@@ -63,7 +63,7 @@ def test_a_run_shows_its_curves_and_previews(reader):
     charts = reader.panel.locator(".run-charts svg")
     charts.first.wait_for()
     titles = " ".join(charts.all_text_contents())
-    assert "loss" in titles and "images per second" in titles
+    assert "psnr" in titles and "images per second" in titles
     assert reader.panel.locator(".run-charts polyline").count() >= 2
     reader.panel.get_by_text("step 3 of 3").first.wait_for()
     assert reader.panel.locator("img:visible").count() >= 1  # the preview
