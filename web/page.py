@@ -42,6 +42,8 @@ CSS = """
 .pixels img, .moving img { image-rendering: pixelated; }
 .moving img { width: 100%; height: 100%; object-fit: contain; }
 .pixels .grid-wrap, .pixels .gallery-container { min-height: 0; height: auto; }
+.drawn .grid-wrap, .drawn .gallery-container { min-height: 320px; height: auto; }
+.preview { background: var(--block-background-fill) !important; }
 .cm-scroller { min-height: 3em !important; }
 .command .empty { min-height: 6em !important; }
 .dice { align-self: center; }

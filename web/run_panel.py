@@ -42,6 +42,7 @@ STYLE = """
                              border-width: 0 0 1px !important;
                              border-color: var(--border-color-primary) !important; }
 .run-list td { overflow-wrap: anywhere; } .run-list small { opacity: 0.75; }
+.run-list td:first-child { min-width: 7.5em; }
 @media (max-width: 600px) {
   .run-list thead { display: none; }
   .run-list tr { display: block; padding: 6px 0;

@@ -134,7 +134,7 @@ class Studio:
         button.click(on_stop, None, None, queue=False, **PRIVATE)
 
     def keep(self, content: bytes, suffix: str) -> Path:
-        """Write a file that others are made from, once, and return its path.
+        """Write a file that others are made from, once, and return its path, as short as it can be.
 
         Raises:
             UserError: it is not named as a picture or a list of prompts.
@@ -149,7 +149,8 @@ class Studio:
         if not file.exists():
             with atomic_file(file) as partial:
                 partial.write_bytes(content)
-        return file
+        here = Path.cwd()
+        return file.relative_to(here) if file.is_relative_to(here) else file
 
     def earlier(self) -> list[Path]:
         """List the newest pictures, videos and grids of the folder, the newest first."""

@@ -1,5 +1,6 @@
 """A server of the page with untrained models, app.py as a process, and a browser."""
 
+import gc
 import os
 import shutil
 import socket
@@ -21,6 +22,16 @@ from tests.helpers.page.runs import make_page_runs
 SECRET = "the secret of another folder"
 ROOT = Path(__file__).parents[2]
 MOST_SECONDS = 300  # for one thing to happen on the page
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collect_garbage() -> Iterator[None]:
+    """Let sockets and loops that gradio and the browser leave open end with the tests of a file.
+
+    Otherwise they end after all tests, where nothing says that their warnings are expected.
+    """
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

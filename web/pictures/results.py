@@ -33,10 +33,11 @@ class Results:
         self.gallery = gr.Gallery(
             label="Pictures",
             columns=2,
-            height=720,
+            height="auto",
             object_fit="contain",
             format="png",
             buttons=buttons,
+            elem_classes="drawn",
         )
         with gr.Row():
             actions: dict[str, Any] = {"size": "sm", "interactive": False}
@@ -52,14 +53,18 @@ class Results:
         self.files = gr.State([])  # paths of the pictures in the gallery
         self.earlier = gr.State([])  # those of the history
         self.chosen = gr.State("")  # path of the picture that was clicked
-        outputs = [self.chosen, self.record, self.again, self.vary, self.use]
         for gallery, files in ((self.gallery, self.files), (self.history, self.earlier)):
-            gallery.select(on_select, files, outputs, **FILLS)
+            gallery.select(on_select, files, self.click_outputs, **FILLS)
 
     @property
     def outputs(self) -> list[Any]:
         """The fields that a call fills while it draws."""
         return [self.gallery, self.files, self.status, self.command]
+
+    @property
+    def click_outputs(self) -> list[Any]:
+        """The fields that tell of the picture that was clicked."""
+        return [self.chosen, self.record, self.again, self.vary, self.use]
 
     @property
     def history_outputs(self) -> list[Any]:
@@ -79,6 +84,8 @@ class Results:
         event = trigger(draw, inputs, outputs, show_progress_on=self.gallery, **DRAWS, **PRIVATE)
         event.failure(lambda: FAILED, None, self.status, queue=False, **PRIVATE)
         event.then(self.show_history, None, self.history_outputs, **PRIVATE)
+        clicked = [self.chosen, self.files]
+        event.success(forget_older, clicked, [self.gallery, *self.click_outputs], **FILLS)
 
     def show_history(self) -> tuple[list[tuple[str, str]], list[str]]:
         """Return the earlier pictures with their prompts, and their paths."""
@@ -94,13 +101,25 @@ def prompt_of(file: str) -> str:
         return ""
 
 
+def forget_older(chosen: str, files: Sequence[str]) -> tuple[Any, ...]:
+    """Show no record, and all pictures of a call, unless one of these was clicked meanwhile."""
+    if not chosen or chosen in files:
+        return (gr.skip(),) * 6
+    return gr.Gallery(selected_index=None), *unknown()
+
+
+def unknown() -> tuple[Any, ...]:
+    """Return what a click on no picture shows."""
+    off = gr.Button(interactive=False)
+    return "", gr.Code(visible=False), off, off, off
+
+
 @with_messages
 def on_select(files: list[str], event: gr.SelectData) -> tuple[Any, ...]:
     """Show the record of the picture that was clicked, and what can be done with it."""
     place = event.index if isinstance(event.index, int) else -1
     if not 0 <= place < len(files) or not files[place]:  # a preview of one that is not finished
-        off = gr.Button(interactive=False)
-        return "", gr.Code(visible=False), off, off, off
+        return unknown()
     file = Path(files[place])
     try:
         record = read_record(file)

@@ -58,6 +58,9 @@ def test_variations_are_like_the_picture_that_was_clicked(visitor):
     for file in variations:
         assert 0 < difference(file, first) < difference(other, first)
         assert read_record(file)["variation"] > 0
+    visitor.panel.get_by_text(f"How '{first.name}'").wait_for(state="hidden")  # of another call
+    assert visitor.button("Variations").is_disabled()
+    assert visitor.panel.locator(".thumbnail-lg:visible").count() == 4  # none is shown large
 
 
 def test_a_new_seed_for_each_call_unless_it_is_kept(visitor):
