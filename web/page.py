@@ -43,6 +43,7 @@ CSS = """
 .moving img { width: 100%; height: 100%; object-fit: contain; }
 .pixels .grid-wrap, .pixels .gallery-container { min-height: 0; height: auto; }
 .drawn .grid-wrap, .drawn .gallery-container { min-height: 320px; height: auto; }
+.drawn .grid-wrap { max-height: 800px; }
 .preview { background: var(--block-background-fill) !important; }
 .cm-scroller { min-height: 3em !important; }
 .command .empty { min-height: 6em !important; }

@@ -42,7 +42,10 @@ STYLE = """
                              border-width: 0 0 1px !important;
                              border-color: var(--border-color-primary) !important; }
 .run-list td { overflow-wrap: anywhere; } .run-list small { opacity: 0.75; }
-.run-list td:first-child { min-width: 7.5em; }
+@media (min-width: 601px) {
+  .run-list td:nth-child(1), .run-list td:nth-child(4) { overflow-wrap: normal; }
+  .run-list td:nth-child(4) { white-space: nowrap; }
+}
 @media (max-width: 600px) {
   .run-list thead { display: none; }
   .run-list tr { display: block; padding: 6px 0;
