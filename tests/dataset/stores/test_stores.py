@@ -92,6 +92,7 @@ def test_a_remote_file_is_a_binary_file(web):
         assert stream.read() == content
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_a_remote_stream_continues_with_workers(tmp_path, web):
     def batches(data: str, workers: int) -> ImageBatches:
         pairs = read_folder(data).pairs
