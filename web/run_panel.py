@@ -43,7 +43,7 @@ STYLE = """
                              border-color: var(--border-color-primary) !important; }
 .run-list td { overflow-wrap: anywhere; } .run-list small { opacity: 0.75; }
 @media (min-width: 601px) {
-  .run-list td:nth-child(1), .run-list td:nth-child(4) { overflow-wrap: normal; }
+  .run-list td:nth-child(1), .run-list td:nth-child(3) { overflow-wrap: normal; }
   .run-list td:nth-child(4) { white-space: nowrap; }
 }
 @media (max-width: 600px) {

@@ -81,9 +81,12 @@ def test_from_a_folder_to_a_picture(start_app, open_page, wait_until, folder):
     wait_until(lambda: read_state(folder / "runs" / "first").name == "finished")
     page.get_by_text("Later step").wait_for()
     page.get_by_text("From left to right: averaged weights, weights of this step.").wait_for()
-    assert (
-        page.locator(".run-previews:visible figure").count() >= 4
-    )  # each prompt with its pictures
+    figures = page.locator(".run-previews:visible figure")
+    assert figures.count() == 1  # of the one image that is held out, with its caption
+    assert figures.locator("figcaption").inner_text() in {
+        row["text"] for row in map(json.loads, rows)
+    }
+    assert figures.locator("img").count() == 2
     page.get_by_role("button", name="Draw with it").first.click()
     steps = page.get_by_label("number input for Steps").locator("visible=true")
     steps.fill("2")
