@@ -37,8 +37,6 @@ TAKEN_FILES = (
     "`captions.json`; names of folders as classes. Folders keep their names and places. Empty "
     "folders, hidden files and files of other kinds are left out."
 )
-# Folders are read one after the other: the first reading decodes all images.
-READS: dict[str, Any] = {"concurrency_id": "data", "concurrency_limit": 1, **PRIVATE}
 
 
 @dataclass
@@ -103,7 +101,13 @@ class DataPanel:
     def connect(self, preset: gr.Dropdown) -> None:
         """Connect the fields. preset: for which the report is made."""
         open_folder, outputs = with_messages(self.open_folder), self.outputs
-        reads: dict[str, Any] = {"show_progress_on": self.summary, **READS}
+        # Folders are read one after the other: the first reading decodes all images.
+        reads: dict[str, Any] = {
+            "show_progress_on": self.summary,
+            "concurrency_id": "data",
+            "concurrency_limit": 1,
+            **PRIVATE,
+        }
         reported = [self.folder, preset]
         report = with_messages(self.make_report)
         made = [

@@ -101,10 +101,10 @@ def prompt_of(file: str) -> str:
         return ""
 
 
-def forget_older(chosen: str, files: Sequence[str]) -> tuple[Any, ...]:
+def forget_older(chosen: str, files: Sequence[str]) -> Any:
     """Show no record, and all pictures of a call, unless one of these was clicked meanwhile."""
     if not chosen or chosen in files:
-        return (gr.skip(),) * 6
+        return gr.skip()  # all fields stay as they are
     return gr.Gallery(selected_index=None), *unknown()
 
 

@@ -31,6 +31,12 @@ def disk(tmp_path):
     return tmp_path / "disk.png"
 
 
+def wait_for_picture(tester):
+    """Wait until the picture that was given has arrived."""
+    panel = tester.panel
+    panel.get_by_label("Remove Image").or_(panel.get_by_label("Clear")).first.wait_for()
+
+
 def shown(tester, label):
     """Return the pixels of the picture in the block with such a label: 0 to 255."""
     block = tester.panel.locator(".block:visible").filter(
@@ -55,9 +61,7 @@ def shown(tester, label):
 def test_a_dropped_picture_is_reconstructed(tester, disk):
     target = tester.panel.locator("button:visible", has_text="Drop Image Here").first
     tester.drop(target, disk)
-    tester.panel.get_by_label("Remove Image").or_(
-        tester.panel.get_by_label("Clear")
-    ).first.wait_for()
+    wait_for_picture(tester)
     tester.set_number("Amplify the difference", 8)
     tester.panel.get_by_label(NOISE).fill("0.2, 0.8")
     tester.button("Reconstruct").click()
@@ -78,9 +82,7 @@ def test_a_dropped_picture_is_reconstructed(tester, disk):
 
 def test_latents_and_noise_are_shown(tester, disk):
     tester.panel.locator("input[type=file]").first.set_input_files(disk)
-    tester.panel.get_by_label("Remove Image").or_(
-        tester.panel.get_by_label("Clear")
-    ).first.wait_for()
+    wait_for_picture(tester)
     tester.type("Size", "64")
     tester.panel.get_by_label(NOISE).fill("0.1, 3")
     tester.button("Reconstruct").click()
@@ -98,9 +100,7 @@ def test_bad_input_is_a_message(tester, disk):
     tester.button("Reconstruct").click()
     tester.read_message("there is no picture")
     tester.panel.locator("input[type=file]").first.set_input_files(disk)
-    tester.panel.get_by_label("Remove Image").or_(
-        tester.panel.get_by_label("Clear")
-    ).first.wait_for()
+    wait_for_picture(tester)
     for label, text, words in (
         (NOISE, "much", "numbers with commas"),
         ("Size", "0", "must be from 1"),
