@@ -78,11 +78,16 @@ def latent_channels(moments: Float[Tensor, "n c 7"]) -> list[LatentChannel]:
 
 def describe_channels(channels: Sequence[LatentChannel]) -> str:
     """Return one line about the dead channels, for people."""
+    return name_dead_channels(channels) or f"latent channels: all {len(channels)} are used"
+
+
+def name_dead_channels(channels: Sequence[LatentChannel]) -> str:
+    """Return how many channels are dead, which, and what may be the cause; "" if none is."""
     dead = [k for k, channel in enumerate(channels) if channel.is_dead]
     if not dead:
-        return f"latent channels: all {len(channels)} are used"
+        return ""
     return (
         f"{len(dead)} of {len(channels)} latent channels carry no information "
         f"({', '.join(map(str, dead))}). Normal in the first hundred steps; later, the weight of "
-        "the KL (kl_weight) is too high, or there are more channels than the images need"
+        "the KL (kl_weight) is too high, or there are more channels than the images need."
     )

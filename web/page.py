@@ -28,7 +28,7 @@ from web.pictures.results import prompt_of
 from web.protection import LOCAL_HOSTS, Protection
 from web.run_panel import STYLE
 from web.runs_tab import RunsTab
-from web.studio import FILLS, PRIVATE, Studio, with_messages
+from web.studio import AT_ONCE, FILLS, PRIVATE, Studio, with_messages
 from web.train_tab import TrainTab
 
 MAX_UPLOAD = 32 * 2**20  # bytes of a file
@@ -100,28 +100,14 @@ def make_page(studio: Studio) -> gr.Blocks:
             return [gr.Dropdown(choices=each) for each in found]
 
         for event in (page.load, draw_tab.select, compare_tab.select, autoencoder_tab.select):
-            event(
-                show_names,
-                None,
-                [*lists, *weights],
-                show_progress="hidden",
-                queue=False,
-                **PRIVATE,
-            )
+            event(show_names, None, [*lists, *weights], **AT_ONCE)
 
         def show_note(name: str) -> str:
             return studio.models.facts(name).note
 
         for event in (page.load, model.change):
-            event(show_note, model, note, show_progress="hidden", queue=False, **PRIVATE)
-        page.load(
-            change.show_model,
-            [change.way, model],
-            change.shown,
-            show_progress="hidden",
-            queue=False,
-            **PRIVATE,
-        )
+            event(show_note, model, note, **AT_ONCE)
+        page.load(change.show_model, [change.way, model], change.shown, **AT_ONCE)
         Endpoints(studio, autoencoder.opened).build()
     return page
 

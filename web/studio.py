@@ -33,6 +33,8 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 # Of an event that may raise an error and fills fields, which a mark of the error would cover. The
 # error is a message of its own, if the event waits in gradio's queue.
 FILLS: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
+# Of an event that can't fail: it answers at once, also while others wait in the queue.
+AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", **PRIVATE}
 DRAWS: dict[str, Any] = {"concurrency_limit": None}  # they wait for each other in `Studio.queue`
 Shown = tuple[Any, Any, str, str]  # gallery, its files, status, command
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from evaluation.estimates import paired_verdict
-from evaluation.latents import LatentChannel
+from evaluation.latents import LatentChannel, name_dead_channels
 from stages.evaluation.autoencoder import (
     BASELINES,
     BETTER,
@@ -83,13 +83,7 @@ def remarks(measured: AutoencoderMeasurement, channels: Sequence[LatentChannel])
             f"JPEG needs more bits than the latents even at its lowest quality for "
             f"{int((~fits.bool()).sum())} of {len(fits)} images; there it has more than its share."
         )
-    dead = [row["channel"] for row in channel_rows(channels) if row["dead"]]
-    if dead:
-        found.append(
-            f"{len(dead)} of {len(channels)} latent channels carry no information "
-            f"({', '.join(map(str, dead))}). The weight of the KL is too high, or there are too "
-            "many channels."
-        )
+    found.append(name_dead_channels(channels))
     bits_of_kl = sum(channel.kl for channel in channels) * small**2 / math.log(2)
     found.append(f"The KL of the latents is {bits_of_kl:,.0f} bits an image.")
     smaller = int((measured.images.pairs.column("width") < side).sum())

@@ -12,15 +12,12 @@ from PIL import Image
 
 from dataset.images.decode import read_frames
 from generation.metadata import read_record
+from tests.helpers.page.marks import STARTS_PAGE
 from tests.helpers.page.user import User, in_editor, upload
 from tests.helpers.sample_runs import run_sample
 
 pytest.importorskip("gradio")
-pytestmark = [
-    pytest.mark.slow,  # gradio takes many seconds to load
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = STARTS_PAGE
 NAMES = {"draw", "change", "repaint", "interpolate", "reconstruct", "models", "stop"}
 
 

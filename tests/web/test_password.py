@@ -11,11 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.helpers.page.marks import STARTS_PAGE
+
 pytest.importorskip("gradio")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = STARTS_PAGE
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "green Teapot 7"

@@ -10,14 +10,11 @@ import httpx
 import pytest
 
 from generation.metadata import read_record
+from tests.helpers.page.marks import STARTS_PAGE
 from tests.helpers.page.user import User, in_editor, upload
 
 pytest.importorskip("gradio")
-pytestmark = [
-    pytest.mark.slow,  # gradio takes many seconds to load
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = STARTS_PAGE
 STOPPED = "Stopped. 0 pictures are finished."
 MANY = {"Steps": 100, "Pictures": 16}
 

@@ -7,16 +7,13 @@ import pytest
 
 from generation.metadata import read_record
 from tests.helpers.images import captioned, picture
+from tests.helpers.page.marks import STARTS_PAGE
 from training.tools.background import stop_training
 from training.tools.run_folders import find_running
 from training.tools.sequence import read_state
 
 pytest.importorskip("gradio")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = STARTS_PAGE
 
 
 @pytest.fixture

@@ -11,13 +11,10 @@ import torch
 
 from foundation.errors import UserError
 from tests.helpers.images import captioned, picture
+from tests.helpers.page.marks import STARTS_PAGE
 
 pytest.importorskip("gradio")
-pytestmark = [
-    pytest.mark.slow,  # gradio takes many seconds to load
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = STARTS_PAGE
 
 
 @pytest.fixture

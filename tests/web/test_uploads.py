@@ -9,12 +9,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from tests.helpers.page.marks import STARTS_PAGE
+
 pytest.importorskip("gradio")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = STARTS_PAGE
 FILE_INPUTS = ("image", "imageeditor", "file", "video", "gallery")
 
 

@@ -15,7 +15,7 @@ from web.call_queue import Caller
 from web.option_form import make_fields, optional_number, parse_number, renew_seed
 from web.pictures.results import Results, make_buttons
 from web.pictures.video_form import VideoForm
-from web.studio import PRIVATE, Studio, caller_of, streamed_with_messages
+from web.studio import AT_ONCE, Studio, caller_of, streamed_with_messages
 
 TAB = "change"
 REDRAW, REPAINT, EXTEND, ENLARGE, EDIT, RESTORE = (
@@ -123,9 +123,8 @@ class ChangeTab:
         outputs = [*results.outputs, self.fields["seed"]]
         results.connect(self.button.click, on_change, inputs, outputs)
         self.studio.connect_stop(self.stop, TAB)
-        hidden: dict[str, Any] = {"queue": False, "show_progress": "hidden", **PRIVATE}
-        self.way.change(self.show_way, [self.way, self.model], self.shown, **hidden)
-        self.model.change(self.show_model, [self.way, self.model], self.shown, **hidden)
+        self.way.change(self.show_way, [self.way, self.model], self.shown, **AT_ONCE)
+        self.model.change(self.show_model, [self.way, self.model], self.shown, **AT_ONCE)
 
     @property
     def shown(self) -> list[Any]:

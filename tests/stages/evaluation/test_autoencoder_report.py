@@ -14,6 +14,7 @@ from evaluation.latents import image_moments, latent_channels
 from evaluation.reconstruction import psnr
 from foundation.errors import UserError
 from stages.evaluation import autoencoder, blocks
+from stages.evaluation.autoencoder_report import channels_section
 from stages.evaluation.report import JSON_FILE, read_report
 
 SIZE = 32
@@ -162,6 +163,14 @@ def test_channels_that_differ(world, tmp_path):
     words[1] = str(tmp_path / "other")
     with pytest.raises(UserError, match="reads 3 channels and writes 1"):
         evaluate.main(words)
+
+
+def test_the_table_marks_channels_without_information():
+    moments = torch.stack([torch.randn(8, 6, 6), torch.full((8, 6, 6), 5.0)], dim=1)
+    noise = torch.full_like(moments, 0.1)
+    rows = autoencoder.channel_rows(latent_channels(image_moments(moments, 2 * noise.log())))
+    page = channels_section(rows)
+    assert page.count("(no information)") == 1 and "1 (no information)" in page
 
 
 def test_reports_are_compared(world, measured, tmp_path, capsys):

@@ -6,13 +6,10 @@ from PIL import Image, ImageDraw
 
 from dataset.images.decode import read_frames
 from generation.metadata import read_record
+from tests.helpers.page.marks import STARTS_PAGE
 
 pytest.importorskip("gradio")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = STARTS_PAGE
 SIDE = 64  # pixels of the demo's pictures
 BLUE = (30, 60, 200)
 

@@ -5,13 +5,10 @@ import pytest
 from PIL import Image
 
 from generation.metadata import read_record
+from tests.helpers.page.marks import STARTS_PAGE
 
 pytest.importorskip("gradio")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = STARTS_PAGE
 ENLARGED = 3  # times, in pictures with labels
 SIDE = 64 * ENLARGED  # pixels there of the demo's pictures
 

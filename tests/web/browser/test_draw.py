@@ -5,13 +5,10 @@ import pytest
 from PIL import Image
 
 from generation.metadata import read_record
+from tests.helpers.page.marks import STARTS_PAGE
 
 pytest.importorskip("gradio")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = STARTS_PAGE
 
 
 def pixels(file):

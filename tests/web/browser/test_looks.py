@@ -2,12 +2,10 @@
 
 import pytest
 
+from tests.helpers.page.marks import STARTS_PAGE
+
 pytest.importorskip("gradio")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = STARTS_PAGE
 PHONE, SCREEN = (390, 844), (1280, 900)
 BUTTONS = {
     "Draw": "Draw",

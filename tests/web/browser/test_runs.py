@@ -6,13 +6,10 @@ import pytest
 
 from tests.helpers import short_runs
 from tests.helpers.images import captioned
+from tests.helpers.page.marks import STARTS_PAGE
 
 pytest.importorskip("gradio")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = STARTS_PAGE
 BAD = "the KL term is dead: the latents carry no information"
 
 
