@@ -43,8 +43,9 @@ from training.logging.progress import progress_bar
 SHOWN = 8  # pictures of the grid
 MODEL, GIVEN, CEILING = "this model", "what it begins with", "autoencoder (ceiling)"
 PLAIN = "ordinary model"
-SEAM, UNMATCHED, DISTANCE = "seam", "seam, colors not matched", "judge's distance"
-LOWER_IS_BETTER = (SEAM, UNMATCHED, DISTANCE)
+SEAM, UNMATCHED, VISIBLE = "seam", "seam, colors not matched", "visible seam"
+DISTANCE = "judge's distance"
+LOWER_IS_BETTER = (SEAM, UNMATCHED, VISIBLE, DISTANCE)
 Picture = UInt8[Tensor, "1 c h w"]
 Draw = Callable[[int], tuple[Picture, Picture]]  # a picture as decoded, and finished by the task
 
@@ -191,6 +192,7 @@ class TaskMeasurement:
             pasted = torch.where(masks > 0, decoded, self.originals)
             found[SEAM] = seam(self.originals, finished, masks)
             found[UNMATCHED] = seam(self.originals, pasted, masks)
+            found[VISIBLE] = visible_seam(self.originals, finished, masks)
         else:
             found["PSNR"] = psnr(self.originals, finished)
         if self.judge is not None:
@@ -306,11 +308,37 @@ def seam(
 
     The mean over neighbors of which one is drawn and one is kept, in gray levels.
     """
-    total, count = torch.zeros(len(masks)), torch.zeros(len(masks))
-    for axis in (2, 3):
-        border = masks.diff(dim=axis).ne(0).float()  # of 8 bits: -1 is 255
-        steps = [pixels.float().diff(dim=axis) for pixels in (images, others)]
-        change = (steps[1] - steps[0]).abs().mean(dim=1, keepdim=True)
-        total += (change * border).sum(dim=(1, 2, 3))
-        count += border.sum(dim=(1, 2, 3))
+    steps = [border_steps(pixels, masks) for pixels in (images, others)]
+    return mean_at_border([(b - a).abs() for a, b in zip(*steps, strict=True)], masks)
+
+
+def visible_seam(
+    images: UInt8[Tensor, "n c h w"],
+    others: UInt8[Tensor, "n c h w"],
+    masks: UInt8[Tensor, "n 1 h w"],
+) -> Float[Tensor, " n"]:
+    """Return by how much steps across the border of the mask are larger than the original's.
+
+    The mean over neighbors of which one is drawn and one is kept, in gray levels. Something else
+    than the original that continues what is kept as well as that does has 0; a visible seam has
+    more, and what is too smooth has less.
+    """
+    steps = [border_steps(pixels, masks) for pixels in (images, others)]
+    return mean_at_border([b.abs() - a.abs() for a, b in zip(*steps, strict=True)], masks)
+
+
+def border_steps(pixels: UInt8[Tensor, "n c h w"], masks: UInt8[Tensor, "n 1 h w"]) -> list[Tensor]:
+    """Return the steps between neighbors, down and to the right, and 0 within an area."""
+    return [pixels.float().diff(dim=axis) * at_border(masks, axis) for axis in (2, 3)]
+
+
+def at_border(masks: UInt8[Tensor, "n 1 h w"], axis: int) -> Float[Tensor, "n 1 _ _"]:
+    """Return 1 where one of two neighbors is drawn and the other is kept."""
+    return masks.diff(dim=axis).ne(0).float()  # of 8 bits: -1 is 255
+
+
+def mean_at_border(steps: list[Tensor], masks: UInt8[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
+    """Return the mean over the pairs of neighbors at the border, and over the color channels."""
+    total = sum(each.mean(dim=1).sum(dim=(1, 2)) for each in steps)
+    count = sum(at_border(masks, axis).sum(dim=(1, 2, 3)) for axis in (2, 3))
     return total / count.clamp(min=1)

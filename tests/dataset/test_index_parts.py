@@ -47,7 +47,7 @@ def read_on_rank(data: str) -> list[str]:
     return list(read_folder(data, True, share=share).pairs.table.names)
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_ranks_make_the_same_index_as_one_process(tmp_path, count):
     data = odd_shards(tmp_path)
     names = list(read_folder(data, True).pairs.table.names)

@@ -116,6 +116,9 @@ def test_sample_gives_the_image_of_diffusers(foreign, tmp_path):
     assert np.abs(sampled(tmp_path / "model.safetensors", tmp_path / "2") - expected).max() <= 1
 
 
+@pytest.mark.parametrize(
+    "foreign", ["SD 1.x", pytest.param("SD 2.x", marks=pytest.mark.slow)], indirect=True
+)
 def test_trainings_start_from_its_components(foreign, world, tmp_path):
     _, folder = foreign
     command = mistakes.command

@@ -21,7 +21,7 @@ from ldm.guidance import Guidance
 from ldm.pipeline.sampling import Sampling
 from stages.diffusion import DiffusionTrainer
 from stages.evaluation.data import ChosenImages
-from stages.evaluation.task_quality import TaskMeasurement, masked_psnr, seam
+from stages.evaluation.task_quality import TaskMeasurement, masked_psnr, seam, visible_seam
 from stages.finetune import with_inputs
 from stages.flags.tasks import TaskFlags
 from stages.tasks.choice import choose_task
@@ -215,6 +215,23 @@ def test_an_ordinary_model_is_not_shown_what_it_has_to_draw(world, run):
         measurement.originals[0] = torch.where(mask, hidden, measurement.originals[0])
         drawn.append(measurement.draw_plain(0)[1])
     assert torch.equal(*drawn)
+
+
+def test_a_seam_is_visible_where_steps_are_larger_than_those_of_the_original():
+    image, mask = torch.zeros(1, 3, 8, 6, dtype=torch.uint8), torch.zeros(1, 1, 8, 6)
+    mask = mask.to(torch.uint8)
+    mask[..., 3:] = 1
+    image[:, :, 4:, 3:] = 40  # the original has a step of 40 at half of the border
+    turned = image.flip(dims=(2,))  # another picture with equally large steps, elsewhere
+    assert visible_seam(image, turned, mask).item() == 0 and seam(image, turned, mask).item() == 40
+    stronger = (image.float() * 2).to(torch.uint8)
+    assert visible_seam(image, stronger, mask).item() == 20
+    assert visible_seam(image, torch.zeros_like(image), mask).item() == -20
+    upright = mask.transpose(2, 3)[..., :6, :6].contiguous()
+    square = stronger[..., :6, :6].contiguous()
+    first = visible_seam(square, square // 2, mask[..., :6, :]).item()
+    turned_square = [each.transpose(2, 3).contiguous() for each in (square, square // 2)]
+    assert visible_seam(*turned_square, upright).item() == first
 
 
 def test_the_seam_counts_steps_across_the_border_of_the_mask_alone():

@@ -20,13 +20,13 @@ import sys
 from training.memory import keep_freed_memory, release_freed_memory
 if sys.argv[1] != "return":
     keep_freed_memory()
-import torch
+import numpy
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 
 before = resident()
-x = torch.ones(2**25)
+x = numpy.ones(2**24)  # 128 MiB
 del x
 if sys.argv[1] == "release":
     release_freed_memory()

@@ -25,7 +25,7 @@ from tests.helpers.toy_training import Toy
 from training.loop import Plan
 
 PLAN = Plan(steps=3, images_per_step=4, save_every=1, evaluate_every=2, log_every=2)
-TIMED = 8  # kills at random times
+TIMED = 4  # kills at random times
 
 
 def content(run: Path) -> dict[str, object]:

@@ -154,7 +154,10 @@ def test_on_a_gpu_norms_are_float32_and_attention_keeps_no_matrix():
 @pytest.mark.parametrize(
     "case",
     [
-        Case(stage=1, preset="tiny-32", batch_size=16, accumulate=4, discriminator=True),
+        pytest.param(
+            Case(stage=1, preset="tiny-32", batch_size=16, accumulate=4, discriminator=True),
+            marks=pytest.mark.slow,
+        ),
         Case(stage=2, preset="tiny-32", batch_size=16, accumulate=4, checkpointing=True),
     ],
     ids=str,
