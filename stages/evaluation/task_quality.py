@@ -339,6 +339,8 @@ def at_border(masks: UInt8[Tensor, "n 1 h w"], axis: int) -> Float[Tensor, "n 1 
 
 def mean_at_border(steps: list[Tensor], masks: UInt8[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
     """Return the mean over the pairs of neighbors at the border, and over the color channels."""
-    total = sum(each.mean(dim=1).sum(dim=(1, 2)) for each in steps)
-    count = sum(at_border(masks, axis).sum(dim=(1, 2, 3)) for axis in (2, 3))
+    total, count = torch.zeros(len(masks)), torch.zeros(len(masks))
+    for axis, each in zip((2, 3), steps, strict=True):
+        total += each.mean(dim=1).sum(dim=(1, 2))
+        count += at_border(masks, axis).sum(dim=(1, 2, 3))
     return total / count.clamp(min=1)
