@@ -198,25 +198,32 @@ class Run:
             )
         self.changed = config_differences(old, self.config)
         refused = {k: pair for k, pair in self.changed.items() if flag_of(k) not in overridden}
-        if not all(is_longer_run(name, *pair) for name, pair in refused.items()):
+        goes_back = self._goes_back()
+        possible = {k: pair for k, pair in refused.items() if not (goes_back and k == "steps")}
+        if not all(is_longer_run(name, *pair) for name, pair in possible.items()):
             raise UserError(
                 f"{self.path} holds a run with other settings:\n  "
                 + "\n  ".join(describe_differences(refused))
                 + "\nTo resume it, give the old settings; to start afresh, give another --out. "
-                f"To go on with the new settings, start the old command with {as_override(refused)}"
-                " at its end."
+                "To go on with the new settings, start the old command with "
+                f"{as_override(possible)} at its end."
             )
-        steps = self.config.get("steps")
-        if "steps" in self.changed and isinstance(steps, int) and steps < self.saved_step:
+        if goes_back:
             raise UserError(
-                f"steps={steps} is before step {self.saved_step}, which {self.path} has reached "
-                "already; a run cannot go back. Give more steps, or another --out to start afresh."
+                f"steps={self.config['steps']} is before step {self.saved_step}, which {self.path} "
+                "has reached already; a run cannot go back. Give more steps, or another --out to "
+                "start afresh."
             )
         if self.changed:
             change = {"step": self.saved_step, "flags": describe_differences(self.changed)}
             overrides = [*overrides, change]
         if overrides:
             self.config["overrides"] = overrides
+
+    def _goes_back(self) -> bool:
+        """Return whether fewer steps are asked for than are done."""
+        steps = self.config.get("steps")
+        return "steps" in self.changed and isinstance(steps, int) and steps < self.saved_step
 
     @property
     def config_file(self) -> Path:

@@ -194,19 +194,32 @@ def test_a_run_cannot_go_back(tmp_path):
     toy.train()
     with pytest.raises(UserError, match=r"steps=9 is before step 12"):
         Run(tmp_path / "run", {"steps": 9, "override": ["steps=9"]})
+    with pytest.raises(UserError, match=r"steps=9 is before step 12"):  # no override is proposed
+        Run(tmp_path / "run", {"steps": 9})
     Run(tmp_path / "run", {"steps": 15, "override": ["steps=15"]})
 
 
-def test_more_steps_go_on_and_fewer_are_refused_with_the_way(tmp_path, capsys):
+def test_more_steps_go_on(tmp_path, capsys):
     toy = Toy(tmp_path / "run", {"steps": 12})
     toy.train()
     longer = Toy(tmp_path / "run", {"steps": 15})
     assert longer.run.saved_step == 12 and not longer.run.finished(15)
     longer.train()
     assert "changed from step 12 on: steps: 12 -> 15" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"--override steps=14"):
-        Run(tmp_path / "run", {"steps": 14})
     assert Run(tmp_path / "run", {"steps": 15}).config["overrides"][-1]["step"] == 12
+
+
+def test_fewer_steps_are_proposed_only_where_the_run_can_follow(tmp_path):
+    Run(tmp_path / "begun", {"steps": 15, "seed": 0})
+    with pytest.raises(UserError, match=r"--override steps=14 at its end"):
+        Run(tmp_path / "begun", {"steps": 14, "seed": 0})
+    Run(tmp_path / "begun", {"steps": 14, "seed": 0, "override": ["steps=14"]})
+    Toy(tmp_path / "run", {"steps": 12, "seed": 0}).train()
+    with pytest.raises(
+        UserError, match=r"(?s)steps: 12 -> 9.*--override seed=1 at its end"
+    ) as refused:
+        Run(tmp_path / "run", {"steps": 9, "seed": 1})
+    assert "steps=9" not in str(refused.value)
 
 
 def test_a_folder_of_another_training_is_named(tmp_path):
