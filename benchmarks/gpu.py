@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # prefer this checkout to an installed version
 
@@ -34,7 +34,10 @@ class Config:
     only: tuple[str, ...] = ()  # parts whose names contain one of these words; left out: all
     without: tuple[str, ...] = ()  # parts that are left out: names contain one of these words
     demo_minutes: float = 0.0  # of the time, kept for the demo model
-    data: Path = Path("data/openmoji")  # for the demo model; made by recipes/openmoji.py
+    demo_preset: Literal["demo", "small-64", "small-128"] = "demo"  # of the demo model
+    data: Path = Path(
+        "data/openmoji"
+    )  # for the demo model; made by recipes/openmoji.py or emoji.py
     device: str = "auto"  # cuda, or cpu for a rehearsal
     rehearse: bool = False  # tiny sizes, to see that every part runs
 
@@ -227,6 +230,7 @@ class Benchmark:
             folder=str(folder),
             out=str(self.config.out.absolute()),
             data=None if data is None or self.config.rehearse else str(data.absolute()),
+            demo_preset=self.config.demo_preset,
         )
         command = [sys.executable, "-m", "benchmarks.gpu_parts.worker", job.to_json()]
         log.write(f"\n===== {part.name} =====\n".encode())

@@ -30,6 +30,7 @@ class Job:
     folder: str  # an empty folder for its files
     out: str  # where files that are to be kept go
     data: str | None  # folder of captioned images for the demo recipe
+    demo_preset: str = "demo"  # of the demo recipe
 
     @property
     def records(self) -> Path:

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from benchmarks import gpu
+from benchmarks.gpu_parts import demo_recipe
 from benchmarks.gpu_parts.demo_recipe import SHARD_BYTES, join_shards, write_shards
 from benchmarks.gpu_parts.job import read_records
 from benchmarks.gpu_parts.report import read_report, to_markdown
+from benchmarks.gpu_parts.small_data import make_squares
 from benchmarks.gpu_parts.stopwatch import count_tflop, measure_step
 from foundation.errors import UserError
 from interop.safetensors_io import read_tensors
@@ -121,6 +123,33 @@ def test_the_table_compares_with_diffusers_as_shipped():
     }
     text = to_markdown({"parts": {"x": {"status": "passed", "seconds": 1, "records": records}}})
     assert "| net ours | 4 | 10 | 25 | 2.50 | 45 | 45% | 3 | 1 |" in text
+
+
+def test_the_steps_of_the_demo_model_are_those_that_fit(tmp_path):
+    """At 40 images a second, 10 steps of 4: 90 % of the 80 s that are left after a restart."""
+    run = tmp_path / "run"
+    (run / "state" / "step-0000007").mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps({"batch_size": 4}))
+    assert demo_recipe.fitting_steps(run, 100) == 7
+    speeds = [{"step": 5, "images_per_second": 40.0}, {"step": 6, "psnr": 20.0}]
+    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, speeds)))
+    seconds = demo_recipe.RESTART + 80
+    assert demo_recipe.fitting_steps(run, seconds) == 7 + int(0.9 * 80 * 10)
+    assert demo_recipe.fitting_steps(run, 1) == 7
+
+
+@pytest.mark.slow
+def test_a_stage_of_the_demo_model_ends_with_its_schedule(tmp_path, monkeypatch):
+    """Its steps are those of its schedule, although nobody knew them at the beginning."""
+    monkeypatch.setattr(demo_recipe, "RESTART", 15.0)
+    data, run = make_squares(tmp_path / "data", 96), tmp_path / "vae"
+    command = ["train_vae.py", "--preset", "tiny-32", "--data", str(data), "--out", str(run)]
+    flags = ["--device", "cpu", "--log-every", "2", "--batch-size", "4"]
+    found = demo_recipe.train_for([*command, *flags], run, 100.0)
+    assert 2 < found["steps"] <= found["planned"] < demo_recipe.MANY_STEPS
+    config = json.loads((run / "config.json").read_text())
+    assert config["steps"] == found["steps"]
+    assert (run / "model" / "config.json").is_file()
 
 
 def test_weights_survive_the_small_files(tmp_path):
