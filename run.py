@@ -45,7 +45,7 @@ LEFTOVERS = (
 def demo(workers: int) -> None:
     """Draw sixteen prompts by the weights in checkpoints/demo, then train a model."""
     install(workers)
-    out = ("--out", "samples/shipped", "--grid")
+    out = ("--out", "samples/shipped", "--grid-cell", "256")
     script("sample.py", "--prompts", PROMPTS, "--model", "checkpoints/demo", *out)
     print(
         "The model in checkpoints/demo made these pictures. Now a model of your own is trained.\n"
@@ -70,7 +70,17 @@ def train_demo(workers: int) -> None:
     script("train_clip.py", *common, "--out", clip)
     script("train_vae.py", *common, "--out", vae)
     script("train_ldm.py", *common, "--out", ldm, "--vae", vae, "--text-encoder", clip)
-    script("sample.py", "--prompts", PROMPTS, "--model", ldm, "--out", "samples/demo", "--grid")
+    script(
+        "sample.py",
+        "--prompts",
+        PROMPTS,
+        "--model",
+        ldm,
+        "--out",
+        "samples/demo",
+        "--grid-cell",
+        "256",
+    )
 
 
 def test(workers: int) -> None:

@@ -25,7 +25,7 @@ from generation.prompts import ImageSpec, PromptEntry, PromptFile, check_syntax,
 from generation.reproduce import check_hashes, compare_pixels, entries_of_record, find_model
 from generation.session import GenerationSession, Survey
 from generation.video import Animation
-from generation.xy_grid import GRID_NAME, OptionGrid, parse_grid
+from generation.xy_grid import GRID_NAME, OptionGrid, enlarge, enlargement, parse_grid
 from ldm.pipeline.image_processor import MAX_PIXELS
 from stages.lora import apply_lora
 from training.cli import field_names
@@ -277,17 +277,19 @@ def open_writer(config: Config, session: GenerationSession) -> ImageWriter:
 def write_grid(config: Config, images: Sequence[Image.Image]) -> Path | None:
     """Write images side by side, a row per prompt; return the path, or None without a grid.
 
-    There is none of images that differ in size or mode, or that are too large for it.
+    There is none of images that differ in size or mode, or that are too large for it. Small images
+    are enlarged to the size that the flags ask for.
     """
     if len({(image.size, image.mode) for image in images}) > 1:
         return None
-    width, height = images[0].size
+    factor = enlargement(images, config.grid_cell)
+    width, height = (factor * side for side in images[0].size)
     if len(images) * width * height > MAX_PIXELS:
         print(f"no grid is written: {len(images)} images of {width}x{height} are too large for it.")
         return None
     count = config.options.count
     columns = count if 1 < count < len(images) else int(len(images) ** 0.5)
-    return write_as_grid(config, image_grid(pil_to_tensor(images), columns), {})
+    return write_as_grid(config, image_grid(pil_to_tensor(enlarge(images, factor)), columns), {})
 
 
 def write_labelled(

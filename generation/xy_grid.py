@@ -271,9 +271,8 @@ def labelled_grid(
         UserError: the result would have too many pixels.
     """
     font = ImageFont.load_default(FONT_SIZE)
-    width, height = (max(picture.size[k] for picture in pictures) for k in (0, 1))
-    factor = max(1, -(-SMALLEST_CELL // min(width, height)))
-    width, height = factor * width, factor * height
+    factor = enlargement(pictures, SMALLEST_CELL)
+    width, height = (factor * max(picture.size[k] for picture in pictures) for k in (0, 1))
     left = [wrapped(text, font, LONGEST_ROW_LABEL) for text in rows]
     above = [wrapped(text, font, width) for text in columns]
     x_0 = GAP + int(max((font.getlength(line) for lines in left for line in lines), default=0))
@@ -296,14 +295,28 @@ def labelled_grid(
     for k, lines in enumerate(left):
         y = top + GAP // 2 + k * (height + GAP)
         write(pen, font, lines, GAP, y + max(0, height - LINE * len(lines)) // 2)
-    for k, picture in enumerate(pictures):
+    for k, picture in enumerate(enlarge([on_paper(each) for each in pictures], factor)):
         row, column = divmod(k, len(columns))
         place = (x_0 + column * (width + GAP), top + GAP // 2 + row * (height + GAP))
-        enlarged = on_paper(picture).resize(
-            (factor * picture.width, factor * picture.height), Image.Resampling.NEAREST
-        )
-        canvas.paste(enlarged, place)
+        canvas.paste(picture, place)
     return canvas
+
+
+def enlargement(pictures: Sequence[Image.Image], smallest: int) -> int:
+    """Return the whole factor by which a cell that holds all pictures becomes large enough.
+
+    smallest: side of the cell in pixels.
+    """
+    sides = [max(picture.size[k] for picture in pictures) for k in (0, 1)]
+    return max(1, -(-smallest // min(sides)))
+
+
+def enlarge(pictures: Sequence[Image.Image], factor: int) -> list[Image.Image]:
+    """Enlarge pictures by a whole factor, so that no pixel is blurred."""
+    return [
+        picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
+        for picture in pictures
+    ]
 
 
 def on_paper(picture: Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ import tyro
 
 from generation.limits import MAX_FPS, MAX_FRAMES
 from generation.options import BatchSize, GenerationOptions, Scale
-from training.flags import Bound, Groups, Needs, NonNegative, needs
+from training.flags import Bound, Groups, Needs, NonNegative, Positive, needs
 
 Prompts = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[PROMPT ...]")]
 FRAMES = f"from 0 to {MAX_FRAMES}"
@@ -27,7 +27,8 @@ class Config:
         "model": ("model", "lora", "lora_scale", "ema"),
         "images": ("options",),
         "output": (
-            *("out", "open", "name", "format", "quality", "grid", "grid_x", "grid_y"),
+            *("out", "open", "name", "format", "quality"),
+            *("grid", "grid_cell", "grid_x", "grid_y"),
             *("save_latents", "preview_every"),
             *("interpolate", "video", "fps"),
         ),
@@ -40,7 +41,8 @@ class Config:
         needs("video", "fps", interpolate=True),
         needs("format", "quality", "grid", "save_latents", "preview_every", interpolate=False),
         needs("grid_x", "grid_y", interpolate=False),
-        needs("grid_x", "grid_y", grid=True),
+        needs("grid_cell", "grid_x", "grid_y", grid=True),
+        needs("grid_cell", grid_x=False, grid_y=False, interpolate=False),
         needs(
             *("interpolate", "video", "fps", "grid_x", "grid_y", "lora_scale"),
             *("ema", "dtype", "batch_size", "compile"),
@@ -67,6 +69,8 @@ class Config:
     # of JPEG and WebP
     quality: Annotated[int, Bound(lambda x: 1 <= x <= 100, "from 1 to 100")] = 95
     grid: bool = True  # also write all images side by side, as grid-0000
+    # smallest side of an image in the grid, in pixels; smaller ones are enlarged by a whole factor
+    grid_cell: Positive[int] = 1
     # a grid with labels instead, one image for each pair of values: OPTION=VALUE,VALUE,...
     grid_x: str = ""  # from left to right, as in guidance_scale=1,4,8
     grid_y: str = ""  # from top to bottom, as in steps=5,10,25

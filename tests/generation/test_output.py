@@ -1,5 +1,6 @@
 """Formats of the files that sample.py writes, and what it writes besides images."""
 
+import numpy as np
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -15,6 +16,17 @@ def test_formats_of_files(world, tmp_path, capsys):
         capsys, tmp_path / "00000.jpg", tmp_path / "again", "--model", world / "ldm"
     )
     assert "not compared" in printed
+
+
+def test_small_images_are_enlarged_in_the_grid(world, tmp_path, capsys):
+    """To at least 70 pixels: three times 32. Their own files are as drawn."""
+    files = run_sample(world, tmp_path, "-n", 4, "--grid-cell", 70)
+    grid = np.asarray(Image.open(files[-1]))
+    assert grid.shape == (2 * 98 + 2, 2 * 98 + 2, 3)
+    first = np.asarray(Image.open(files[0]))
+    assert first.shape == (32, 32, 3)
+    assert np.array_equal(grid[2:98:3, 2:98:3], first)
+    assert np.array_equal(grid[4:98:3, 4:98:3], first)
 
 
 def test_saved_latents_are_those_of_the_image(world, tmp_path):
