@@ -42,8 +42,11 @@ RECORDED = (
 )
 
 
-def run(config: Config) -> None:
-    """Generate what the flags ask for."""
+def run(config: Config, session: GenerationSession | None = None) -> None:
+    """Generate what the flags ask for.
+
+    session: the model if it is open already, for flags that ask for pictures of given prompts.
+    """
     check_options(config.options)
     if config.reproduce is not None:
         reproduce(config, config.reproduce)
@@ -54,7 +57,7 @@ def run(config: Config) -> None:
     grid = parse_grid(config.grid_x, config.grid_y)
     images = Images(read_entries(config, grid), grid)
     images.check()
-    generate(config, open_session(config), images)
+    generate(config, session or open_session(config), images)
 
 
 def asks_for_prompts(config: Config) -> bool:

@@ -261,11 +261,18 @@ def settings_of(options: GenerationOptions) -> dict[str, Any]:
 
 
 def labelled_grid(
-    pictures: Sequence[Image.Image], columns: Sequence[str], rows: Sequence[str], title: str = ""
+    pictures: Sequence[Image.Image],
+    columns: Sequence[str],
+    rows: Sequence[str],
+    title: str = "",
+    *,
+    below: bool = False,
 ) -> Image.Image:
     """Return pictures, given row by row, as one picture with a title and labels at both sides.
 
     Pictures smaller than a label are enlarged by a whole factor, so that no pixel is blurred.
+
+    below: write the labels of the columns under the pictures and not above them.
 
     Raises:
         UserError: the result would have too many pixels.
@@ -274,14 +281,16 @@ def labelled_grid(
     factor = enlargement(pictures, SMALLEST_CELL)
     width, height = (factor * max(picture.size[k] for picture in pictures) for k in (0, 1))
     left = [wrapped(text, font, LONGEST_ROW_LABEL) for text in rows]
-    above = [wrapped(text, font, width) for text in columns]
+    labels = [wrapped(text, font, width) for text in columns]
     x_0 = GAP + int(max((font.getlength(line) for lines in left for line in lines), default=0))
     x_0 += GAP if any(rows) else 0
     full = x_0 + len(columns) * (width + GAP)
     head = wrapped(title, font, full - 2 * GAP)
     y_0 = GAP + LINE * len(head) + (GAP if head else 0)
-    top = y_0 + LINE * max(map(len, above))
-    size = full, top + GAP // 2 + len(rows) * (height + GAP)
+    lines_height = LINE * max(map(len, labels))
+    top = y_0 if below else y_0 + lines_height
+    bottom = top + GAP // 2 + len(rows) * (height + GAP)
+    size = full, bottom + (lines_height if below else 0)
     if size[0] * size[1] > MAX_PIXELS:
         raise UserError(
             f"a grid of {len(columns)} x {len(rows)} pictures of {width}x{height} is too large for "
@@ -290,8 +299,8 @@ def labelled_grid(
     canvas = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(canvas)
     write(pen, font, head, GAP, GAP)
-    for k, lines in enumerate(above):
-        write(pen, font, lines, x_0 + k * (width + GAP), y_0)
+    for k, lines in enumerate(labels):
+        write(pen, font, lines, x_0 + k * (width + GAP), bottom - GAP // 2 if below else y_0)
     for k, lines in enumerate(left):
         y = top + GAP // 2 + k * (height + GAP)
         write(pen, font, lines, GAP, y + max(0, height - LINE * len(lines)) // 2)

@@ -119,6 +119,16 @@ def test_small_pictures_are_enlarged_without_blur_and_stand_in_order(mode):
     assert np.allclose(places[3], (bottom, right), atol=4)
 
 
+def test_labels_of_columns_can_stand_below():
+    picture = Image.new("RGB", (32, 32), (0, 0, 250))
+    sheets = [labelled_grid([picture], ["label"], [""], below=below) for below in (False, True)]
+    assert sheets[0].size == sheets[1].size
+    for sheet, below in zip(sheets, (False, True), strict=True):
+        rows = np.argwhere((np.asarray(sheet) == (0, 0, 250)).all(axis=2))[:, 0]
+        ink = np.argwhere((np.asarray(sheet) < 128).all(axis=2))[:, 0]
+        assert ink.min() > rows.max() if below else ink.max() < rows.min()
+
+
 def test_labels_that_are_long_stay_inside():
     pictures = [Image.new("RGB", (48, 64), "red")] * 2
     usual = labelled_grid(pictures, ["a", "b"], ["c"])
