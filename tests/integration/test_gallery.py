@@ -10,14 +10,17 @@ from PIL import Image
 import sample
 from docs import gallery_sections
 from docs.gallery_sheets import COLORS, prompt_axis, quoted
-from docs.make_gallery import Config, main, make_gallery, page_text, sheets
+from docs.make_gallery import Config, command_of, main, make_gallery, page_text, sheets
 from foundation.errors import UserError
 from generation.xy_grid import parse_axis
+from ldm import TextToImage
 from recipes.emoji import LANGUAGES
 from tests.helpers.random_models import SIDE, make_pipeline
 from training.cli import parse
 
+ROOT = Path(__file__).parents[2]
 SECTIONS = gallery_sections.SECTIONS
+LARGEST = 3 * 2**20  # bytes of all files of the gallery
 SMALL = {  # constants of docs/gallery_sections.py
     "PROMPTS": ("red heart", "three o'clock"),
     "EDITS": ("red", "blue"),
@@ -141,3 +144,26 @@ def test_words_are_quoted_for_a_shell():
         assert shlex.split(quoted(word)) == [word]
     assert quoted("three o'clock") == '"three o\'clock"'
     assert parse_axis(prompt_axis(["a, b", "c"])).values == ("a, b", "c")
+
+
+# The page of the shipped weights.
+
+
+def shipped_config() -> Config:
+    """Return the flags that the page says it was written with."""
+    page = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    [command] = re.findall(r"written by `python docs/make_gallery\.py(.*?)`", page)
+    return parse(Config, shlex.split(command), None)
+
+
+def test_the_page_is_what_the_program_writes(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = shipped_config()
+    gallery = make_gallery(config, TextToImage.load(config.model).size)
+    page = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    assert page == page_text(gallery, command_of(config)), (
+        "docs/gallery.md is out of date: python docs/make_gallery.py"
+    )
+    files = contents(ROOT / "docs" / "gallery")
+    assert set(files) == named_in(page)
+    assert sum(map(len, files.values())) < LARGEST
