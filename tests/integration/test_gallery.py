@@ -34,6 +34,7 @@ SMALL = {  # constants of docs/gallery_sections.py
     "UPSCALE": 2,
     "COLUMNS": 2,
 }
+SHIPPED = {name: getattr(gallery_sections, name) for name in SMALL}
 FLAGS = ["--model", "ldm", "--prompts", "prompts.txt", "--words", "prompts.txt", "--steps", "1"]
 KNOWING = ["--styles", "flat", "old", "--languages", "de", "zh"]
 FRAME_COUNTS = {  # 2 from each picture to the next
@@ -45,8 +46,8 @@ FRAME_COUNTS = {  # 2 from each picture to the next
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """Draw all sections by a tiny model with random weights; return the current folder."""
+def folder(tmp_path_factory):
+    """Return the current folder, which has a tiny model with random weights."""
     root = tmp_path_factory.mktemp("gallery")
     make_pipeline().save(root / "ldm")
     (root / "prompts.txt").write_text("red\nblue\ngreen\n", encoding="utf-8")
@@ -54,8 +55,14 @@ def world(tmp_path_factory):
         patch.chdir(root)
         for name, value in SMALL.items():
             patch.setattr(gallery_sections, name, value)
-        main([*FLAGS, *KNOWING])
         yield root
+
+
+@pytest.fixture(scope="module")
+def world(folder):
+    """Draw all sections by the tiny model; return the current folder."""
+    main([*FLAGS, *KNOWING])
+    return folder
 
 
 def small_gallery(*flags: str) -> gallery_sections.Gallery:
@@ -71,6 +78,7 @@ def named_in(page: str) -> set[str]:
     return set(re.findall(r"gallery/([\w.-]+\w)", page))
 
 
+@pytest.mark.slow
 def test_every_section_has_its_pictures_and_the_page_shows_them(world):
     page = (world / "docs" / "gallery.md").read_text(encoding="utf-8")
     files = contents(world / "docs" / "gallery")
@@ -85,12 +93,14 @@ def test_every_section_has_its_pictures_and_the_page_shows_them(world):
                 assert getattr(picture, "n_frames", 1) == FRAME_COUNTS.get(sheet.name, 1)
 
 
+@pytest.mark.slow
 def test_the_same_command_writes_the_same_bytes(world):
     before = contents(world / "docs")
     main([*FLAGS, *KNOWING, "--only", "walks", "inpainting", "words"])
     assert contents(world / "docs") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["edits.png", "styles.png", "walk-noise.gif"])
 def test_the_commands_on_the_page_draw_the_same(world, tmp_path, name):
     page = (world / "docs" / "gallery.md").read_text(encoding="utf-8")
@@ -105,7 +115,7 @@ def test_the_commands_on_the_page_draw_the_same(world, tmp_path, name):
     assert found[name].finish(folders) == (world / "docs" / "gallery" / name).read_bytes()
 
 
-def test_styles_and_languages_are_left_out_unless_they_are_asked_for(world):
+def test_styles_and_languages_are_left_out_unless_they_are_asked_for(folder):
     page = page_text(small_gallery(), "")
     assert "no styles (`--styles`)" in page and "no language but English (`--languages`)" in page
     assert not {"styles.png", "languages.png", "walk-styles.gif"} & named_in(page)
@@ -115,7 +125,7 @@ def test_styles_and_languages_are_left_out_unless_they_are_asked_for(world):
         main([*FLAGS, "--only", "guidanc"])
 
 
-def test_things_are_asked_for_by_their_names_in_each_language(world):
+def test_things_are_asked_for_by_their_names_in_each_language(folder):
     [sheet] = sheets(small_gallery(*KNOWING), "languages")
     axes = [call.words[1] for call in sheet.calls]
     assert [parse_axis(axis).values for axis in axes] == [
@@ -134,7 +144,7 @@ def test_all_things_have_names_in_the_languages_of_the_recipe(language):
     assert language != "en" or names == list(gallery_sections.THINGS)
 
 
-def test_a_language_without_names_is_refused(world):
+def test_a_language_without_names_is_refused(folder):
     with pytest.raises(UserError, match="no names in the language 'xx'"):
         page_text(small_gallery("--languages", "xx"), "")
 
@@ -158,6 +168,8 @@ def shipped_config() -> Config:
 
 def test_the_page_is_what_the_program_writes(monkeypatch):
     monkeypatch.chdir(ROOT)
+    for name, value in SHIPPED.items():
+        monkeypatch.setattr(gallery_sections, name, value)
     config = shipped_config()
     gallery = make_gallery(config, TextToImage.load(config.model).size)
     page = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
