@@ -45,8 +45,7 @@ LEFTOVERS = (
 def demo(workers: int) -> None:
     """Draw sixteen prompts by the weights in checkpoints/demo, then train a model."""
     install(workers)
-    out = ("--out", "samples/shipped", "--grid-cell", "256")
-    script("sample.py", "--prompts", PROMPTS, "--model", "checkpoints/demo", *out)
+    draw("checkpoints/demo", "samples/shipped")
     print(
         "The model in checkpoints/demo made these pictures. Now a model of your own is trained.\n"
         "The three trainings take about 15 minutes on two cores that compute in bf16, and 40 on "
@@ -70,17 +69,12 @@ def train_demo(workers: int) -> None:
     script("train_clip.py", *common, "--out", clip)
     script("train_vae.py", *common, "--out", vae)
     script("train_ldm.py", *common, "--out", ldm, "--vae", vae, "--text-encoder", clip)
-    script(
-        "sample.py",
-        "--prompts",
-        PROMPTS,
-        "--model",
-        ldm,
-        "--out",
-        "samples/demo",
-        "--grid-cell",
-        "256",
-    )
+    draw(ldm, "samples/demo")
+
+
+def draw(model: str, out: str) -> None:
+    """Draw sixteen prompts, and a sheet of them that is large enough to be looked at."""
+    script("sample.py", "--prompts", PROMPTS, "--model", model, "--out", out, "--grid-cell", "256")
 
 
 def test(workers: int) -> None:

@@ -35,9 +35,8 @@ class Config:
     without: tuple[str, ...] = ()  # parts that are left out: names contain one of these words
     demo_minutes: float = 0.0  # of the time, kept for the demo model
     demo_preset: Literal["demo", "small-64", "small-128"] = "demo"  # of the demo model
-    data: Path = Path(
-        "data/openmoji"
-    )  # for the demo model; made by recipes/openmoji.py or emoji.py
+    # for the demo model; made by recipes/openmoji.py or recipes/emoji.py
+    data: Path = Path("data/openmoji")
     device: str = "auto"  # cuda, or cpu for a rehearsal
     rehearse: bool = False  # tiny sizes, to see that every part runs
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.gpu_parts.job import ROOT, Job
 from benchmarks.gpu_parts.small_data import make_squares
+from training.logging.metrics import read_metrics
 
 SHARD_BYTES, MOST_SHARDS = 15 * 2**20, 4
 # Of the time that is left when a stage begins; what a stage does not use goes to the next ones.
@@ -68,26 +69,26 @@ def train_for(
         RuntimeError: the training failed, or did no step in the time.
     """
     started = time.time()
-    chosen = steps
+    begun = [*command, "--steps", str(steps or MANY_STEPS)]
+    changed: list[str] = []
     if steps is None:
-        run_for([*command, "--steps", str(MANY_STEPS)], TRIED * seconds)
-        chosen = fitting_steps(run, seconds - (time.time() - started))
-    begun = [*command, "--steps", str(MANY_STEPS if steps is None else steps)]
-    planned = begun if steps else [*begun, "--override", f"steps={chosen}"]
-    if run_for(planned, max(1.0, seconds - (time.time() - started))) is None:
+        run_for(begun, TRIED * seconds)
+        steps = fitting_steps(run, seconds - (time.time() - started))
+        changed = ["--override", f"steps={steps}"]
+    if not run_for([*begun, *changed], max(1.0, seconds - (time.time() - started))):
         done = last_step(run)
         if not done:
             raise RuntimeError(f"{command[0]} did no step in {seconds:.0f} seconds")
         # The run ends where it is: nothing is left to train, and the model is written.
         run_for([*begun, "--override", f"steps={done}"], None)
-    return {"steps": last_step(run), "planned": chosen, "seconds": time.time() - started}
+    return {"steps": last_step(run), "planned": steps, "seconds": time.time() - started}
 
 
-def run_for(command: list[str], seconds: float | None) -> int | None:
+def run_for(command: list[str], seconds: float | None) -> bool:
     """Run a training until it ends, or stop it in time, its state saved.
 
     Returns:
-        Its status, which is 0; None if it was stopped.
+        Whether it ended by itself.
 
     Raises:
         RuntimeError: it ended with another status.
@@ -98,23 +99,22 @@ def run_for(command: list[str], seconds: float | None) -> int | None:
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
         process.wait()
-        return None
+        return False
     if status:
         raise RuntimeError(f"{command[0]} ended with status {status}")
-    return status
+    return True
 
 
 def fitting_steps(run: Path, seconds: float) -> int:
     """Return how many steps a stopped run has when it goes on for so long, at its last speed."""
-    done = last_step(run)
-    if not (run / "metrics.jsonl").is_file():
-        return max(done, 1)
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    speeds = [json.loads(line).get("images_per_second") for line in lines]
-    speed = next((each for each in reversed(speeds) if each), 0.0)
+    done = max(last_step(run), 1)
+    lines = read_metrics(run / "metrics.jsonl")
+    speeds = [line["images_per_second"] for line in lines if line.get("images_per_second")]
+    if not speeds:
+        return done
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    more = MARGIN * max(seconds - RESTART, 0.0) * speed / config["batch_size"]
-    return max(done + int(more), 1)
+    more = MARGIN * max(seconds - RESTART, 0.0) * speeds[-1] / config["batch_size"]
+    return done + int(more)
 
 
 def last_step(run: Path) -> int:

@@ -308,8 +308,7 @@ def seam(
 
     The mean over neighbors of which one is drawn and one is kept, in gray levels.
     """
-    steps = [border_steps(pixels, masks) for pixels in (images, others)]
-    return mean_at_border([(b - a).abs() for a, b in zip(*steps, strict=True)], masks)
+    return mean_at_border(lambda a, b: (b - a).abs(), images, others, masks)
 
 
 def visible_seam(
@@ -323,24 +322,21 @@ def visible_seam(
     than the original that continues what is kept as well as that does has 0; a visible seam has
     more, and what is too smooth has less.
     """
-    steps = [border_steps(pixels, masks) for pixels in (images, others)]
-    return mean_at_border([b.abs() - a.abs() for a, b in zip(*steps, strict=True)], masks)
+    return mean_at_border(lambda a, b: b.abs() - a.abs(), images, others, masks)
 
 
-def border_steps(pixels: UInt8[Tensor, "n c h w"], masks: UInt8[Tensor, "n 1 h w"]) -> list[Tensor]:
-    """Return the steps between neighbors, down and to the right, and 0 within an area."""
-    return [pixels.float().diff(dim=axis) * at_border(masks, axis) for axis in (2, 3)]
-
-
-def at_border(masks: UInt8[Tensor, "n 1 h w"], axis: int) -> Float[Tensor, "n 1 _ _"]:
-    """Return 1 where one of two neighbors is drawn and the other is kept."""
-    return masks.diff(dim=axis).ne(0).float()  # of 8 bits: -1 is 255
-
-
-def mean_at_border(steps: list[Tensor], masks: UInt8[Tensor, "n 1 h w"]) -> Float[Tensor, " n"]:
-    """Return the mean over the pairs of neighbors at the border, and over the color channels."""
+def mean_at_border(
+    compare: Callable[[Tensor, Tensor], Tensor],
+    images: UInt8[Tensor, "n c h w"],
+    others: UInt8[Tensor, "n c h w"],
+    masks: UInt8[Tensor, "n 1 h w"],
+) -> Float[Tensor, " n"]:
+    """Compare the steps of both between neighbors of which one is drawn and one is kept."""
     total, count = torch.zeros(len(masks)), torch.zeros(len(masks))
-    for axis, each in zip((2, 3), steps, strict=True):
-        total += each.mean(dim=1).sum(dim=(1, 2))
-        count += at_border(masks, axis).sum(dim=(1, 2, 3))
+    for axis in (2, 3):
+        border = masks.diff(dim=axis).ne(0).float()  # of 8 bits: -1 is 255
+        first, second = (pixels.float().diff(dim=axis) for pixels in (images, others))
+        change = compare(first, second).mean(dim=1, keepdim=True)
+        total += (change * border).sum(dim=(1, 2, 3))
+        count += border.sum(dim=(1, 2, 3))
     return total / count.clamp(min=1)
