@@ -45,8 +45,6 @@ UNET_DEFAULTS = {"cross_attention_dim": 1280, "sample_size": None}
 # Diffusion 1.x and 2.x.
 UNET_CONSTANTS = {
     "act_fn": "silu",
-    "addition_embed_type": None,
-    "addition_embed_type_num_heads": 64,
     "addition_time_embed_dim": None,
     "attention_type": "default",
     "center_input_sample": False,
@@ -76,6 +74,7 @@ UNET_CONSTANTS = {
     "timestep_post_act": None,
     "transformer_layers_per_block": 1,
 }
+OF_SDXL = {"addition_embed_type": "text_time"}  # fields that we have, with a value that we lack
 MEANS_FALSE = ("mid_block_only_cross_attention",)  # constants for which null means false
 
 
@@ -142,12 +141,12 @@ def unet_fields(content: dict[str, Any], fields: Collection[str], source: Path) 
     known = {name: value for name, value in UNET_DEFAULTS.items() if name in fields}
     unsupported: list[str] = []
     for name, value in content.items():
-        if name in fields:
+        if name in fields and not (name in OF_SDXL and value == OF_SDXL[name]):
             known[name] = as_tuple(value)
         elif not name.startswith("_") and not is_unet_constant(name, value):
             unsupported.append(f"{one_line(name, 80)}={shown(value)}")
     if unsupported:
-        is_xl = content.get("addition_embed_type") == "text_time"
+        is_xl = all(content.get(name) == value for name, value in OF_SDXL.items())
         raise UserError(
             f"{source}: only U-Nets of Stable Diffusion 1.x and 2.x are supported, and they have "
             f"no {listed(unsupported)}."

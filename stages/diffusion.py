@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from autoencoder import Autoencoder
 from dataset.latent_cache.cache import LatentCache
@@ -33,6 +34,7 @@ from training.acceleration.prefetch import PrefetchedBatches
 from training.checkpoint import Stateful
 from training.flags import with_flags
 from training.logging.image_grid import Cell, save_grid
+from training.muon import Muon
 from training.optimizer import OptimizerStep
 from training.precision import DTYPES, Precision
 from training.run import Run
@@ -135,15 +137,19 @@ class DiffusionTrainer:
         return gradients
 
     def make_optimizer_step(self) -> OptimizerStep:
-        """Return AdamW on the weights that learn, with clipping and loss scaling."""
-        optimizer = torch.optim.AdamW(
-            self.unet.parameters(),
-            betas=(0.9, 0.99),
-            weight_decay=self.config.weight_decay,
-            fused=True,
-        )
+        """Return the optimizers of the weights that learn, with clipping and loss scaling."""
+        uses_muon = self.config.optimizer == "muon" and self.config.lora is None
+        matrices = self.unet.matrices() if uses_muon else []
+        chosen = {id(weight) for weight in matrices}
+        rest = [weight for weight in self.unet.parameters() if id(weight) not in chosen]
+        decay = self.config.weight_decay
+        optimizers: dict[str, Optimizer] = {
+            "optimizer": torch.optim.AdamW(rest, betas=(0.9, 0.99), weight_decay=decay, fused=True)
+        }
+        if matrices:
+            optimizers["matrices"] = Muon(matrices, weight_decay=decay)
         return OptimizerStep(
-            {"optimizer": optimizer},
+            optimizers,
             self.config.clip_norm,
             self.precision.scaler(),
             is_captured=self.is_captured,
@@ -216,7 +222,8 @@ class DiffusionTrainer:
         loss = self.backward(latents, t, noise, *given)
         report_progress("updating weights")
         metrics = collectives.mean_metrics({"loss": loss})
-        metrics |= self.optimizer_step(metrics, {"optimizer": learning_rate})
+        rates = {"optimizer": learning_rate, "matrices": learning_rate * self.config.matrix_rate}
+        metrics |= self.optimizer_step(metrics, rates)
         self.ema.move(self.unet, average_rate, metrics["step_applied"])
         return metrics
 

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from foundation.shapes import Scalar
 from training.distributed import full_tensor, local_tensor
+from training.muon import Muon
 
 Metrics = dict[str, Tensor]
 MAX_SKIPPED_IN_A_ROW = 10  # steps; so many show that the training has diverged
@@ -39,7 +40,7 @@ class OptimizerStep:
         """Prepare the optimizers, whose moments it initializes.
 
         Args:
-            optimizers: fused Adam or AdamW by name; fused ones can skip a step on the device.
+            optimizers: fused Adam or AdamW, or Muon, by name; they can skip a step on the device.
             clip_norm: largest gradient norm of each optimizer; larger gradients are scaled down.
             scaler: loss scaling for float16; every loss must then be multiplied by `scale`.
             is_captured: whether steps are recorded as a CUDA graph.
@@ -102,10 +103,13 @@ class OptimizerStep:
             optimizer.zero_grad()
 
     def initialize_moments(self, optimizer: Optimizer) -> None:
-        """Make the moments that Adam's first step would make.
+        """Make the moments that the first step would make.
 
         A saved state can then be loaded into them, also where each rank holds a piece of them.
         """
+        if isinstance(optimizer, Muon):
+            optimizer.initialize()
+            return
         for weight in self.weights(optimizer):
             optimizer.state[weight] = {
                 "step": torch.zeros((), device=local_tensor(weight).device),

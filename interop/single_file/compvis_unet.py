@@ -151,6 +151,7 @@ def infer_config(shapes: Mapping[str, Shape]) -> dict[str, Any]:
         "mid_block_type": "UNetMidBlock2D" + "CrossAttn" * mid,
         "up_block_types": tuple("CrossAttn" * x.attends + "UpBlock2D" for x in up),
         "norm_num_groups": 32,
+        "addition_embed_type": None,  # the layout has no place for pooled text
         **infer_attention(shapes, widths),
     }
 

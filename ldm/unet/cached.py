@@ -1,8 +1,9 @@
 """The U-Net for samplers: what is the same in all steps is computed once.
 
 Keys and values of the cross-attention depend on the context alone, the shifts of the residual
-blocks on the timestep alone, the kernels of the upsampling on neither. A sampler calls the network
-with one context and one timestep per call, so all three can be kept.
+blocks on the timestep and on the pooled text, if there is one, the kernels of the upsampling on
+neither. A sampler calls the network with one context and one timestep per call, so all three can be
+kept.
 """
 
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from ldm.unet.layers import (
     AttentionLayer,
     CrossAttentionKV,
     ResidualBlock,
+    TimeFeatures,
     TimeShift,
     Upsample,
     UpsampleKernel,
@@ -69,6 +71,7 @@ class CachedUNet:
         self.forward = forward or forward_cached
         context = context.to(unet.dtype)
         self.keys_values = [project_context(block, context) for block in unet.blocks]
+        self.pooled_text = unet.pool_text(context)
         # On a GPU the plain upsampling is as fast.
         self.kernels = upsample_kernels(unet) if unet.device.type == "cpu" else []
         self.shifts_at: dict[float, list[BlockShifts]] = {}
@@ -96,6 +99,8 @@ class CachedUNet:
             )
         shifts = self.time_shifts(timesteps, class_labels)
         latents = latents.to(self.unet.dtype)
+        if self.pooled_text is not None:  # then even the first block depends on the prompt
+            latents = repeat_rows(latents, self.rows)
         return self.forward(self.unet, latents, shifts, self.keys_values, self.kernels)
 
     def time_shifts(
@@ -106,10 +111,10 @@ class CachedUNet:
         if not (timesteps == t).all():
             raise UserError("a cached U-Net takes one timestep per call, equal for all images.")
         if class_labels is not None:
-            return block_shifts(self.unet, timesteps, class_labels)
+            return block_shifts(self.unet, timesteps, class_labels, self.pooled_text)
         if t not in self.shifts_at:
             one_row = torch.full((1,), t, device=self.unet.device)
-            self.shifts_at[t] = block_shifts(self.unet, one_row)
+            self.shifts_at[t] = block_shifts(self.unet, one_row, None, self.pooled_text)
         return self.shifts_at[t]
 
 
@@ -119,10 +124,16 @@ def project_context(block: UNetBlock, context: Context) -> BlockKV:
 
 
 def block_shifts(
-    unet: UNet, timesteps: Timesteps, class_labels: ClassLabels | None = None
+    unet: UNet,
+    timesteps: Timesteps,
+    class_labels: ClassLabels | None = None,
+    pooled_text: TimeFeatures | None = None,
 ) -> list[BlockShifts]:
     """Compute the shift of each residual block, block by block."""
-    time = unet.embed_time(timesteps, class_labels)
+    if class_labels is not None and pooled_text is not None:
+        repeats = len(pooled_text) // len(class_labels)
+        class_labels, timesteps = class_labels.repeat(repeats), timesteps.repeat(repeats)
+    time = unet.embed_time(timesteps, class_labels, pooled_text)
     return [[resnet.time_shift(time) for resnet, _ in block.layers()] for block in unet.blocks]
 
 

@@ -54,6 +54,9 @@ class UNetConfig:
     dropout: float = 0.0  # probability to drop a feature inside a residual block
     num_class_embeds: int | None = None  # number of class labels with a learned embedding
     class_embed_type: str | None = None  # "timestep": labels are embedded like timesteps
+    # "text": all residual blocks also get one vector of the text, which attention pools
+    addition_embed_type: str | None = None
+    addition_embed_type_num_heads: int = 64  # of that attention
 
     def __post_init__(self):
         check_limits(self, LIMITS)
@@ -79,6 +82,8 @@ class UNetConfig:
                 )
             # No layer uses the number, but diffusers does not open a folder without it.
             object.__setattr__(self, "cross_attention_dim", type(self).cross_attention_dim)
+        if self.addition_embed_type == "text":
+            self.check_pooling()
         for channels in self.block_out_channels:
             if channels < 1 or channels % self.norm_num_groups or channels % 2:
                 raise UserError(
@@ -90,6 +95,20 @@ class UNetConfig:
             for kind in pair:
                 self.heads(level, kind)
         self.heads(-1, self.mid_block_type)
+
+    def check_pooling(self) -> None:
+        """Raise UserError if the text cannot be pooled to one vector."""
+        width, heads = self.cross_attention_dim, self.addition_embed_type_num_heads
+        if not self.conditional or width is None:
+            raise UserError(
+                'addition_embed_type is "text", but no block attends to text: none has CrossAttn '
+                "in its name."
+            )
+        if width % heads:
+            raise UserError(
+                f"addition_embed_type_num_heads: a text embedding of width {width} does not split "
+                f"into {heads} heads."
+            )
 
     def heads(self, level: int, kind: str) -> int:
         """Return the number of heads in the attention of a block; 1 if it has none.
@@ -138,6 +157,7 @@ class UNetConfig:
             attention_head_dim=math.gcd(*head_widths) or self.block_out_channels[0],
             only_cross_attention=False,
             cross_attention_dim=None,
+            addition_embed_type=None,
         )
 
     @property
@@ -174,6 +194,7 @@ LIMITS = {
     "norm_num_groups": (1, 65536),
     "dropout": (0, 1),
     "num_class_embeds": (1, 10**7),
+    "addition_embed_type_num_heads": (1, 65536),
 }
 PER_LEVEL = (
     "down_block_types",
@@ -184,6 +205,7 @@ PER_LEVEL = (
 )
 CHOICES = {
     "class_embed_type": (None, "timestep"),
+    "addition_embed_type": (None, "text"),
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "AttnDownBlock2D"),
     "mid_block_type": ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "AttnUpBlock2D"),
@@ -204,6 +226,8 @@ DEMO = UNetConfig(
     attention_head_dim=(2, 4, 6),
     cross_attention_dim=128,
     norm_num_groups=16,
+    addition_embed_type="text",
+    addition_embed_type_num_heads=8,
 )
 # Widths are multiples of 64, and heads have 64 channels, which GPUs compute fastest.
 BASE = UNetConfig(

@@ -91,6 +91,44 @@ class TimeEmbedding(nn.Module):
         return self.linear_2(silu(self.linear_1(x)))
 
 
+class PooledText(nn.Module):
+    """One vector for a whole text, which all residual blocks get with the time.
+
+    So the text reaches the blocks without attention, too. U-Nets of DeepFloyd IF have it, with this
+    architecture; in diffusers it is addition_embed_type="text".
+    """
+
+    def __init__(self, context_width: int, time_width: int, heads: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(context_width)
+        self.pool = AttentionPooling(context_width, heads)
+        self.proj = nn.Linear(context_width, time_width)
+        self.norm2 = nn.LayerNorm(time_width)
+
+    def forward(self, context: Context) -> TimeFeatures:
+        return self.norm2(self.proj(self.pool(self.norm1(context))))
+
+
+class AttentionPooling(nn.Module):
+    """Attention of the mean token to itself and to all tokens; returns what it gathers."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.positional_embedding = nn.Parameter(torch.randn(1, width) / width**0.5)
+        self.k_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+
+    def forward(self, tokens: Context) -> Float[Tensor, "b d"]:
+        mean = tokens.mean(dim=1, keepdim=True) + self.positional_embedding
+        tokens = torch.cat([mean, tokens], dim=1)
+        layers = (self.q_proj(mean), self.k_proj(tokens), self.v_proj(tokens))
+        queries, keys, values = (split_heads(x, self.heads) for x in layers)
+        attended = F.scaled_dot_product_attention(queries, keys, values)
+        return attended.transpose(1, 2).flatten(1)
+
+
 class ResidualBlock(nn.Module):
     """Norm, SiLU, conv, plus a shift by the time; norm, SiLU, dropout, conv; plus the input."""
 

@@ -25,7 +25,7 @@ from interop.single_file.reader import read_unet
 from ldm.unet import io
 from ldm.unet.blocks import UNetBlock, UpBlock, make_down_blocks, make_mid_block, make_up_blocks
 from ldm.unet.config import UNetConfig
-from ldm.unet.layers import TimeEmbedding, TimeFeatures, of_type, silu, zero_init
+from ldm.unet.layers import PooledText, TimeEmbedding, TimeFeatures, of_type, silu, zero_init
 
 ClassLabels = Real[Tensor, " b"]
 
@@ -48,6 +48,11 @@ class UNet(nn.Module):
             self.class_embedding = TimeEmbedding(width, 4 * width)
         elif config.num_class_embeds is not None:
             self.class_embedding = nn.Embedding(config.num_class_embeds, 4 * width)
+        self.add_embedding: PooledText | None = None
+        if config.addition_embed_type == "text":
+            assert config.cross_attention_dim is not None  # see UNetConfig
+            heads = config.addition_embed_type_num_heads
+            self.add_embedding = PooledText(config.cross_attention_dim, 4 * width, heads)
         self.down_blocks, skips = make_down_blocks(config)
         self.mid_block = make_mid_block(config)
         self.up_blocks = make_up_blocks(config, skips)
@@ -75,7 +80,7 @@ class UNet(nn.Module):
         self.check_latents(latents)
         self.check_context(context)
         self.check_class_labels(class_labels)
-        time = self.embed_time(timesteps, class_labels)
+        time = self.embed_time(timesteps, class_labels, self.pool_text(context))
         x = self.conv_in(to_fast_layout(latents))
         skips = [x]
         for block in self.down_blocks:
@@ -88,13 +93,27 @@ class UNet(nn.Module):
         return self.conv_out(silu(self.conv_norm_out(x))).contiguous()
 
     def embed_time(
-        self, timesteps: Timesteps, class_labels: ClassLabels | None = None
+        self,
+        timesteps: Timesteps,
+        class_labels: ClassLabels | None = None,
+        pooled_text: TimeFeatures | None = None,
     ) -> TimeFeatures:
-        """Embed timesteps and class labels, up to the SiLU that all residual blocks share."""
+        """Embed timesteps, class labels and text, up to the SiLU that all residual blocks share.
+
+        pooled_text: what `pool_text` returns.
+        """
         embedding = self.time_embedding(timesteps.to(self.device))
         if self.class_embedding is not None:
             embedding = embedding + self.class_embedding(class_labels)
+        if pooled_text is not None:
+            embedding = embedding + pooled_text
         return silu(embedding)
+
+    def pool_text(self, context: Context | None) -> TimeFeatures | None:
+        """Return the vector of each text that residual blocks get; None if they get none."""
+        if self.add_embedding is None or context is None:
+            return None
+        return self.add_embedding(context)
 
     @property
     def device(self) -> torch.device:
@@ -109,6 +128,15 @@ class UNet(nn.Module):
         """All blocks, in the order in which features pass."""
         blocks = [*self.down_blocks, self.mid_block, *self.up_blocks]
         return [block for block in blocks if isinstance(block, UNetBlock)]
+
+    def matrices(self) -> list[nn.Parameter]:
+        """List the convolutions and linear layers inside the blocks, but not those of the time."""
+        return [
+            weight
+            for block in self.blocks
+            for name, weight in block.named_parameters()
+            if weight.ndim > 1 and "time_emb_proj" not in name
+        ]
 
     @property
     def gradient_checkpointing(self) -> bool:

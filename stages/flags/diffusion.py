@@ -12,6 +12,7 @@ from stages.flags.tasks import TASK_FLAGS, TaskFlags
 from training.config import EMATrainingConfig, extended
 from training.flags import Finite, Fraction, Groups, Needs, NonNegative, Positive, Text, needs
 
+OptimizerName = Literal["adamw", "muon"]
 ConditionName = Literal["text", "class", "none"]
 CAPTION_FLAGS = CaptionTrainingConfig.GROUPS["captions"]
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of every attention
@@ -35,7 +36,10 @@ class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig, TaskFlag
                 *("vae", "condition", "text_encoder", "text_chunks", "init_from"),
                 *("lora", "lora_alpha", "lora_targets"),
             ),
-            "training": ("weight_decay", "clip_norm", "caption_dropout"),
+            "training": (
+                *("optimizer", "matrix_rate", "weight_decay", "clip_norm"),
+                "caption_dropout",
+            ),
             "captions": CAPTION_FLAGS,
             "task": ("task", *(name for names in TASK_FLAGS.values() for name in names)),
             "objective": ("objective",),
@@ -50,6 +54,7 @@ class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig, TaskFlag
         needs("allow_missing_captions", condition=("text",)),
         needs("caption_dropout", "preview_guidance", condition=("text", "class")),
         needs("lora_alpha", "lora_targets", lora=True),
+        needs("matrix_rate", optimizer=("muon",)),
         *(needs(*names, task=(task,)) for task, names in TASK_FLAGS.items()),
         needs("gamma", weighting=("min_snr", "soft_min_snr")),
         needs("logit_mean", "logit_std", times=("logit_normal",)),
@@ -69,7 +74,11 @@ class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig, TaskFlag
     size: Positive[int] = 64  # side of the training images in pixels
     max_aspect: Aspect = 1.0  # 1: squares; 2: also shapes up to 2:1 and 1:2, of the same area
     batch_size: Positive[int] = 32  # images per step, over all GPUs
-    weight_decay: NonNegative[float] = 0.01  # of AdamW
+    # muon: it moves the matrices inside the blocks, AdamW the rest, and LoRAs; each image teaches
+    # more, and a step costs more
+    optimizer: OptimizerName = "adamw"
+    matrix_rate: Positive[float] = 10.0  # learning rate of Muon, in multiples of the other
+    weight_decay: NonNegative[float] = 0.01  # of AdamW, and of Muon
     clip_norm: Positive[float] = 1.0  # the gradient is scaled down to this norm
     # contexts of the text encoder per caption, for long ones; left out: 1, or that of --init-from
     text_chunks: Positive[int] | None = None
@@ -92,6 +101,11 @@ class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig, TaskFlag
             raise UserError(f"--averages-every stores whole U-Nets, which {other} does not have.")
         if self.shard and self.lora:
             raise UserError("--lora trains too little to be spread; leave out --shard.")
+        if self.optimizer == "muon" and self.shard:
+            raise UserError(
+                "--shard spreads each matrix over the GPUs, and Muon moves whole ones. Train with "
+                "--optimizer adamw."
+            )
         if self.shard and self.compile:
             raise UserError("--shard does not go with --compile; leave one of them out.")
 

@@ -28,9 +28,10 @@ from interop.single_file.reader import HEADER
 from interop.single_file.writer import header_only_settings
 from ldm import TextToImage
 from ldm.schedule import ScheduleConfig
-from ldm.unet import UNet
+from ldm.unet import UNet, UNetConfig
 from tests.helpers import compvis_files as compvis
 from tests.helpers.bad_calls import command
+from tests.helpers.peer_settings import SMALL_UNET
 from tests.helpers.random_models import make_pipeline, pixels
 from training.cli import run_main
 
@@ -199,6 +200,19 @@ def test_settings_that_only_the_header_contains_are_counted(run, tmp_path, capsy
     assert f"{len(header_only_settings(file))} of its settings" in printed
     assert f"python export.py {tmp_path / 'flow'} FOLDER --format diffusers" in printed
     assert TextToImage.load(file).denoiser.prediction == "flow"
+
+
+def test_pooled_text_is_kept_in_a_single_file_and_reported(tmp_path):
+    sd15 = {"cross_attention_dim": 768, "attention_head_dim": 8}
+    unet = UNet(UNetConfig(**SMALL_UNET | sd15, addition_embed_type="text"))
+    unet.save(tmp_path / "unet")
+    file = exported(tmp_path / "unet", tmp_path / "out", "single-file", "--part", "unet")
+    expected = "unet: addition_embed_type is text, and other tools would assume None"
+    assert expected in header_only_settings(file)
+    again = UNet.load(file)
+    assert again.config == unet.config
+    for name, weight in unet.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name]), name
 
 
 def test_nothing_is_printed_about_a_file_that_every_tool_reads(tmp_path):

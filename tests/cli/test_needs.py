@@ -39,6 +39,7 @@ train_clip  --tag-separator ;            --shuffle-tags
 train_ldm   --tag-variants 4             --tag-dropout 0.1
 train_ldm   --lora-alpha 8               --lora 4
 train_ldm   --lora-targets to_q          --lora 4
+train_ldm   --matrix-rate 8              --optimizer muon
 train_ldm   --gamma 7                    --weighting min_snr
 train_ldm   --gamma 7                    --weighting soft_min_snr
 train_ldm   --beta-start 0.001           --noise-schedule scaled_linear

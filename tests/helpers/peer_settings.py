@@ -128,6 +128,17 @@ ODD_UNETS = {
         "cross_attention_dim": 24,
         "num_class_embeds": 350,
     },
+    "pooled text": {
+        **SMALL_UNET,
+        "addition_embed_type": "text",
+        "addition_embed_type_num_heads": 3,
+    },
+    "pooled text, noise levels": {
+        **SMALL_UNET,
+        "addition_embed_type": "text",
+        "addition_embed_type_num_heads": 8,
+        "num_class_embeds": 1000,
+    },
     "self-attention in the middle only, class embedded like a timestep": {
         **SMALL_UNET,
         "only_cross_attention": True,

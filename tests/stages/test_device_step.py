@@ -19,6 +19,8 @@ from benchmarks.gpu_parts.tiny_trainers import LOSS, tiny_trainer
 from conditioning.clip import Clip
 from stages.autoencoder import AutoencoderTrainer
 from stages.clip import ClipTrainer
+from training.muon import Muon
+from training.optimizer import OptimizerStep
 from training.weights.ema import EMA
 
 CASES = [("clip", 1), ("vae", 0), ("vae", 6), ("vae", 12), ("ldm", 1)]  # a step of each phase
@@ -136,6 +138,16 @@ def test_the_modes_notice_a_value_that_is_read(device, read):
     x = torch.zeros(2, device=device)
     with pytest.raises((AssertionError, NotImplementedError)), no_waiting(device):
         read(x)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_no_value_is_read_on_the_host_when_muon_moves_matrices(device):
+    weights = [torch.nn.Parameter(torch.ones(*shape, device=device)) for shape in ((4, 3), (2, 9))]
+    update = OptimizerStep({"matrices": Muon(weights, weight_decay=0.1)}, clip_norm=1.0)
+    sum(weight.square().sum() for weight in weights).backward()
+    rate = torch.full((), 0.1, device=device)
+    with no_waiting(device):
+        update({}, {"matrices": rate})
 
 
 @pytest.mark.parametrize(("stage", "step"), LAST_PHASES)

@@ -259,6 +259,20 @@ def test_unsupported_configs_are_refused_by_name(tmp_path, entry, match):
         ({"up_block_types": ("UpBlock2D",) * 3}, "up_block_types.*2 levels"),
         ({"block_out_channels": ()}, "0 levels"),
         ({"down_block_types": ("DownBlock2D", "KDownBlock2D")}, "KDownBlock2D"),
+        ({"addition_embed_type": "image"}, "addition_embed_type: 'image'"),
+        (
+            {"addition_embed_type": "text", "addition_embed_type_num_heads": 7},
+            "width 24 does not split into 7 heads",
+        ),
+        (
+            {
+                "addition_embed_type": "text",
+                "down_block_types": ("DownBlock2D",) * 2,
+                "mid_block_type": "UNetMidBlock2D",
+                "up_block_types": ("UpBlock2D",) * 2,
+            },
+            "no block attends to text",
+        ),
     ],
 )
 def test_impossible_configs_are_refused(change, match):
