@@ -1,6 +1,6 @@
 """The flags and presets of train_ldm.py."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -120,8 +120,9 @@ class DiffusionTrainingConfig(EMATrainingConfig, CaptionTrainingConfig, TaskFlag
             )
 
 
+FLOW_OBJECTIVE = ObjectiveConfig(prediction="flow", times="logit_normal")
 FLOW = {
-    "objective": ObjectiveConfig(prediction="flow", times="logit_normal"),
+    "objective": FLOW_OBJECTIVE,
     "schedule": ScheduleConfig(noise_schedule="flow"),
 }
 BASE = {
@@ -163,6 +164,7 @@ PRESETS = {
         "evaluate_every": 240,
         "save_every": 240,
         **FLOW,
+        "objective": replace(FLOW_OBJECTIVE, logit_mean=0.4),
     },
     "small-64": {
         "steps": 10_000,
