@@ -165,7 +165,7 @@ PRESETS = {
         "evaluate_every": 240,
         "save_every": 240,
         **FLOW,
-        "objective": replace(FLOW_OBJECTIVE, logit_mean=0.4),
+        "objective": replace(FLOW_OBJECTIVE, logit_mean=0.8),
     },
     "small-64": {
         "steps": 10_000,
