@@ -34,13 +34,13 @@ from training.acceleration.prefetch import PrefetchedBatches
 from training.checkpoint import Stateful
 from training.flags import with_flags
 from training.logging.image_grid import Cell, save_grid
-from training.muon import Muon
 from training.optimizer import OptimizerStep
 from training.precision import DTYPES, Precision
 from training.run import Run
 from training.watchdog import report_progress
 from training.weights.best import Criterion
 from training.weights.ema import EMA
+from training.weights.muon import Muon
 from training.weights.posthoc_ema import track_averages
 
 BEST = Criterion(metric="val", words="held-out validation loss", higher_is_better=False)

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from foundation.shapes import Scalar
 from training.distributed import full_tensor, local_tensor
-from training.muon import Muon
+from training.weights.muon import Muon
 
 Metrics = dict[str, Tensor]
 MAX_SKIPPED_IN_A_ROW = 10  # steps; so many show that the training has diverged

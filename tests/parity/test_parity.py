@@ -31,7 +31,9 @@ def test_autoencoders_differ_only_by_rounding(settings):
 @pytest.mark.parametrize("settings", ODD_UNETS.values(), ids=ODD_UNETS.keys())
 def test_unets_differ_only_by_rounding(settings):
     figures = parity.unet(settings, (8, 16), torch.float64).figures
-    assert max(figures.values()) < 1e-12
+    # diffusers computes the softmax of pooled text in float32, whatever the weights are.
+    bound = 1e-6 if "addition_embed_type" in settings else 1e-12
+    assert max(figures.values()) < bound
 
 
 def test_other_settings_of_the_same_shapes_are_noticed():

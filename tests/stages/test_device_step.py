@@ -19,9 +19,9 @@ from benchmarks.gpu_parts.tiny_trainers import LOSS, tiny_trainer
 from conditioning.clip import Clip
 from stages.autoencoder import AutoencoderTrainer
 from stages.clip import ClipTrainer
-from training.muon import Muon
 from training.optimizer import OptimizerStep
 from training.weights.ema import EMA
+from training.weights.muon import Muon
 
 CASES = [("clip", 1), ("vae", 0), ("vae", 6), ("vae", 12), ("ldm", 1)]  # a step of each phase
 LAST_PHASES = [("clip", 1), ("vae", 12), ("ldm", 1)]

@@ -8,8 +8,8 @@ from torch import nn
 
 from ldm.unet import UNet, UNetConfig
 from tests.helpers.peer_settings import SMALL_UNET
-from training.muon import Muon, orthogonal
 from training.optimizer import OptimizerStep
+from training.weights.muon import Muon, orthogonal
 
 SHAPES = [(6, 40), (40, 6), (12, 12), (16, 30)]
 
