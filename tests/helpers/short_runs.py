@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from training.checkpoint import saved_states
+
 COMMON = ("--preset", "tiny-32", "--steps", "3", "--batch-size", "8", "--warmup", "1")
 COMMON += ("--held-out", "0.2", "--log-every", "1", "--precision", "fp32", "--device", "cpu")
 ADVERSARY = ("--reconstruction", "l2", "--perceptual", "none", "--adversarial-weight", "0.5")
@@ -63,6 +65,12 @@ def demo(root: Path, out: Path) -> None:
     clip(root, out)
     vae(root, out)
     ldm(root, out, out)
+
+
+def state(run: Path) -> dict[str, bytes]:
+    """Return the files of tensors in the newest saved state of a run."""
+    newest = saved_states(run / "state")[-1]
+    return {path.name: path.read_bytes() for path in sorted(newest.rglob("*.safetensors"))}
 
 
 def numbers(run: Path) -> list[dict]:

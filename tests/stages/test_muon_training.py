@@ -4,15 +4,9 @@ import pytest
 
 import train_ldm
 from tests.helpers.bad_calls import TRAINERS, command, refusal
-from tests.helpers.short_runs import killed_in_step, numbers
-from training.checkpoint import saved_states
+from tests.helpers.short_runs import killed_in_step, numbers, state
 
 MUON = ("--optimizer", "muon")
-
-
-def state(run) -> dict[str, bytes]:
-    newest = saved_states(run / "state")[-1]
-    return {path.name: path.read_bytes() for path in sorted(newest.rglob("*.safetensors"))}
 
 
 def test_it_resumes_exactly_and_is_another_training(world, tmp_path):

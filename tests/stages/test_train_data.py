@@ -10,8 +10,7 @@ import train_vae
 from tests.helpers.bad_calls import TRAINERS, command, refusal
 from tests.helpers.images import picture, write_metadata
 from tests.helpers.shards import make_shards
-from tests.helpers.short_runs import killed_in_step
-from training.checkpoint import saved_states
+from tests.helpers.short_runs import killed_in_step, state
 
 ASPECT = ("--max-aspect", "2", "--held-out", "0.2")
 
@@ -24,11 +23,6 @@ def of_three_shapes(root, count: int = 24):
         rows.append({"file_name": f"{k:03d}.png", "text": f"picture number {k}"})
     write_metadata(root, rows)
     return root
-
-
-def state(run) -> dict[str, bytes]:
-    newest = saved_states(run / "state")[-1]
-    return {path.name: path.read_bytes() for path in sorted(newest.rglob("*.safetensors"))}
 
 
 def run(script, world, out, *flags) -> None:
