@@ -168,6 +168,15 @@ class Autoencoder(nn.Module):
         """How many times smaller than the images each side of the latents is."""
         return 2 ** (len(self.config.block_out_channels) - 1)
 
+    def matrices(self) -> list[nn.Parameter]:
+        """List the convolutions and linear layers inside the blocks, for Muon."""
+        outer = "conv_in", "conv_out", "quant_conv"
+        return [
+            weight
+            for name, weight in self.named_parameters()
+            if weight.ndim > 1 and not any(part in name for part in outer)
+        ]
+
     @property
     def dtype(self) -> torch.dtype:
         """Data type of the weights."""

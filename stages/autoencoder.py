@@ -40,6 +40,7 @@ from training.run import Run
 from training.watchdog import report_progress
 from training.weights.best import Criterion
 from training.weights.ema import EMA
+from training.weights.muon import Muon
 from training.weights.posthoc_ema import track_averages
 
 BEST = Criterion(metric="psnr", words="held-out PSNR in dB", higher_is_better=True)
@@ -76,6 +77,7 @@ def build_networks(config: AutoencoderTrainingConfig, device: torch.device) -> A
         precision=Precision(device, config.precision),
         parallel=distributed.data_parallel,
         pretrained=not (config.dry_run or config.find_batch_size),
+        matrix_optimizer=Muon if config.optimizer == "muon" else None,
     )
 
 
@@ -255,8 +257,11 @@ class AutoencoderTrainer:
         )
         report_progress("updating weights")
         metrics = collectives.mean_metrics(metrics)
-        rates = {"optimizer": learning_rate}
-        rates["adversary"] = learning_rate * self.config.discriminator_rate
+        rates = {
+            "optimizer": learning_rate,
+            "matrices": learning_rate * self.config.matrix_rate,
+            "adversary": learning_rate * self.config.discriminator_rate,
+        }
         metrics |= self.optimizer_step(metrics, rates)
         self.ema.move(self.autoencoder, average_rate, metrics["step_applied"])
         return metrics

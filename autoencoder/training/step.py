@@ -6,6 +6,7 @@ from functools import reduce
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from autoencoder.model import Autoencoder
 from autoencoder.posterior import Posterior
@@ -21,6 +22,8 @@ from autoencoder.training.loss import (
 )
 from foundation.collectives import mean as mean_over_ranks
 from foundation.shapes import Images, Latents, Scalar
+
+MatrixOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 
 
 def identity(module: nn.Module) -> nn.Module:
@@ -39,6 +42,7 @@ def prepare_training(
     precision: Precision,
     parallel: Callable[[nn.Module], nn.Module] = identity,
     pretrained: bool = True,
+    matrix_optimizer: MatrixOptimizer | None = None,
 ) -> "AutoencoderTraining":
     """Make everything that trains an autoencoder, on the device.
 
@@ -49,6 +53,7 @@ def prepare_training(
         parallel: wraps a module so that its gradients are averaged over the processes, such as
             DistributedDataParallel.
         pretrained: False leaves LPIPS with random weights, to measure memory and time alone.
+        matrix_optimizer: as in `AutoencoderTraining`.
 
     Raises:
         UserError: something is missing or does not fit, such as LPIPS weights or the size.
@@ -65,7 +70,9 @@ def prepare_training(
         discriminator_network = Discriminator(discriminator).to(device)
     losses = AutoencoderLoss(loss, steps, perceptual, precision).to(device)
     autoencoder = autoencoder.to(device).train()
-    return AutoencoderTraining(autoencoder, discriminator_network, losses, precision, parallel)
+    return AutoencoderTraining(
+        autoencoder, discriminator_network, losses, precision, parallel, matrix_optimizer
+    )
 
 
 class AutoencoderTraining:
@@ -77,6 +84,8 @@ class AutoencoderTraining:
         discriminator: None if the loss gives it no weight.
         precision: a context such as torch.autocast for the autoencoder.
         parallel: wraps a module so that its gradients are averaged over the processes.
+        matrix_optimizer: makes the optimizer of the autoencoder's matrices, such as Muon; None
+            leaves them to Adam.
     """
 
     def __init__(
@@ -86,12 +95,18 @@ class AutoencoderTraining:
         loss: AutoencoderLoss,
         precision: Precision | None = None,
         parallel: Callable[[nn.Module], nn.Module] = identity,
+        matrix_optimizer: MatrixOptimizer | None = None,
     ):
         self.autoencoder, self.discriminator, self.loss = autoencoder, discriminator, loss
         self.precision: Precision = precision or nullcontext()
-        learned = [*autoencoder.parameters(), *loss.parameters()]
+        matrices = [] if matrix_optimizer is None else autoencoder.matrices()
+        chosen = {id(weight) for weight in matrices}
+        rest = [weight for weight in autoencoder.parameters() if id(weight) not in chosen]
         self.networks: dict[str, nn.Module] = {"autoencoder": autoencoder, "loss": loss}
-        self.optimizers = {"optimizer": adam(learned, betas=(0.9, 0.99))}
+        learned = [*rest, *loss.parameters()]
+        self.optimizers: dict[str, Optimizer] = {"optimizer": adam(learned, betas=(0.9, 0.99))}
+        if matrix_optimizer is not None:
+            self.optimizers["matrices"] = matrix_optimizer(matrices)
         # These are called where gradients are needed; the modules inside them hold the weights.
         self.parallel_autoencoder = parallel(autoencoder)
         self.parallel_discriminator: nn.Module | None = None

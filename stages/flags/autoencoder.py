@@ -25,7 +25,7 @@ class AutoencoderTrainingConfig(EMATrainingConfig, DataTrainingConfig):
                 *("channels", "value_range", "layout"),
             ),
             "model": ("factor", "latent_channels", "init_from", "freeze"),
-            "training": ("clip_norm", "statistics_images"),
+            "training": ("optimizer", "matrix_rate", "clip_norm", "statistics_images"),
             "loss": ("loss",),
             "discriminator": ("discriminator_rate", "discriminator_width", "discriminator_layers"),
             "output": ("best_by",),
@@ -33,6 +33,7 @@ class AutoencoderTrainingConfig(EMATrainingConfig, DataTrainingConfig):
     )
 
     NEEDS: ClassVar[Needs] = (
+        needs("matrix_rate", optimizer=("muon",)),
         needs("perceptual_weight", perceptual=("vgg", "alex", "squeeze")),
         needs(
             *("adaptive", "discriminator_start", "adversarial_start", "adversarial_ramp"),
@@ -53,6 +54,9 @@ class AutoencoderTrainingConfig(EMATrainingConfig, DataTrainingConfig):
     # pixel values that become -1 and 1, as in 0 4095; left out: the whole range of 8 or 16 bits
     value_range: tuple[float, float] | None = None
     layout: Layout = "auto"  # of .npy files with three axes; auto: by the number of channels
+    # muon: it moves the matrices inside the blocks, Adam the rest; each image teaches more
+    optimizer: Literal["adam", "muon"] = "adam"
+    matrix_rate: Positive[float] = 3.0  # learning rate of Muon, in multiples of the other
     clip_norm: Positive[float] = 1.0  # gradients are scaled down to this norm
     loss: LossConfig = field(default_factory=LossConfig)
     discriminator_rate: Positive[float] = 1.0  # its learning rate, as a multiple of the other
@@ -87,13 +91,14 @@ PRESETS = {
     },
     "demo": {
         "size": 48,
-        "steps": 1500,
+        "steps": 1000,
         "batch_size": 8,  # in the same time 2 dB better than 16, on CPUs without bf16
-        "learning_rate": 3e-3,
+        "optimizer": "muon",
+        "learning_rate": 6e-3,
         "cooldown": 1.0,
-        "ema_halflife": 240,
-        "evaluate_every": 375,
-        "save_every": 375,
+        "ema_halflife": 160,
+        "evaluate_every": 250,
+        "save_every": 250,
         "loss": OFFLINE,
     },
     "small-64": {

@@ -27,6 +27,7 @@ train_vae   --images-per-second 3        --dry-run
 train_vae   --averages-half              --averages-every 100
 train_vae   --perceptual-weight 0.5      --perceptual alex
 train_vae   --adaptive                   --adversarial-weight 0.5
+train_vae   --matrix-rate 8              --optimizer muon
 train_vae   --discriminator-start 100    --adversarial-weight 0.5
 train_vae   --adversarial-start 0.5      --adversarial-weight 0.5
 train_vae   --adversarial-ramp 9         --adversarial-weight 0.5

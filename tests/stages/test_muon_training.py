@@ -1,27 +1,31 @@
-"""Trainings of stage 2 in which Muon moves the matrices."""
+"""Trainings of both stages in which Muon moves the matrices."""
 
 import pytest
+import torch
 
 import train_ldm
+import train_vae
+from autoencoder import Autoencoder
 from tests.helpers.bad_calls import TRAINERS, command, refusal
 from tests.helpers.short_runs import killed_in_step, numbers, state
 
 MUON = ("--optimizer", "muon")
 
 
-def test_it_resumes_exactly_and_is_another_training(world, tmp_path):
+@pytest.mark.parametrize("program", [train_vae, train_ldm])
+def test_it_resumes_exactly_and_is_another_training(world, tmp_path, program):
     def run(out, *flags) -> None:
-        train_ldm.main(command(train_ldm, world, tmp_path / out, *flags))
+        program.main(command(program, world, tmp_path / out, *flags))
 
     flags = ("--steps", 4, "--save-every", 2, "--log-every", 1)
     run("straight", *MUON, *flags)
-    with killed_in_step(TRAINERS[train_ldm], 3):
+    with killed_in_step(TRAINERS[program], 3):
         run("parts", *MUON, *flags)
     run("parts", *MUON, *flags)
     assert state(tmp_path / "straight") == state(tmp_path / "parts")
-    run("adamw", *flags)
-    assert state(tmp_path / "straight") != state(tmp_path / "adamw")
-    lines = [line for line in numbers(tmp_path / "straight") if "loss" in line]
+    run("adam", *flags)
+    assert state(tmp_path / "straight") != state(tmp_path / "adam")
+    lines = [line for line in numbers(tmp_path / "straight") if "gradient_norm" in line]
     assert lines[-1]["matrices_gradient_norm"] > 0
 
 
@@ -37,3 +41,16 @@ def test_a_lora_is_trained_by_adamw(world, tmp_path, optimizer):
     run = tmp_path / optimizer
     train_ldm.main(command(train_ldm, world, run, *lora, "--optimizer", optimizer))
     assert not any("matrices_gradient_norm" in line for line in numbers(run))
+
+
+def test_the_encoder_stays_frozen(world, tmp_path):
+    frozen = ("--init-from", world / "vae", "--freeze", "encoder", "--steps", 2)
+    train_vae.main(command(train_vae, world, tmp_path / "run", *MUON, *frozen))
+    before, after = (Autoencoder.load(path) for path in (world / "vae", tmp_path / "run"))
+    for name, weight in before.encoder.named_parameters():
+        assert torch.equal(weight, after.encoder.get_parameter(name))
+    moved = [
+        not torch.equal(weight, after.decoder.get_parameter(name))
+        for name, weight in before.decoder.named_parameters()
+    ]
+    assert all(moved)
