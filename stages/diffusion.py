@@ -15,6 +15,7 @@ from dataset.order import BucketOrder
 from foundation import collectives
 from foundation.errors import UserError
 from foundation.hashing import generators
+from foundation.parameters import all_but
 from foundation.shapes import Latents, Scalar, Timesteps
 from ldm import TextToImage
 from ldm.denoiser import Conditioning, Denoiser
@@ -140,8 +141,7 @@ class DiffusionTrainer:
         """Return the optimizers of the weights that learn, with clipping and loss scaling."""
         uses_muon = self.config.optimizer == "muon" and self.config.lora is None
         matrices = self.unet.matrices() if uses_muon else []
-        chosen = {id(weight) for weight in matrices}
-        rest = [weight for weight in self.unet.parameters() if id(weight) not in chosen]
+        rest = all_but(matrices, self.unet)
         decay = self.config.weight_decay
         optimizers: dict[str, Optimizer] = {
             "optimizer": torch.optim.AdamW(rest, betas=(0.9, 0.99), weight_decay=decay, fused=True)

@@ -21,6 +21,7 @@ from autoencoder.training.loss import (
     adaptive_weight,
 )
 from foundation.collectives import mean as mean_over_ranks
+from foundation.parameters import all_but
 from foundation.shapes import Images, Latents, Scalar
 
 MatrixOptimizer = Callable[[list[nn.Parameter]], Optimizer]
@@ -100,10 +101,8 @@ class AutoencoderTraining:
         self.autoencoder, self.discriminator, self.loss = autoencoder, discriminator, loss
         self.precision: Precision = precision or nullcontext()
         matrices = [] if matrix_optimizer is None else autoencoder.matrices()
-        chosen = {id(weight) for weight in matrices}
-        rest = [weight for weight in autoencoder.parameters() if id(weight) not in chosen]
         self.networks: dict[str, nn.Module] = {"autoencoder": autoencoder, "loss": loss}
-        learned = [*rest, *loss.parameters()]
+        learned = [*all_but(matrices, autoencoder), *loss.parameters()]
         self.optimizers: dict[str, Optimizer] = {"optimizer": adam(learned, betas=(0.9, 0.99))}
         if matrix_optimizer is not None:
             self.optimizers["matrices"] = matrix_optimizer(matrices)
