@@ -13,6 +13,7 @@ from commands.flags.evaluate import (
 )
 from conditioning.clip import Clip
 from dataset.images.pixel_format import recorded_format
+from evaluation.attributes import Attribute
 from evaluation.feature_spaces.choice import choose_spaces
 from foundation import collectives
 from foundation.errors import UserError, one_line
@@ -146,10 +147,11 @@ def evaluate_model(config: ModelConfig) -> None:
             "model, or --features, networks that compare samples with images. docs/evaluation.md "
             "says which there are."
         )
+    attribute = Attribute(config.attribute_words) if config.attribute_words else None
     out = report_folder(config.out, "model", config.model)
     drawing = Drawing(sampling, config.samples, config.batch_size)
     measured = ModelMeasurement(
-        pipeline, judge, config.model, config, drawing, chosen, out, classifier
+        pipeline, judge, config.model, config, drawing, chosen, out, classifier, attribute
     )
     languages = None
     if config.language_samples is not None:

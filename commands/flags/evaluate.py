@@ -98,7 +98,7 @@ class ModelConfig(MeasuredCaptions):
         "sampling": ("samples", "steps", "guidance_scale", "sampler", "clip_range", "seed"),
         "languages": ("language_samples",),
         "sweeps": ("sweep_guidance", "sweep_steps", "sweep_samplers", "sweep_samples"),
-        "measurement": ("features", "classifier"),
+        "measurement": ("features", "classifier", "attribute_words"),
         "output": ("out", "open"),
         "machine": ("batch_size", "device"),
     }
@@ -107,6 +107,7 @@ class ModelConfig(MeasuredCaptions):
         needs("held_out", split=False, held_out_split=True),
         needs("held_out_split", split=True),
         needs("language_samples", judge=True),
+        needs("attribute_words", judge=True),
         needs("sweep_samples", sweep_guidance=True, sweep_steps=True, sweep_samplers=True),
     )
 
@@ -130,6 +131,9 @@ class ModelConfig(MeasuredCaptions):
     # TorchScript network that tells which caption an image has, and a JSON file that names them,
     # both as benchmarks/caption_classifier.py writes them
     classifier: Path | None = None
+    # words of which captions name one, such as styles or colors; the judge says how often the
+    # picture shows the right one
+    attribute_words: tuple[str, ...] = ()
     out: Path | None = None  # folder of the report; left out: runs/evaluation/model-MODEL
     open: bool = False  # show the page when it is ready
     batch_size: Positive[int] = 16  # images that a network sees at once

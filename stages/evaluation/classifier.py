@@ -119,11 +119,11 @@ def class_accuracy(
     return estimates, table
 
 
-def class_section(rows: list[dict[str, Any]]) -> str:
+def class_section(title: str, rows: list[dict[str, Any]]) -> str:
     """Return HTML with the accuracy by class."""
     head = list(rows[0])
     cells = [
         [f"{row[name]:.3f}" if isinstance(row[name], float) else str(row[name]) for name in head]
         for row in rows
     ]
-    return f"<h2>Class accuracy</h2>{number_table(head, cells)}"
+    return f"<h2>{title}</h2>{number_table(head, cells)}"

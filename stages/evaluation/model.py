@@ -22,6 +22,7 @@ from dataset.images.transform import (
 )
 from dataset.loader import read_pixels
 from dataset.table import PairList
+from evaluation.attributes import Attribute
 from evaluation.copying import Neighbors, copying_score, copying_verdict, nearest
 from evaluation.distances import all_distances, check_self_test, inception_score
 from evaluation.estimates import Estimate, mean_estimate
@@ -29,7 +30,7 @@ from evaluation.feature_spaces.choice import ChosenSpaces
 from evaluation.feature_spaces.fidelity import INCEPTION
 from evaluation.feature_spaces.space import FeatureSpace
 from evaluation.reconstruction import psnr
-from foundation.errors import UserError
+from foundation.errors import UserError, listed, shown
 from foundation.hashing import generator, tensors_sha256
 from interop.model_card import as_mapping
 from ldm import TextToImage
@@ -38,6 +39,7 @@ from ldm.pipeline.io import read_model_provenance
 from ldm.pipeline.sampling import Sampling
 from stages.evaluation.blocks import Blocks, Rows, identity_hash
 from stages.evaluation.classifier import (
+    NO_CLASS,
     Classifier,
     class_accuracy,
     stored_logits,
@@ -88,6 +90,7 @@ class ModelMeasurement:
         chosen: ChosenSpaces,
         out: Path,
         classifier: Classifier | None = None,
+        attribute: Attribute | None = None,
     ):
         """Read the data folder and choose captions.
 
@@ -97,6 +100,10 @@ class ModelMeasurement:
             model: where the model lies, for its provenance and its name.
             out: folder of the report.
             classifier: its space is one of `chosen`.
+            attribute: what the judge is asked about each picture, besides its caption.
+
+        Raises:
+            UserError: no caption has the attribute, or it cannot be measured with these images.
         """
         self.pipeline, self.judge, self.model, self.drawing = pipeline, judge, model, drawing
         self.out = out
@@ -124,6 +131,9 @@ class ModelMeasurement:
         self.unseen = self.samples_of(unseen, drawing.sampling)
         if self.classifier is not None:
             self.labels = self.classifier.labels(self.samples.captions)
+        self.attribute = attribute
+        if attribute is not None:
+            check_attribute(attribute, self.samples.captions)
         self.training = training_images(config, prompts, order)
         self.kept = ChosenImages(kept_images(config, self.held_out) or self.images.pairs, "", 0)
         self.numbers = self.blocks("numbers", len(self.samples))
@@ -290,6 +300,8 @@ class ModelMeasurement:
         if self.classifier is not None:
             for name, accuracy in self.class_accuracy[0].items():
                 others.get(name, own)["class_accuracy"] = accuracy
+        for name, accuracy in self.attribute_accuracy[0].items():
+            others.get(name, own)["attribute_accuracy"] = accuracy
         if not self.looks_for_copies:
             self.missing["copying score"] = why_no_copies(self.spaces, self.training.pairs)
         own["reconstruction_psnr"] = mean_estimate(self.reconstructions.rows("psnr"), "higher")
@@ -311,6 +323,34 @@ class ModelMeasurement:
             REAL: stored_logits(self.reference_blocks[name], f"reference/{name}"),
         }
         return class_accuracy(logits, self.labels, self.classifier.captions)
+
+    @cached_property
+    def attribute_accuracy(self) -> tuple[dict[str, Estimate], list[dict[str, Any]]]:
+        """Return the share of images that show the right word, and a table of the samples."""
+        if self.attribute is None or self.judge is None:
+            return {}, []
+        trained = MeasuredSamples(self.samples, self.numbers), ("samples", CEILING, REAL)
+        unseen = MeasuredSamples(self.unseen, self.unseen_numbers), (UNSEEN, UNSEEN_REAL)
+        keys = {"samples": "samples", UNSEEN: "samples", CEILING: "ceiling"}
+        estimates: dict[str, Estimate] = {}
+        table: list[dict[str, Any]] = []
+        for measured, sets in (trained, unseen):
+            captions = measured.samples.captions
+            labels = self.attribute.labels(captions, NO_CLASS)
+            if bool((labels == NO_CLASS).all()):
+                continue
+            scores = {
+                name: self.attribute.scores(
+                    measured.numbers.rows(f"judge/{keys.get(name, 'real')}"),
+                    captions,
+                    self.judge.encode_texts,
+                )
+                for name in sets
+            }
+            found, rows = class_accuracy(scores, labels, self.attribute.words)
+            estimates |= found
+            table = table or rows
+        return estimates, table
 
     def loss_table(self) -> list[dict[str, float]]:
         """Return the loss on held-out images by timestep; nothing if it cannot be computed."""
@@ -373,6 +413,16 @@ class ModelMeasurement:
             for k, one in zip(order, shown, strict=True)
         ]
         return image_grid(torch.cat(pairs), columns=8)
+
+
+def check_attribute(attribute: Attribute, captions: Sequence[str]) -> None:
+    """Refuse an attribute that no caption has."""
+    if bool((attribute.labels(captions, NO_CLASS) == NO_CLASS).all()):
+        words = [shown(word) for word in attribute.words]
+        raise UserError(
+            f"attribute_words {listed(words)}: none of the captions names one of these words, and "
+            f"no other of them. A caption is {shown(captions[0])}."
+        )
 
 
 def inception_score_key(space: FeatureSpace) -> str:

@@ -40,6 +40,8 @@ def report_model(
     tables = {"validation loss by timestep": losses} if losses else {}
     if measured.classifier is not None:
         tables["class accuracy"] = measured.class_accuracy[1]
+    if attribute_rows := measured.attribute_accuracy[1]:
+        tables["attribute accuracy"] = attribute_rows
     language_sections: list[str] = []
     if languages is not None:
         tables[languages.TITLE], language_sections = report_languages(languages)
@@ -58,7 +60,9 @@ def report_model(
     )
     sections = [sample_section(measured.samples, "Samples")]
     if measured.classifier is not None:
-        sections.append(class_section(tables["class accuracy"]))
+        sections.append(class_section("Class accuracy", tables["class accuracy"]))
+    if attribute_rows:
+        sections.append(class_section("Attribute accuracy", attribute_rows))
     if len(measured.unseen):
         sections.append(sample_section(measured.unseen, "Samples of held-out captions"))
     if measured.looks_for_copies:

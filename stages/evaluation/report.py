@@ -35,6 +35,7 @@ NAMES = {  # metric -> how tables name it; the arrow says which values are bette
     "inception_score": "Inception Score",
     "copying_score": "copying score",
     "class_accuracy": "class accuracy",
+    "attribute_accuracy": "attribute accuracy",
 }
 LIBRARIES = ("torch-fidelity", "torchmetrics", "open_clip_torch", "lpips", "numpy", "pillow")
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}

@@ -60,6 +60,7 @@ sample      --video mp4                  --interpolate 3
 sample      --fps 24                     --interpolate 3
 evaluate    --held-out-split test        --split train
 evaluate    --language-samples 9         --judge j
+evaluate    --attribute-words a b        --judge j
 evaluate    --sweep-samples 9            --sweep-guidance 1 2
 """
 # Program, what does nothing, and what takes the meaning away.

@@ -142,3 +142,24 @@ def test_the_loss_by_timestep_is_that_of_training():
     ]
     target = denoiser.target(latents, torch.stack(noise), t)
     torch.testing.assert_close(rows["loss of zero"][:, k], target.square().mean(dim=(1, 2, 3)))
+
+
+def test_the_right_one_of_a_few_words_is_counted(world, tmp_path):
+    lines = (world / "data" / "metadata.jsonl").read_text().splitlines()
+    first, *others = sorted({json.loads(line)["text"] for line in lines})
+    words = ["model", world / "ldm", "--data", world / "data", "--judge", world / "clip"]
+    words += ["--samples", 12, "--steps", 1, "--device", "cpu", "--held-out", 0]
+    chosen = ["--attribute-words", first, others[0]]
+    evaluate.main([str(word) for word in [*words, "--out", tmp_path / "out", *chosen]])
+    content = json.loads((tmp_path / "out" / JSON_FILE).read_text())
+    for values in (content["metrics"], *content["baselines"].values()):
+        if "recall@1" in values:
+            assert 0 <= values["attribute_accuracy"]["value"] <= 1
+    rows = content["tables"]["attribute accuracy"]
+    assert {row["caption"] for row in rows} <= {first, others[0]}
+    assert sum(row["images"] for row in rows) < 12  # captions without these words are left out
+    assert "Attribute accuracy" in (tmp_path / "out" / HTML_FILE).read_text()
+    with pytest.raises(UserError, match=r"attribute_words .*none of the captions"):
+        unknown = ["--out", tmp_path / "none", "--attribute-words", "zebra", "yak"]
+        evaluate.main([str(word) for word in [*words, *unknown]])
+    assert not (tmp_path / "none").exists()
