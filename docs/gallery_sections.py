@@ -106,6 +106,13 @@ class Gallery:
             found["walk-styles"] = [in_style(thing, style) for style in ways]
         return found
 
+    def words_in_styles(self) -> Mapping[str, Sequence[str]]:
+        """Return the captions of the single words in each style, by the name of their file."""
+        names = self.words.read_text(encoding="utf-8").splitlines()
+        return {
+            f"words-{style}": [in_style(name, style) for name in names] for style in self.styles
+        }
+
     def names_of_things(self, language: str) -> list[str]:
         """Return the names of all things in a language.
 
@@ -171,6 +178,22 @@ def large(gallery: Gallery) -> Parts:
 def words(gallery: Gallery) -> Parts:
     file = gallery.words.as_posix()
     finish = partial(join_captioned, columns=COLUMNS)
+    if gallery.styles:
+        return [
+            "## Single words",
+            f"The words are the lines of `{file}`: every sixth of the 296 names of one word that "
+            "the training has in all four styles, in the order of the alphabet. Few of these "
+            "things look like others in the data, so they are the hardest part of it.",
+            *(
+                Sheet(
+                    f"words-{style}.png",
+                    f"A picture for each word, {style} style",
+                    [gallery.call(prompts=gallery.path(f"words-{style}.txt"))],
+                    finish,
+                )
+                for style in gallery.styles
+            ),
+        ]
     return [
         "## Single words",
         f"The prompts are the lines of `{file}`: every eleventh of the 508 names of one word in "

@@ -114,7 +114,7 @@ def page_text(gallery: Gallery, command: str) -> str:
 
 
 def write_inputs(gallery: Gallery, session: GenerationSession) -> None:
-    """Write the files that calls read: pictures, masks and the prompts of walks."""
+    """Write the files that calls read: pictures, masks, single words and the prompts of walks."""
     for name, prompt in GIVEN.items():
         with tempfile.TemporaryDirectory() as temporary:
             [drawn] = numbered(gallery.call(prompt).draw(session, Path(temporary, name)))
@@ -123,6 +123,8 @@ def write_inputs(gallery: Gallery, session: GenerationSession) -> None:
         mask = Image.new("L", (gallery.size, gallery.size))
         mask.paste(255, tuple(round(gallery.size * side) for side in box))
         mask.save(gallery.folder / f"{name}.png")
+    for name, prompts in gallery.words_in_styles().items():
+        write_text(gallery.folder / f"{name}.txt", "".join(f"{prompt}\n" for prompt in prompts))
     for name, prompts in gallery.walks().items():
         lines = [json.dumps({"prompt": prompt, "seed": 0}) + "\n" for prompt in prompts]
         write_text(gallery.folder / f"{name}.jsonl", "".join(lines))
