@@ -181,9 +181,8 @@ def words(gallery: Gallery) -> Parts:
     if gallery.styles:
         return [
             "## Single words",
-            f"The words are the lines of `{file}`: every sixth of the 296 names of one word that "
-            "the training has in all four styles, in the order of the alphabet. Few of these "
-            "things look like others in the data, so they are the hardest part of it.",
+            f"The words are the lines of `{file}`, each in every style. Few of these things look "
+            "like others in the data, so they are the hardest part of it.",
             *(
                 Sheet(
                     f"words-{style}.png",

@@ -43,7 +43,7 @@ class Attribute:
         return self.numbers[found[0].casefold()] if len(found) == 1 else None
 
     def variants(self, caption: str) -> list[str]:
-        """Return a caption that has the attribute with each of the words in turn."""
+        """Return a caption with each of the words in turn in place of the one that it names."""
         return [self.pattern.sub(lambda _, word=word: word, caption) for word in self.words]
 
     def labels(self, captions: Sequence[str], without: int) -> Int[Tensor, " n"]:
@@ -51,25 +51,25 @@ class Attribute:
         found = [self.label(caption) for caption in captions]
         return torch.tensor([without if one is None else one for one in found], dtype=torch.long)
 
-    def scores(
-        self,
-        images: Float[Tensor, "n d"],
-        captions: Sequence[str],
-        encode_texts: Callable[[list[str]], Tensor],
-    ) -> Float[Tensor, "n words"]:
-        """Return how well each image fits its caption with each of the words in turn.
+    def encode_variants(
+        self, captions: Sequence[str], encode_texts: Callable[[list[str]], Tensor]
+    ) -> Float[Tensor, "n words d"]:
+        """Return the vectors of each caption with each of the words in turn.
 
-        Args:
-            images: unit vectors of a CLIP, image k that of caption k.
-            encode_texts: texts to unit vectors (m, d) of the same CLIP.
+        encode_texts: texts to unit vectors (m, d) of a CLIP.
 
-        Rows of captions without the attribute are 0.
+        Those of a caption without the attribute mean nothing.
         """
-        scores = torch.zeros(len(captions), len(self.words))
-        having = [k for k, caption in enumerate(captions) if self.label(caption) is not None]
-        for start in range(0, len(having), CHUNK):
-            some = having[start : start + CHUNK]
-            variants = [text for k in some for text in self.variants(captions[k])]
-            texts = encode_texts(variants).reshape(len(some), len(self.words), -1)
-            scores[some] = torch.einsum("nd,nwd->nw", images[some].float(), texts.float().cpu())
-        return scores
+        parts: list[Tensor] = []
+        for start in range(0, len(captions), CHUNK):
+            some = captions[start : start + CHUNK]
+            variants = [text for caption in some for text in self.variants(caption)]
+            parts.append(encode_texts(variants).unflatten(0, (len(some), len(self.words))).cpu())
+        return torch.cat(parts)
+
+
+def fit(
+    images: Float[Tensor, "n d"], variants: Float[Tensor, "n words d"]
+) -> Float[Tensor, "n words"]:
+    """Return how well each image fits each variant of its own caption: cosines of one CLIP."""
+    return torch.einsum("nd,nwd->nw", images.float(), variants.float())

@@ -22,7 +22,7 @@ from dataset.images.transform import (
 )
 from dataset.loader import read_pixels
 from dataset.table import PairList
-from evaluation.attributes import Attribute
+from evaluation.attributes import Attribute, fit
 from evaluation.copying import Neighbors, copying_score, copying_verdict, nearest
 from evaluation.distances import all_distances, check_self_test, inception_score
 from evaluation.estimates import Estimate, mean_estimate
@@ -103,7 +103,7 @@ class ModelMeasurement:
             attribute: what the judge is asked about each picture, besides its caption.
 
         Raises:
-            UserError: no caption has the attribute, or it cannot be measured with these images.
+            UserError: no caption has the attribute.
         """
         self.pipeline, self.judge, self.model, self.drawing = pipeline, judge, model, drawing
         self.out = out
@@ -339,12 +339,9 @@ class ModelMeasurement:
             labels = self.attribute.labels(captions, NO_CLASS)
             if bool((labels == NO_CLASS).all()):
                 continue
+            variants = self.attribute.encode_variants(captions, self.judge.encode_texts)
             scores = {
-                name: self.attribute.scores(
-                    measured.numbers.rows(f"judge/{keys.get(name, 'real')}"),
-                    captions,
-                    self.judge.encode_texts,
-                )
+                name: fit(measured.numbers.rows(f"judge/{keys.get(name, 'real')}"), variants)
                 for name in sets
             }
             found, rows = class_accuracy(scores, labels, self.attribute.words)
@@ -420,8 +417,8 @@ def check_attribute(attribute: Attribute, captions: Sequence[str]) -> None:
     if bool((attribute.labels(captions, NO_CLASS) == NO_CLASS).all()):
         words = [shown(word) for word in attribute.words]
         raise UserError(
-            f"attribute_words {listed(words)}: none of the captions names one of these words, and "
-            f"no other of them. A caption is {shown(captions[0])}."
+            f"attribute_words {listed(words)}: none of the captions names exactly one of these "
+            f"words, once. A caption is {shown(captions[0])}."
         )
 
 

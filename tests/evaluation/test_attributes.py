@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from evaluation.attributes import Attribute
+from evaluation.attributes import Attribute, fit
 from foundation.errors import UserError
 
 TONES = ("light", "medium-light", "medium")
@@ -29,13 +29,14 @@ def test_words_with_special_letters_are_taken_literally():
 
 def test_scores_compare_an_image_with_its_own_caption_alone():
     words = ("red", "blue")
-    vectors = {"red ball": [1.0, 0.0], "blue ball": [0.0, 1.0]}
+    vectors = {"red ball": [1.0, 0.0], "blue ball": [0.0, 1.0], "a ball": [0.0, 0.0]}
 
     def encode(texts: list[str]) -> torch.Tensor:
         return torch.tensor([vectors[text] for text in texts])
 
     images = torch.tensor([[0.6, 0.8], [0.0, 1.0], [0.8, 0.6]])
-    scores = Attribute(words).scores(images, ["red ball", "a ball", "blue ball"], encode)
+    variants = Attribute(words).encode_variants(["red ball", "a ball", "blue ball"], encode)
+    scores = fit(images, variants)
     torch.testing.assert_close(scores, torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.8, 0.6]]))
 
 
