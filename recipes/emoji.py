@@ -15,6 +15,9 @@ About a tenth of the combinations of thing and style, and of person and skin ton
 but in test/. A model has seen both parts of each, but never together. A hash of the caption
 decides.
 
+Almost half of the pictures are of persons with one of five skin tones. --skin-tones 0.2 leaves all
+but a fifth of these out of train/, so that a training sees single things more often.
+
 Needs: npm; pip install resvg-py emoji
 """
 
@@ -87,6 +90,7 @@ If you pass on the pictures, or what you adapt from them, keep this notice and f
 class Options:
     out: tyro.conf.Positional[Path]  # data folder to write
     size: int = 64  # side of the pictures, in pixels
+    skin_tones: float = 1.0  # share of the pictures with a skin tone that train/ keeps
     packages: Path | None = None  # folder with the .tgz files of the four npm packages
 
 
@@ -123,6 +127,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(Options, argv, __doc__)
     if not 8 <= options.size <= 4096:
         raise UserError(f"--size {options.size} must be 8 to 4096 pixels.")
+    if not 0 <= options.skin_tones <= 1:
+        raise UserError(f"--skin-tones {options.skin_tones} must be a share, from 0 to 1.")
     check_packages()
     names = load_names(LANGUAGES)
     made = {
@@ -130,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "size": options.size,
         "packages": {name: version for name, version in PACKAGES.values()},
         "threshold": THRESHOLD,
+        "skin_tones": options.skin_tones,
     }
     if made.items() <= read_json(options.out / MARK, default={}).items():
         print(f"{options.out} is there already, complete; nothing to do.")
@@ -147,11 +154,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         ]
         pictures = render_all(styles, folder / "rendered", options.size)
         held_out = choose_held_out(pictures)
-        counts = write_splits(folder, pictures, held_out, names)
+        left_out = choose_left_out(pictures, options.skin_tones)
+        counts = write_splits(folder, pictures, held_out, left_out, names)
         write_notices(folder, styles, options.size)
         write_json(folder / HELD_OUT, describe_held_out(held_out))
         write_json(folder / MARK, made | counts)
-    print(f"{len(pictures)} pictures of {options.size}x{options.size} pixels in 4 styles:")
+    total = sum(counts.values())
+    print(f"{total} pictures of {options.size}x{options.size} pixels in 4 styles:")
     print(f"  {counts['train']} in train/, {counts['test']} in test/ ({HELD_OUT} lists why)")
     print(f"  check them with: python check.py {options.out}/train")
 
@@ -327,6 +336,16 @@ def choose_held_out(pictures: Sequence[Picture]) -> set[tuple[str, str]]:
     return {combination for combination in candidates if place(combination) < THRESHOLD}
 
 
+def choose_left_out(pictures: Sequence[Picture], skin_tones: float) -> set[tuple[str, str]]:
+    """Choose the combinations (style, thing) with a skin tone that exceed this share of them."""
+    return {
+        combination
+        for picture in pictures
+        if picture.thing != without_skin_tone(picture.thing)
+        and place(combination := (picture.style, picture.thing)) >= skin_tones
+    }
+
+
 def describe_held_out(held_out: set[tuple[str, str]]) -> dict[str, list[str]]:
     """Return the captions of the combinations, as held-out.json lists them."""
     return {
@@ -345,14 +364,20 @@ def write_splits(
     folder: Path,
     pictures: Sequence[Picture],
     held_out: set[tuple[str, str]],
+    left_out: set[tuple[str, str]],
     names: Mapping[str, Mapping[str, str]],
 ) -> dict[str, int]:
-    """Move the pictures to train/ and test/, with their captions; return how many are in each."""
+    """Move the pictures to train/ and test/, with their captions; return how many are in each.
+
+    Those that are left out go to neither, but none of test/ is left out.
+    """
     counts = {"train": 0, "test": 0}
     rows: dict[str, list[str]] = {split: [] for split in counts}
     for picture in pictures:
         combinations = {(picture.style, picture.thing), ("", picture.thing)}
         split = "test" if combinations & held_out else "train"
+        if split == "train" and combinations & left_out:
+            continue
         file_name = f"images/{picture.style}/{picture.icon}.png"
         target = folder / split / file_name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -100,6 +100,26 @@ def test_held_out_combinations_are_in_test_alone_and_their_parts_in_train(made):
     assert {texts[1] for texts in test.values()} <= things | set(held_out["person and skin tone"])
 
 
+def test_skin_tones_can_be_rarer_in_train_alone(made, tmp_path, capsys):
+    def toned(split: Path) -> set[str]:
+        return {name for name in by_name(split) if "baker" in name}
+
+    packages = str(made.parent / "packages")
+    for share in ("0", "0.5"):
+        out = tmp_path / share
+        emoji.main([str(out), "--size", "32", "--packages", packages, "--skin-tones", share])
+        assert by_name(out / "test") == by_name(made / "test")
+        all_kept = by_name(out / "train").items() <= by_name(made / "train").items()
+        assert all_kept and toned(out / "train") < toned(made / "train")
+        others = by_name(made / "train").keys() - toned(made / "train")
+        assert others <= by_name(out / "train").keys()
+        assert bool(toned(out / "train")) == (share == "0.5")
+        count = len(by_name(out / "train")) + len(by_name(out / "test"))
+        assert f"{count} pictures" in capsys.readouterr().out
+    with pytest.raises(UserError, match="share, from 0 to 1"):
+        emoji.main([str(tmp_path / "new"), "--skin-tones", "2"])
+
+
 def test_every_style_brings_its_license(made):
     for folder in (made, made / "train", made / "test"):
         for style in emoji.PACKAGES:
