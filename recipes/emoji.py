@@ -9,7 +9,8 @@ Without npm or a network, give a folder that holds the four .tgz files: --packag
 
 Captions: "rocket, noto style", "rocket", and the same in 13 more languages, with the names of
 Unicode CLDR from the PyPI package emoji ("Rakete, noto style"). Each has its language beside it:
-train_ldm.py --caption-languages en,de.
+train_ldm.py --caption-languages en,de. Those that name a style are drawn three times as often as
+"rocket", which belongs to several pictures.
 
 About a tenth of the combinations of thing and style, and of person and skin tone, are not in train/
 but in test/. A model has seen both parts of each, but never together. A hash of the caption
@@ -74,6 +75,7 @@ PACKAGES = {  # style, as captions name it -> (npm package, version)
 FILES = ("icons.json", "chars.json", "info.json")  # that are read from each package
 LARGEST_FILE = 64 * 2**20  # bytes of one of them
 LANGUAGES = ("de", "es", "fr", "it", "pt", "id", "tr", "ru", "fa", "ar", "ja", "ko", "zh")
+WITH_STYLE, WITHOUT_STYLE = 3, 1  # weights of captions: how often they are drawn in training
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 TONE = re.compile(rf"(?P<person>.+?)-(?P<tone>{'|'.join(TONES)})")
 TONE_NUMBER = re.compile(r"(?P<person>.+)-tone(?P<number>[1-5])")
@@ -382,8 +384,13 @@ def write_splits(
         target = folder / split / file_name
         target.parent.mkdir(parents=True, exist_ok=True)
         picture.file.rename(target)
-        languages, texts = zip(*captions(picture, names), strict=True)
-        row = {"file_name": file_name, "text": texts, "caption_languages": languages}
+        languages, texts, weights = zip(*captions(picture, names), strict=True)
+        row = {
+            "file_name": file_name,
+            "text": texts,
+            "caption_languages": languages,
+            "caption_weights": weights,
+        }
         rows[split].append(json.dumps(row, ensure_ascii=False) + "\n")
         counts[split] += 1
     for split, lines in rows.items():
@@ -393,18 +400,21 @@ def write_splits(
     return counts
 
 
-def captions(picture: Picture, names: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yield (language, caption).
+def captions(
+    picture: Picture, names: Mapping[str, Mapping[str, str]]
+) -> Iterator[tuple[str, str, int]]:
+    """Yield (language, caption, weight).
 
     They are "<thing>, <style> style" and "<thing>" in English, then the former in every other
-    language.
+    language. Those without a style belong to up to four pictures, so they teach less and weigh
+    less.
     """
-    yield "en", f"{picture.thing}, {picture.style} style"
-    yield "en", picture.thing
+    yield "en", f"{picture.thing}, {picture.style} style", WITH_STYLE
+    yield "en", picture.thing, WITHOUT_STYLE
     entry = names.get(bare(picture.character or ""), {})
     for language in LANGUAGES:
         if language in entry:
-            yield language, f"{plain_name(entry[language])}, {picture.style} style"
+            yield language, f"{plain_name(entry[language])}, {picture.style} style", WITH_STYLE
 
 
 def write_notices(folder: Path, styles: Sequence[Style], size: int) -> None:

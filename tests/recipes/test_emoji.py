@@ -76,6 +76,8 @@ def test_captions_name_thing_and_style_in_many_languages(made):
     languages = count_languages(read_folder(made / "train").pairs)
     assert languages["en"] == 2 * len(by_name(made / "train")) and languages["ja"]
     assert pairs["fluent/thing-3.png"] == ("thing 3, fluent style", "thing 3")
+    row = json.loads((made / "train" / "metadata.jsonl").read_text("utf-8").splitlines()[0])
+    assert row["caption_weights"] == [3 if "style" in text else 1 for text in row["text"]]
     assert pairs["openmoji/baker-tone5.png"] == pairs["openmoji/baker-dark-skin-tone.png"]
 
 
