@@ -63,6 +63,7 @@ from recipes.drawings import (
     without_skin_tone,
 )
 from training.cli import parse, run_main
+from training.flags import Fraction
 
 MARK = "emoji.json"  # records what was made; a folder that holds it may be replaced
 THRESHOLD = 0.12  # combinations whose hash is below it are candidates: a tenth is held out
@@ -92,7 +93,7 @@ If you pass on the pictures, or what you adapt from them, keep this notice and f
 class Options:
     out: tyro.conf.Positional[Path]  # data folder to write
     size: int = 64  # side of the pictures, in pixels
-    skin_tones: float = 1.0  # share of the pictures with a skin tone that train/ keeps
+    skin_tones: Fraction = 1.0  # share of the pictures with a skin tone that train/ keeps
     packages: Path | None = None  # folder with the .tgz files of the four npm packages
 
 
@@ -124,13 +125,19 @@ class Picture:
     character: str | None
     file: Path
 
+    @property
+    def has_skin_tone(self) -> bool:
+        return without_skin_tone(self.thing) != self.thing
+
+    def is_held_out(self, held_out: set[tuple[str, str]]) -> bool:
+        """Return whether one of its combinations is in `held_out`; then it belongs to test/."""
+        return not held_out.isdisjoint({(self.style, self.thing), ("", self.thing)})
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse(Options, argv, __doc__)
     if not 8 <= options.size <= 4096:
         raise UserError(f"--size {options.size} must be 8 to 4096 pixels.")
-    if not 0 <= options.skin_tones <= 1:
-        raise UserError(f"--skin-tones {options.skin_tones} must be a share, from 0 to 1.")
     check_packages()
     names = load_names(LANGUAGES)
     made = {
@@ -156,13 +163,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         ]
         pictures = render_all(styles, folder / "rendered", options.size)
         held_out = choose_held_out(pictures)
-        left_out = choose_left_out(pictures, options.skin_tones)
-        counts = write_splits(folder, pictures, held_out, left_out, names)
+        kept = reduce_skin_tones(pictures, held_out, options.skin_tones)
+        counts = write_splits(folder, kept, held_out, names)
         write_notices(folder, styles, options.size)
         write_json(folder / HELD_OUT, describe_held_out(held_out))
         write_json(folder / MARK, made | counts)
-    total = sum(counts.values())
-    print(f"{total} pictures of {options.size}x{options.size} pixels in 4 styles:")
+    print(f"{len(kept)} pictures of {options.size}x{options.size} pixels in 4 styles:")
     print(f"  {counts['train']} in train/, {counts['test']} in test/ ({HELD_OUT} lists why)")
     print(f"  check them with: python check.py {options.out}/train")
 
@@ -330,22 +336,24 @@ def choose_held_out(pictures: Sequence[Picture]) -> set[tuple[str, str]]:
     """
     groups: defaultdict[tuple[bool, str], set[tuple[str, str]]] = defaultdict(set)
     for picture in pictures:
+        style = "" if picture.has_skin_tone else picture.style
         person = without_skin_tone(picture.thing)
-        toned = person != picture.thing
-        style = "" if toned else picture.style
-        groups[toned, person].add((style, picture.thing))
+        groups[picture.has_skin_tone, person].add((style, picture.thing))
     candidates = [min(group, key=place) for group in groups.values() if len(group) > 1]
     return {combination for combination in candidates if place(combination) < THRESHOLD}
 
 
-def choose_left_out(pictures: Sequence[Picture], skin_tones: float) -> set[tuple[str, str]]:
-    """Choose the combinations (style, thing) with a skin tone that exceed this share of them."""
-    return {
-        combination
+def reduce_skin_tones(
+    pictures: Sequence[Picture], held_out: set[tuple[str, str]], share: float
+) -> list[Picture]:
+    """Keep this share of the pictures with a skin tone, and all others and those held out."""
+    return [
+        picture
         for picture in pictures
-        if picture.thing != without_skin_tone(picture.thing)
-        and place(combination := (picture.style, picture.thing)) >= skin_tones
-    }
+        if not picture.has_skin_tone
+        or picture.is_held_out(held_out)
+        or place((picture.style, picture.thing)) < share
+    ]
 
 
 def describe_held_out(held_out: set[tuple[str, str]]) -> dict[str, list[str]]:
@@ -366,20 +374,13 @@ def write_splits(
     folder: Path,
     pictures: Sequence[Picture],
     held_out: set[tuple[str, str]],
-    left_out: set[tuple[str, str]],
     names: Mapping[str, Mapping[str, str]],
 ) -> dict[str, int]:
-    """Move the pictures to train/ and test/, with their captions; return how many are in each.
-
-    Those that are left out go to neither, but none of test/ is left out.
-    """
+    """Move the pictures to train/ and test/, with their captions; return how many are in each."""
     counts = {"train": 0, "test": 0}
     rows: dict[str, list[str]] = {split: [] for split in counts}
     for picture in pictures:
-        combinations = {(picture.style, picture.thing), ("", picture.thing)}
-        split = "test" if combinations & held_out else "train"
-        if split == "train" and combinations & left_out:
-            continue
+        split = "test" if picture.is_held_out(held_out) else "train"
         file_name = f"images/{picture.style}/{picture.icon}.png"
         target = folder / split / file_name
         target.parent.mkdir(parents=True, exist_ok=True)

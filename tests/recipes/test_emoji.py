@@ -118,7 +118,7 @@ def test_skin_tones_can_be_rarer_in_train_alone(made, tmp_path, capsys):
         assert bool(toned(out / "train")) == (share == "0.5")
         count = len(by_name(out / "train")) + len(by_name(out / "test"))
         assert f"{count} pictures" in capsys.readouterr().out
-    with pytest.raises(UserError, match="share, from 0 to 1"):
+    with pytest.raises(UserError, match=r"--skin-tones is 2\.0; it must be from 0 to 1"):
         emoji.main([str(tmp_path / "new"), "--skin-tones", "2"])
 
 
