@@ -205,7 +205,7 @@ def generate(config: Config, session: GenerationSession, images: Images) -> Path
     else:
         generated, first = generate_images(config, session, images, survey)
         if images.grid is not None:
-            first = write_labelled(config, session, images, generated)
+            first = write_labeled(config, session, images, generated)
         grid = write_grid(config, generated) if len(generated) > 1 and not images.grid else None
         shown = grid or first
     if config.open:
@@ -295,7 +295,7 @@ def write_grid(config: Config, images: Sequence[Image.Image]) -> Path | None:
     return write_as_grid(config, image_grid(pil_to_tensor(enlarge(images, factor)), columns), {})
 
 
-def write_labelled(
+def write_labeled(
     config: Config, session: GenerationSession, images: Images, generated: Sequence[Image.Image]
 ) -> Path:
     """Write the images of a grid over options with its labels and a record; return its path."""

@@ -217,8 +217,8 @@ def styles(gallery: Gallery) -> Parts:
     if not names:
         return [
             heading,
-            "Left out: the program was told of no styles (`--styles`) that the captions of this "
-            "model's training name, as those of `recipes/emoji.py` do.",
+            "Left out: the program got no `--styles`. They are for models whose captions name a "
+            "style, as those of `recipes/emoji.py` do.",
         ]
     prompts = [[in_style(thing, style) for thing in THINGS] for style in names]
     calls = [gallery.call(grid_x=prompt_axis(row)) for row in prompts]
@@ -242,9 +242,8 @@ def languages(gallery: Gallery) -> Parts:
     if not gallery.languages:
         return [
             heading,
-            "Left out: the program was told of no language but English (`--languages`) in which "
-            "captions of this model's training are written. [languages.md](languages.md) is about "
-            "models that know several.",
+            "Left out: the program got no `--languages` besides English. "
+            "[languages.md](languages.md) is about models that know several.",
         ]
     rows = [gallery.names_of_things(code) for code in codes]
     if gallery.styles:  # in which the recipe writes all captions that are not English

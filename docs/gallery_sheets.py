@@ -16,7 +16,7 @@ from foundation.files import atomic_file
 from generation.metadata import read_record
 from generation.session import GenerationSession
 from generation.video import encode_gif
-from generation.xy_grid import GAP, PAPER, labelled_grid
+from generation.xy_grid import GAP, PAPER, labeled_grid
 from training.cli import parse
 
 COLORS = 256  # of a sheet
@@ -116,7 +116,7 @@ def join_captioned(
     rows = []
     for first in range(0, len(shown), columns):
         pictures, captions = zip(*shown[first : first + columns], strict=True)
-        rows.append(labelled_grid(pictures, captions, [""], below=True))
+        rows.append(labeled_grid(pictures, captions, [""], below=True))
     height = sum(row.height for row in rows) + (len(rows) - 1) * GAP
     sheet = Image.new("RGB", (max(row.width for row in rows), height), PAPER)
     top = 0
@@ -135,7 +135,7 @@ def caption_of(file: Path) -> str:
 def join_rows(folders: Sequence[Path], columns: Sequence[str], rows: Sequence[str]) -> bytes:
     """Show the pictures of each call in a row, with labels at both sides."""
     pictures = [load(file) for folder in folders for file in numbered(folder)]
-    return encode_sheet(labelled_grid(pictures, columns, rows))
+    return encode_sheet(labeled_grid(pictures, columns, rows))
 
 
 def take_grid(folders: Sequence[Path]) -> bytes:
@@ -157,7 +157,7 @@ def join_enlarged(folders: Sequence[Path], originals: Sequence[Path]) -> bytes:
             pictures.append(load(original).resize(enlarged.size, filter_))
         pictures.append(enlarged)
     columns = ("repeated pixels", "Lanczos", "the model")
-    return encode_sheet(labelled_grid(pictures, columns, [""] * len(originals)))
+    return encode_sheet(labeled_grid(pictures, columns, [""] * len(originals)))
 
 
 def enlarge_animation(folders: Sequence[Path]) -> bytes:

@@ -218,7 +218,7 @@ class OptionGrid:
         """
         columns = [""] if self.x is None else self.x.labels
         rows = [""] if self.y is None else self.y.labels
-        picture = labelled_grid(pictures, columns, rows, entry.prompt)
+        picture = labeled_grid(pictures, columns, rows, entry.prompt)
         [base] = expand([replace(entry, has_own_seed=True)])
         axes = {name: axis.text for name, axis in self.named_axes().items()}
         return picture, {**session.record(base), **axes}
@@ -260,7 +260,7 @@ def settings_of(options: GenerationOptions) -> dict[str, Any]:
 # The labeled picture.
 
 
-def labelled_grid(
+def labeled_grid(
     pictures: Sequence[Image.Image],
     columns: Sequence[str],
     rows: Sequence[str],

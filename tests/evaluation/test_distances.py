@@ -142,7 +142,7 @@ def test_the_interval_of_a_frechet_distance_shrinks_with_the_images():
     assert widths[0] / widths[1] == pytest.approx(4, rel=0.4)
 
 
-def test_few_images_are_labelled_and_too_few_named():
+def test_few_images_are_labeled_and_too_few_named():
     x = normal(50, 64)
     found, missing = distances.all_distances(x, x[:6], is_clip=True)
     assert next(iter(found)) == "kid" and not missing.keys() - {"coverage"}

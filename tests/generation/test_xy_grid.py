@@ -10,7 +10,7 @@ from generation.prompts import PromptEntry
 from generation.xy_grid import (
     VARIED,
     differences,
-    labelled_grid,
+    labeled_grid,
     parse_axis,
     parse_grid,
     settings_of,
@@ -93,7 +93,7 @@ def test_every_option_that_can_be_typed_is_offered():
     assert not {"count", "init_image", "mask", "weak_model", "times", "outpaint"} & set(VARIED)
 
 
-def test_sides_are_labelled_by_what_differs():
+def test_sides_are_labeled_by_what_differs():
     sides = [
         {"model": model, **settings_of(GenerationOptions(steps=5, guidance_scale=scale))}
         for model, scale in (("a", 1.0), ("b", 4.0))
@@ -107,7 +107,7 @@ def test_sides_are_labelled_by_what_differs():
 def test_small_pictures_are_enlarged_without_blur_and_stand_in_order(mode):
     colors = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0)]
     pictures = [Image.new("RGB", (32, 32), color).convert(mode) for color in colors]
-    whole = labelled_grid(pictures, ["x 1", "x 2"], ["y 1", "y 2"], "a title")
+    whole = labeled_grid(pictures, ["x 1", "x 2"], ["y 1", "y 2"], "a title")
     pixels, places = np.asarray(whole), []
     for picture in pictures:
         color = picture.convert("RGB").getpixel((0, 0))
@@ -121,7 +121,7 @@ def test_small_pictures_are_enlarged_without_blur_and_stand_in_order(mode):
 
 def test_labels_of_columns_can_stand_below():
     picture = Image.new("RGB", (32, 32), (0, 0, 250))
-    sheets = [labelled_grid([picture], ["label"], [""], below=below) for below in (False, True)]
+    sheets = [labeled_grid([picture], ["label"], [""], below=below) for below in (False, True)]
     assert sheets[0].size == sheets[1].size
     for sheet, below in zip(sheets, (False, True), strict=True):
         rows = np.argwhere((np.asarray(sheet) == (0, 0, 250)).all(axis=2))[:, 0]
@@ -131,12 +131,12 @@ def test_labels_of_columns_can_stand_below():
 
 def test_labels_that_are_long_stay_inside():
     pictures = [Image.new("RGB", (48, 64), "red")] * 2
-    usual = labelled_grid(pictures, ["a", "b"], ["c"])
-    long = labelled_grid(pictures, ["word " * 99, "W" * 999], ["\n\x00" + "row " * 99], "t" * 5000)
+    usual = labeled_grid(pictures, ["a", "b"], ["c"])
+    long = labeled_grid(pictures, ["word " * 99, "W" * 999], ["\n\x00" + "row " * 99], "t" * 5000)
     assert long.width > usual.width and long.height < 4 * usual.height
 
 
-def test_sample_py_draws_a_labelled_grid_and_draws_it_again(world, tmp_path, capsys):
+def test_sample_py_draws_a_labeled_grid_and_draws_it_again(world, tmp_path, capsys):
     flags = ("--grid-x", "guidance_scale=1,4", "--grid-y", "steps=1,2", "--seed", 7)
     files = run_sample(world, tmp_path / "out", *flags)
     assert [file.name for file in files] == [*(f"0000{k}.png" for k in range(4)), "grid-0000.png"]

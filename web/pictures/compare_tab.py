@@ -18,7 +18,7 @@ from generation.xy_grid import (
     VARIED,
     OptionGrid,
     differences,
-    labelled_grid,
+    labeled_grid,
     parse_grid,
     settings_of,
 )
@@ -229,13 +229,13 @@ class CompareTab:
         pairs = zip(*(call.pictures for call in calls), strict=True)
         rows = [f"seed {image.seed}" for image in images]
         pictures = [picture for pair in pairs for picture in pair]
-        whole = labelled_grid(pictures, labels, rows, images[0].prompt)
+        whole = labeled_grid(pictures, labels, rows, images[0].prompt)
         records = [call.session.record(call.images[0]) for call in calls]
         shared = {"prompt": images[0].prompt, "seeds": [image.seed for image in images]}
         return whole, {**shared, SIDES: records}
 
     def write(self, picture: Image.Image, record: Mapping[str, Any]) -> Path:
-        """Write a labelled picture into the folder of the pictures, and return its path."""
+        """Write a labeled picture into the folder of the pictures, and return its path."""
         names = FileNames(self.studio.folder, GRID_NAME, [SUFFIX])
         path = names.write({}, {SUFFIX: encode_image(picture, record)})
         return path.with_name(path.name + SUFFIX)
