@@ -4,7 +4,7 @@ Quality of the images of a trained model by sampler and by number of network cal
 from a CLIP that was not used in the training: recall, the share of images for which it finds the
 prompt among --candidates captions; similarity, the mean cosine of image and prompt; distance,
 between generated and training images. Prints lines of a Markdown table as they are ready; with
-`checkpoints/demo` it takes about half an hour on one core.
+a model of `small-64` it takes about half an hour on one core.
 """
 
 import sys
